@@ -1,0 +1,45 @@
+"""Whose fault it is, as a type. One tree, translated to gRPC statuses once at each edge.
+
+    StepserveError
+    ├── InvalidRequest        the client's: INVALID_ARGUMENT, names the field
+    ├── NotFound              the client's: NOT_FOUND
+    ├── Exhausted             a bound was reached: RESOURCE_EXHAUSTED, with a retry hint
+    ├── Unavailable           something we need does not answer: UNAVAILABLE
+    └── StepRefused           the step protocol's rules: FAILED_PRECONDITION
+
+Anything else that is raised is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class StepserveError(Exception):
+    """The root; its text is written for the one who reads it."""
+
+
+class InvalidRequest(StepserveError):
+    """The request is wrong. ``field`` is the proto's name for what is."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class NotFound(StepserveError):
+    """No such job or model."""
+
+
+class Exhausted(StepserveError):
+    """A bound was reached; trying again after ``retry_after_ms`` may work."""
+
+    def __init__(self, problem: str, retry_after_ms: int) -> None:
+        super().__init__(problem)
+        self.retry_after_ms = retry_after_ms
+
+
+class Unavailable(StepserveError):
+    """Redis or a worker does not answer."""
+
+
+class StepRefused(StepserveError):
+    """A stale epoch, a gap, or another incarnation: nothing was changed."""

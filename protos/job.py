@@ -1,0 +1,102 @@
+"""A job as values: what was asked, resolved, and what came of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protos.step import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """inference.proto's SamplingParams with every default and the seed resolved.
+
+    ``stop_token_ids`` holds every id that ends the output: the request's, and the
+    model's own unless ``ignore_eos``. ``logprobs`` is -1 where none were asked for.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = -1
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything an exact rebuild of the job needs; written once, at submit.
+
+    ``arrival_s`` and ``deadline_s`` are seconds since the epoch by Redis's clock;
+    ``deadline_s`` 0 is none. Submit takes ``deadline_s`` relative to now and leaves
+    ``arrival_s`` to Redis.
+    """
+
+    job_id: str
+    model: str
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    tokenizer_fingerprint: str = ""
+    priority: int = 0
+    tenant: str = ""
+    idempotency_key: str = ""
+    deadline_s: float = 0.0
+    arrival_s: float = 0.0
+    cancel_on_disconnect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How one output ended.
+
+    ``reason`` is "stop", "length", "cancelled", "deadline" or "error". ``text_bytes``
+    is where a stop string cuts the text (UTF-8 bytes from its start), -1 for no cut.
+    """
+
+    reason: str
+    message: str = ""
+    text_bytes: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLog:
+    """One output's tokens from ``offset`` on, and its end if it has one.
+
+    ``logprobs`` is parallel to ``token_ids`` where they were asked for, else empty.
+    """
+
+    index: int
+    token_ids: Sequence[int] = ()
+    offset: int = 0
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that a lane may run now, with the output that it has already."""
+
+    spec: JobSpec
+    outputs: tuple[OutputLog, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRow:
+    """New tokens of one output, to be appended at ``offset`` of its log; maybe its end."""
+
+    job_id: str
+    index: int
+    offset: int
+    token_ids: Sequence[int]
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish: Finish | None = None

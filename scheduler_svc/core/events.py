@@ -1,0 +1,96 @@
+"""What happens to a core, and what it wants done. Frozen values, no behaviour.
+
+Time, chance and identity arrive here as data; nothing else reaches the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from protos.job import ClaimedJob, CommitRow
+from protos.step import StepCommand, StepReport
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Jobs claimed from the queue for this lane (the answer to one ``Claim``)."""
+
+    jobs: tuple[ClaimedJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopHit:
+    """A stop string was completed by the token at output ``offset``.
+
+    The output ends with that token; its text is cut at ``text_bytes`` UTF-8 bytes.
+    """
+
+    offset: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A step's report; ``stops`` are the stop strings found in it, by sequence id."""
+
+    report: StepReport
+    stops: Mapping[int, StopHit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The step's rows are in Redis; rows of ``ended`` outputs (job id, index) were ignored."""
+
+    step: int
+    ended: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """These jobs have ended in Redis: cancelled, or past their deadline."""
+
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The worker died, hangs, or is given up: nothing more will be reported."""
+
+
+Event = Claimed | Reported | Committed | Cancelled | WorkerLost
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the command to the worker."""
+
+    command: StepCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write the rows of ``step`` to Redis; answered by ``Committed(step)``.
+
+    Emitted once for every reported step, in order, also with no rows.
+    """
+
+    step: int
+    rows: tuple[CommitRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """There is room for so many more jobs; answered by one ``Claimed``, however late."""
+
+    max_jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Give these jobs back to the queue, with the output that is in their logs."""
+
+    job_ids: tuple[str, ...]
+
+
+Effect = Send | Commit | Claim | Requeue
