@@ -1,0 +1,38 @@
+"""gRPC channel and server options that both sides must agree on."""
+
+from __future__ import annotations
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+PING_INTERVAL_MS = 10_000
+PING_TIMEOUT_MS = 5_000
+
+
+def channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    """Return options for a channel: a peer that vanished is noticed by pings.
+
+    Both keepalive knobs and the transport's own ping time-out are needed: with the
+    first two alone a stopped peer was noticed after 60 s instead of seconds.
+    """
+    return [
+        ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+    ]
+
+
+def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    """Return options for a server: the channel's, and patience with such a channel's pings.
+
+    A server with default options ends a pinging client's connection ("too many pings").
+    """
+    return [
+        *channel_options(max_message_bytes),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS // 2),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS // 2),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.so_reuseport", 0),
+    ]

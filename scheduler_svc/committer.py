@@ -1,0 +1,89 @@
+"""Writes what a lane's core wants written to Redis, step after step, and answers it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from protos.errors import Unavailable
+from protos.job import ClaimedJob, CommitRow
+from protos.step import TokenLogprobs
+from scheduler_svc.core.events import Commit, Committed, Requeue
+from scheduler_svc.loop import Inbox
+from scheduler_svc.queue import JobQueue, Lease, RowAnswer
+
+RETRY_WAIT_S = 0.2
+
+OutputKey = tuple[str, int]
+
+
+class Committer:
+    """Commits and requeues for one lease, in the order the core asked for them.
+
+    While Redis is away it tries again and again: the worker keeps its reports and the
+    core pauses. It also remembers the outputs of the jobs that it holds, because a log
+    that lost its tail (an AOF's last second, a failover) is refilled from here.
+    """
+
+    def __init__(self, queue: JobQueue, lease: Lease, inbox: Inbox) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._inbox = inbox
+        self._outputs: dict[OutputKey, tuple[list[int], list[TokenLogprobs]]] = {}
+
+    def remember(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Take note of what claimed jobs have already."""
+        for job in jobs:
+            for output in job.outputs:
+                tokens, logprobs = list(output.token_ids), list(output.logprobs)
+                self._outputs[job.spec.job_id, output.index] = (tokens, logprobs)
+
+    async def perform(self, effect: Commit | Requeue) -> None:
+        """Do it, however often Redis must be asked. Raises Fenced where the lease is lost."""
+        while True:
+            try:
+                if isinstance(effect, Requeue):
+                    await self._queue.requeue(self._lease, effect.job_ids)
+                else:
+                    await self._commit(effect)
+                return
+            except Unavailable:
+                await asyncio.sleep(RETRY_WAIT_S)
+
+    async def _commit(self, effect: Commit) -> None:
+        ended: list[OutputKey] = []
+        if effect.rows:
+            self._extend(effect.rows)
+            answers = await self._write(effect.rows)
+            for row, answer in zip(effect.rows, answers, strict=True):
+                if answer.kind == "ended":
+                    ended.append((row.job_id, row.index))
+                if answer.kind == "ended" or row.finish is not None:
+                    self._outputs.pop((row.job_id, row.index), None)
+        self._inbox.put(Committed(effect.step, tuple(ended)))
+
+    def _extend(self, rows: Sequence[CommitRow]) -> None:
+        for row in rows:
+            tokens, logprobs = self._outputs.setdefault((row.job_id, row.index), ([], []))
+            # A commit that is tried again finds its tokens remembered already.
+            new = row.offset + len(row.token_ids) - len(tokens)
+            if new > 0:
+                tokens.extend(row.token_ids[-new:])
+                logprobs.extend(row.logprobs[-new:])
+
+    async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
+        answers = await self._queue.commit(self._lease, rows)
+        short = [i for i, answer in enumerate(answers) if answer.kind == "length"]
+        if short:
+            refills = [self._refill(rows[i], answers[i].length) for i in short]
+            for i, answer in zip(
+                short, await self._queue.commit(self._lease, refills), strict=True
+            ):
+                answers[i] = answer
+        return answers
+
+    def _refill(self, row: CommitRow, length: int) -> CommitRow:
+        tokens, logprobs = self._outputs[row.job_id, row.index]
+        return CommitRow(
+            row.job_id, row.index, length, tokens[length:], logprobs[length:], row.finish
+        )

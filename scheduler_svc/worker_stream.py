@@ -1,0 +1,152 @@
+"""A lane's end of ``Worker.Steps``: commands out, reports in, over connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import grpc
+
+from protos import step_wire
+from protos.channel import channel_options
+from protos.errors import StepserveError
+from protos.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
+
+CONNECT_TIMEOUT_S = 5.0
+RECONNECT_WAIT_S = 0.2
+
+
+class WorkerGone(StepserveError):
+    """The worker died, hangs, was restarted, or refuses us: its sequences are lost."""
+
+
+class WorkerStream:
+    """One stream to one worker incarnation.
+
+    Commands that were not answered when the connection broke are sent again: the
+    worker answers a step it has executed from the reports that it keeps. A worker that
+    owes a report for longer than ``step_timeout_s`` is hung, and hung is dead.
+    """
+
+    def __init__(self, address: str, step_timeout_s: float) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        self._stub = step_wire.WorkerStub(self._channel)
+        self._step_timeout_s = step_timeout_s
+        self._unanswered: deque[StepCommand] = deque()
+        self._owing_since_s = 0.0
+        # Commands reach the worker in step order, also while a connection is replaced.
+        self._writing = asyncio.Lock()
+        self._hello: Hello | None = None
+        self._call: step_wire.StepsCall | None = None
+
+    async def describe(self) -> WorkerInfo:
+        """Ask what the worker is. Raises WorkerGone where none answers."""
+        try:
+            info = await self._stub.Describe(
+                step_wire.describe_request(), timeout=CONNECT_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise WorkerGone(f"no answer to Describe: {error.details()}") from None
+        return step_wire.decode_info(info)
+
+    async def open(self, hello: Hello) -> HelloReply:
+        """Say Hello; return the reply. Raises WorkerGone where it is refused."""
+        reply = await self._connect(hello)
+        self._hello = replace(hello, incarnation=reply.info.incarnation)
+        return reply
+
+    async def _connect(self, hello: Hello) -> HelloReply:
+        call = self._stub.Steps()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await call.write(step_wire.encode_lane_hello(hello))
+                answer = await call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+            call.cancel()
+            raise WorkerGone(f"no answer to Hello: {_details(error)}") from None
+        if answer is grpc.aio.EOF:
+            raise WorkerGone(f"Hello was refused: {await call.details()}")
+        self._call = call
+        reply = step_wire.decode_worker_message(answer)
+        if not isinstance(reply, HelloReply):
+            raise WorkerGone("the worker answered Hello with something else")
+        return reply
+
+    async def send(self, command: StepCommand) -> None:
+        """Write a command; a broken connection is mended by ``reports``, which sends it again."""
+        async with self._writing:
+            if not self._unanswered:
+                self._owing_since_s = time.monotonic()
+            self._unanswered.append(command)
+            await self._write(command)
+
+    async def _write(self, command: StepCommand) -> None:
+        assert self._call is not None, "open() comes first"
+        try:
+            await self._call.write(step_wire.encode_lane_command(command))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the reader sees the same end of the stream, and acts on it
+
+    async def reports(self) -> AsyncIterator[StepReport]:
+        """Yield reports as they come. Raises WorkerGone when there will be no more."""
+        while True:
+            report = await self._read()
+            if report is None:
+                await self._reconnect()
+                continue
+            if self._unanswered and report.step == self._unanswered[0].step:
+                self._unanswered.popleft()
+                self._owing_since_s = time.monotonic()
+            yield report
+
+    async def _read(self) -> StepReport | None:
+        """Return the next report, or None where the connection is lost but may come back."""
+        assert self._call is not None, "open() comes first"
+        try:
+            answer = await self._call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            answer = grpc.aio.EOF
+        if answer is grpc.aio.EOF:
+            code, details = await self._call.code(), await self._call.details()
+            if code is not grpc.StatusCode.UNAVAILABLE:
+                raise WorkerGone(f"the worker ended the stream: {code.name}: {details}")
+            return None
+        message = step_wire.decode_worker_message(answer)
+        if not isinstance(message, StepReport):
+            raise WorkerGone("the worker sent a second Hello")
+        return message
+
+    async def _reconnect(self) -> None:
+        assert self._hello is not None, "open() comes first"
+        hello = replace(self._hello, reset=False)
+        async with self._writing:
+            try:
+                await self._connect(hello)
+            except WorkerGone:
+                await asyncio.sleep(RECONNECT_WAIT_S)
+                await self._connect(hello)
+            for command in self._unanswered:
+                await self._write(command)
+
+    async def watch(self) -> None:
+        """Raise WorkerGone when a report is overdue."""
+        while True:
+            await asyncio.sleep(self._step_timeout_s / 8)
+            overdue_s = time.monotonic() - self._owing_since_s
+            if self._unanswered and overdue_s > self._step_timeout_s:
+                raise WorkerGone(f"no report for {overdue_s:.1f} s: hung")
+
+    async def close(self) -> None:
+        """Cancel the stream and close the channel."""
+        if self._call is not None:
+            self._call.cancel()
+        await self._channel.close()
+
+
+def _details(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.details() or error.code().name
+    return str(error) or type(error).__name__
