@@ -1,0 +1,86 @@
+"""The set of kernels a worker computes with, chosen once by name and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker_svc.kernels.activation import silu_mul_reference
+from worker_svc.kernels.attention import paged_attention_reference
+from worker_svc.kernels.norm import add_rms_norm_reference, rms_norm_reference
+from worker_svc.kernels.philox import uniforms_reference
+from worker_svc.kernels.ragged import Ragged
+from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference, write_kv_reference
+from worker_svc.kernels.sampling import categorical_reference
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Functions with one meaning and several implementations.
+
+    Attributes:
+        name: "triton", "cpu" or "torch".
+        rms_norm: ``(x [..., H], weight [H], eps) -> [..., H]``.
+        add_rms_norm: ``(x [T, H], residual [T, H], weight [H], eps) -> (normed, x + residual)``.
+        rotary_write: ``(query [T, Hq, D], key [T, Hkv, D], value [T, Hkv, D], RotaryWrite)``;
+            rotates the query in place, writes the rotated key and the value to the cache.
+        write_kv: ``(key, value, RotaryWrite)``; writes both unrotated.
+        paged_attention: ``(query [T, Hq, D], k_cache, v_cache, Ragged, scale, window) ->
+            [T, Hq, D]``; causal; window 0 is none.
+        silu_mul: ``[T, 2 I] -> [T, I]``.
+        categorical: ``(logits [S, V], uniforms [S]) -> ids [S]`` int64.
+        uniforms: ``(seeds [S] int64, indexes [S], offsets [S]) -> [S]`` float64 in [0, 1).
+    """
+
+    name: str
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    rotary_write: Callable[[Tensor, Tensor, Tensor, RotaryWrite], None]
+    write_kv: Callable[[Tensor, Tensor, RotaryWrite], None]
+    paged_attention: Callable[[Tensor, Tensor, Tensor, Ragged, float, int], Tensor]
+    silu_mul: Callable[[Tensor], Tensor]
+    categorical: Callable[[Tensor, Tensor], Tensor]
+    uniforms: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class KernelsUnavailable(RuntimeError):
+    """The kernels asked for can't run here; the message says what is missing."""
+
+
+def select(name: str, device: torch.device | str) -> Kernels:
+    """The kernels called ``name`` ("auto", "triton", "cpu" or "torch") for ``device``.
+
+    "auto" is "triton" on a CUDA device and "cpu" elsewhere.
+
+    Raises:
+        ValueError: no such kernels.
+        KernelsUnavailable: they need a package or a device that is not there.
+    """
+    device = torch.device(device)
+    if name == "auto":
+        name = "triton" if device.type == "cuda" else "cpu"
+    builders = {"cpu": _cpu, "torch": _torch}
+    if name not in builders:
+        raise ValueError(f"unknown kernels {name!r}: use auto, triton, cpu or torch")
+    return builders[name]()
+
+
+def _torch() -> Kernels:
+    return Kernels(
+        name="torch",
+        rms_norm=rms_norm_reference,
+        add_rms_norm=add_rms_norm_reference,
+        rotary_write=rotary_write_reference,
+        write_kv=write_kv_reference,
+        paged_attention=paged_attention_reference,
+        silu_mul=silu_mul_reference,
+        categorical=categorical_reference,
+        uniforms=uniforms_reference,
+    )
+
+
+def _cpu() -> Kernels:
+    return _torch()
