@@ -1,0 +1,72 @@
+# Everything a contributor runs. `make` prints the targets.
+#
+#   PYTHON           the interpreter that the virtual environment is made from (3.11 or newer)
+#   VENV             where the environment lives
+#   TORCH_INDEX_URL  an extra package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
+#                    Empty: torch comes from where your pip is configured to look.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX_URL ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+# Two cores are enough for the tests as long as no library spins on both.
+test test-long: export OMP_NUM_THREADS ?= 1
+test test-long: export OMP_WAIT_POLICY ?= PASSIVE
+test test-long: export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-long check format protos bench setup clean
+
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: setup ## Serve a small model on this machine and show a crash that loses no token.
+	@$(BIN)/python -m bench.demo
+
+test: check ## Run the checks, then every test that takes seconds.
+	$(BIN)/python -m pytest -p no:xdist -m "not long" $(PYTEST_ARGS)
+
+test-long: setup ## Run the tests that take minutes.
+	$(BIN)/python -m pytest -p no:xdist -m long $(PYTEST_ARGS)
+
+check: setup ## Check format, lint, types, import contracts and generated code; changes nothing.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m protos.generate --check
+	$(BIN)/mypy
+
+format: setup ## Format the sources and apply the lint fixes that are safe.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: setup ## Generate the Python code of the two protos again.
+	$(BIN)/python -m protos.generate
+
+bench: setup ## Run the benchmarks; the last line is a JSON object with the figures.
+	$(BIN)/stepserve bench
+
+setup: $(STAMP) ## Create the virtual environment and install everything into it.
+
+# Touched only after everything is installed, so an interrupted installation starts again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'stepserve needs Python 3.11 or newer and $(PYTHON) is not; try: make PYTHON=python3.11' >&2; \
+	  exit 1; }
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  $(PYTHON) -m venv --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(PIP) install $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -c constraints.txt $(TORCH)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean: ## Remove the virtual environment, caches and what the demo and the benchmarks wrote.
+	rm -rf $(VENV) build dist demo-out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""The import contracts hold, and each of them notices when it is broken."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+CONTRACTS = [contract["name"] for contract in SETTINGS["contracts"]]
+
+# One offending line for each contract, and the module that it is written into.
+OFFENCES = {
+    "The core is pure: arithmetic over blocks, message values and a little of the standard library": (
+        "scheduler_svc/core/events.py",
+        "import time",
+    ),
+    "The planner's half of kvstore is pure": ("kvstore/pool.py", "import random"),
+    "The two services meet only in messages": ("worker_svc/__init__.py", "import scheduler_svc"),
+    "What both services share depends on neither": ("protos/job.py", "import stepserve"),
+    "A service depends on no client, command or benchmark": (
+        "worker_svc/__init__.py",
+        "import bench",
+    ),
+    "The api and the lanes meet only in Redis": (
+        "scheduler_svc/api/__init__.py",
+        "import scheduler_svc.core.events",
+    ),
+    "Tensors live in the worker and in kvstore's cache": ("stepserve/__init__.py", "import torch"),
+    "A scheduler runs without torch": ("scheduler_svc/settings.py", "import kvstore.cache"),
+    "Redis is behind the queue": ("scheduler_svc/lane.py", "import redis"),
+    "Generated code is behind its door": (
+        "scheduler_svc/lane.py",
+        "import protos.stepserve.v1.worker_pb2",
+    ),
+}
+
+
+def lint(directory: Path) -> dict[str, str]:
+    """Return the verdict on each contract, KEPT or BROKEN, as import-linter prints it."""
+    # The console script, because it is what `make check` runs.
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    text = " ".join(done.stdout.split())  # long names are wrapped
+    verdicts = {
+        name: match[1]
+        for name in CONTRACTS
+        if (match := re.search(re.escape(name) + r" (KEPT|BROKEN)", text))
+    }
+    assert len(verdicts) == len(CONTRACTS), done.stdout + done.stderr
+    return verdicts
+
+
+def test_every_contract_has_an_offence() -> None:
+    assert set(OFFENCES) == set(CONTRACTS)
+
+
+def test_contracts_hold() -> None:
+    assert set(lint(ROOT).values()) == {"KEPT"}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in (*SETTINGS["root_packages"], "tests/house"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "tests/__init__.py").touch()
+    return tmp_path
+
+
+def test_each_contract_notices(copy: Path) -> None:
+    for path, line in OFFENCES.values():
+        with (copy / path).open("a") as module:
+            module.write(f"\n{line}\n")
+    assert set(lint(copy).values()) == {"BROKEN"}
