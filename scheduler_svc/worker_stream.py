@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any, cast
 
 import grpc
 
@@ -33,14 +35,14 @@ class WorkerStream:
 
     def __init__(self, address: str, step_timeout_s: float) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=channel_options())
-        self._stub = step_wire.WorkerStub(self._channel)
+        self._stub = step_wire.WorkerStub(self._channel)  # type: ignore[no-untyped-call]
         self._step_timeout_s = step_timeout_s
         self._unanswered: deque[StepCommand] = deque()
         self._owing_since_s = 0.0
         # Commands reach the worker in step order, also while a connection is replaced.
         self._writing = asyncio.Lock()
         self._hello: Hello | None = None
-        self._call: step_wire.StepsCall | None = None
+        self._call: grpc.aio.StreamStreamCall[Any, Any] | None = None
 
     async def describe(self) -> WorkerInfo:
         """Ask what the worker is. Raises WorkerGone where none answers."""
@@ -62,7 +64,7 @@ class WorkerStream:
         call = self._stub.Steps()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await call.write(step_wire.encode_lane_hello(hello))
+                await call.write(step_wire.encode_lane_message(hello))
                 answer = await call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             call.cancel()
@@ -70,7 +72,7 @@ class WorkerStream:
         if answer is grpc.aio.EOF:
             raise WorkerGone(f"Hello was refused: {await call.details()}")
         self._call = call
-        reply = step_wire.decode_worker_message(answer)
+        reply = step_wire.decode_worker_message(cast(step_wire.pb.WorkerMessage, answer))
         if not isinstance(reply, HelloReply):
             raise WorkerGone("the worker answered Hello with something else")
         return reply
@@ -85,10 +87,9 @@ class WorkerStream:
 
     async def _write(self, command: StepCommand) -> None:
         assert self._call is not None, "open() comes first"
-        try:
-            await self._call.write(step_wire.encode_lane_command(command))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # the reader sees the same end of the stream, and acts on it
+        # The reader sees the same end of the stream, and acts on it.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.write(step_wire.encode_lane_message(command))
 
     async def reports(self) -> AsyncIterator[StepReport]:
         """Yield reports as they come. Raises WorkerGone when there will be no more."""
@@ -114,7 +115,7 @@ class WorkerStream:
             if code is not grpc.StatusCode.UNAVAILABLE:
                 raise WorkerGone(f"the worker ended the stream: {code.name}: {details}")
             return None
-        message = step_wire.decode_worker_message(answer)
+        message = step_wire.decode_worker_message(cast(step_wire.pb.WorkerMessage, answer))
         if not isinstance(message, StepReport):
             raise WorkerGone("the worker sent a second Hello")
         return message

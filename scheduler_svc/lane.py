@@ -1,0 +1,246 @@
+"""A lane: a scheduler's half of one worker. Its core, its stream, its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from protos.errors import Unavailable
+from protos.job import JobSpec
+from protos.step import Hello, HelloReply, StepCommand
+from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.committer import Committer
+from scheduler_svc.core.events import (
+    Cancelled,
+    Claim,
+    Claimed,
+    Commit,
+    Effect,
+    Requeue,
+    Send,
+    WorkerLost,
+)
+from scheduler_svc.core.scheduler import Core, CoreConfig
+from scheduler_svc.loop import Destination, Inbox
+from scheduler_svc.queue import Fenced, JobQueue, Lease
+from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.stop_watch import StopWatch
+from scheduler_svc.worker_stream import WorkerGone, WorkerStream
+
+log = logging.getLogger(__name__)
+
+# A lane whose commits lag behind pauses at this share of the reports a worker keeps.
+KEPT_REPORTS_SHARE = 0.75
+DOORBELL_WAIT_S = 1.0
+
+
+class LeaseLost(Exception):
+    """Somebody else drives the worker now, or we cannot know: nothing may be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What every lane of a model shares: its queue, card, settings, and our name."""
+
+    queue: JobQueue
+    card: ModelCard
+    settings: SchedulerSettings
+    holder: str
+
+
+def core_config(lease: Lease, reply: HelloReply, settings: SchedulerSettings) -> CoreConfig:
+    """Return the core's limits: the settings', within what the worker can do."""
+    info = reply.info
+    return CoreConfig(
+        epoch=lease.epoch,
+        incarnation=info.incarnation,
+        first_step=reply.last_step + 1,
+        num_blocks=info.num_blocks,
+        block_size=info.block_size,
+        max_context=info.max_context,
+        max_batch_size=min(settings.max_batch_size, info.max_batch_size),
+        max_step_tokens=min(settings.max_step_tokens, info.max_step_tokens),
+        max_steps_in_flight=settings.max_steps_in_flight,
+        max_uncommitted_steps=max(1, int(info.max_kept_reports * KEPT_REPORTS_SHARE)),
+    )
+
+
+class Lane:
+    """Drives one worker for as long as the lease holds and the worker lives.
+
+    The loop is the whole of it: drain the inbox, let the core decide, perform. Every
+    destination has a task of its own, and what comes of an effect is an event again.
+    """
+
+    def __init__(self, shard: Shard, lease: Lease, stream: WorkerStream, reply: HelloReply) -> None:
+        self._shard = shard
+        self._lease = lease
+        self._stream = stream
+        self._fingerprint = reply.info.fingerprint
+        self._core = Core(core_config(lease, reply, shard.settings))
+        self._inbox = Inbox()
+        self._specs: dict[str, JobSpec] = {}
+        self._stops = StopWatch(shard.card.tokenizer, self._specs)
+        self._committer = Committer(shard.queue, lease, self._inbox)
+        self._commands: Destination[StepCommand] = Destination(stream.send)
+        self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
+        self._claims: Destination[Claim] = Destination(self._claim)
+        self._lease_is_sure = asyncio.Event()
+        self._lease_is_sure.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Drive until ``stop``, or until the worker or the lease is lost; then hand over.
+
+        Raises LeaseLost where nothing could be handed over, because it is not ours.
+        """
+        tasks: list[Coroutine[Any, Any, None]] = [
+            self._plan(),
+            self._read_reports(),
+            self._watch_cancels(),
+            self._keep_lease(),
+            self._stream.watch(),
+            self._commands.run(),
+            self._commits.run(),
+            self._claims.run(),
+            _until(stop),
+        ]
+        fenced = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                for task in tasks:
+                    group.create_task(task)
+        except* _Stopped:
+            log.info("lane %s: stopped", self._lease.worker_id)
+        except* WorkerGone as errors:
+            log.warning("lane %s: worker lost: %s", self._lease.worker_id, errors.exceptions[0])
+        except* Fenced:
+            fenced = True
+        if fenced:
+            raise LeaseLost(f"the lease of {self._lease.worker_id} was taken over")
+        await self._hand_over()
+
+    async def _plan(self) -> None:
+        while True:
+            events = await self._inbox.drain()
+            await self._lease_is_sure.wait()
+            for effect in self._core.handle(events):
+                self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(command):
+                self._stops.sent(command)
+                self._commands.put(command)
+            case Commit():
+                self._commits.put(effect)
+                for row in effect.rows:
+                    if row.finish is not None and self._is_over(row.job_id):
+                        self._specs.pop(row.job_id, None)
+            case Requeue(job_ids):
+                self._commits.put(effect)
+                for job_id in job_ids:
+                    self._specs.pop(job_id, None)
+            case Claim():
+                self._claims.put(effect)
+
+    def _is_over(self, job_id: str) -> bool:
+        return not self._core.holds(job_id)
+
+    async def _read_reports(self) -> None:
+        async for report in self._stream.reports():
+            self._inbox.put(self._stops.annotate(report))
+
+    async def _claim(self, claim: Claim) -> None:
+        queue = self._shard.queue
+        while True:
+            try:
+                jobs = await queue.claim(self._lease, self._fingerprint, claim.max_jobs)
+                if jobs:
+                    break
+                await queue.wait_for_jobs(DOORBELL_WAIT_S)
+            except Unavailable:
+                await asyncio.sleep(DOORBELL_WAIT_S)
+        for job in jobs:
+            self._specs[job.spec.job_id] = job.spec
+        self._committer.remember(jobs)
+        self._inbox.put(Claimed(tuple(jobs)))
+
+    async def _watch_cancels(self) -> None:
+        async for job_ids in self._shard.queue.follow_cancels():
+            held = tuple(job_id for job_id in job_ids if job_id in self._specs)
+            if held:
+                self._inbox.put(Cancelled(held))
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease; stop planning before it could be somebody else's."""
+        ttl_s = self._shard.settings.lease_ttl_s
+        renewed_s = time.monotonic()
+        while True:
+            await asyncio.sleep(ttl_s / 6)
+            asked_s = time.monotonic()
+            try:
+                if not await self._shard.queue.renew(self._lease):
+                    raise Fenced(self._lease.worker_id)
+                renewed_s = asked_s
+                self._lease_is_sure.set()
+            except Unavailable:
+                if time.monotonic() - renewed_s > ttl_s * 2 / 3:
+                    self._lease_is_sure.clear()
+
+    async def _hand_over(self) -> None:
+        """Write what was reported, give the jobs back, and let go of the lease."""
+        events = [*self._inbox.take(), WorkerLost()]
+        for effect in self._core.handle(events):
+            if isinstance(effect, Commit | Requeue):
+                self._commits.put(effect)
+        try:
+            async with asyncio.timeout(self._shard.settings.lease_ttl_s):
+                await self._commits.flush()
+                await self._shard.queue.release(self._lease)
+        except Fenced:
+            raise LeaseLost(f"the lease of {self._lease.worker_id} was taken over") from None
+        except (TimeoutError, Unavailable):
+            # The claims stay with the lease; whoever takes it when it expires requeues them.
+            log.warning("lane %s: Redis is away, its lease must expire", self._lease.worker_id)
+
+
+class _Stopped(Exception):
+    """We were asked to stop."""
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+    raise _Stopped
+
+
+async def hold(shard: Shard, address: str, stop: asyncio.Event) -> None:
+    """Take the worker at ``address`` if it is free, drive it, and hand it over.
+
+    Returns when there is nothing to drive now. Raises WorkerGone or Unavailable.
+    """
+    stream = WorkerStream(address, shard.settings.step_timeout_s)
+    try:
+        info = await stream.describe()
+        if info.model != shard.card.name:
+            log.warning("worker %s serves %s, not %s", address, info.model, shard.card.name)
+            return
+        ttl_ms = int(shard.settings.lease_ttl_s * 1000)
+        lease = await shard.queue.acquire(address, shard.holder, ttl_ms)
+        if lease is None:
+            return
+        hello = Hello(lease.epoch, shard.holder, info.incarnation, reset=True)
+        try:
+            reply = await stream.open(hello)
+        except WorkerGone:
+            await shard.queue.release(lease)
+            raise
+        log.info("lane %s: driving %s", address, info.incarnation)
+        await Lane(shard, lease, stream, reply).run(stop)
+    except LeaseLost as error:
+        log.warning("lane %s: %s", address, error)
+    finally:
+        await stream.close()

@@ -1,0 +1,118 @@
+"""The ``stepserve`` command: one table of subcommands, each a settings class that runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsError
+
+from protos.errors import StepserveError
+
+# name: (where its class is, what it does). Imported only when it is called, so that a
+# client needs neither redis nor torch.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("stepserve.commands.up:Up", "Redis, scheduler and worker on this machine"),
+    "scheduler": ("stepserve.commands.services:Scheduler", "one scheduler"),
+    "worker": ("stepserve.commands.services:Worker", "one worker"),
+    "generate": ("stepserve.commands.generate:Generate", "stream the continuation of a prompt"),
+    "submit": ("stepserve.commands.jobs:Submit", "store a job, print its id"),
+    "attach": ("stepserve.commands.jobs:Attach", "stream a job's output, from any offset"),
+    "jobs": ("stepserve.commands.jobs:Jobs", "list jobs, newest first"),
+    "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
+    "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),
+    "bench": ("bench.compare:Bench", "measure against transformers' static batches"),
+}
+
+
+class Command(Protocol):
+    """A settings class whose instance does the work; returns the exit status."""
+
+    def run(self) -> int: ...
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
+    return (
+        "usage: stepserve COMMAND [options]\n\n"
+        "LLM inference with durable jobs: schedulers plan every forward iteration,\n"
+        "workers execute it, and what a client was told is in Redis first.\n\n"
+        f"commands:\n{rows}\n\n"
+        "stepserve COMMAND --help lists a command's options. Each can also be set by an\n"
+        "environment variable: STEPSERVE_MAX_BATCH_SIZE=16 is --max-batch-size 16."
+    )
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Return the command that the arguments name, with its settings.
+
+    Raises SystemExit: status 0 after printing help, 2 where the arguments are wrong.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        raise SystemExit(0 if argv else 2)
+    name, *rest = argv
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(version("stepserve"))
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        print(f"stepserve: no command {name!r}\n\n{usage()}", file=sys.stderr)
+        raise SystemExit(2)
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    settings_class = cast(type[BaseSettings], getattr(importlib.import_module(module), attribute))
+    return cast(Command, parse_settings(settings_class, f"stepserve {name}", rest))
+
+
+def parse_settings(
+    settings_class: type[BaseSettings], prog: str, argv: Sequence[str]
+) -> BaseSettings:
+    """Return the settings that flags, environment and defaults give, or exit with status 2."""
+    source: CliSettingsSource[BaseSettings] = CliSettingsSource(
+        settings_class,
+        cli_prog_name=prog,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_exit_on_error=True,
+    )
+    try:
+        return CliApp.run(settings_class, cli_args=list(argv), cli_settings_source=source)
+    except (ValidationError, SettingsError) as error:
+        print(f"{prog}: {_problems(error)}\n{prog} --help lists the options.", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _problems(error: ValidationError | SettingsError) -> str:
+    if isinstance(error, SettingsError):
+        return str(error)
+    return "; ".join(
+        f"--{'.'.join(str(part) for part in problem['loc']).replace('_', '-')}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    )
+
+
+def main() -> int:
+    """Run the command line; errors written for the user end with one line and status 1."""
+    command = parse(sys.argv[1:])
+    try:
+        return command.run()
+    except StepserveError as error:
+        print(f"stepserve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

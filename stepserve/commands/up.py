@@ -1,0 +1,141 @@
+"""``stepserve up``: Redis, schedulers and workers on this machine, as separate processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stepserve.processes import Service, Supervisor
+
+
+class Up(BaseSettings):
+    """Serve a model on this machine until SIGINT or SIGTERM.
+
+    Starts a real Redis (its data survives a restart), schedulers and workers, restarts
+    what dies, and prints `ready grpc=HOST:PORT model=NAME` when a job can be submitted.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+
+    model: str = Field(description="checkpoint directory or Hugging Face id")
+    model_name: str = Field("", description="name to serve it under; default: its last part")
+    host: str = Field("127.0.0.1", description="address to serve gRPC on")
+    port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
+    workers: int = Field(1, ge=1, le=64, description="worker processes")
+    schedulers: int = Field(1, ge=1, le=16, description="scheduler processes, on PORT, PORT+1, ...")
+    data_dir: str = Field(
+        "", description="where Redis keeps the jobs; default: the user's state directory, by port"
+    )
+    redis_url: str = Field("", description="use this Redis instead of starting one")
+    durability: Literal["local", "fsync"] = Field(
+        "local", description="what a job survives: killed processes, or a host's crash"
+    )
+    batching: Literal["continuous"] = Field("continuous", description="how batches are formed")
+    attention: Literal["paged"] = Field("paged", description="how the worker attends")
+    policy: Literal["fcfs"] = Field("fcfs", description="which waiting job goes first")
+    max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
+    max_step_tokens: int = Field(2048, ge=1, description="tokens in a step at most")
+    max_steps_in_flight: int = Field(2, ge=1, le=8, description="steps planned ahead of reports")
+    block_size: int = Field(16, ge=1, description="tokens in a KV block")
+    num_blocks: int | None = Field(None, ge=1, description="KV blocks; default: what memory holds")
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = Field(
+        "auto", description="what to compute in; auto: the checkpoint's on cuda, float32 on cpu"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+    kernels: Literal["auto", "triton", "cpu", "torch"] = Field(
+        "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
+    )
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")
+
+    def run(self) -> int:
+        """Serve; return the exit status."""
+        with ExitStack() as stack:
+            stop = stack.enter_context(_stop_signals())
+            directory = stack.enter_context(self._directory())
+            redis_url = self.redis_url or os.environ.get("STEPSERVE_REDIS_URL", "")
+            if not redis_url:
+                from scheduler_svc.queue.embedded import EmbeddedRedis
+
+                redis = EmbeddedRedis.start(directory, self.durability)
+                stack.callback(redis.stop)
+                redis_url = redis.url
+            supervisor = stack.enter_context(Supervisor(stop))
+            workers = [supervisor.start(self._worker(i)) for i in range(self.workers)]
+            addresses = [worker.wait_ready()["worker"] for worker in workers]
+            schedulers = [
+                supervisor.start(self._scheduler(i, redis_url, addresses))
+                for i in range(self.schedulers)
+            ]
+            ready = [scheduler.wait_ready() for scheduler in schedulers]
+            if stop.is_set():
+                return supervisor.status()
+            print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
+            for other in ready[1:]:
+                print(f"also grpc={other['grpc']}", flush=True)
+            supervisor.watch()
+            return supervisor.status()
+
+    @contextmanager
+    def _directory(self) -> Iterator[Path]:
+        if self.data_dir:
+            yield Path(self.data_dir)
+        elif self.port == 0:
+            # Any port means nobody could find the data again: it goes when we go.
+            with tempfile.TemporaryDirectory(prefix="stepserve-") as directory:
+                yield Path(directory)
+        else:
+            state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+            yield state / "stepserve" / f"up-{self.port}"
+
+    def _worker(self, number: int) -> Service:
+        flags = self._flags(
+            "model", "model_name", "block_size", "num_blocks", "max_batch_size",
+            "max_step_tokens", "dtype", "device", "kernels", "num_threads",
+        )  # fmt: skip
+        return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
+
+    def _scheduler(self, number: int, redis_url: str, addresses: list[str]) -> Service:
+        flags = self._flags(
+            "model", "model_name", "host", "durability", "policy", "batching",
+            "max_batch_size", "max_step_tokens", "max_steps_in_flight",
+        )  # fmt: skip
+        port = self.port + number if self.port else 0
+        return Service(
+            f"scheduler {number}",
+            ["scheduler_svc", *flags, f"--port={port}", f"--redis-url={redis_url}",
+             f"--workers={','.join(addresses)}", "--wait-for-worker"],
+        )  # fmt: skip
+
+    def _flags(self, *names: str) -> list[str]:
+        values = {name: getattr(self, name) for name in names}
+        return [
+            f"--{name.replace('_', '-')}={value}"
+            for name, value in values.items()
+            if value not in (None, "")
+        ]
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Set an event on SIGINT or SIGTERM, until the block ends."""
+    stop = threading.Event()
+
+    def handler(_signum: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,153 @@
+"""Child processes of ``stepserve up``: started, watched, restarted, stopped."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from protos.errors import StepserveError
+
+STOP_TIMEOUT_S = 15.0
+POLL_INTERVAL_S = 0.1
+# A service that dies more often than this is broken, not unlucky.
+MAX_RESTARTS = 5
+RESTARTS_WINDOW_S = 60.0
+
+
+class ServiceFailed(StepserveError):
+    """A child process ended before it was ready, or kept dying."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What to run: ``python -m`` these arguments. It prints ``ready KEY=VALUE ...``."""
+
+    name: str
+    arguments: list[str]
+
+
+class Child:
+    """One running service and the ready line that it prints."""
+
+    def __init__(self, service: Service, stop: threading.Event) -> None:
+        self.service = service
+        self._stop = stop
+        self._ready: queue.SimpleQueue[dict[str, str] | None] = queue.SimpleQueue()
+        self.fields: dict[str, str] = {}
+        self.deaths_s: list[float] = []
+        self.process = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the
+        # services in order.
+        process = subprocess.Popen(
+            [sys.executable, "-m", *self.service.arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        return process
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if line.startswith("ready "):
+                    pairs = (pair.partition("=") for pair in line.split()[1:])
+                    self._ready.put({key: value for key, _, value in pairs})
+                else:
+                    print(f"[{self.service.name}] {line}", end="", file=sys.stderr, flush=True)
+        self._ready.put(None)
+
+    def wait_ready(self) -> dict[str, str]:
+        """Return the fields of the ready line, or nothing when we are to stop first.
+
+        Raises ServiceFailed where the process ends instead.
+        """
+        while not self._stop.is_set():
+            try:
+                fields = self._ready.get(timeout=POLL_INTERVAL_S)
+            except queue.Empty:
+                continue
+            if fields is None:
+                status = self.process.wait()
+                raise ServiceFailed(f"{self.service.name} ended with status {status} at start")
+            self.fields = fields
+            return fields
+        return {"worker": "", "grpc": "", "model": ""}
+
+    def restart(self) -> None:
+        """Start it again, on the port that it had, so that others find it."""
+        place = self.fields.get("worker") or self.fields.get("grpc", "")
+        port = place.rpartition(":")[2]
+        flags = [flag for flag in self.service.arguments if not flag.startswith("--port=")]
+        self.service = Service(self.service.name, [*flags, f"--port={port}"])
+        self._ready = queue.SimpleQueue()
+        self.process = self._spawn()
+
+    def terminate(self, signum: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+
+
+class Supervisor:
+    """Owns the children; on exit the youngest is stopped first (schedulers before workers)."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._children: list[Child] = []
+        self._failure = ""
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for child in reversed(self._children):
+            child.terminate(signal.SIGTERM)
+            try:
+                child.process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                child.terminate(signal.SIGKILL)
+                child.process.wait()
+
+    def start(self, service: Service) -> Child:
+        child = Child(service, self._stop)
+        self._children.append(child)
+        return child
+
+    def watch(self) -> None:
+        """Restart what dies, until we are to stop or something keeps dying."""
+        while not self._stop.wait(POLL_INTERVAL_S):
+            for child in self._children:
+                if child.process.poll() is not None and not self._revive(child):
+                    return
+
+    def _revive(self, child: Child) -> bool:
+        now_s = time.monotonic()
+        child.deaths_s = [d for d in child.deaths_s if now_s - d < RESTARTS_WINDOW_S] + [now_s]
+        what = f"{child.service.name} ended with status {child.process.returncode}"
+        if len(child.deaths_s) > MAX_RESTARTS:
+            self._failure = f"{what} for the {len(child.deaths_s)}th time in a minute"
+            print(f"stepserve: {self._failure}", file=sys.stderr, flush=True)
+            return False
+        print(f"stepserve: {what}; starting it again", file=sys.stderr, flush=True)
+        child.restart()
+        return True
+
+    def status(self) -> int:
+        """Return the exit status: 1 after a failure."""
+        return 1 if self._failure else 0
