@@ -1,0 +1,89 @@
+"""Which steps were executed, and who may command the next: the exactly-once half of a worker.
+
+Pure: no IO, no clock. A step is named by (incarnation, epoch, step); step numbers go on
+through an incarnation, whatever the epoch.
+"""
+
+from __future__ import annotations
+
+from protos.errors import StepRefused
+from protos.step import PROTOCOL_VERSION, Hello, StepCommand, StepReport
+
+
+class Ledger:
+    """The highest epoch seen, the last executed step, and the reports not yet committed."""
+
+    def __init__(self, incarnation: str, max_kept_reports: int) -> None:
+        self.incarnation = incarnation
+        self.epoch = 0
+        self.last_step = 0
+        self._max_kept_reports = max_kept_reports
+        self._reports: dict[int, StepReport] = {}
+
+    @property
+    def num_kept_reports(self) -> int:
+        """Reports that a command sent again would be answered with."""
+        return len(self._reports)
+
+    def greet(self, hello: Hello) -> None:
+        """Take the Hello's epoch as the one that commands. Raise StepRefused where it may not."""
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise StepRefused(
+                f"protocol version {hello.protocol_version}, this worker speaks {PROTOCOL_VERSION}"
+            )
+        if hello.incarnation:
+            self._check_incarnation(hello.incarnation)
+        if hello.epoch < self.epoch:
+            raise StepRefused(f"stale epoch {hello.epoch}, the worker has seen {self.epoch}")
+        self.epoch = hello.epoch
+
+    def kept_report(self, command: StepCommand) -> StepReport | None:
+        """Return the report of a step executed before; None where ``command`` is the next to do.
+
+        Reports that ``command.committed_step`` covers are forgotten. Raises StepRefused, and
+        changes nothing, for a stale epoch, another incarnation, a gap, a step whose report
+        is forgotten, and when no more reports can be kept.
+        """
+        self._check_incarnation(command.incarnation)
+        if command.epoch != self.epoch:
+            kind = "stale" if command.epoch < self.epoch else "unannounced"
+            raise StepRefused(f"{kind} epoch {command.epoch}, the last Hello's is {self.epoch}")
+        if command.committed_step > self.last_step:
+            raise StepRefused(f"committed step {command.committed_step} was never executed")
+        if command.step > self.last_step + 1:
+            raise StepRefused(f"gap: step {command.step}, the next is {self.last_step + 1}")
+        if command.step <= self.last_step:
+            return self._again(command)
+        self._check_room(command)
+        self._forget(command.committed_step)
+        return None
+
+    def record(self, report: StepReport) -> None:
+        """Keep the report of the step that was just executed."""
+        assert report.step == self.last_step + 1
+        self.last_step = report.step
+        self._reports[report.step] = report
+
+    def reset(self) -> None:
+        """Forget every report; step numbers go on."""
+        self._reports.clear()
+
+    def _check_incarnation(self, incarnation: str) -> None:
+        if incarnation != self.incarnation:
+            raise StepRefused(f"incarnation {incarnation!r} is gone, this is {self.incarnation!r}")
+
+    def _again(self, command: StepCommand) -> StepReport:
+        report = self._reports.get(command.step)
+        if report is None or command.step <= command.committed_step:
+            raise StepRefused(f"step {command.step} was executed and its report is forgotten")
+        self._forget(command.committed_step)
+        return report
+
+    def _check_room(self, command: StepCommand) -> None:
+        kept = sum(step > command.committed_step for step in self._reports)
+        if kept >= self._max_kept_reports:
+            raise StepRefused(f"{kept} reports are kept already: commit some first")
+
+    def _forget(self, committed_step: int) -> None:
+        for step in [step for step in self._reports if step <= committed_step]:
+            del self._reports[step]

@@ -1,0 +1,43 @@
+"""The worker's settings: flags, or ``STEPSERVE_*`` environment variables. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    """Own the weights and the paged KV cache; execute the steps that a scheduler commands."""
+
+    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+
+    model: str = Field(description="checkpoint directory or Hugging Face id")
+    model_name: str = Field("", description="name to serve it under; default: its last part")
+    host: str = Field("127.0.0.1", description="address to serve gRPC on")
+    port: int = Field(50061, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = Field(
+        "auto", description="type computed in; auto: the checkpoint's on cuda, float32 on cpu"
+    )
+    kernels: Literal["auto", "triton", "cpu", "torch"] = Field(
+        "auto", description="auto: triton on cuda, compiled CPU kernels elsewhere"
+    )
+    block_size: int = Field(16, ge=1, le=1024, description="token places in a block of KV cache")
+    num_blocks: int | None = Field(
+        None, ge=1, description="blocks in the KV cache; default: what the free memory holds"
+    )
+    memory_fraction: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's memory that may be used in all"
+    )
+    max_batch_size: int = Field(64, ge=1, le=4096, description="sequences resident at most")
+    max_step_tokens: int = Field(2048, ge=1, description="tokens in a step at most")
+    max_context: int | None = Field(
+        None, ge=2, description="tokens in a sequence at most; default: the model's limit"
+    )
+    max_kept_reports: int = Field(64, ge=1, description="reports kept for uncommitted steps")
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads to compute with; default: torch's choice"
+    )
+    reflection: bool = Field(True, description="serve gRPC reflection")
