@@ -72,7 +72,9 @@ class Send:
 class Commit:
     """Write the rows of ``step`` to Redis; answered by ``Committed(step)``.
 
-    Emitted once for every reported step, in order, also with no rows.
+    Emitted once for every reported step, in order, also with no rows; and once more with the
+    number of the last reported step (that before the first one, where none is) for outputs
+    that ended without a step: they were claimed with no room for another token.
     """
 
     step: int

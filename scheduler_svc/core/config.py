@@ -1,0 +1,45 @@
+"""What a core must know about its worker, and the limits it plans within."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreConfig:
+    """One core drives one incarnation under one epoch.
+
+    ``first_step`` is the HelloReply's last step plus one. ``max_context`` counts the prompt
+    and the output of one sequence; a worker's is never more than its cache holds, so that
+    every sequence can run alone. ``max_uncommitted_steps`` is how many reports the worker
+    keeps.
+
+    Raises ValueError where no sequence could make progress within these limits.
+    """
+
+    epoch: int
+    incarnation: str
+    first_step: int
+    num_blocks: int
+    block_size: int
+    max_context: int
+    max_batch_size: int
+    max_step_tokens: int
+    max_steps_in_flight: int = 2
+    max_uncommitted_steps: int
+
+    def __post_init__(self) -> None:
+        limits = ("num_blocks", "block_size", "max_context", "max_batch_size", "max_step_tokens")
+        for name in (*limits, "max_steps_in_flight", "max_uncommitted_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_context > self.num_blocks * self.block_size:
+            raise ValueError(
+                f"max_context {self.max_context} is more than the cache holds: "
+                f"{self.num_blocks} blocks of {self.block_size} tokens"
+            )
+
+    @property
+    def num_places(self) -> int:
+        """Sequences that may run at once: all that decode fit into one step, with no rota."""
+        return min(self.max_batch_size, self.max_step_tokens)

@@ -1,0 +1,14 @@
+"""What the core raises: always a bug, ours or the worker's, never a client's mistake.
+
+A core that has raised is not to be used again: its lane adopts the worker anew.
+"""
+
+from __future__ import annotations
+
+
+class ProtocolError(Exception):
+    """An event contradicts the step protocol, or what the core had asked for."""
+
+
+class IllegalMove(Exception):
+    """A sequence was to make a move that its state does not have."""

@@ -1,0 +1,76 @@
+"""From a step's report to the rows that are committed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protos.job import CommitRow, Finish
+from protos.step import FinishReason, StepReport
+from scheduler_svc.core.errors import ProtocolError
+from scheduler_svc.core.events import StopHit
+from scheduler_svc.core.roster import Roster
+from scheduler_svc.core.sequence import Sequence, State
+
+FINISHES = {
+    FinishReason.STOP: Finish("stop"),
+    FinishReason.LENGTH: Finish("length"),
+    FinishReason.ERROR: Finish("error", "the model's logits were not finite"),
+}
+
+
+def take_outcome(
+    roster: Roster, report: StepReport, stops: Mapping[int, StopHit]
+) -> list[CommitRow]:
+    """Append the tokens, end what ended, and return the rows for both.
+
+    Tokens of a sequence whose output has ended meanwhile are dropped. Where a stop string
+    and the worker end an output together, the stop string is the reason. Raises
+    ProtocolError for an unknown sequence or a token that is not the next one.
+    """
+    ends = dict(report.finished)
+    marked = ends.keys() | stops.keys()
+    tokens = zip(report.token_sequence_ids, report.token_offsets, report.token_ids, strict=True)
+    rows = []
+    for position, (sequence_id, offset, token_id) in enumerate(tokens):
+        sequence = roster.resident(sequence_id)
+        if sequence.state is State.ENDED:
+            continue
+        _append(sequence, offset, token_id)
+        finish = None
+        if sequence_id in marked:
+            finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
+        wants_logprobs = sequence.sampling.num_logprobs >= 0
+        logprobs = (report.logprobs[position],) if wants_logprobs else ()
+        rows.append(CommitRow(*sequence.key, offset, (token_id,), logprobs, finish))
+        if finish is not None:
+            roster.end(sequence)
+    return rows + _take_ends(roster, report)
+
+
+def end_row(sequence: Sequence, reason: FinishReason) -> CommitRow:
+    """Return the row that ends an output without another token."""
+    return CommitRow(*sequence.key, sequence.num_outputs, (), (), FINISHES[reason])
+
+
+def _append(sequence: Sequence, offset: int, token_id: int) -> None:
+    if offset != sequence.num_outputs:
+        raise ProtocolError(f"{sequence.key}: offset {offset}, not {sequence.num_outputs}")
+    sequence.token_ids.append(token_id)
+
+
+def _finish(offset: int, reason: FinishReason | None, hit: StopHit | None) -> Finish | None:
+    if hit is not None and hit.offset == offset:
+        return Finish("stop", text_bytes=hit.text_bytes)
+    return None if reason is None else FINISHES[reason]
+
+
+def _take_ends(roster: Roster, report: StepReport) -> list[CommitRow]:
+    """Nothing is left to release of what the worker ended; some ended without a token."""
+    rows = []
+    for sequence_id, reason in report.finished:
+        sequence = roster.resident(sequence_id)
+        if sequence.state is not State.ENDED:
+            rows.append(end_row(sequence, reason))
+            roster.end(sequence)
+        roster.finished(sequence_id)
+    return rows

@@ -1,0 +1,121 @@
+"""Where every sequence of a core is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from scheduler_svc.core.errors import ProtocolError
+from scheduler_svc.core.sequence import Move, Sequence, State
+
+
+class Roster:
+    """The sequences by place; every move goes through here, so that place follows state.
+
+    ``live`` are those whose output has not ended, by (job id, index). ``waiting`` are in the
+    lane. ``resident`` are those the worker may know, by sequence id: ``running`` ones,
+    ``leaving`` ones that the next command releases, and ``departing`` ones that no later
+    step will name, which return with the report of the last step that does.
+    """
+
+    def __init__(self) -> None:
+        self.live: dict[tuple[str, int], Sequence] = {}
+        self.waiting: dict[tuple[str, int], Sequence] = {}
+        self.running: dict[int, Sequence] = {}
+        self._resident: dict[int, Sequence] = {}
+        self._leaving: dict[int, Sequence] = {}
+        self._departing: dict[int, Sequence] = {}
+        self._last_id = 0
+
+    @property
+    def residents(self) -> Collection[Sequence]:
+        return self._resident.values()
+
+    @property
+    def num_departing(self) -> int:
+        """Sequences that are on their way out of the worker."""
+        return len(self._leaving) + len(self._departing)
+
+    def resident(self, sequence_id: int) -> Sequence:
+        """Return the sequence the worker speaks of. Raises ProtocolError for an unknown one."""
+        try:
+            return self._resident[sequence_id]
+        except KeyError:
+            raise ProtocolError(f"sequence {sequence_id} is not at the worker") from None
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a new sequence wait."""
+        self.live[sequence.key] = self.waiting[sequence.key] = sequence
+
+    def admit(self, sequence: Sequence) -> None:
+        """Give it an id, never used before, and let it run."""
+        sequence.move(Move.ADMIT)
+        del self.waiting[sequence.key]
+        self._last_id = sequence.sequence_id = self._last_id + 1
+        self._resident[sequence.sequence_id] = self.running[sequence.sequence_id] = sequence
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take it off the worker; it waits again once its blocks are back."""
+        sequence.move(Move.PREEMPT)
+        self._leaving[sequence.sequence_id] = self.running.pop(sequence.sequence_id)
+
+    def end(self, sequence: Sequence) -> None:
+        """Its output has ended: no more tokens are wanted, its blocks are."""
+        was = sequence.state
+        sequence.move(Move.END)
+        del self.live[sequence.key]
+        if was is State.WAITING:
+            del self.waiting[sequence.key]
+        elif was is State.RUNNING:
+            self._leaving[sequence.sequence_id] = self.running.pop(sequence.sequence_id)
+
+    def finished(self, sequence_id: int) -> None:
+        """The worker ended it by itself: there is nothing left to release."""
+        if sequence := self._leaving.pop(sequence_id, None):
+            self._departing[sequence_id] = sequence
+
+    def release(self, step: int) -> tuple[int, ...]:
+        """Return the ids that ``step`` releases: of all that are leaving."""
+        release_ids = tuple(self._leaving)
+        for sequence in self._leaving.values():
+            sequence.last_step = step
+        self._departing.update(self._leaving)
+        self._leaving.clear()
+        return release_ids
+
+    def settle(self, reported: int) -> None:
+        """Let those return whom no step after ``reported`` names. Raises ProtocolError."""
+        for sequence in [s for s in self._departing.values() if s.last_step <= reported]:
+            if sequence.block_ids:
+                raise ProtocolError(f"{sequence.key} left and kept blocks")
+            del self._departing[sequence.sequence_id], self._resident[sequence.sequence_id]
+            sequence.move(Move.RETURN)
+            if sequence.state is State.WAITING:
+                sequence.rewind()
+                self.waiting[sequence.key] = sequence
+
+    def forget(self) -> list[int]:
+        """Empty every place; return the blocks that were held."""
+        block_ids = [block_id for s in self._resident.values() for block_id in s.block_ids]
+        self.live.clear()
+        self.waiting.clear()
+        for place in (self.running, self._resident, self._leaving, self._departing):
+            place.clear()
+        return block_ids
+
+    def check(self) -> None:
+        """Assert that every sequence is in one place, the one its state names."""
+        for sequence in self.waiting.values():
+            assert sequence.state is State.WAITING, f"{sequence.key} waits in another state"
+            assert not sequence.block_ids, f"{sequence.key} waits and holds blocks"
+        for sequence in self.running.values():
+            assert sequence.state is State.RUNNING, f"{sequence.key} runs in another state"
+        for sequence in (*self._leaving.values(), *self._departing.values()):
+            assert sequence.state in {State.PREEMPTED, State.ENDED}, f"{sequence.key} stays"
+        places = [*self.running, *self._leaving, *self._departing]
+        assert len(places) == len(set(places)), "a sequence is in two places"
+        assert set(places) == set(self._resident), "a sequence is nowhere"
+        assert self.live == {s.key: s for s in self._unended()}, "live and its places differ"
+
+    def _unended(self) -> Iterator[Sequence]:
+        yield from self.waiting.values()
+        yield from (s for s in self._resident.values() if s.state is not State.ENDED)

@@ -1,0 +1,120 @@
+"""One output of a job inside a core: its tokens, its progress, and its legal moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from kvstore.blocks import num_blocks_for
+from protos.job import JobSpec
+from protos.step import Admission, Sampling
+from scheduler_svc.core.errors import IllegalMove, ProtocolError
+
+
+class State(Enum):
+    """Where a sequence is; it is in exactly one place of the roster for each."""
+
+    WAITING = auto()  # In the lane only: the worker does not know it.
+    RUNNING = auto()  # Admitted; a step may name it.
+    PREEMPTED = auto()  # Leaving the worker, to wait again with all tokens it has by then.
+    ENDED = auto()  # Its output has ended; the worker still owes its blocks.
+    GONE = auto()  # Forgotten.
+
+
+class Move(Enum):
+    """What can happen to a sequence."""
+
+    ADMIT = auto()  # A command carries it to the worker.
+    PREEMPT = auto()  # Its blocks are needed.
+    END = auto()  # Finished, stopped, cancelled: no more tokens are wanted.
+    RETURN = auto()  # No step that names it is in flight, and it holds no block.
+
+
+MOVES = {
+    State.WAITING: {Move.ADMIT: State.RUNNING, Move.END: State.GONE},
+    State.RUNNING: {Move.PREEMPT: State.PREEMPTED, Move.END: State.ENDED},
+    State.PREEMPTED: {Move.END: State.ENDED, Move.RETURN: State.WAITING},
+    State.ENDED: {Move.RETURN: State.GONE},
+    State.GONE: {},
+}
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence:
+    """A job's output ``index``.
+
+    There are no phases. ``token_ids`` is the prompt and the output known so far;
+    ``num_tokens`` runs ahead of it by the tokens that the steps in flight will choose, and
+    ``num_computed`` counts what those steps will have computed. What is pending is the
+    difference. ``max_length`` bounds prompt and output together; the last token is chosen,
+    never computed.
+    """
+
+    spec: JobSpec
+    index: int
+    sampling: Sampling
+    token_ids: list[int]
+    max_length: int
+    state: State = State.WAITING
+    sequence_id: int = 0
+    num_tokens: int = field(init=False)
+    num_computed: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    last_step: int = 0  # The newest step that names it.
+
+    def __post_init__(self) -> None:
+        self.num_tokens = len(self.token_ids)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.spec.job_id, self.index
+
+    @property
+    def num_outputs(self) -> int:
+        """Output tokens known; the offset of the next one."""
+        return len(self.token_ids) - len(self.spec.prompt_token_ids)
+
+    @property
+    def num_pending(self) -> int:
+        return self.num_tokens - self.num_computed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its last token is chosen, or will be by a step in flight."""
+        return self.num_tokens >= self.max_length
+
+    def move(self, move: Move) -> None:
+        """Make ``move``. Raises IllegalMove where the table has no entry."""
+        try:
+            self.state = MOVES[self.state][move]
+        except KeyError:
+            raise IllegalMove(f"{self.key}: {move.name} while {self.state.name}") from None
+
+    def num_blocks_wanted(self, block_size: int) -> int:
+        """Blocks for every token that it will have computed once nothing is pending."""
+        return num_blocks_for(min(self.num_tokens, self.max_length - 1), block_size)
+
+    def admission(self) -> Admission:
+        """Return the sequence in full, as the worker gets it."""
+        return Admission(
+            sequence_id=self.sequence_id,
+            job_id=self.spec.job_id,
+            index=self.index,
+            token_ids=tuple(self.token_ids),
+            num_prompt_tokens=len(self.spec.prompt_token_ids),
+            sampling=self.sampling,
+        )
+
+    def give_back(self, block_ids: Iterable[int]) -> None:
+        """Hold ``block_ids`` no longer. Raises ProtocolError where one is not its own."""
+        returned = set(block_ids)
+        kept = [block_id for block_id in self.block_ids if block_id not in returned]
+        if len(kept) + len(returned) != len(self.block_ids):
+            raise ProtocolError(f"{self.key} gives back blocks that it does not hold")
+        self.block_ids = kept
+
+    def rewind(self) -> None:
+        """Forget the worker: everything is pending again, nothing is in flight."""
+        self.sequence_id = self.num_computed = self.last_step = 0
+        self.num_tokens = len(self.token_ids)
