@@ -25,8 +25,7 @@ def test_generated_code_is_current() -> None:
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_documented_targets_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
-    named = set(re.findall(r"(?:^|[\s`])make (?:[A-Z_]+=\S+ )*([a-z][a-z-]*)", code))
+    named = set(re.findall(r"(?:^|[\s`])make (?:[A-Z_]+=\S+ )*([a-z][a-z-]*)", _code(text)))
     assert {"demo", "test"} <= named
     assert named <= TARGETS
 
@@ -35,13 +34,13 @@ def test_documented_commands_exist() -> None:
     from stepserve.cli import COMMANDS
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:^|[\s`])stepserve ([a-z]+)", "\n".join(_code_blocks(text))))
+    named = set(re.findall(r"(?:^|[\s`/])stepserve ([a-z]+)", _code(text)))
     assert named
     assert named <= COMMANDS.keys()
 
 
-def _code_blocks(text: str) -> list[str]:
-    return re.findall(r"```(?:bash|sh|console|text)?\n(.*?)```", text, re.DOTALL)
+def _code(text: str) -> str:
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
 
 
 def test_version_is_the_same_everywhere() -> None:
