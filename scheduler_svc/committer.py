@@ -10,7 +10,7 @@ from protos.job import ClaimedJob, CommitRow
 from protos.step import TokenLogprobs
 from scheduler_svc.core.events import Commit, Committed, Requeue
 from scheduler_svc.loop import Inbox
-from scheduler_svc.queue import JobQueue, Lease, RowAnswer
+from scheduler_svc.queue import JobQueue, Lease, RowAnswer, RowKind
 
 RETRY_WAIT_S = 0.2
 
@@ -38,6 +38,11 @@ class Committer:
                 tokens, logprobs = list(output.token_ids), list(output.logprobs)
                 self._outputs[job.spec.job_id, output.index] = (tokens, logprobs)
 
+    def forget(self, job_ids: Sequence[str]) -> None:
+        """Drop the outputs of jobs that have ended without us."""
+        for key in [key for key in self._outputs if key[0] in job_ids]:
+            del self._outputs[key]
+
     async def perform(self, effect: Commit | Requeue) -> None:
         """Do it, however often Redis must be asked. Raises Fenced where the lease is lost."""
         while True:
@@ -56,9 +61,9 @@ class Committer:
             self._extend(effect.rows)
             answers = await self._write(effect.rows)
             for row, answer in zip(effect.rows, answers, strict=True):
-                if answer.kind == "ended":
+                if answer.kind is RowKind.ENDED:
                     ended.append((row.job_id, row.index))
-                if answer.kind == "ended" or row.finish is not None:
+                if answer.kind is RowKind.ENDED or row.finish is not None:
                     self._outputs.pop((row.job_id, row.index), None)
         self._inbox.put(Committed(effect.step, tuple(ended)))
 
@@ -73,7 +78,7 @@ class Committer:
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         answers = await self._queue.commit(self._lease, rows)
-        short = [i for i, answer in enumerate(answers) if answer.kind == "length"]
+        short = [i for i, answer in enumerate(answers) if answer.kind is RowKind.SHORT]
         if short:
             refills = [self._refill(rows[i], answers[i].length) for i in short]
             for i, answer in zip(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from protos.errors import Unavailable
-from protos.job import JobSpec
+from protos.job import ClaimedJob, JobSpec
 from protos.step import Hello, HelloReply, StepCommand
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.committer import Committer
+from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import (
     Cancelled,
     Claim,
@@ -24,9 +25,10 @@ from scheduler_svc.core.events import (
     Send,
     WorkerLost,
 )
-from scheduler_svc.core.scheduler import Core, CoreConfig
+from scheduler_svc.core.scheduler import Core
 from scheduler_svc.loop import Destination, Inbox
 from scheduler_svc.queue import Fenced, JobQueue, Lease
+from scheduler_svc.recorder import StepRecorder, recorder
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.stop_watch import StopWatch
 from scheduler_svc.worker_stream import WorkerGone, WorkerStream
@@ -76,7 +78,14 @@ class Lane:
     destination has a task of its own, and what comes of an effect is an event again.
     """
 
-    def __init__(self, shard: Shard, lease: Lease, stream: WorkerStream, reply: HelloReply) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        lease: Lease,
+        stream: WorkerStream,
+        reply: HelloReply,
+        recorder: StepRecorder | None = None,
+    ) -> None:
         self._shard = shard
         self._lease = lease
         self._stream = stream
@@ -89,6 +98,7 @@ class Lane:
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
         self._claims: Destination[Claim] = Destination(self._claim)
+        self._recorder = recorder
         self._lease_is_sure = asyncio.Event()
         self._lease_is_sure.set()
 
@@ -127,8 +137,15 @@ class Lane:
         while True:
             events = await self._inbox.drain()
             await self._lease_is_sure.wait()
-            for effect in self._core.handle(events):
+            effects = self._core.handle(events)
+            for effect in effects:
                 self._perform(effect)
+            for event in events:
+                if isinstance(event, Cancelled):
+                    self._forget(event.job_ids)
+                    self._committer.forget(event.job_ids)
+            if self._recorder is not None:
+                self._recorder.observe(events, effects, self._core)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -137,18 +154,17 @@ class Lane:
                 self._commands.put(command)
             case Commit():
                 self._commits.put(effect)
-                for row in effect.rows:
-                    if row.finish is not None and self._is_over(row.job_id):
-                        self._specs.pop(row.job_id, None)
-            case Requeue(job_ids):
+                self._forget({row.job_id for row in effect.rows if row.finish is not None})
+            case Requeue():
                 self._commits.put(effect)
-                for job_id in job_ids:
-                    self._specs.pop(job_id, None)
             case Claim():
                 self._claims.put(effect)
 
-    def _is_over(self, job_id: str) -> bool:
-        return not self._core.holds(job_id)
+    def _forget(self, job_ids: Iterable[str]) -> None:
+        """Drop what is known of these jobs, unless another of their outputs goes on."""
+        if job_ids:
+            for job_id in frozenset(job_ids) - self._core.job_ids:
+                self._specs.pop(job_id, None)
 
     async def _read_reports(self) -> None:
         async for report in self._stream.reports():
@@ -156,12 +172,13 @@ class Lane:
 
     async def _claim(self, claim: Claim) -> None:
         queue = self._shard.queue
-        while True:
+        jobs: Sequence[ClaimedJob] = ()
+        while not jobs:
+            seen = queue.num_arrivals
             try:
                 jobs = await queue.claim(self._lease, self._fingerprint, claim.max_jobs)
-                if jobs:
-                    break
-                await queue.wait_for_jobs(DOORBELL_WAIT_S)
+                if not jobs:
+                    await queue.wait_for_jobs(seen, DOORBELL_WAIT_S)
             except Unavailable:
                 await asyncio.sleep(DOORBELL_WAIT_S)
         for job in jobs:
@@ -170,10 +187,18 @@ class Lane:
         self._inbox.put(Claimed(tuple(jobs)))
 
     async def _watch_cancels(self) -> None:
-        async for job_ids in self._shard.queue.follow_cancels():
-            held = tuple(job_id for job_id in job_ids if job_id in self._specs)
-            if held:
-                self._inbox.put(Cancelled(held))
+        """Hear of jobs that a client or a deadline ended, though no row of theirs is committed."""
+        queue = self._shard.queue
+        async for rung in queue.follow():
+            ended = rung.ended & self._specs.keys()
+            if rung.everything:
+                try:
+                    snapshots = [await queue.job(job_id) for job_id in tuple(self._specs)]
+                except Unavailable:
+                    continue  # the doorbell says so again when Redis is back
+                ended |= {s.spec.job_id for s in snapshots if s and s.state == "ended"}
+            if ended:
+                self._inbox.put(Cancelled(tuple(ended)))
 
     async def _keep_lease(self) -> None:
         """Renew the lease; stop planning before it could be somebody else's."""
@@ -229,7 +254,9 @@ async def hold(shard: Shard, address: str, stop: asyncio.Event) -> None:
             log.warning("worker %s serves %s, not %s", address, info.model, shard.card.name)
             return
         ttl_ms = int(shard.settings.lease_ttl_s * 1000)
-        lease = await shard.queue.acquire(address, shard.holder, ttl_ms)
+        lease = await shard.queue.acquire(
+            address, shard.holder, ttl_ms, {"incarnation": info.incarnation}
+        )
         if lease is None:
             return
         hello = Hello(lease.epoch, shard.holder, info.incarnation, reset=True)
@@ -239,7 +266,8 @@ async def hold(shard: Shard, address: str, stop: asyncio.Event) -> None:
             await shard.queue.release(lease)
             raise
         log.info("lane %s: driving %s", address, info.incarnation)
-        await Lane(shard, lease, stream, reply).run(stop)
+        with recorder(shard.settings.record_dir, lease) as recording:
+            await Lane(shard, lease, stream, reply, recording).run(stop)
     except LeaseLost as error:
         log.warning("lane %s: %s", address, error)
     finally:

@@ -25,8 +25,6 @@ class SchedulerSettings(BaseSettings):
     durability: Literal["local", "fsync", "replicated"] = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"
     )
-    policy: Literal["fcfs"] = Field("fcfs", description="which waiting job goes first")
-    batching: Literal["continuous"] = Field("continuous", description="how batches are formed")
     max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
     max_step_tokens: int = Field(
         2048, ge=1, description="tokens in a step at most; long prompts are split into chunks"
@@ -37,6 +35,8 @@ class SchedulerSettings(BaseSettings):
     lease_ttl_s: float = Field(5.0, ge=0.5, description="a silent scheduler loses its workers then")
     step_timeout_s: float = Field(60.0, gt=0, description="a worker silent for so long is dead")
     disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
+    wait_for_worker: bool = Field(False, description="say ready only once a worker is driven")
+    record_dir: str = Field("", description="write what each step did here, without any text")
     reflection: bool = Field(True, description="serve gRPC reflection")
 
     @field_validator("workers")
