@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsError
+from pydantic_settings import BaseSettings
 
+from protos.command_line import parse_settings
 from protos.errors import StepserveError
 
 # name: (where its class is, what it does). Imported only when it is called, so that a
@@ -67,35 +67,6 @@ def parse(argv: Sequence[str]) -> Command:
     module, _, attribute = COMMANDS[name][0].partition(":")
     settings_class = cast(type[BaseSettings], getattr(importlib.import_module(module), attribute))
     return cast(Command, parse_settings(settings_class, f"stepserve {name}", rest))
-
-
-def parse_settings(
-    settings_class: type[BaseSettings], prog: str, argv: Sequence[str]
-) -> BaseSettings:
-    """Return the settings that flags, environment and defaults give, or exit with status 2."""
-    source: CliSettingsSource[BaseSettings] = CliSettingsSource(
-        settings_class,
-        cli_prog_name=prog,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_exit_on_error=True,
-    )
-    try:
-        return CliApp.run(settings_class, cli_args=list(argv), cli_settings_source=source)
-    except (ValidationError, SettingsError) as error:
-        print(f"{prog}: {_problems(error)}\n{prog} --help lists the options.", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _problems(error: ValidationError | SettingsError) -> str:
-    if isinstance(error, SettingsError):
-        return str(error)
-    return "; ".join(
-        f"--{'.'.join(str(part) for part in problem['loc']).replace('_', '-')}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False)
-    )
 
 
 def main() -> int:
