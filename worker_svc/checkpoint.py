@@ -105,14 +105,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(file: Path, device: str = "cpu") -> Iterator[Any]:
-    """``safe_open(file)`` for torch tensors, with its errors as CheckpointErrors."""
+def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
+    """``safe_open(file)``, with its errors as CheckpointErrors."""
     try:
-        with safe_open(file, framework="pt", device=device) as tensors:
+        with safe_open(file, framework=framework) as tensors:
             yield tensors
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{file} is not a whole safetensors file: {first_line(error)}"
         ) from error
@@ -160,7 +160,8 @@ def _sharded(directory: Path) -> dict[str, TensorInfo]:
 
 def _header(file: Path) -> dict[str, TensorInfo]:
     tensors = {}
-    with opened(file) as handle:
+    # For torch the whole file would be mapped writable: refused where it is larger than memory.
+    with opened(file, "numpy") as handle:
         names = handle.keys()
         for name in names:
             view = handle.get_slice(name)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from worker_svc.checkpoint import CheckpointError, first_line, read_json
+from worker_svc.checkpoint import CheckpointError, read_json
 
 # By architecture: the model_type that goes with it.
 SUPPORTED = {
@@ -64,10 +65,12 @@ def read_config(directory: Path) -> ModelConfig:
     path = directory / "config.json"
     architecture = _check_supported(path, read_json(path))
     try:
-        source = AutoConfig.from_pretrained(directory, local_files_only=True)
+        source = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         inv_freq, rope_scale = _rope(path, source)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: {_reason(error)}") from error
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
     config = ModelConfig(
         architecture=architecture,
         vocab_size=source.vocab_size,
@@ -174,9 +177,3 @@ def _head_dim(source: Any) -> int:
 
 def _flag(source: Any, name: str) -> bool:
     return bool(getattr(source, name, False))
-
-
-def _reason(error: Exception) -> str:
-    # transformers' strict configs say "Class validation error for ...:" and why on the next line.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[1] if len(lines) > 1 and lines[0].endswith(":") else first_line(error)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kvstore.cache import CacheShape
 from worker_svc.checkpoint import Checkpoint, CheckpointError, find, opened
 from worker_svc.config import ModelConfig, read_config
 from worker_svc.kernels import Kernels
@@ -48,6 +49,17 @@ class LoadedModel:
     fingerprint: str
     name: str
     directory: Path
+
+    def cache_shape(self, block_size: int) -> CacheShape:
+        """What a block of ``block_size`` tokens of this model's KV cache holds."""
+        config = self.config
+        return CacheShape(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=block_size,
+            dtype=self.decoder.dtype,
+        )
 
 
 def load_model(

@@ -16,9 +16,6 @@ MIN_REPORTED_BYTES = 64 << 20
 @contextmanager
 def progress(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """Yields a function to be called with each number of bytes that ``name`` has got further."""
-    if total_bytes < MIN_REPORTED_BYTES:
-        yield lambda num_bytes: None
-        return
     if not sys.stderr.isatty():
         yield _Tenths(name, total_bytes).advance
         return
@@ -37,7 +34,7 @@ class _Tenths:
     def advance(self, num_bytes: int) -> None:
         before = self._tenths()
         self._num_bytes += num_bytes
-        if self._tenths() > before:
+        if self._tenths() > before and self._total_bytes >= MIN_REPORTED_BYTES:
             print(f"loading {self._name}: {self._tenths()}0 %", file=sys.stderr, flush=True)
 
     def _tenths(self) -> int:

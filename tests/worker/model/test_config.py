@@ -1,0 +1,123 @@
+"""What is read from config.json, old and new, and from generation_config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.checkpoints import VARIANTS
+from worker_svc.config import read_config
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+QWEN2: dict[str, Any] = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+MISTRAL: dict[str, Any] = {
+    **LLAMA,
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+}
+
+
+def write(directory: Path, config: dict[str, Any], generation: Any = None) -> Path:
+    (directory / "config.json").write_text(json.dumps(config))
+    if generation is not None:
+        (directory / "generation_config.json").write_text(json.dumps(generation))
+    return directory
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rope_is_that_of_transformers(tmp_path: Path, variant: str) -> None:
+    source = VARIANTS[variant]()
+    model = AutoModelForCausalLM.from_config(source)
+    source.architectures = [type(model).__name__]
+    source.save_pretrained(tmp_path)
+    config = read_config(tmp_path)
+    rotary = model.model.rotary_emb
+    assert torch.equal(torch.tensor(config.inv_freq), rotary.inv_freq)
+    assert config.rope_scale == rotary.attention_scaling
+
+
+def test_rope_in_the_old_words(tmp_path: Path) -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old = {**LLAMA, "rope_theta": 5e5, "rope_scaling": scaling}
+    new = {**LLAMA, "rope_parameters": {**scaling, "rope_theta": 5e5}}
+    plain = read_config(write(tmp_path, {**LLAMA, "rope_theta": 5e5}))
+    assert read_config(write(tmp_path / "old", old)) == read_config(write(tmp_path / "new", new))
+    assert read_config(tmp_path / "old").inv_freq != plain.inv_freq
+    assert plain.inv_freq[1] == pytest.approx(5e5 ** (-2 / 16))
+
+
+@pytest.mark.parametrize(
+    ("values", "windows"),
+    [
+        (LLAMA, (0, 0, 0, 0)),
+        ({**LLAMA, "sliding_window": 9}, (0, 0, 0, 0)),
+        ({**MISTRAL, "sliding_window": 9}, (9, 9, 9, 9)),
+        ({**MISTRAL, "sliding_window": None}, (0, 0, 0, 0)),
+        ({**QWEN2, "sliding_window": 9, "max_window_layers": 3}, (0, 0, 0, 0)),
+        (
+            {**QWEN2, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 3},
+            (0, 0, 0, 9),
+        ),
+        (
+            {
+                **QWEN2,
+                "use_sliding_window": True,
+                "sliding_window": 9,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+            (9, 0, 9, 0),
+        ),
+    ],
+)
+def test_windows(tmp_path: Path, values: dict[str, Any], windows: tuple[int, ...]) -> None:
+    assert read_config(write(tmp_path, values)).windows == windows
+
+
+@pytest.mark.parametrize(
+    ("config_eos", "generation", "expected"),
+    [
+        (7, None, (7,)),
+        ([7, 8], None, (7, 8)),
+        (7, {"eos_token_id": [3, 4]}, (3, 4)),
+        (7, {"eos_token_id": 3}, (3,)),
+        (7, {"max_length": 20}, (7,)),
+        (None, None, ()),
+    ],
+)
+def test_eos_token_ids(
+    tmp_path: Path, config_eos: Any, generation: Any, expected: tuple[int, ...]
+) -> None:
+    directory = write(tmp_path, {**LLAMA, "eos_token_id": config_eos}, generation)
+    assert read_config(directory).eos_token_ids == expected
+
+
+def test_biases_and_head_dim(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, {**LLAMA, "attention_bias": True, "head_dim": 32}))
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (True, True, False)
+    assert config.head_dim == 32
+    config = read_config(write(tmp_path, QWEN2))
+    assert (config.qkv_bias, config.output_bias, config.qk_norm) == (True, False, False)
+    assert config.head_dim == 16

@@ -1,0 +1,136 @@
+"""What a load gives: the same model however it is stored, a fingerprint, a name, progress."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.checkpoints import make_checkpoint
+from tests.worker.model.conftest import CheckpointOf
+from tests.worker.model.paged import PagedModel, random_tokens
+from worker_svc.kernels import select
+from worker_svc.loading import LoadedModel, load_model
+from worker_svc.memory import cgroup_free_bytes
+from worker_svc.progress import MIN_REPORTED_BYTES, progress
+
+TORCH = select("torch", "cpu")
+
+
+def load(source: Path, dtype: str = "float32") -> LoadedModel:
+    return load_model(source, dtype, "cpu", TORCH)
+
+
+def logits_of(model: LoadedModel) -> Tensor:
+    prompt = random_tokens(model.config.vocab_size, 20, seed=1)
+    paged = PagedModel(model, [prompt], block_size=8, seed=1)
+    return paged.step([(paged.sequences[0], 20)])
+
+
+def test_a_model_says_what_it_is(checkpoint_of: CheckpointOf) -> None:
+    directory = checkpoint_of("llama")
+    model = load(directory)
+    assert model.name == directory.name
+    assert model.directory == directory
+    assert model.decoder.dtype == torch.float32
+    assert model.config.num_layers == 3
+    assert model.cache_shape(16).bytes_per_block == 3 * 2 * 2 * 16 * 16 * 4
+
+
+def test_shards_make_no_difference(tmp_path: Path) -> None:
+    whole = load(make_checkpoint(tmp_path / "whole", "qwen3-tied", seed=3))
+    directory = make_checkpoint(tmp_path / "shards", "qwen3-tied", seed=3, max_shard_size="30KB")
+    assert len(list(directory.glob("*.safetensors"))) > 3
+    sharded = load(directory)
+    assert torch.equal(logits_of(whole), logits_of(sharded))
+    assert whole.fingerprint == sharded.fingerprint
+
+
+def test_the_fingerprint_is_of_weights_config_and_dtype(
+    checkpoint_of: CheckpointOf, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(checkpoint_of("llama"), tmp_path / "copy"))
+    seen = [load(checkpoint_of("llama")).fingerprint]
+    assert load(directory).fingerprint == seen[0]
+    seen.append(load(directory, "float64").fingerprint)
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.norm.weight"][5] += 1e-6
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    seen.append(load(directory).fingerprint)
+    config = json.loads((directory / "config.json").read_text())
+    config["rms_norm_eps"] = 1e-5
+    (directory / "config.json").write_text(json.dumps(config))
+    seen.append(load(directory).fingerprint)
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_files_in_float32(tmp_path: Path, dtype: str) -> None:
+    stored = load(make_checkpoint(tmp_path / dtype, "qwen2-tied", seed=4, dtype=dtype))
+    wide = tmp_path / "wide"
+    shutil.copytree(stored.directory, wide)
+    tensors = load_file(wide / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
+    widened = {name: tensor.float() for name, tensor in tensors.items()}
+    save_file(widened, wide / "model.safetensors", metadata={"format": "pt"})
+    assert stored.decoder.dtype == torch.float32
+    assert torch.equal(logits_of(stored), logits_of(load(wide)))
+    assert load(stored.directory, "auto").decoder.dtype == torch.float32
+
+
+def test_a_vocabulary_beside_a_tied_config_is_used(tmp_path: Path) -> None:
+    # As in transformers: two different matrices are not tied, whatever the config says.
+    directory = make_checkpoint(tmp_path, "qwen2-tied", seed=5)
+    tied = logits_of(load(directory))
+    tensors = load_file(directory / "model.safetensors")
+    tensors["lm_head.weight"] = 2 * tensors["model.embed_tokens.weight"]
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    torch.testing.assert_close(logits_of(load(directory)), 2 * tied)
+
+
+def test_frequencies_in_old_files_are_ignored(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(checkpoint_of("llama"), tmp_path / "copy"))
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    assert load(directory).fingerprint == load(checkpoint_of("llama")).fingerprint
+
+
+def test_matrices_larger_than_a_cache_give_the_same_logits(
+    checkpoint_of: CheckpointOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = logits_of(load(checkpoint_of("qwen3-tied"), "float64"))
+    monkeypatch.setattr("worker_svc.weights.MAX_ROW_MAJOR_BYTES", 0)
+    large = logits_of(load(checkpoint_of("qwen3-tied"), "float64"))
+    torch.testing.assert_close(small, large, rtol=0, atol=1e-6)
+
+
+def test_progress_is_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("some-model", MIN_REPORTED_BYTES) as advance:
+        for _ in range(64):
+            advance(MIN_REPORTED_BYTES // 64)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"loading some-model: {tenth}0 %" for tenth in range(1, 11)]
+
+
+def test_small_loads_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("some-model", MIN_REPORTED_BYTES - 1) as advance:
+        advance(MIN_REPORTED_BYTES - 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    assert cgroup_free_bytes(tmp_path) is None
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\nactive_file 50\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert cgroup_free_bytes(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert cgroup_free_bytes(tmp_path) == 450
+    (tmp_path / "memory.max").write_text("400\n")
+    assert cgroup_free_bytes(tmp_path) == 0
