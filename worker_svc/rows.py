@@ -1,0 +1,141 @@
+"""The resident rows on the device: one line of each table for every live sequence.
+
+Tokens, block tables and sampling values are written once, when a sequence is admitted, and
+grow in place: the last token never leaves the device for the next step. All of it is
+disposable; the scheduler's record can rebuild any line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from worker_svc.batch import Batch
+from worker_svc.kernels import Ragged
+from worker_svc.limits import Limits
+from worker_svc.resident import Resident, Row
+
+
+class RowTable:
+    """Tables of ``max_batch_size`` lines.
+
+    Attributes:
+        token_ids: ``[lines, max_context]`` int32, prompt and output.
+        block_tables: ``[lines, max_blocks_per_row]`` int32.
+        seed: ``[lines]`` int64, the bits of an unsigned 64-bit number.
+        index, top_k: ``[lines]`` int64; top_k 0 is the whole vocabulary.
+        temperature, top_p, min_p, presence, frequency, repetition: ``[lines]`` float32.
+        biases: by line, the biased tokens ``[B]`` int64 and their biases ``[B]`` float32.
+    """
+
+    def __init__(self, limits: Limits, device: torch.device) -> None:
+        lines = limits.max_batch_size
+        self.device = device
+        self.block_size = limits.block_size
+        self.token_ids = torch.zeros((lines, limits.max_context), dtype=torch.int32, device=device)
+        self.block_tables = torch.zeros(
+            (lines, limits.max_blocks_per_row), dtype=torch.int32, device=device
+        )
+        self._integers = torch.zeros((lines, 3), dtype=torch.int64, device=device)
+        self.seed, self.index, self.top_k = self._integers.unbind(1)
+        self._floats = torch.zeros((lines, 6), dtype=torch.float32, device=device)
+        self.temperature, self.top_p, self.min_p = self._floats[:, :3].unbind(1)
+        self.presence, self.frequency, self.repetition = self._floats[:, 3:].unbind(1)
+        self.biases: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def admit(self, resident: Resident) -> None:
+        """Fill the sequence's line."""
+        line, admission, sampling = resident.line, resident.admission, resident.sampling
+        self.token_ids[line, : resident.num_tokens] = self._to_device(admission.token_ids)
+        if admission.block_ids:
+            self.block_tables[line, : len(admission.block_ids)] = self._to_device(
+                admission.block_ids
+            )
+        signed_seed = sampling.seed - (1 << 64 if sampling.seed >= 1 << 63 else 0)
+        self._integers[line] = torch.tensor([signed_seed, admission.index, sampling.top_k])
+        self._floats[line] = torch.tensor(
+            [
+                sampling.temperature,
+                sampling.top_p,
+                sampling.min_p,
+                sampling.presence_penalty,
+                sampling.frequency_penalty,
+                sampling.repetition_penalty,
+            ]
+        )
+        self.biases.pop(line, None)
+        if sampling.logit_bias:
+            token_ids, biases = zip(*sampling.logit_bias, strict=True)
+            self.biases[line] = (
+                torch.tensor(token_ids, dtype=torch.int64, device=self.device),
+                torch.tensor(biases, dtype=torch.float32, device=self.device),
+            )
+
+    def grow(self, rows: Sequence[Row]) -> None:
+        """Write the new blocks at the ends of the rows' block tables; their hosts count them."""
+        growing = [row for row in rows if row.new_block_ids]
+        if not growing:
+            return
+        counts = [len(row.new_block_ids) for row in growing]
+        ends = [len(row.resident.block_ids) for row in growing]
+        lines = np.repeat([row.resident.line for row in growing], counts)
+        places = np.concatenate(
+            [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        )
+        block_ids = list(chain.from_iterable(row.new_block_ids for row in growing))
+        packed = self._to_device(np.stack([lines, places, block_ids]))
+        self.block_tables[packed[0], packed[1]] = packed[2]
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Lay the rows' next tokens end to end; those that leave nothing pending are sampled."""
+        counts = np.array([row.num_tokens for row in rows])
+        starts = np.array([row.resident.num_computed for row in rows])
+        lines = np.array([row.resident.line for row in rows])
+        samples = np.array([row.num_tokens == row.resident.num_pending for row in rows])
+        context_lens = starts + counts
+        ends = counts.cumsum()
+        positions = np.arange(ends[-1]) + (starts - ends + counts).repeat(counts)
+        parts = (
+            lines,
+            [0, *ends],
+            context_lens,
+            positions,
+            lines.repeat(counts),
+            ends[samples] - 1,
+        )
+        packed = torch.split(self._to_device(np.concatenate(parts)), [len(part) for part in parts])
+        row_ids, query_starts, device_lens, device_positions, token_lines, sampled = packed
+        ragged = Ragged(
+            row_ids=row_ids,
+            query_starts=query_starts,
+            context_lens=device_lens,
+            block_tables=self.block_tables,
+            max_query_len=int(counts.max()),
+            max_context_len=int(context_lens.max()),
+        )
+        blocks = self.block_tables[token_lines, device_positions // self.block_size]
+        return Batch(
+            token_ids=self.token_ids[token_lines, device_positions].long(),
+            positions=device_positions,
+            slots=blocks * self.block_size + device_positions % self.block_size,
+            ragged=ragged,
+            sample_positions=sampled.long(),
+        )
+
+    def append(self, residents: Sequence[Resident], token_ids: Tensor) -> None:
+        """Write the tokens ``[S]`` that were chosen behind the sequences' last ones."""
+        packed = self._to_device(
+            [[resident.line for resident in residents], [r.num_tokens for r in residents]]
+        )
+        self.token_ids[packed[0], packed[1]] = token_ids.to(torch.int32)
+
+    def _to_device(
+        self, values: Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any]
+    ) -> Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.int32)).to(self.device)

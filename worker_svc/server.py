@@ -1,0 +1,163 @@
+"""The worker's gRPC server: Describe and Steps, health, reflection, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos import step_wire
+from protos.channel import server_options
+from protos.errors import InvalidRequest, StepRefused, StepserveError
+from protos.step import Hello, StepCommand
+from worker_svc.assembly import Assembly
+from worker_svc.engine import Commands, Engine, StreamEnded
+from worker_svc.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+# A step that takes longer than this to end is abandoned with the process.
+DRAIN_TIMEOUT_S = 3.0
+# For the last reports to be written, and for watchers of the health to see it change.
+STOP_GRACE_S = 0.3
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class StepService(step_wire.WorkerServicer):
+    """worker.proto's service over an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Describe(self, request: object, context: Context) -> step_wire.pb.WorkerInfo:  # noqa: ARG002
+        return step_wire.encode_info(self._engine.info)
+
+    async def Steps(self, request_iterator: AsyncIterator[Any], context: Context) -> None:
+        commands = Commands()
+        try:
+            await self._drive(request_iterator, commands, context)
+        except StreamEnded:
+            return
+        except StepserveError as error:
+            log.info("stream ended: %s", error)
+            await context.abort(_status(error), str(error))
+        finally:
+            self._engine.leave(commands)
+
+    async def _drive(
+        self, messages: AsyncIterator[Any], commands: Commands, context: Context
+    ) -> None:
+        """Say hello, then answer commands in order while the next ones are being read."""
+        hello = await _read_hello(messages)
+        reply = await self._engine.greet(hello, commands)
+        await context.write(step_wire.encode_worker_message(reply))
+        reader = asyncio.create_task(_read_commands(messages, commands))
+        try:
+            while True:
+                command = await commands.next()
+                report = await self._engine.execute(command, commands)
+                await context.write(step_wire.encode_worker_message(report))
+        finally:
+            reader.cancel()
+
+
+async def _read_hello(messages: AsyncIterator[Any]) -> Hello:
+    message = await anext(messages, None)
+    if message is None:
+        raise StreamEnded
+    value = step_wire.decode_lane_message(message)
+    if isinstance(value, StepCommand):
+        raise InvalidRequest("command", "a stream begins with a hello")
+    return value
+
+
+async def _read_commands(messages: AsyncIterator[Any], commands: Commands) -> None:
+    try:
+        async for message in messages:
+            value = step_wire.decode_lane_message(message)
+            if isinstance(value, Hello):
+                raise InvalidRequest("hello", "a stream has one, at its beginning")
+            await commands.put(value)
+    except InvalidRequest as error:
+        await commands.end(error)
+    else:
+        await commands.end(StreamEnded())
+
+
+def _status(error: StepserveError) -> grpc.StatusCode:
+    if isinstance(error, InvalidRequest):
+        return grpc.StatusCode.INVALID_ARGUMENT
+    if isinstance(error, StepRefused):
+        return grpc.StatusCode.FAILED_PRECONDITION
+    return grpc.StatusCode.UNAVAILABLE
+
+
+class WorkerServer:
+    """A worker on a port, until it is stopped or broken. Use inside its event loop."""
+
+    def __init__(self, settings: WorkerSettings, assembly: Assembly) -> None:
+        self._settings = settings
+        self._engine = Engine(assembly.runner, assembly.info)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=server_options())
+        step_wire.add_WorkerServicer_to_server(  # type: ignore[no-untyped-call]
+            StepService(self._engine), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = (step_wire.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+
+    @property
+    def failure(self) -> asyncio.Future[str]:
+        """Set when a step failed for a reason that is no refusal: one line saying which."""
+        return self._engine.failure
+
+    async def start(self) -> str:
+        """Serve; return the address, HOST:PORT. Raises StepserveError where it is taken."""
+        place = f"{self._settings.host}:{self._settings.port}"
+        try:
+            port = self._server.add_insecure_port(place)
+        except RuntimeError as error:
+            raise StepserveError(f"{place} can't be served on: {error}") from error
+        await self._server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return f"{self._settings.host}:{port}"
+
+    async def stop(self) -> bool:
+        """Stop accepting, finish the running step; return whether it ended in time."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        is_idle = await self._engine.drain(DRAIN_TIMEOUT_S)
+        await self._server.stop(STOP_GRACE_S)
+        return is_idle
+
+    async def _set_health(self, status: int) -> None:
+        for name in ("", step_wire.SERVICE_NAME):
+            await self._health.set(name, status)
+
+
+async def serve(settings: WorkerSettings, assembly: Assembly) -> tuple[str, bool]:
+    """Serve until SIGTERM, SIGINT or a failure.
+
+    Returns the failure in one line ("" for none), and whether the model's thread is idle.
+    Raises StepserveError where the address is taken.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server = WorkerServer(settings, assembly)
+    address = await server.start()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    info = assembly.info
+    print(f"ready worker={address} model={info.model} blocks={info.num_blocks}", flush=True)
+    server.failure.add_done_callback(lambda _: stop.set())
+    await stop.wait()
+    is_idle = await server.stop()
+    return (server.failure.result() if server.failure.done() else ""), is_idle
