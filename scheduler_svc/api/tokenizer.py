@@ -1,0 +1,68 @@
+"""A model's tokenizer: text to token ids and back, as transformers would do it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+# Longer texts are tokenized in a thread: this many characters take about a millisecond.
+INLINE_CHARS = 4096
+
+
+class Tokenizer:
+    """tokenizer.json, with what the streaming of text must know about its decoder.
+
+    ``text_ids`` are the ids that have text: those with a token that is not special.
+    ``byte_ids`` are the tokens that stand for one byte each (SentencePiece's byte
+    fallback); empty where the decoder treats none so.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        added = backend.get_added_tokens_decoder()
+        special = {token_id for token_id, token in added.items() if token.special}
+        self.text_ids = frozenset(set(vocabulary.values()) - special)
+        self.byte_ids = frozenset(
+            token_id for token, token_id in vocabulary.items() if _BYTE_TOKEN.fullmatch(token)
+        )
+        if not _has_byte_fallback(json.loads(backend.to_str())["decoder"]):
+            self.byte_ids = frozenset()
+        self.max_token_chars = max(map(len, vocabulary), default=1)
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of ``token``, or None where it has none."""
+        return self._backend.token_to_id(token)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Return the token ids of ``text``, with BOS and the like where the model has them."""
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    async def encode_async(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Like ``encode``; a long text does not stop the event loop meanwhile."""
+        if len(text) <= INLINE_CHARS:
+            return self.encode(text, add_special_tokens)
+        return await asyncio.to_thread(self.encode, text, add_special_tokens)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ``token_ids`` as a whole, without that of special tokens."""
+        return self._backend.decode(token_ids, skip_special_tokens=True)
+
+
+def _has_byte_fallback(decoder: Any) -> bool:
+    return any(part.get("type") == "ByteFallback" for part in _parts(decoder))
+
+
+def _parts(decoder: Any) -> Iterator[dict[str, Any]]:
+    if decoder is not None:
+        yield decoder
+        for part in decoder.get("decoders", ()):
+            yield from _parts(part)

@@ -1,0 +1,149 @@
+"""A checkpoint's text files, in the layouts that are out there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from protos.errors import InvalidRequest
+from scheduler_svc.api.chat import CardError, ChatTemplate
+from scheduler_svc.api.model_card import ModelCard
+from tests.service.api.checkpoints import tokenizer_of, write_checkpoint
+
+MESSAGES = [
+    {"role": "system", "content": "Be <kind> & brief."},
+    {"role": "user", "content": "Once upon é?"},
+]
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(
+        json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **values})
+    )
+
+
+def test_a_card_says_what_the_files_say(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tiny-dog")
+    card = ModelCard.load(folder)
+    backend = tokenizer_of("byte_level")
+    assert (card.name, card.max_context) == ("tiny-dog", 256)
+    assert card.vocab_size == backend.get_vocab_size()
+    assert card.eos_token_ids == {backend.token_to_id("</s>")}
+    digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    assert card.tokenizer_fingerprint == digest
+    assert ModelCard.load(folder, name="dog").name == "dog"
+
+
+def test_the_generation_config_names_the_end_tokens(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    edit(folder / "generation_config.json", eos_token_id=[3, 4])
+    assert ModelCard.load(folder).eos_token_ids == {3, 4}
+    edit(folder / "generation_config.json", eos_token_id=None)
+    edit(folder / "config.json", eos_token_id=None)
+    assert ModelCard.load(folder).eos_token_ids == {tokenizer_of("byte_level").token_to_id("</s>")}
+
+
+def test_a_text_model_inside_another_config(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    config = {"text_config": {"max_position_embeddings": 99, "vocab_size": 400}}
+    (folder / "config.json").write_text(json.dumps(config))
+    card = ModelCard.load(folder)
+    assert (card.max_context, card.vocab_size) == (99, 400)
+
+
+def test_without_a_tokenizer_ids_remain(tmp_path: Path) -> None:
+    card = ModelCard.load(write_checkpoint(tmp_path, kind=None))
+    assert card.tokenizer is None
+    assert card.chat_template is None
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "llama_bpe"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"add_bos_token": False}, {"add_bos_token": True, "add_eos_token": True}]
+)
+def test_it_encodes_as_transformers_does(
+    tmp_path: Path, kind: str, settings: dict[str, bool]
+) -> None:
+    folder = write_checkpoint(tmp_path, kind)
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", **settings)
+    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    ours = ModelCard.load(folder).tokenizer
+    assert ours is not None
+    for text in ("Once upon a time", " é 中 🙂</s>x", ""):
+        ids = ours.encode(text)
+        assert ids == theirs(text).input_ids
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("layout", ["tokenizer_config", "jinja file", "named list"])
+def test_chats_are_rendered_as_transformers_does(tmp_path: Path, layout: str) -> None:
+    folder = write_checkpoint(tmp_path)
+    source = (
+        "{{ bos_token }}{% for m in messages %}\n"
+        "  {% if loop.first and m['role'] == 'system' %}[{{ m['content'] | tojson }}]\n"
+        "  {% continue %}{% endif %}\n"
+        "{% generation %}{{ m.role | upper }}: {{ m.content.strip() }}{% endgeneration %}\n"
+        "{%- endfor %}{% if add_generation_prompt and not tools %}{{ eos_token }}{% endif %}"
+    )
+    value: Any = source
+    if layout == "named list":
+        value = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": source}]
+    edit(folder / "tokenizer_config.json", chat_template=value)
+    if layout == "jinja file":
+        edit(folder / "tokenizer_config.json", chat_template="old")
+        (folder / "chat_template.jinja").write_text(source)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    template = ModelCard.load(folder).chat_template
+    assert template is not None
+    expected = theirs.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
+    assert template.render(MESSAGES) == expected
+    assert "<kind> & brief" in expected
+
+
+def test_a_template_that_refuses_or_fails_is_the_requests_fault() -> None:
+    template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {})
+    with pytest.raises(InvalidRequest, match=r"^messages: .*roles must alternate"):
+        template.render(MESSAGES)
+    for source in ("{{ messages[9].content.x }}", "{{ 1 / 0 }}", "{{ ''.__class__.__mro__ }}"):
+        with pytest.raises(InvalidRequest, match=r"^messages: ") as caught:
+            ChatTemplate(source, {}).render(MESSAGES)
+        assert "Once upon" not in str(caught.value)
+
+
+def test_templates_know_the_date_and_cannot_change_what_they_are_given() -> None:
+    year = ChatTemplate("{{ strftime_now('%Y') }}", {}).render(MESSAGES)
+    assert year.isdigit()
+    with pytest.raises(InvalidRequest):
+        ChatTemplate("{{ messages.append(1) }}", {}).render(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: "),
+        (lambda f: (f / "config.json").write_text("[]"), "is not a JSON object"),
+        (lambda f: edit(f / "config.json", vocab_size=None), "vocab_size is None"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: "),
+        (lambda f: edit(f / "tokenizer_config.json", chat_template="{% if %}"), "line 1"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_in_one_line(
+    tmp_path: Path, damage: Any, message: str
+) -> None:
+    folder = write_checkpoint(tmp_path)
+    damage(folder)
+    with pytest.raises(CardError, match=message) as caught:
+        ModelCard.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["/no/such/place", "./nowhere", "nowhere", "a/b/c"])
+def test_a_directory_that_is_not_there(source: str) -> None:
+    with pytest.raises(CardError, match="no such directory"):
+        ModelCard.load(source)
