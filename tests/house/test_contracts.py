@@ -30,7 +30,7 @@ OFFENCES = {
     ),
     "The api and the lanes meet only in Redis": (
         "scheduler_svc/api/__init__.py",
-        "import scheduler_svc.core.events",
+        "import scheduler_svc.core.scheduler",
     ),
     "Tensors live in the worker and in kvstore's cache": ("stepserve/__init__.py", "import torch"),
     "A scheduler runs without torch": ("scheduler_svc/settings.py", "import kvstore.cache"),
