@@ -35,6 +35,20 @@ def paged_attention_reference(
     return output
 
 
+def check_attention(query: Tensor, k_cache: Tensor, v_cache: Tensor, ragged: Ragged) -> None:
+    """Assert the shapes, dtypes and strides that every implementation relies on."""
+    ragged.check()
+    assert query.dim() == 3
+    assert query.stride(2) == 1
+    assert k_cache.dim() == 4
+    assert k_cache.shape == v_cache.shape
+    assert k_cache.is_contiguous()
+    assert v_cache.is_contiguous()
+    assert query.dtype == k_cache.dtype == v_cache.dtype
+    assert query.shape[2] == k_cache.shape[3]
+    assert query.shape[1] % k_cache.shape[1] == 0
+
+
 def _row_context(cache: Tensor, table: Tensor, context_len: int) -> Tensor:
     """One row's keys or values, ``[Hkv, context_len, D]``, at least float32."""
     _, num_kv_heads, block_size, head_dim = cache.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,4 +83,11 @@ def _torch() -> Kernels:
 
 
 def _cpu() -> Kernels:
-    return _torch()
+    try:
+        from worker_svc.kernels.attention_cpu import paged_attention_cpu
+    except ImportError as error:
+        raise KernelsUnavailable(
+            f"the cpu kernels need numba ({error}); without it choose the kernels torch, "
+            "whose attention is several times slower"
+        ) from error
+    return replace(_torch(), name="cpu", paged_attention=paged_attention_cpu)

@@ -1,0 +1,90 @@
+"""Small random inputs that every implementation of a kernel is tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker_svc.kernels import Ragged
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """Rows of (query_len, context_len) and the shapes around them."""
+
+    rows: tuple[tuple[int, int], ...]
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 16
+    block_size: int = 8
+    window: int = 0
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+
+    def __str__(self) -> str:
+        rows = "_".join(f"{query_len}of{context_len}" for query_len, context_len in self.rows)
+        heads = f"h{self.num_heads}-{self.num_kv_heads}-d{self.head_dim}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{rows}-{heads}-b{self.block_size}-w{self.window}-{dtype}"
+
+    def build(self) -> dict[str, Any]:
+        """The arguments of ``paged_attention``: shuffled blocks and table lines, NaN elsewhere."""
+        generator = torch.Generator().manual_seed(self.seed)
+        num_rows = len(self.rows)
+        max_blocks = max(-(-context_len // self.block_size) for _, context_len in self.rows) + 1
+        num_blocks = num_rows * max_blocks + 3
+        shape = (2, num_blocks, self.num_kv_heads, self.block_size, self.head_dim)
+        cache = torch.randn(shape, generator=generator, dtype=torch.float64)
+        free = torch.randperm(num_blocks, generator=generator).int()
+        tables = free[: num_rows * max_blocks].view(num_rows, max_blocks)
+        row_ids = torch.randperm(num_rows, generator=generator).int()
+        for row, (_, context_len) in enumerate(self.rows):
+            self._poison(cache, tables[row_ids[row]], context_len)
+        query_lens = torch.tensor([query_len for query_len, _ in self.rows])
+        query_shape = (int(query_lens.sum()), self.num_heads, self.head_dim)
+        query = torch.randn(query_shape, generator=generator, dtype=torch.float64)
+        ragged = Ragged(
+            row_ids=row_ids,
+            query_starts=torch.cat((torch.zeros(1), query_lens.cumsum(0))).int(),
+            context_lens=torch.tensor([context_len for _, context_len in self.rows]).int(),
+            block_tables=tables,
+            max_query_len=int(query_lens.max()),
+            max_context_len=max(context_len for _, context_len in self.rows),
+        )
+        return {
+            "query": query.to(self.dtype),
+            "k_cache": cache[0].to(self.dtype),
+            "v_cache": cache[1].to(self.dtype),
+            "ragged": ragged,
+            "scale": self.head_dim**-0.5,
+            "window": self.window,
+        }
+
+    def _poison(self, cache: Tensor, table: Tensor, context_len: int) -> None:
+        """NaN in every place after a row's context, where a stale token could lie."""
+        for block, block_id in enumerate(table.tolist()):
+            filled = min(max(context_len - block * self.block_size, 0), self.block_size)
+            cache[:, block_id, :, filled:] = float("nan")
+
+
+MIXED = ((1, 9), (5, 5), (1, 40), (7, 23), (1, 1), (20, 33))
+
+ATTENTION_CASES = (
+    AttentionCase(MIXED),
+    AttentionCase(MIXED, window=6),
+    AttentionCase(MIXED, num_heads=9, num_kv_heads=3, head_dim=24, block_size=16),
+    AttentionCase(MIXED, num_heads=7, num_kv_heads=1, head_dim=16, window=17),
+    AttentionCase(MIXED, num_heads=3, num_kv_heads=3, head_dim=80, block_size=32),
+    AttentionCase(((1, 100), (1, 3)), num_heads=14, num_kv_heads=2, head_dim=64, block_size=16),
+    AttentionCase(((1, 200), (0, 7), (2, 200)), num_heads=2, num_kv_heads=1, window=64),
+    AttentionCase(((3, 70), (1, 64), (1, 65), (64, 64)), head_dim=24, block_size=2),
+    AttentionCase(((1, 1),), num_heads=1, num_kv_heads=1, block_size=1),
+)
+
+
+def with_dtype(dtype: torch.dtype) -> tuple[AttentionCase, ...]:
+    """Every attention case in one dtype."""
+    return tuple(replace(case, dtype=dtype) for case in ATTENTION_CASES)

@@ -1,0 +1,316 @@
+"""Ragged paged attention for CPUs, compiled by Numba; it reads the blocks where they lie.
+
+A task is (row, tile of its queries, KV head). It takes all the query heads of that KV head
+together, so that a key or value is read once for them. Softmax runs online over tiles of keys
+(Milakov and Gimelshein, "Online normalizer calculation for softmax"; Dao et al.,
+"FlashAttention", section 3.1).
+
+Tiles of keys are cut at multiples of their size counted from position 0, and a query's arithmetic
+does not look at its neighbours in a tile: bit for bit the same output in any batch and chunking.
+
+Numba is imported with this module, so only the selection of the CPU kernels imports it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+import torch
+from numba import prange
+from numba.core import types
+from numba.extending import overload
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker_svc.kernels.attention import check_attention, paged_attention_reference
+from worker_svc.kernels.ragged import Ragged
+
+MIN_KEYS_PER_TILE = 64
+MAX_LINES_PER_TILE = 48
+# Sums may be reordered and fused, so that they vectorise. Infinities and NaNs keep their meaning.
+FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+
+Array = NDArray[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Paged(NamedTuple):
+    """The arrays of one launch, as ``Ragged`` and ``paged_attention`` describe them."""
+
+    query: Array
+    k_cache: Array
+    v_cache: Array
+    block_tables: Array
+    row_ids: Array
+    query_starts: Array
+    context_lens: Array
+    output: Array
+
+
+class Tile(NamedTuple):
+    """A thread's working memory. A line is one (query token, query head) of the task at hand."""
+
+    queries: Array  # [lines, D], scaled
+    mixed: Array  # [lines, D], values weighted so far
+    scores: Array  # [lines, keys], of the present tile of keys
+    top: Array  # [lines], largest score so far
+    total: Array  # [lines], sum of the weights so far
+    first: Array  # [lines], first visible key of the present tile
+    last: Array  # [lines], one past the last visible key
+
+
+def paged_attention_cpu(
+    query: Tensor, k_cache: Tensor, v_cache: Tensor, ragged: Ragged, scale: float, window: int
+) -> Tensor:
+    """``paged_attention`` (see ``Kernels``) for float32 and float64.
+
+    Other dtypes, which NumPy or the CPU can't compute in, take the torch reference. Runs on
+    ``torch.get_num_threads()`` threads. Not to be called from two threads at once: Numba's
+    fallback thread pool does not allow it.
+    """
+    check_attention(query, k_cache, v_cache, ragged)
+    if query.dtype not in (torch.float32, torch.float64):
+        return paged_attention_reference(query, k_cache, v_cache, ragged, scale, window)
+    output = torch.empty(query.shape, dtype=query.dtype)
+    tensors = (
+        *(query.contiguous(), k_cache, v_cache, ragged.block_tables.contiguous()),
+        *(ragged.row_ids, ragged.query_starts, ragged.context_lens, output),
+    )
+    arrays = Paged(*(tensor.detach().numpy() for tensor in tensors))
+    typed_scale = arrays.query.dtype.type(scale)
+    num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if num_threads == 1:  # no parallel region: its barrier costs more than a small step
+        _attend_serially(arrays, typed_scale, window)
+    else:
+        numba.set_num_threads(num_threads)
+        _attend_in_parallel(arrays, typed_scale, window, num_threads)
+    return output
+
+
+def _compiled(**options: Any) -> Callable[[Function], Function]:
+    def decorate(function: Function) -> Function:
+        options.update(nogil=True, fastmath=FAST_MATH)
+        try:
+            return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # no directory for a cache can be written: compile in each process
+            return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _exp(x: Any) -> Any:
+    """e**x for x <= 0; compiled code only."""
+    raise NotImplementedError
+
+
+@overload(_exp, fastmath=FAST_MATH)  # type: ignore[untyped-decorator]
+def _exp_overload(x: Any) -> Callable[[Any], Any]:
+    return _exp_float32 if x == types.float32 else _exp_float64
+
+
+def _exp_float64(x: Any) -> Any:
+    return math.exp(x)
+
+
+def _exp_float32(x: Any) -> Any:
+    """Range reduction and polynomial of Cephes' expf: it vectorises, ten times libm's speed."""
+    x = np.float32(-87) if x < np.float32(-87) else x  # in this order a NaN stays one
+    power = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = x - power * np.float32(0.693359375) + power * np.float32(2.12194440e-4)
+    y = np.float32(1.9875691500e-4)
+    y = y * r + np.float32(1.3981999507e-3)
+    y = y * r + np.float32(8.3334519073e-3)
+    y = y * r + np.float32(4.1665795894e-2)
+    y = y * r + np.float32(1.6666665459e-1)
+    y = y * r + np.float32(5.0000001201e-1)
+    y = y * r * r + r + np.float32(1)
+    exponent = np.int32((np.int32(power) + np.int32(127)) << np.int32(23))
+    return y * exponent.view(np.float32)
+
+
+@_compiled(parallel=True)
+def _attend_in_parallel(arrays: Paged, scale: Any, window: int, num_threads: int) -> None:
+    tasks, costs = _plan(arrays)
+    for thread in prange(num_threads):
+        # Equal shares of the cost; a task belongs to the share in which it begins.
+        begin = np.searchsorted(costs, costs[-1] * thread / num_threads)
+        end = np.searchsorted(costs, costs[-1] * (thread + 1) / num_threads)
+        _attend_tasks(arrays, tasks[begin : min(end, tasks.shape[0])], scale, window)
+
+
+@_compiled()
+def _attend_serially(arrays: Paged, scale: Any, window: int) -> None:
+    tasks, _ = _plan(arrays)
+    _attend_tasks(arrays, tasks, scale, window)
+
+
+@_compiled()
+def _attend_tasks(arrays: Paged, tasks: Array, scale: Any, window: int) -> None:
+    group, block_size = _group_size(arrays), arrays.k_cache.shape[2]
+    num_keys = -(-MIN_KEYS_PER_TILE // block_size) * block_size
+    tile = _new_tile(arrays.query, max(group, MAX_LINES_PER_TILE), num_keys)
+    for i in range(tasks.shape[0]):
+        _attend_task(arrays, tasks[i], tile, scale, window)
+
+
+@_compiled()
+def _group_size(arrays: Paged) -> int:
+    """Query heads of one KV head."""
+    group: int = arrays.query.shape[1] // arrays.k_cache.shape[1]
+    return group
+
+
+@_compiled()
+def _plan(arrays: Paged) -> tuple[Array, Array]:
+    """Tasks as ``[N, 4]`` (row, KV head, first token, one past the last); cost before each."""
+    starts, num_kv_heads = arrays.query_starts, arrays.k_cache.shape[1]
+    max_queries = max(1, MAX_LINES_PER_TILE // _group_size(arrays))
+    num_rows = arrays.row_ids.shape[0]
+    num_tiles = 0
+    for row in range(num_rows):
+        num_tiles += -(-(starts[row + 1] - starts[row]) // max_queries)
+    tasks = np.empty((num_tiles * num_kv_heads, 4), np.int64)
+    costs = np.zeros(num_tiles * num_kv_heads + 1, np.int64)
+    i = 0
+    for row in range(num_rows):
+        for start in range(starts[row], starts[row + 1], max_queries):
+            end = min(start + max_queries, starts[row + 1])
+            for head in range(num_kv_heads):
+                tasks[i, 0], tasks[i, 1], tasks[i, 2], tasks[i, 3] = row, head, start, end
+                costs[i + 1] = costs[i] + (end - start) * arrays.context_lens[row]
+                i += 1
+    return tasks, costs
+
+
+@_compiled()
+def _new_tile(query: Array, num_lines: int, num_keys: int) -> Tile:
+    return Tile(
+        np.empty((num_lines, query.shape[2]), query.dtype),
+        np.empty((num_lines, query.shape[2]), query.dtype),
+        np.empty((num_lines, num_keys + 3), query.dtype),
+        np.empty(num_lines, query.dtype),
+        np.empty(num_lines, query.dtype),
+        np.empty(num_lines, np.int64),
+        np.empty(num_lines, np.int64),
+    )
+
+
+@_compiled()
+def _attend_task(arrays: Paged, task: Array, tile: Tile, scale: Any, window: int) -> None:
+    row, head, start, end = task
+    block_size = arrays.k_cache.shape[2]
+    num_keys = tile.scores.shape[1] - 3
+    group = _group_size(arrays)
+    num_lines = (end - start) * group
+    position = arrays.context_lens[row] - arrays.query_starts[row + 1] + start
+    stop = position + end - start
+    table = arrays.block_tables[arrays.row_ids[row]]
+    _begin(arrays.query[start:end, head * group : (head + 1) * group], tile, scale)
+    oldest = max(0, position - window + 1) if window > 0 else 0
+    for base in range(oldest // num_keys * num_keys, stop, num_keys):
+        count = min(num_keys, stop - base)
+        for line in range(num_lines):
+            at = position + line // group - base
+            tile.last[line] = min(count, at + 1)
+            tile.first[line] = max(0, at - window + 1) if window > 0 else 0
+        for j in range(0, count, block_size):
+            keys = arrays.k_cache[table[(base + j) // block_size], head]
+            _score(tile.queries, tile.scores, num_lines, keys[: count - j], j)
+        _weigh(tile, num_lines, count)
+        for j in range(0, count, block_size):
+            values = arrays.v_cache[table[(base + j) // block_size], head]
+            _mix(tile.scores, tile.mixed, num_lines, values[: count - j], j)
+    for line in range(num_lines):
+        out = arrays.output[start + line // group, head * group + line % group]
+        for d in range(out.shape[0]):
+            out[d] = tile.mixed[line, d] / tile.total[line]
+
+
+@_compiled()
+def _begin(query: Array, tile: Tile, scale: Any) -> None:
+    for token in range(query.shape[0]):
+        for head in range(query.shape[1]):
+            line = token * query.shape[1] + head
+            tile.top[line] = -np.inf
+            tile.total[line] = 0
+            for d in range(query.shape[2]):
+                tile.queries[line, d] = query[token, head, d] * scale
+                tile.mixed[line, d] = 0
+
+
+@_compiled()
+def _score(queries: Array, scores: Array, num_lines: int, keys: Array, at: int) -> None:
+    """Scores of one block's keys, four at a time: a query is loaded once for four sums.
+
+    The last group repeats the last key and writes up to three scores too many; the next block,
+    or the range of visible keys, puts that right.
+    """
+    final = keys.shape[0] - 1
+    for j0 in range(0, final + 1, 4):
+        j1, j2, j3 = min(j0 + 1, final), min(j0 + 2, final), min(j0 + 3, final)
+        for line in range(num_lines):
+            sum0 = sum1 = sum2 = sum3 = queries.dtype.type(0)
+            for d in range(queries.shape[1]):
+                query = queries[line, d]
+                sum0 += query * keys[j0, d]
+                sum1 += query * keys[j1, d]
+                sum2 += query * keys[j2, d]
+                sum3 += query * keys[j3, d]
+            scores[line, at + j0] = sum0
+            scores[line, at + j0 + 1] = sum1
+            scores[line, at + j0 + 2] = sum2
+            scores[line, at + j0 + 3] = sum3
+
+
+@_compiled()
+def _weigh(tile: Tile, num_lines: int, count: int) -> None:
+    """Turn a tile's scores into weights relative to the largest so far; zero the unseen."""
+    scores, mixed = tile.scores, tile.mixed
+    for line in range(num_lines):
+        first, last = tile.first[line], tile.last[line]
+        for j in range(min(first, count)):
+            scores[line, j] = 0
+        for j in range(max(0, last), count):
+            scores[line, j] = 0
+        if first >= last:
+            continue
+        top = tile.top[line]
+        for j in range(first, last):
+            top = max(top, scores[line, j])
+        if top > tile.top[line]:
+            shrink = _exp(tile.top[line] - top)
+            tile.total[line] *= shrink
+            for d in range(mixed.shape[1]):
+                mixed[line, d] *= shrink
+            tile.top[line] = top
+        total = scores.dtype.type(0)
+        for j in range(first, last):
+            weight = _exp(scores[line, j] - top)
+            scores[line, j] = weight
+            total += weight
+        tile.total[line] += total
+
+
+@_compiled()
+def _mix(weights: Array, mixed: Array, num_lines: int, values: Array, at: int) -> None:
+    """Add one block's values by their weights, four at a time: a sum is loaded once for four."""
+    final = values.shape[0] - 1
+    none = weights.dtype.type(0)
+    for j0 in range(0, final + 1, 4):
+        j1, j2, j3 = min(j0 + 1, final), min(j0 + 2, final), min(j0 + 3, final)
+        for line in range(num_lines):
+            weight0 = weights[line, at + j0]
+            weight1 = weights[line, at + j0 + 1] if j0 + 1 <= final else none
+            weight2 = weights[line, at + j0 + 2] if j0 + 2 <= final else none
+            weight3 = weights[line, at + j0 + 3] if j0 + 3 <= final else none
+            for d in range(mixed.shape[1]):
+                mixed[line, d] += (
+                    weight0 * values[j0, d]
+                    + weight1 * values[j1, d]
+                    + weight2 * values[j2, d]
+                    + weight3 * values[j3, d]
+                )
