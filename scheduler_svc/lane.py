@@ -21,6 +21,7 @@ from scheduler_svc.core.events import (
     Claimed,
     Commit,
     Effect,
+    Event,
     Requeue,
     Send,
     WorkerLost,
@@ -134,8 +135,8 @@ class Lane:
         await self._hand_over()
 
     async def _plan(self) -> None:
+        events: Sequence[Event] = ()  # the first turn asks for jobs
         while True:
-            events = await self._inbox.drain()
             await self._lease_is_sure.wait()
             effects = self._core.handle(events)
             for effect in effects:
@@ -146,6 +147,7 @@ class Lane:
                     self._committer.forget(event.job_ids)
             if self._recorder is not None:
                 self._recorder.observe(events, effects, self._core)
+            events = await self._inbox.drain()
 
     def _perform(self, effect: Effect) -> None:
         match effect:

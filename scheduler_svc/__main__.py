@@ -1,0 +1,12 @@
+"""``python -m scheduler_svc``: one scheduler, until SIGTERM."""
+
+from __future__ import annotations
+
+import sys
+
+from protos.command_line import parse_settings
+from scheduler_svc.server import PROG, run
+from scheduler_svc.settings import SchedulerSettings
+
+if __name__ == "__main__":
+    sys.exit(run(parse_settings(SchedulerSettings, PROG, sys.argv[1:])))
