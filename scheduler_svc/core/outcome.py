@@ -27,21 +27,25 @@ def take_outcome(
     and the worker end an output together, the stop string is the reason. Raises
     ProtocolError for an unknown sequence or a token that is not the next one.
     """
+    residents = roster.residents
     ends = dict(report.finished)
     marked = ends.keys() | stops.keys()
     tokens = zip(report.token_sequence_ids, report.token_offsets, report.token_ids, strict=True)
     rows = []
     for position, (sequence_id, offset, token_id) in enumerate(tokens):
-        sequence = roster.resident(sequence_id)
+        sequence = residents[sequence_id]
         if sequence.state is State.ENDED:
             continue
-        _append(sequence, offset, token_id)
+        if offset != len(sequence.token_ids) - sequence.num_prompt_tokens:
+            raise ProtocolError(f"{sequence.key}: offset {offset}, not {sequence.num_outputs}")
+        sequence.token_ids.append(token_id)
+        wants_logprobs = sequence.sampling.num_logprobs >= 0
+        logprobs = (report.logprobs[position],) if wants_logprobs else ()
         finish = None
         if sequence_id in marked:
             finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
-        wants_logprobs = sequence.sampling.num_logprobs >= 0
-        logprobs = (report.logprobs[position],) if wants_logprobs else ()
-        rows.append(CommitRow(*sequence.key, offset, (token_id,), logprobs, finish))
+        job_id, index = sequence.key
+        rows.append(CommitRow(job_id, index, offset, (token_id,), logprobs, finish))
         if finish is not None:
             roster.end(sequence)
     return rows + _take_ends(roster, report)
@@ -50,12 +54,6 @@ def take_outcome(
 def end_row(sequence: Sequence, reason: FinishReason) -> CommitRow:
     """Return the row that ends an output without another token."""
     return CommitRow(*sequence.key, sequence.num_outputs, (), (), FINISHES[reason])
-
-
-def _append(sequence: Sequence, offset: int, token_id: int) -> None:
-    if offset != sequence.num_outputs:
-        raise ProtocolError(f"{sequence.key}: offset {offset}, not {sequence.num_outputs}")
-    sequence.token_ids.append(token_id)
 
 
 def _finish(offset: int, reason: FinishReason | None, hit: StopHit | None) -> Finish | None:
@@ -68,7 +66,7 @@ def _take_ends(roster: Roster, report: StepReport) -> list[CommitRow]:
     """Nothing is left to release of what the worker ended; some ended without a token."""
     rows = []
     for sequence_id, reason in report.finished:
-        sequence = roster.resident(sequence_id)
+        sequence = roster.residents[sequence_id]
         if sequence.state is not State.ENDED:
             rows.append(end_row(sequence, reason))
             roster.end(sequence)

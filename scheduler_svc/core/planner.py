@@ -93,20 +93,19 @@ class Planner:
     def _continue_decodes(self, draft: _Draft) -> list[Sequence]:
         """Give each decoding sequence its row; return those with more than one pending."""
         chunked = []
+        block_size = self._config.block_size
         for sequence in self._roster.running.values():
-            if sequence.num_tokens - sequence.num_computed > 1:
+            num_tokens = sequence.num_tokens
+            if num_tokens - sequence.num_computed > 1:
                 chunked.append(sequence)
-            elif sequence.num_tokens < sequence.max_length:
-                self._continue_decode(draft, sequence)
+            elif num_tokens >= sequence.max_length:
+                continue
+            elif num_tokens <= len(sequence.block_ids) * block_size:
+                draft.add_row(sequence, 1, 0)
+            elif self._pool.num_free:
+                self._grow(draft, sequence, 1)
+                draft.add_row(sequence, 1, 1)
         return chunked
-
-    def _continue_decode(self, draft: _Draft, sequence: Sequence) -> None:
-        block_ids = sequence.block_ids
-        if sequence.num_tokens <= len(block_ids) * self._config.block_size:
-            draft.add_row(sequence, 1, 0)
-        elif self._pool.num_free:
-            self._grow(draft, sequence, 1)
-            draft.add_row(sequence, 1, 1)
 
     def _continue_prefills(self, draft: _Draft, chunked: list[Sequence]) -> None:
         for sequence in chunked:

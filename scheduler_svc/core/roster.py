@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.sequence import Move, Sequence, State
+
+
+class _Residents(dict[int, Sequence]):
+    """By sequence id. An unknown one is the worker's mistake: raises ProtocolError."""
+
+    def __missing__(self, sequence_id: int) -> Sequence:
+        raise ProtocolError(f"sequence {sequence_id} is not at the worker")
 
 
 class Roster:
     """The sequences by place; every move goes through here, so that place follows state.
 
     ``live`` are those whose output has not ended, by (job id, index). ``waiting`` are in the
-    lane. ``resident`` are those the worker may know, by sequence id: ``running`` ones,
+    lane. ``residents`` are those the worker may know, by sequence id: ``running`` ones,
     ``leaving`` ones that the next command releases, and ``departing`` ones that no later
     step will name, which return with the report of the last step that does.
     """
@@ -21,26 +28,15 @@ class Roster:
         self.live: dict[tuple[str, int], Sequence] = {}
         self.waiting: dict[tuple[str, int], Sequence] = {}
         self.running: dict[int, Sequence] = {}
-        self._resident: dict[int, Sequence] = {}
+        self.residents = _Residents()
         self._leaving: dict[int, Sequence] = {}
         self._departing: dict[int, Sequence] = {}
         self._last_id = 0
 
     @property
-    def residents(self) -> Collection[Sequence]:
-        return self._resident.values()
-
-    @property
     def num_departing(self) -> int:
         """Sequences that are on their way out of the worker."""
         return len(self._leaving) + len(self._departing)
-
-    def resident(self, sequence_id: int) -> Sequence:
-        """Return the sequence the worker speaks of. Raises ProtocolError for an unknown one."""
-        try:
-            return self._resident[sequence_id]
-        except KeyError:
-            raise ProtocolError(f"sequence {sequence_id} is not at the worker") from None
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait."""
@@ -51,7 +47,7 @@ class Roster:
         sequence.move(Move.ADMIT)
         del self.waiting[sequence.key]
         self._last_id = sequence.sequence_id = self._last_id + 1
-        self._resident[sequence.sequence_id] = self.running[sequence.sequence_id] = sequence
+        self.residents[sequence.sequence_id] = self.running[sequence.sequence_id] = sequence
 
     def preempt(self, sequence: Sequence) -> None:
         """Take it off the worker; it waits again once its blocks are back."""
@@ -87,7 +83,7 @@ class Roster:
         for sequence in [s for s in self._departing.values() if s.last_step <= reported]:
             if sequence.block_ids:
                 raise ProtocolError(f"{sequence.key} left and kept blocks")
-            del self._departing[sequence.sequence_id], self._resident[sequence.sequence_id]
+            del self._departing[sequence.sequence_id], self.residents[sequence.sequence_id]
             sequence.move(Move.RETURN)
             if sequence.state is State.WAITING:
                 sequence.rewind()
@@ -95,10 +91,10 @@ class Roster:
 
     def forget(self) -> list[int]:
         """Empty every place; return the blocks that were held."""
-        block_ids = [block_id for s in self._resident.values() for block_id in s.block_ids]
+        block_ids = [block_id for s in self.residents.values() for block_id in s.block_ids]
         self.live.clear()
         self.waiting.clear()
-        for place in (self.running, self._resident, self._leaving, self._departing):
+        for place in (self.running, self.residents, self._leaving, self._departing):
             place.clear()
         return block_ids
 
@@ -113,9 +109,9 @@ class Roster:
             assert sequence.state in {State.PREEMPTED, State.ENDED}, f"{sequence.key} stays"
         places = [*self.running, *self._leaving, *self._departing]
         assert len(places) == len(set(places)), "a sequence is in two places"
-        assert set(places) == set(self._resident), "a sequence is nowhere"
+        assert set(places) == set(self.residents), "a sequence is nowhere"
         assert self.live == {s.key: s for s in self._unended()}, "live and its places differ"
 
     def _unended(self) -> Iterator[Sequence]:
         yield from self.waiting.values()
-        yield from (s for s in self._resident.values() if s.state is not State.ENDED)
+        yield from (s for s in self.residents.values() if s.state is not State.ENDED)

@@ -132,7 +132,7 @@ class Core:
             return []
         rows = take_outcome(self._roster, report, event.stops)
         for sequence_id, block_ids in report.freed:
-            self._roster.resident(sequence_id).give_back(block_ids)
+            self._roster.residents[sequence_id].give_back(block_ids)
             self._pool.release(block_ids)
         self._roster.settle(report.step)
         return [Commit(report.step, tuple(rows))]
@@ -165,7 +165,9 @@ class Core:
         self._flight.check()
         self._roster.check()
         self._pool.check()
-        held = Counter(b for sequence in self._roster.residents for b in sequence.block_ids)
+        held = Counter(
+            b for sequence in self._roster.residents.values() for b in sequence.block_ids
+        )
         assert held == self._pool.references, "a block's holders are not those it is held by"
         assert len(self.job_ids) <= self._config.num_places, "more jobs than places"
         assert self.num_running <= self._config.num_places, "more running than places"

@@ -42,7 +42,7 @@ MOVES = {
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
-    """A job's output ``index``.
+    """A job's output ``index``; its ``key`` is (job id, index).
 
     There are no phases. ``token_ids`` is the prompt and the output known so far;
     ``num_tokens`` runs ahead of it by the tokens that the steps in flight will choose, and
@@ -51,29 +51,29 @@ class Sequence:
     never computed.
     """
 
-    spec: JobSpec
+    spec: JobSpec = field(repr=False)
     index: int
-    sampling: Sampling
-    token_ids: list[int]
+    sampling: Sampling = field(repr=False)
+    token_ids: list[int] = field(repr=False)
     max_length: int
     state: State = State.WAITING
     sequence_id: int = 0
+    key: tuple[str, int] = field(init=False)
+    num_prompt_tokens: int = field(init=False)
     num_tokens: int = field(init=False)
     num_computed: int = 0
     block_ids: list[int] = field(default_factory=list)
     last_step: int = 0  # The newest step that names it.
 
     def __post_init__(self) -> None:
+        self.key = self.spec.job_id, self.index
+        self.num_prompt_tokens = len(self.spec.prompt_token_ids)
         self.num_tokens = len(self.token_ids)
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.spec.job_id, self.index
 
     @property
     def num_outputs(self) -> int:
         """Output tokens known; the offset of the next one."""
-        return len(self.token_ids) - len(self.spec.prompt_token_ids)
+        return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def num_pending(self) -> int:
@@ -102,7 +102,7 @@ class Sequence:
             job_id=self.spec.job_id,
             index=self.index,
             token_ids=tuple(self.token_ids),
-            num_prompt_tokens=len(self.spec.prompt_token_ids),
+            num_prompt_tokens=self.num_prompt_tokens,
             sampling=self.sampling,
         )
 

@@ -27,7 +27,7 @@ def core_config(**changes: Any) -> CoreConfig:
         "max_context": 64,
         "max_batch_size": 4,
         "max_step_tokens": 16,
-        "max_uncommitted_steps": 8,
+        "max_uncommitted_steps": 32,
     }
     return CoreConfig(**(values | changes))
 
@@ -89,6 +89,11 @@ class Lane:
         self.effects = self.core.handle(events)
         self.core.check()
         return self.effects
+
+    def run(self, *events: Event) -> None:
+        """Tell the core, one event at a time."""
+        for event in events:
+            self.tell(event)
 
     def only(self, kind: type[E]) -> E:
         """Return the one effect of this kind."""

@@ -1,0 +1,145 @@
+"""A job queue in memory that compares every committed token with the job's lone run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
+from protos.step import Sampling
+from tests.core.model_worker import NOT_FINITE, end_of, logprobs_of, next_token
+
+Key = tuple[str, int]
+
+
+def is_stop_string(spec: JobSpec, token_id: int) -> bool:
+    """Every stop string here is one token's."""
+    return str(token_id) in spec.sampling.stop
+
+
+def lone_run(spec: JobSpec, index: int, max_context: int) -> tuple[list[int], Finish]:
+    """Return the output of the job when nothing else runs and nothing happens."""
+    params = spec.sampling
+    sampling = Sampling(
+        max_tokens=params.max_tokens, seed=params.seed, stop_token_ids=params.stop_token_ids
+    )
+    num_prompt_tokens = len(spec.prompt_token_ids)
+    token_ids = list(spec.prompt_token_ids)
+    while len(token_ids) < max_context:
+        token_id = next_token(token_ids, index, sampling)
+        if token_id == NOT_FINITE:
+            return token_ids[num_prompt_tokens:], Finish("error")
+        token_ids.append(token_id)
+        output = token_ids[num_prompt_tokens:]
+        if is_stop_string(spec, token_id):
+            return output, Finish("stop", text_bytes=len(output) - 1)
+        if reason := end_of(token_ids, num_prompt_tokens, sampling, max_context):
+            return output, Finish(reason.name.lower())
+    return token_ids[num_prompt_tokens:], Finish("length")
+
+
+class ModelQueue:
+    """What Redis would hold. ``max_context`` is that of every worker it will see."""
+
+    def __init__(self, max_context: int) -> None:
+        self._max_context = max_context
+        self._specs: dict[str, JobSpec] = {}
+        self._lone: dict[Key, tuple[list[int], Finish]] = {}
+        self._logs: dict[Key, list[int]] = {}
+        self._finishes: dict[Key, Finish] = {}
+        self._queued: list[str] = []
+        self._claimed: set[str] = set()
+
+    def submit(self, spec: JobSpec, num_outputs: Mapping[int, int]) -> None:
+        """Queue the job with up to so many of its output tokens, by index, done already.
+
+        An output that stops with its last token has the end in its log too: they are
+        committed together.
+        """
+        self._specs[spec.job_id] = spec
+        for index in range(spec.sampling.n):
+            key = spec.job_id, index
+            tokens, finish = self._lone[key] = lone_run(spec, index, self._max_context)
+            self._logs[key] = tokens[: num_outputs.get(index, 0)]
+            if finish.reason == "stop" and self._logs[key] == tokens:
+                self._finishes[key] = finish
+        if not self.has_ended(spec.job_id):
+            self._queued.append(spec.job_id)
+
+    def spec(self, job_id: str) -> JobSpec:
+        return self._specs[job_id]
+
+    @property
+    def unended(self) -> list[str]:
+        return [job_id for job_id in self._specs if not self.has_ended(job_id)]
+
+    @property
+    def num_queued(self) -> int:
+        return len(self._queued)
+
+    def has_ended(self, job_id: str) -> bool:
+        return all(key in self._finishes for key in self._keys(job_id))
+
+    def claim(self, max_jobs: int) -> tuple[ClaimedJob, ...]:
+        job_ids, self._queued = self._queued[:max_jobs], self._queued[max_jobs:]
+        self._claimed.update(job_ids)
+        return tuple(
+            ClaimedJob(
+                self._specs[job_id],
+                tuple(
+                    OutputLog(key[1], tuple(self._logs[key]), finish=self._finishes.get(key))
+                    for key in self._keys(job_id)
+                ),
+            )
+            for job_id in job_ids
+        )
+
+    def requeue(self, job_ids: Iterable[str]) -> None:
+        """Take jobs back, each once, unless they have ended meanwhile."""
+        for job_id in job_ids:
+            assert job_id in self._claimed, "given back and not claimed"
+            self._claimed.remove(job_id)
+            if not self.has_ended(job_id):
+                self._queued.insert(0, job_id)
+
+    def cancel(self, job_id: str) -> None:
+        for key in self._keys(job_id):
+            self._finishes.setdefault(key, Finish("cancelled"))
+        if job_id in self._queued:
+            self._queued.remove(job_id)
+
+    def commit(self, rows: Iterable[CommitRow]) -> tuple[Key, ...]:
+        """Append the rows; return the outputs that had ended before."""
+        ended = []
+        for row in rows:
+            assert row.job_id in self._claimed, "a row of a job that is not claimed"
+            key = row.job_id, row.index
+            if key in self._finishes:
+                ended.append(key)
+            else:
+                self._append(key, row)
+        return tuple(ended)
+
+    def check_all_ended(self) -> None:
+        """Assert that every output is the lone run's, or was cancelled within it."""
+        for key, (tokens, finish) in self._lone.items():
+            if self._finishes[key].reason != "cancelled":
+                assert self._logs[key] == tokens, "not the lone run"
+                assert self._finishes[key].reason == finish.reason, "ended for another reason"
+
+    def _append(self, key: Key, row: CommitRow) -> None:
+        tokens, finish = self._lone[key]
+        log = self._logs[key]
+        assert row.offset == len(log), "not the next offset"
+        log.extend(row.token_ids)
+        assert log == tokens[: len(log)], "not what the lone run gives"
+        wants_logprobs = self._specs[row.job_id].sampling.logprobs >= 0
+        expected = [logprobs_of(token_id) for token_id in row.token_ids if wants_logprobs]
+        assert list(row.logprobs) == expected, "another token's log-probability"
+        if row.finish is not None:
+            assert row.finish.reason == finish.reason, "ended for another reason"
+            assert row.finish.text_bytes == finish.text_bytes, "cut elsewhere"
+            assert log == tokens, "ended too early"
+            self._finishes[key] = row.finish
+
+    def _keys(self, job_id: str) -> list[Key]:
+        return [(job_id, index) for index in range(self._specs[job_id].sampling.n)]
