@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from protos.job import Finish
 from protos.step import TokenLogprobs
+
+JobState = Literal["queued", "running", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,11 @@ class StreamEvent:
     finish: Finish | None = None
     usage: Usage | None = None
 
+    @property
+    def finish_reason(self) -> str:
+        """Why this output ended; empty while it goes on."""
+        return self.finish.reason if self.finish is not None else ""
+
 
 @dataclass(frozen=True, slots=True)
 class OutputInfo:
@@ -97,14 +105,14 @@ class OutputInfo:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """A job as it stands; ``state`` is "queued", "running" or "ended".
+    """A job as it stands.
 
     Times are seconds since the epoch by Redis's clock; ``ended_s`` is 0 until it ended.
     """
 
     job_id: str
     model: str
-    state: str
+    state: JobState
     arrival_s: float
     ended_s: float = 0.0
     tenant: str = ""

@@ -12,6 +12,7 @@ from typing import Any
 from protos.errors import InvalidRequest
 from protos.inference import (
     JobInfo,
+    JobState,
     ModelInfo,
     OutputInfo,
     Request,
@@ -62,12 +63,12 @@ __all__ = [
     "decode_event",
     "decode_job",
     "decode_models",
+    "decode_state",
     "encode_event",
     "encode_job",
     "encode_models",
     "encode_request",
     "encode_state",
-    "state_name",
 ]
 
 SERVICE_NAME = str(pb.DESCRIPTOR.services_by_name["Inference"].full_name)
@@ -76,12 +77,12 @@ MAX_REQUEST_BYTES = 16 * 1024 * 1024
 # The trailer of RESOURCE_EXHAUSTED.
 RETRY_AFTER_KEY = "retry-after-ms"
 
-_STATES = {
+_STATES: dict[JobState, pb.JobState] = {
     "queued": pb.JOB_STATE_QUEUED,
     "running": pb.JOB_STATE_RUNNING,
     "ended": pb.JOB_STATE_ENDED,
 }
-_STATE_NAMES: dict[int, str] = {number: name for name, number in _STATES.items()}
+_STATE_NAMES: dict[int, JobState] = {number: name for name, number in _STATES.items()}
 
 
 def encode_request(request: Request) -> SubmitRequest:
@@ -165,18 +166,22 @@ def _decode_usage(wire: pb.Usage) -> Usage:
     return Usage(wire.prompt_tokens, wire.completion_tokens)
 
 
-def encode_state(state: str) -> pb.JobState:
-    """Return the number of "queued", "running" or "ended"; of "" the one for all."""
-    if state and state not in _STATES:
-        raise InvalidRequest("state", f"none of {', '.join(_STATES)}")
-    return _STATES.get(state, pb.JOB_STATE_UNSPECIFIED)
+def encode_state(state: JobState | None) -> pb.JobState:
+    """Return a state's number; of None the one that stands for all."""
+    if state is None:
+        return pb.JOB_STATE_UNSPECIFIED
+    if state not in _STATES:
+        raise InvalidRequest("state", f"must be one of {', '.join(_STATES)}")
+    return _STATES[state]
 
 
-def state_name(state: int) -> str:
-    """Return the name of a state's number, "" of JOB_STATE_UNSPECIFIED."""
-    if state and state not in _STATE_NAMES:
+def decode_state(state: int) -> JobState | None:
+    """Return a state's name, None of JOB_STATE_UNSPECIFIED."""
+    if state == pb.JOB_STATE_UNSPECIFIED:
+        return None
+    if state not in _STATE_NAMES:
         raise InvalidRequest("state", f"{state} is none")
-    return _STATE_NAMES.get(state, "")
+    return _STATE_NAMES[state]
 
 
 def encode_job(job: JobInfo) -> Job:
@@ -205,7 +210,7 @@ def decode_job(wire: Job) -> JobInfo:
     return JobInfo(
         job_id=wire.job_id,
         model=wire.model,
-        state=state_name(wire.state),
+        state=decode_state(wire.state) or "queued",
         arrival_s=wire.arrival_s,
         ended_s=wire.ended_s,
         tenant=wire.tenant,

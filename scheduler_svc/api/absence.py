@@ -1,0 +1,75 @@
+"""Jobs whose client went away, and that were to be cancelled then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from protos.errors import Unavailable
+from scheduler_svc.queue import JobQueue
+
+log = logging.getLogger(__name__)
+
+
+class Absence:
+    """Cancels a job ``grace_s`` after its stream was closed early, unless one is open again.
+
+    It knows the streams of this process: a client that comes back in time must come back
+    here. A process that is killed or stops cancels nothing.
+    """
+
+    def __init__(self, queue: JobQueue, grace_s: float) -> None:
+        self._queue = queue
+        self._grace_s = grace_s
+        self._num_streams: Counter[str] = Counter()
+        self._watched: set[str] = set()
+        self._timers: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
+
+    @contextmanager
+    def stream(self, job_id: str, watch: bool) -> Iterator[None]:
+        """Count a stream of the job while it is open; leave by an exception if it was cut off.
+
+        With ``watch``, or if the job is watched already, the job is cancelled when its last
+        stream has been cut off for ``grace_s``.
+        """
+        if watch:
+            self._watched.add(job_id)
+        self._num_streams[job_id] += 1
+        if (timer := self._timers.pop(job_id, None)) is not None:
+            timer.cancel()
+        cut_off = True
+        try:
+            yield
+            cut_off = False
+        finally:
+            self._num_streams[job_id] -= 1
+            if not self._num_streams[job_id]:
+                del self._num_streams[job_id]
+                self._left(job_id, cut_off)
+
+    async def close(self) -> None:
+        """From now on, and for all that are away now: cancel nothing."""
+        self._is_closed = True
+        timers = list(self._timers.values())
+        for timer in timers:
+            timer.cancel()
+        await asyncio.gather(*timers, return_exceptions=True)
+
+    def _left(self, job_id: str, cut_off: bool) -> None:
+        if not cut_off:
+            self._watched.discard(job_id)
+        elif job_id in self._watched and not self._is_closed:
+            self._timers[job_id] = asyncio.create_task(self._cancel_later(job_id))
+
+    async def _cancel_later(self, job_id: str) -> None:
+        await asyncio.sleep(self._grace_s)
+        try:
+            await self._queue.cancel(job_id, "cancelled", "its client went away")
+        except Unavailable as error:
+            log.warning("could not cancel a job whose client went away: %s", error)
+        del self._timers[job_id]
+        self._watched.discard(job_id)

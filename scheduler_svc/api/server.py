@@ -1,0 +1,102 @@
+"""The gRPC server of the api: the service, its health, and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos.channel import server_options
+from protos.errors import StepserveError, Unavailable
+from protos.inference_wire import (
+    MAX_REQUEST_BYTES,
+    SERVICE_NAME,
+    add_InferenceServicer_to_server,
+)
+from scheduler_svc.api.absence import Absence
+from scheduler_svc.api.follow import FollowHub
+from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.api.service import InferenceService
+from scheduler_svc.api.statuses import StatusInterceptor
+from scheduler_svc.queue import JobQueue
+
+log = logging.getLogger(__name__)
+
+MAX_CONCURRENT_CALLS = 10_000
+HEALTH_INTERVAL_S = 1.0
+STOP_GRACE_S = 0.5
+
+
+class ApiServer:
+    """Serves ``Inference`` for one queue. Healthy as long as Redis answers."""
+
+    def __init__(
+        self, queue: JobQueue, card: ModelCard, disconnect_grace_s: float, reflects: bool
+    ) -> None:
+        self._queue = queue
+        self._hub = FollowHub(queue)
+        self._absence = Absence(queue, disconnect_grace_s)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[StatusInterceptor()],
+            options=server_options(MAX_REQUEST_BYTES),
+            maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
+        )
+        service = InferenceService(queue, card, self._hub, self._absence)
+        add_InferenceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if reflects:
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, host: str, port: int) -> str:
+        """Serve on ``host:port`` (0: any free port); return the address as HOST:PORT.
+
+        Raises StepserveError where it is taken.
+        """
+        try:
+            port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise StepserveError(f"can't serve on {host}:{port}: is it in use?") from error
+        self._tasks = [
+            asyncio.create_task(self._hub.run(), name="api-follow"),
+            asyncio.create_task(self._watch_health(), name="api-health"),
+        ]
+        await self._server.start()
+        return f"{host}:{port}"
+
+    async def stop(self) -> None:
+        """Stop serving; open streams are cut off after a short grace. Jobs go on."""
+        await self._absence.close()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(STOP_GRACE_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch_health(self) -> None:
+        hub = self._tasks[0]
+        while not hub.done():
+            await self._set_health(await self._redis_answers())
+            await asyncio.wait((hub,), timeout=HEALTH_INTERVAL_S)
+        await self._set_health(False)
+        if not hub.cancelled():
+            log.error("the api follows no logs any more", exc_info=hub.exception())
+
+    async def _redis_answers(self) -> bool:
+        with contextlib.suppress(Unavailable):
+            await self._queue.ping()
+            return True
+        return False
+
+    async def _set_health(self, is_serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.ServingStatus.Value(
+            "SERVING" if is_serving else "NOT_SERVING"
+        )
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, status)

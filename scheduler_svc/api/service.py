@@ -1,0 +1,110 @@
+"""The methods of ``Inference``. Errors are raised; the interceptor makes statuses of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from protos import inference_wire as wire
+from protos.errors import InvalidRequest, NotFound
+from protos.inference import JobInfo, ModelInfo, OutputInfo, StreamEvent, Usage
+from protos.job import JobSpec
+from scheduler_svc.api import stream
+from scheduler_svc.api.absence import Absence
+from scheduler_svc.api.follow import FollowHub
+from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.api.validate import check_model, resolve
+from scheduler_svc.queue import JobQueue, JobSnapshot
+
+DEFAULT_LISTED_JOBS = 100
+MAX_LISTED_JOBS = 1000
+MAX_JOB_ID_CHARS = 256
+
+
+class InferenceService(wire.InferenceServicer):
+    """Jobs in, streams out. All state is in Redis: any replica answers for any job."""
+
+    def __init__(self, queue: JobQueue, card: ModelCard, hub: FollowHub, absence: Absence) -> None:
+        self._queue = queue
+        self._card = card
+        self._hub = hub
+        self._absence = absence
+
+    async def Submit(self, request: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
+        spec = await resolve(request, self._card)
+        # Only a Generate has a stream whose end could mean anything.
+        submitted = await self._queue.submit(replace(spec, cancel_on_disconnect=False))
+        return wire.SubmitResponse(job_id=submitted.job_id, existed=submitted.existed)
+
+    async def Generate(self, request: wire.SubmitRequest, context: Any) -> None:
+        spec: JobSpec = await resolve(request, self._card)
+        job_id = (await self._queue.submit(spec)).job_id
+        with self._absence.stream(job_id, watch=spec.cancel_on_disconnect):
+            await context.write(wire.encode_event(StreamEvent(job_id)))
+            await self._send(context, await self._snapshot(job_id), 0, ())
+
+    async def Attach(self, request: wire.AttachRequest, context: Any) -> None:
+        job = await self._snapshot(request.job_id)
+        with self._absence.stream(request.job_id, watch=False):
+            await self._send(context, job, request.offset, request.offsets)
+
+    async def GetJob(self, request: wire.GetJobRequest, _context: Any) -> wire.Job:
+        return wire.encode_job(_job_info(await self._snapshot(request.job_id)))
+
+    async def CancelJob(self, request: wire.CancelJobRequest, _context: Any) -> wire.Job:
+        await self._snapshot(request.job_id)
+        await self._queue.cancel(request.job_id)
+        return wire.encode_job(_job_info(await self._snapshot(request.job_id)))
+
+    async def ListJobs(self, request: wire.ListJobsRequest, _context: Any) -> wire.ListJobsResponse:
+        check_model(request.model, self._card)
+        if request.limit > MAX_LISTED_JOBS:
+            raise InvalidRequest("limit", f"must be at most {MAX_LISTED_JOBS}")
+        jobs = await self._queue.jobs(
+            state=wire.decode_state(request.state),
+            tenant=request.tenant,
+            limit=request.limit or DEFAULT_LISTED_JOBS,
+        )
+        return wire.ListJobsResponse(jobs=[wire.encode_job(_job_info(job)) for job in jobs])
+
+    async def ListModels(
+        self, _request: wire.ListModelsRequest, _context: Any
+    ) -> wire.ListModelsResponse:
+        model = ModelInfo(
+            name=self._card.name,
+            max_context=self._card.max_context,
+            vocab_size=self._card.vocab_size,
+            num_workers=len(await self._queue.workers()),
+            num_queued_jobs=await self._queue.num_queued(),
+        )
+        return wire.encode_models([model])
+
+    async def _send(self, context: Any, job: JobSnapshot, offset: int, offsets: Any) -> None:
+        starts = stream.check_offsets(job, offset, list(offsets), self._card.max_context)
+        async for event in stream.events(self._hub, job, starts, self._card.tokenizer):
+            await context.write(wire.encode_event(event))
+
+    async def _snapshot(self, job_id: str) -> JobSnapshot:
+        known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id
+        job = await self._queue.job(job_id) if known else None
+        if job is None:
+            raise NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
+        return job
+
+
+def _job_info(job: JobSnapshot) -> JobInfo:
+    outputs = tuple(
+        OutputInfo(index, output.num_tokens, output.finish)
+        for index, output in enumerate(job.outputs)
+    )
+    return JobInfo(
+        job_id=job.spec.job_id,
+        model=job.spec.model,
+        state=job.state,
+        arrival_s=job.spec.arrival_s,
+        ended_s=job.ended_s,
+        tenant=job.spec.tenant,
+        priority=job.spec.priority,
+        outputs=outputs,
+        usage=Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs)),
+    )

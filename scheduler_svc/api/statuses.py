@@ -1,0 +1,74 @@
+"""Errors to gRPC statuses, once, for all methods."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from protos.errors import Exhausted, InvalidRequest, NotFound, Unavailable
+from protos.inference_wire import RETRY_AFTER_KEY
+
+log = logging.getLogger(__name__)
+
+_CODES = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):
+    """Ends a call whose handler raises with the error's status.
+
+    What is no error of ours is a bug: it is logged without its message, which may quote
+    a prompt, and the client learns only that it is internal.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/stepserve."):
+            return handler
+        kind = "unary_stream" if handler.response_streaming else "unary_unary"
+        behaviour = getattr(handler, kind)
+
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                return await behaviour(request, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:
+                await _abort(context, error, handler_call_details.method)
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        made: Handler = make(
+            guarded,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return made
+
+
+async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
+    trailers: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, Exhausted):
+        trailers = ((RETRY_AFTER_KEY, str(error.retry_after_ms)),)
+    code = _CODES.get(type(error))
+    if code is None:
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s failed with %s\n%s", method, type(error).__name__, stack)
+        code, text = grpc.StatusCode.INTERNAL, "an internal error; the server's log has more"
+    else:
+        text = str(error)
+    await context.abort(code, text, trailers)
+    raise AssertionError("abort raises")

@@ -1,0 +1,62 @@
+"""A job's outputs merged into the one stream that Attach and Generate send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from protos.errors import InvalidRequest, NotFound
+from protos.inference import StreamEvent, Usage
+from scheduler_svc.api.follow import FollowHub
+from scheduler_svc.api.output import OutputStream
+from scheduler_svc.api.tokenizer import Tokenizer
+from scheduler_svc.queue import JobSnapshot
+
+
+def check_offsets(
+    job: JobSnapshot, offset: int, offsets: Sequence[int], max_context: int
+) -> list[int]:
+    """Return the offset for each output.
+
+    Raises InvalidRequest for one that is beyond the end of an output that has ended, or
+    that no output can reach.
+    """
+    num_outputs = len(job.outputs)
+    if offset and offsets:
+        raise InvalidRequest("offsets", "only one of offset and offsets is possible")
+    if offsets and len(offsets) != num_outputs:
+        problem = f"the job has {num_outputs} outputs, not {len(offsets)}"
+        raise InvalidRequest("offsets", problem)
+    chosen = list(offsets) or [offset] * num_outputs
+    for index, (start, output) in enumerate(zip(chosen, job.outputs, strict=True)):
+        field = f"offsets[{index}]" if offsets else "offset"
+        if output.finish is not None and start > output.num_tokens:
+            problem = f"{start} is beyond the end: the output has {output.num_tokens} tokens"
+            raise InvalidRequest(field, problem)
+        if start > max_context:
+            raise InvalidRequest(field, f"{start} is beyond the context limit of {max_context}")
+    return chosen
+
+
+async def events(
+    hub: FollowHub, job: JobSnapshot, offsets: Sequence[int], tokenizer: Tokenizer | None
+) -> AsyncIterator[StreamEvent]:
+    """Yield a job's events from the offsets on, until its last output has ended.
+
+    Raises NotFound where the job is forgotten meanwhile.
+    """
+    outputs = [
+        OutputStream(job.spec, index, offset, tokenizer) for index, offset in enumerate(offsets)
+    ]
+    while live := [output for output in outputs if not output.has_ended]:
+        logs = await hub.news([output.request() for output in live])
+        for output, log in zip(live, logs, strict=True):
+            if log is None:
+                raise NotFound(f"job {job.spec.job_id} is forgotten")
+            for event in output.take(log):
+                is_last = all(other.has_ended for other in outputs)
+                yield replace(event, usage=_usage(job, outputs)) if is_last else event
+
+
+def _usage(job: JobSnapshot, outputs: Sequence[OutputStream]) -> Usage:
+    return Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs))
