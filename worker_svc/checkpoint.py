@@ -40,7 +40,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on this machine: ``tensors`` by name; ``name`` is what a user calls it."""
+    """A checkpoint on this machine, named after the last part of its source; tensors by name."""
 
     name: str
     directory: Path
@@ -56,9 +56,7 @@ def find(source: str | Path) -> Checkpoint:
         CheckpointError: there is no such checkpoint, or its files are not whole.
     """
     directory = locate(source)
-    is_local = Path(source).expanduser().is_dir()
-    name = directory.resolve().name if is_local else str(source)
-    return Checkpoint(name, directory, _tensors(directory))
+    return Checkpoint(Path(source).expanduser().resolve().name, directory, _tensors(directory))
 
 
 def locate(source: str | Path) -> Path:

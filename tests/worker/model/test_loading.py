@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from worker_svc.progress import MIN_REPORTED_BYTES, progress
 TORCH = select("torch", "cpu")
 
 
-def load(source: Path, dtype: str = "float32") -> LoadedModel:
+def load(source: Path | str, dtype: str = "float32") -> LoadedModel:
     return load_model(source, dtype, "cpu", TORCH)
 
 
@@ -134,3 +135,18 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     assert cgroup_free_bytes(tmp_path) == 450
     (tmp_path / "memory.max").write_text("400\n")
     assert cgroup_free_bytes(tmp_path) == 0
+
+
+def test_a_hub_id_that_is_cached(
+    checkpoint_of: CheckpointOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--someone--some-model"
+    shutil.copytree(checkpoint_of("llama"), repository / "snapshots" / "abc123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    model = load("someone/some-model")
+    assert model.name == "some-model"
+    assert model.directory == repository / "snapshots" / "abc123"
+    assert model.fingerprint == load(checkpoint_of("llama")).fingerprint
