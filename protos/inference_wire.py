@@ -91,8 +91,10 @@ def encode_request(request: Request) -> SubmitRequest:
     if request.prompt_token_ids is not None:
         wire.prompt_token_ids.SetInParent()
         _assign(wire.prompt_token_ids, "ids", request.prompt_token_ids, "prompt_token_ids")
-    for message in request.messages:
-        wire.messages.add(role=message.role, content=message.content)
+    for position, message in enumerate(request.messages):
+        entry = wire.messages.add()
+        _assign(entry, "role", message.role, f"messages[{position}].role")
+        _assign(entry, "content", message.content, f"messages[{position}].content")
     wire.sampling.SetInParent()
     for name in (entry.name for entry in fields(SamplingParams)):
         _assign(wire.sampling, name, getattr(request.sampling, name), f"sampling.{name}")
@@ -112,7 +114,7 @@ def _assign(wire: Any, name: str, value: Any, path: str) -> None:
             setattr(wire, name, value)
         else:
             getattr(wire, name).extend(value)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise InvalidRequest(path, f"a {type(value).__name__} that does not fit") from error
 
 
