@@ -20,10 +20,11 @@ EXIT_BROKEN = 3
 
 
 def run(settings: WorkerSettings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status.
+    """Serve until SIGTERM or SIGINT. Return 1 where nothing can be served; stderr says why.
 
-    0 after a signal, 1 where it cannot be served (one line on stderr says why). Does not
-    return from a broken device or a step that does not end: the process exits at once.
+    Once it has served, it ends the process: with status 0 after a signal, with EXIT_BROKEN
+    after a failed step. To unload torch takes seconds and gives nothing back, and a broken
+    device or a step that hangs may never let go.
     """
     # Idle threads that spin cost a small machine more than any kernel can win. Read when
     # torch's OpenMP is loaded, so it comes before the import.
@@ -33,17 +34,15 @@ def run(settings: WorkerSettings) -> int:
 
     try:
         assembly = assemble(settings, uuid4().hex)
-        failure, is_idle = asyncio.run(serve(settings, assembly))
+        failure = asyncio.run(serve(settings, assembly))
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     if failure:
         print(f"{PROG}: {failure}", file=sys.stderr)
-    if failure or not is_idle:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_BROKEN if failure else 0)
-    return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_BROKEN if failure else 0)
 
 
 def parse(argv: Sequence[str]) -> WorkerSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,8 +74,7 @@ class Engine:
             StepRefused: a stale epoch, another incarnation, or a newer Hello came meanwhile.
             Unavailable: the worker is shutting down.
         """
-        if self._is_draining:
-            raise Unavailable("the worker is shutting down")
+        self._check_open()
         self._ledger.greet(hello)
         log.info("driven by %s, epoch %d, reset %s", hello.lane, hello.epoch, hello.reset)
         if self._driver is not None:
@@ -92,6 +92,7 @@ class Engine:
 
         Raises:
             StepRefused: by the ledger or the runner; nothing was changed.
+            Unavailable: the worker is shutting down, or broken.
         """
         return await asyncio.shield(self._execute(command, commands))
 
@@ -121,19 +122,21 @@ class Engine:
         if self._driver is commands:
             self._driver = None
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Take no more; return whether the running step ended within ``timeout_s``."""
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more; wait for the running step, ``timeout_s`` at most."""
         self._is_draining = True
         if self._driver is not None:
             self._driver.drop(Unavailable("the worker is shutting down"))
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._turn:
                 self._thread.shutdown(wait=False)
-                return True
-        except TimeoutError:
-            return False
+
+    def _check_open(self) -> None:
+        if self._is_draining:
+            raise Unavailable("the worker is shutting down")
 
     def _check_driver(self, commands: Commands) -> None:
+        self._check_open()
         if self._driver is not commands:
             raise StepRefused("superseded by a newer Hello")
 

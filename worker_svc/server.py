@@ -131,22 +131,20 @@ class WorkerServer:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return f"{self._settings.host}:{port}"
 
-    async def stop(self) -> bool:
-        """Stop accepting, finish the running step; return whether it ended in time."""
+    async def stop(self) -> None:
+        """Stop accepting, and finish the running step unless that takes too long."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        is_idle = await self._engine.drain(DRAIN_TIMEOUT_S)
+        await self._engine.drain(DRAIN_TIMEOUT_S)
         await self._server.stop(STOP_GRACE_S)
-        return is_idle
 
     async def _set_health(self, status: int) -> None:
         for name in ("", step_wire.SERVICE_NAME):
             await self._health.set(name, status)
 
 
-async def serve(settings: WorkerSettings, assembly: Assembly) -> tuple[str, bool]:
-    """Serve until SIGTERM, SIGINT or a failure.
+async def serve(settings: WorkerSettings, assembly: Assembly) -> str:
+    """Serve until SIGTERM, SIGINT or a failure; return the failure in one line, "" for none.
 
-    Returns the failure in one line ("" for none), and whether the model's thread is idle.
     Raises StepserveError where the address is taken.
     """
     stop = asyncio.Event()
@@ -159,5 +157,5 @@ async def serve(settings: WorkerSettings, assembly: Assembly) -> tuple[str, bool
     print(f"ready worker={address} model={info.model} blocks={info.num_blocks}", flush=True)
     server.failure.add_done_callback(lambda _: stop.set())
     await stop.wait()
-    is_idle = await server.stop()
-    return (server.failure.result() if server.failure.done() else ""), is_idle
+    await server.stop()
+    return server.failure.result() if server.failure.done() else ""

@@ -30,7 +30,7 @@ def keep_top(scores: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     Degeneration", section 3.1).
     """
     vocab_size = scores.shape[1]
-    top_k = torch.where(top_k == 0, vocab_size, top_k)
+    top_k = torch.where(top_k == 0, vocab_size, top_k).clamp(max=vocab_size)
     lowest, is_sure = _lowest_kept(scores, top_k, top_p, min(NARROW_WIDTH, vocab_size))
     wider = (~is_sure).nonzero().squeeze(1)
     if wider.numel():
@@ -52,4 +52,6 @@ def _lowest_kept(scores: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> tu
     target = torch.where(top_p < 1, top_p * total, torch.inf)
     kept = in_top_k & (reached - masses < target[:, None])
     lowest = values.gather(1, kept.sum(-1, keepdim=True) - 1).squeeze(1)
-    return lowest, (top_k <= width) | (reached[:, -1] >= target)
+    # The mass of a top_k between width and the whole vocabulary is not known here.
+    is_whole = top_k >= scores.shape[1]
+    return lowest, (top_k <= width) | (is_whole & (reached[:, -1] >= target))

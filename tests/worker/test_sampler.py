@@ -1,0 +1,324 @@
+"""The batched sampler against one row at a time in plain Python, and exact probabilities."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from protos.step import Admission, Sampling
+from worker_svc.kernels import select
+from worker_svc.limits import Limits
+from worker_svc.resident import Resident
+from worker_svc.rows import RowTable
+from worker_svc.sampler import Sampled, Sampler
+from worker_svc.truncate import NARROW_WIDTH, keep_top
+
+VOCAB_SIZE = 600
+LIMITS = Limits(VOCAB_SIZE, 64, 4, 64, 64, 64)
+KERNELS = select("torch", "cpu")
+GREEDY = Sampling(max_tokens=50, temperature=0.0)
+DTYPES = [torch.float32, torch.float64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what it has generated so far, and how the next token is chosen."""
+
+    sampling: Sampling
+    prompt: tuple[int, ...] = (1, 2, 3)
+    output: tuple[int, ...] = ()
+    index: int = 0
+
+
+def sample(cases: Sequence[Case], logits: Tensor) -> Sampled:
+    """Through a fresh table, with the rows on shuffled lines."""
+    table = RowTable(LIMITS, torch.device("cpu"))
+    lines = random.Random(len(cases)).sample(range(LIMITS.max_batch_size), len(cases))
+    residents = []
+    for sequence_id, (case, line) in enumerate(zip(cases, lines, strict=True)):
+        tokens = case.prompt + case.output
+        admission = Admission(sequence_id, "", case.index, tokens, len(case.prompt), case.sampling)
+        resident = Resident.of(admission, LIMITS.max_context)
+        resident.line = line
+        table.admit(resident)
+        residents.append(resident)
+    return Sampler(table, KERNELS).sample(logits.clone(), residents)
+
+
+# --- the reference: one row, plain Python
+
+
+def adjusted(case: Case, logits: Sequence[float]) -> list[float]:
+    """Penalties, then bias."""
+    sampling, scores = case.sampling, list(logits)
+    for token_id in {*case.prompt, *case.output}:
+        if scores[token_id] > 0:
+            scores[token_id] /= f32(sampling.repetition_penalty)
+        else:
+            scores[token_id] *= f32(sampling.repetition_penalty)
+    for token_id in set(case.output):
+        count = case.output.count(token_id)
+        scores[token_id] -= f32(sampling.frequency_penalty) * count
+        scores[token_id] -= f32(sampling.presence_penalty)
+    for token_id, bias in sampling.logit_bias:
+        scores[token_id] += f32(bias)
+    return scores
+
+
+def probabilities(case: Case, logits: Sequence[float]) -> list[float]:
+    """Temperature, min_p, top_k, top_p."""
+    sampling = case.sampling
+    scores = [score / f32(sampling.temperature) for score in adjusted(case, logits)]
+    weights = softmax(scores)
+    weights = [w if w >= f32(sampling.min_p) * max(weights) else 0.0 for w in weights]
+    if sampling.top_k:
+        kth = sorted(weights, reverse=True)[min(sampling.top_k, len(weights)) - 1]
+        weights = [w if w >= kth else 0.0 for w in weights]
+    bound, mass = f32(sampling.top_p) * sum(weights), 0.0
+    for token_id in sorted(range(len(weights)), key=lambda i: -weights[i]):
+        if sampling.top_p < 1 and mass >= bound:
+            weights[token_id] = 0.0
+        mass += weights[token_id]
+    return [w / sum(weights) for w in weights]
+
+
+def softmax(scores: Sequence[float]) -> list[float]:
+    weights = [math.exp(score - max(scores)) for score in scores]
+    return [w / sum(weights) for w in weights]
+
+
+def f32(value: float) -> float:
+    """Values arrive as float32, the reference computes with the same ones."""
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+def draw(case: Case, logits: Sequence[float]) -> tuple[int, float]:
+    """The token, and how near the uniform number is to choosing another."""
+    seed = case.sampling.seed
+    uniform = float(
+        KERNELS.uniforms(
+            torch.tensor([seed - (1 << 64 if seed >= 1 << 63 else 0)]),
+            torch.tensor([case.index]),
+            torch.tensor([len(case.output)]),
+        )
+    )
+    below = 0.0
+    for token_id, probability in enumerate(probabilities(case, logits)):
+        if uniform < below + probability:
+            return token_id, min(uniform - below, below + probability - uniform)
+        below += probability
+    raise AssertionError("the probabilities do not sum to 1")
+
+
+# --- rows of every kind
+
+
+def random_cases(count: int, seed: int) -> list[Case]:
+    rng = random.Random(seed)
+    return [random_case(rng) for _ in range(count)]
+
+
+def random_case(rng: random.Random) -> Case:
+    bias_ids = rng.sample(range(VOCAB_SIZE), rng.choice([0, 0, 3]))
+    sampling = Sampling(
+        max_tokens=50,
+        temperature=rng.choice([0.0, 0.3, 1.0, 1.0, 2.5]),
+        top_p=rng.choice([1.0, 0.1, 0.6, 0.95, 0.999]),
+        top_k=rng.choice([0, 0, 1, 7, 300, 5000]),
+        min_p=rng.choice([0.0, 0.0, 0.02, 0.4]),
+        seed=rng.getrandbits(64),
+        presence_penalty=rng.choice([0.0, 0.0, 1.5, -0.5]),
+        frequency_penalty=rng.choice([0.0, 0.0, 0.8]),
+        repetition_penalty=rng.choice([1.0, 1.0, 1.3, 0.8]),
+        logit_bias=tuple((token_id, rng.uniform(-9, 9)) for token_id in bias_ids),
+        num_logprobs=rng.choice([-1, -1, 0, 5]),
+    )
+    return Case(
+        sampling,
+        prompt=tuple(rng.randrange(30) for _ in range(rng.randint(1, 9))),
+        output=tuple(rng.randrange(30) for _ in range(rng.randint(0, 20))),
+        index=rng.randrange(4),
+    )
+
+
+def random_logits(count: int, dtype: torch.dtype, seed: int, spread: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((count, VOCAB_SIZE), generator=generator, dtype=dtype) * spread
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spread", [0.3, 3.0])
+def test_every_kind_of_row_chooses_as_the_reference_does(dtype: torch.dtype, spread: float) -> None:
+    cases, logits = random_cases(60, seed=1), random_logits(60, dtype, 2, spread)
+    chosen = sample(cases, logits).token_ids.tolist()
+    excused = 0
+    for case, token_id, row in zip(cases, chosen, logits.tolist(), strict=True):
+        if case.sampling.temperature == 0:
+            scores = adjusted(case, row)
+            assert scores[token_id] == pytest.approx(max(scores), abs=1e-5)
+            continue
+        expected, distance = draw(case, row)
+        excused += distance < 1e-6
+        assert token_id == expected or distance < 1e-6
+    assert excused <= (1 if dtype is torch.float32 else 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
+    cases, logits = random_cases(40, seed=3), random_logits(40, dtype, 4)
+    together = sample(cases, logits)
+    for at, case in enumerate(cases):
+        alone = sample([case], logits[at : at + 1])
+        assert int(alone.token_ids[0]) == int(together.token_ids[at])
+        assert alone.logprobs.get(0) == together.logprobs.get(at)
+    order = list(range(40))
+    random.Random(6).shuffle(order)
+    shuffled = sample([cases[at] for at in order], logits[order])
+    assert shuffled.token_ids.tolist() == [int(together.token_ids[at]) for at in order]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logprobs_are_natural_and_come_after_penalties_and_bias(dtype: torch.dtype) -> None:
+    cases = [replace(c, sampling=replace(c.sampling, num_logprobs=4)) for c in random_cases(20, 7)]
+    logits = random_logits(20, dtype, 8)
+    sampled = sample(cases, logits)
+    for at, (case, row) in enumerate(zip(cases, logits.tolist(), strict=True)):
+        expected = [math.log(p) for p in softmax(adjusted(case, row))]
+        got = sampled.logprobs[at]
+        assert got.logprob == pytest.approx(expected[int(sampled.token_ids[at])], abs=1e-4)
+        assert [p for _, p in got.top] == pytest.approx(sorted(expected)[:-5:-1], abs=1e-4)
+        for token_id, logprob in got.top:
+            assert logprob == pytest.approx(expected[token_id], abs=1e-4)
+
+
+def test_as_many_logprobs_as_each_row_asked_for() -> None:
+    cases = [Case(replace(GREEDY, num_logprobs=count)) for count in (-1, 0, 1, 20)]
+    sampled = sample(cases, random_logits(4, torch.float32, 1))
+    assert {at: len(logprobs.top) for at, logprobs in sampled.logprobs.items()} == {
+        1: 0,
+        2: 1,
+        3: 20,
+    }
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-6])
+def test_plain_greedy_takes_the_first_of_the_likeliest(temperature: float) -> None:
+    logits = random_logits(3, torch.bfloat16, 5)
+    logits[:, [77, 400]] = logits.max() + 1
+    sampled = sample([Case(replace(GREEDY, temperature=temperature))] * 3, logits)
+    assert sampled.token_ids.tolist() == [77] * 3
+
+
+ONLY_SEVEN = ((7, 100.0),)
+NARROW = {"top_k": {"top_k": 1}, "top_p": {"top_p": 1e-6}, "min_p": {"min_p": 1.0}}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_narrowest_choice_is_the_likeliest_token(name: str) -> None:
+    logits = random_logits(30, torch.float32, 9)
+    cases = [
+        Case(Sampling(max_tokens=50, temperature=5.0, seed=seed, **NARROW[name]))
+        for seed in range(30)
+    ]
+    assert sample(cases, logits).token_ids.tolist() == logits.argmax(-1).tolist()
+
+
+def test_a_bias_forces_and_forbids() -> None:
+    logits = random_logits(2, torch.float32, 9)
+    best = int(logits[1].argmax())
+    cases = [
+        Case(replace(GREEDY, logit_bias=ONLY_SEVEN)),
+        Case(replace(GREEDY, logit_bias=((best, -100.0),))),
+    ]
+    forced, other = sample(cases, logits).token_ids.tolist()
+    assert forced == 7
+    assert other == int(logits[1].topk(2).indices[1])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+def test_rows_that_are_not_finite_are_told_and_hurt_no_other(
+    bad: float, dtype: torch.dtype
+) -> None:
+    cases = random_cases(12, seed=11)
+    logits = random_logits(12, dtype, 12)
+    sound = sample(cases, logits)
+    assert bool(sound.is_finite.all())
+    ill = logits.clone()
+    ill[::3, 5] = bad
+    sampled = sample(cases, ill)
+    assert sampled.is_finite.tolist() == [at % 3 != 0 for at in range(12)]
+    for at in [at for at in range(12) if at % 3]:
+        assert int(sampled.token_ids[at]) == int(sound.token_ids[at])
+    assert int(sampled.token_ids.min()) >= 0
+    assert int(sampled.token_ids.max()) < VOCAB_SIZE
+
+
+DISTRIBUTIONS = {
+    "temperature": {"temperature": 1.7},
+    "top_k": {"top_k": 9},
+    "top_p": {"top_p": 0.7},
+    "min_p": {"min_p": 0.08, "temperature": 1.4},
+    "all": {"temperature": 1.2, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
+    "penalties": {"presence_penalty": 1.0, "repetition_penalty": 1.4},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_draws_follow_the_exact_probabilities(name: str, dtype: torch.dtype) -> None:
+    row = random_logits(1, dtype, 21)
+    base = Sampling(max_tokens=50, **DISTRIBUTIONS[name])  # type: ignore[arg-type]
+    counts = [0] * VOCAB_SIZE
+    for call in range(60):
+        cases = [
+            Case(replace(base, seed=1000 * call + at // 4), output=(4, 5), index=at % 4)
+            for at in range(64)
+        ]
+        for token_id in sample(cases, row.expand(64, -1)).token_ids.tolist():
+            counts[token_id] += 1
+    expected = [60 * 64 * p for p in probabilities(Case(base, output=(4, 5)), row[0].tolist())]
+    assert all(p > 0 for p, n in zip(expected, counts, strict=True) if n)
+    # Cells that are too thin for the statistic are counted as one.
+    thick = [at for at in range(VOCAB_SIZE) if expected[at] >= 5]
+    seen, wanted = [counts[at] for at in thick], [expected[at] for at in thick]
+    if sum(expected) - sum(wanted) > 1:
+        seen.append(sum(counts) - sum(seen))
+        wanted.append(sum(expected) - sum(wanted))
+    scale = sum(seen) / sum(wanted)
+    assert chisquare(seen, [w * scale for w in wanted]).pvalue > 1e-4
+
+
+def test_the_offset_and_the_index_change_the_draw() -> None:
+    logits = random_logits(1, torch.float32, 30, spread=0.1).expand(40, -1)
+    hot = Sampling(max_tokens=50, temperature=1.0, seed=5)
+    by_offset = [Case(hot, output=(1,) * length) for length in range(40)]
+    by_index = [Case(hot, index=index) for index in range(40)]
+    assert len(set(sample(by_offset, logits).token_ids.tolist())) > 30
+    assert len(set(sample(by_index, logits).token_ids.tolist())) > 30
+
+
+def test_ties_with_the_last_token_kept_are_kept() -> None:
+    scores = torch.zeros((2, 8))
+    scores[:, 2] = 1.0
+    kept = keep_top(scores, torch.tensor([3, 0]), torch.tensor([1.0, 0.5]))
+    assert torch.isfinite(kept).all()
+
+
+@pytest.mark.parametrize("spread", [0.0001, 5.0])
+def test_a_nucleus_wider_than_the_first_look_is_found(spread: float) -> None:
+    scores = random_logits(6, torch.float64, 31, spread)
+    top_p = torch.tensor([0.2, 0.5, 0.9, 0.99, 0.9999, 1.0])
+    top_k = torch.tensor([0, 0, NARROW_WIDTH + 50, 0, 0, NARROW_WIDTH + 1])
+    kept = keep_top(scores, top_k, top_p)
+    for at in range(6):
+        sampling = Sampling(50, top_k=int(top_k[at]), top_p=float(top_p[at]))
+        expected = probabilities(Case(sampling, prompt=(1,)), scores[at].tolist())
+        assert torch.isfinite(kept[at]).tolist() == [p > 0 for p in expected]
