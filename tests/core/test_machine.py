@@ -140,9 +140,9 @@ def run(**changes: Any) -> None:
 
 
 def test_every_log_is_the_lone_run() -> None:
-    run(max_examples=120, stateful_step_count=40)
+    run(max_examples=250, stateful_step_count=25)
 
 
 @pytest.mark.long
 def test_every_log_is_the_lone_run_in_many_more_worlds() -> None:
-    run(max_examples=4000, stateful_step_count=80, derandomize=False)
+    run(max_examples=4000, stateful_step_count=50, derandomize=False)

@@ -143,6 +143,16 @@ def test_tokens_after_a_stop_string_in_the_same_report_are_dropped() -> None:
     assert [row.token_ids for row in lane.only(Commit).rows] == [(5,)]
 
 
+def test_tokens_before_a_stop_string_in_the_same_report_do_not_end_it() -> None:
+    lane = Lane(job("a"))
+    lane.tell(report(1, (1, 0, 5), (1, 1, 6), stops={1: StopHit(1, text_bytes=3)}))
+    rows = lane.only(Commit).rows
+    assert [(row.token_ids, row.finish is not None) for row in rows] == [
+        ((5,), False),
+        ((6,), True),
+    ]
+
+
 def test_a_stop_string_goes_before_the_worker_s_reason_and_nothing_is_released() -> None:
     lane = Lane(job("a"), max_steps_in_flight=1)
     lane.tell(
