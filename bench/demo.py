@@ -23,9 +23,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench.serving import Served, serve
 from bench.timeline import Line, Step, print_timeline, read_steps, write_svg
 from stepserve import AsyncClient, SamplingParams
+from stepserve.serving import Served, serve
 
 MODEL = Path(__file__).parent / "storyteller" / "model"
 NUM_BLOCKS, MAX_BATCH_SIZE, MAX_STEP_TOKENS = 96, 6, 64

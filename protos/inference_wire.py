@@ -11,6 +11,7 @@ from typing import Any
 
 from protos.errors import InvalidRequest
 from protos.inference import (
+    ChatMessage,
     JobInfo,
     JobState,
     ModelInfo,
@@ -102,6 +103,34 @@ def encode_request(request: Request) -> SubmitRequest:
         if name not in ("prompt_token_ids", "messages", "sampling"):
             _assign(wire, name, getattr(request, name), name)
     return wire
+
+
+def decode_request(wire: SubmitRequest) -> Request:
+    """The request as a client would have made it; absent optional fields are None."""
+    sampling = {
+        entry.name: _optional(wire.sampling, entry.name) for entry in fields(SamplingParams)
+    }
+    has_ids = wire.HasField("prompt_token_ids")
+    return Request(
+        prompt=wire.prompt,
+        prompt_token_ids=list(wire.prompt_token_ids.ids) if has_ids else None,
+        messages=[ChatMessage(message.role, message.content) for message in wire.messages],
+        sampling=SamplingParams(**sampling),
+        model=wire.model,
+        priority=wire.priority,
+        tenant=wire.tenant,
+        idempotency_key=wire.idempotency_key,
+        deadline_s=wire.deadline_s,
+        cancel_on_disconnect=wire.cancel_on_disconnect,
+    )
+
+
+def _optional(wire: WireSampling, name: str) -> Any:
+    field = wire.DESCRIPTOR.fields_by_name[name]
+    if field.has_presence:
+        return getattr(wire, name) if wire.HasField(name) else None
+    value = getattr(wire, name)
+    return dict(value) if isinstance(value, Mapping) else list(value)
 
 
 def _assign(wire: Any, name: str, value: Any, path: str) -> None:

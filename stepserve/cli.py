@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -72,6 +73,8 @@ def parse(argv: Sequence[str]) -> Command:
 def main() -> int:
     """Run the command line; errors written for the user end with one line and status 1."""
     command = parse(sys.argv[1:])
+    # Services have handlers of their own; a client unwinds, and stops what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return command.run()
     except StepserveError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 import signal
@@ -19,6 +20,7 @@ POLL_INTERVAL_S = 0.1
 # A service that dies more often than this is broken, not unlucky.
 MAX_RESTARTS = 5
 RESTARTS_WINDOW_S = 60.0
+PR_SET_PDEATHSIG = 1
 
 
 class ServiceFailed(StepserveError):
@@ -31,6 +33,15 @@ class Service:
 
     name: str
     arguments: list[str]
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent is gone (Linux only).
+
+    For ``preexec_fn``: a parent that is killed outright stops nothing itself.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Child:
@@ -52,6 +63,7 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=die_with_parent,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from worker_svc.settings import WorkerSettings
-
 from scheduler_svc.settings import SchedulerSettings
+from worker_svc.settings import WorkerSettings
 
 
 class Scheduler(SchedulerSettings):

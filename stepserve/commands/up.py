@@ -56,6 +56,7 @@ class Up(BaseSettings):
         "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")
+    record_dir: str = Field("", description="write what each step did here, without any text")
 
     def run(self) -> int:
         """Serve; return the exit status."""
@@ -106,8 +107,8 @@ class Up(BaseSettings):
 
     def _scheduler(self, number: int, redis_url: str, addresses: list[str]) -> Service:
         flags = self._flags(
-            "model", "model_name", "host", "durability", "policy", "batching",
-            "max_batch_size", "max_step_tokens", "max_steps_in_flight",
+            "model", "model_name", "host", "durability", "max_batch_size", "max_step_tokens",
+            "max_steps_in_flight", "record_dir",
         )  # fmt: skip
         port = self.port + number if self.port else 0
         return Service(

@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from protos.errors import StepserveError
+from stepserve.processes import die_with_parent
+
 STOP_TIMEOUT_S = 30.0
+
+
+class ServeFailed(StepserveError):
+    """The service ended before it was ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +30,17 @@ class Served:
 
 
 @contextmanager
-def serve(model: Path, **flags: object) -> Iterator[Served]:
+def serve(model: Path | str, **flags: object) -> Iterator[Served]:
     """Run ``stepserve up`` on any free port with these flags; stop it at the end.
 
-    Raises RuntimeError where it ends before it is ready; its message is on stderr.
+    Raises ServeFailed where it ends before it is ready; its message is on stderr.
     """
     options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     process = subprocess.Popen(
         [sys.executable, "-m", "stepserve.cli", "up", f"--model={model}", "--port=0", *options],
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=die_with_parent,
     )
     try:
         yield _wait_ready(process)
@@ -53,4 +61,4 @@ def _wait_ready(process: subprocess.Popen[str]) -> Served:
         if line.startswith("ready "):
             fields = dict(pair.split("=", 1) for pair in line.split()[1:])
             return Served(fields["grpc"], fields["model"], process)
-    raise RuntimeError(f"stepserve up ended with status {process.wait()} before it was ready")
+    raise ServeFailed(f"stepserve up ended with status {process.wait()} before it was ready")

@@ -1,0 +1,126 @@
+"""Runs the lines of a batch through a service, each as one job, and notes what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from rich.progress import Progress as Bar
+from rich.progress import TaskID
+
+from protos.errors import Exhausted, InvalidRequest, NotFound, StepserveError
+from stepserve.aio import AsyncClient
+from stepserve.batch_file import BatchLine, Progress
+from stepserve.completion import Collector, Output
+
+CODES: dict[type[StepserveError], str] = {
+    InvalidRequest: "INVALID_ARGUMENT",
+    NotFound: "NOT_FOUND",
+}
+
+
+class BatchRun:
+    """One run over the lines that have no result yet."""
+
+    def __init__(self, client: AsyncClient, progress: Progress, max_jobs: int) -> None:
+        self._client = client
+        self._progress = progress
+        self._places = asyncio.Semaphore(max_jobs)
+        self._start_s = 0.0
+
+    async def run(self, lines: Sequence[BatchLine], bar: Bar, task: TaskID) -> None:
+        """Run all lines to their end. Raises where the service cannot be reached any more."""
+        self._start_s = time.monotonic()
+        waiting = [line for line in lines if line.number not in self._progress.results]
+        bar.advance(task, len(lines) - len(waiting))
+        await asyncio.gather(*(self._line(line, bar, task) for line in waiting))
+
+    async def _line(self, line: BatchLine, bar: Bar, task: TaskID) -> None:
+        await asyncio.sleep(self._start_s + line.arrival_s - time.monotonic())
+        if line.request is None:
+            result = _failed("INVALID_ARGUMENT", line.error)
+        else:
+            async with self._places:
+                result = await self._job(line)
+        self._progress.add(line.number, result)
+        bar.advance(task)
+
+    async def _job(self, line: BatchLine) -> dict[str, Any]:
+        while True:
+            try:
+                return await self._stream(line)
+            except Exhausted as error:
+                await asyncio.sleep(error.retry_after_ms / 1000)
+            except tuple(CODES) as error:
+                return _failed(CODES[type(error)], str(error))
+
+    async def _stream(self, line: BatchLine) -> dict[str, Any]:
+        collector, sent_s, first_s = Collector(), time.monotonic(), 0.0
+        async with aclosing(self._client.generate(line.request)) as events:
+            async for event in events:
+                if event.token_ids and not first_s:
+                    first_s = time.monotonic()
+                collector.add(event)
+        ended_s = time.monotonic()
+        done = collector.completion()
+        outputs = [_output(output) for output in done.outputs]
+        result = {"job_id": done.job_id, **outputs[0]}
+        if len(outputs) > 1:
+            result["outputs"] = outputs
+        return {
+            **result,
+            "usage": {
+                "prompt_tokens": done.usage.prompt_tokens,
+                "completion_tokens": done.usage.completion_tokens,
+            },
+            "ttft_s": (first_s or ended_s) - sent_s,
+            "latency_s": ended_s - sent_s,
+        }
+
+
+def _output(output: Output) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "index": output.index,
+        "token_ids": list(output.token_ids),
+        "text": output.text,
+        "finish_reason": output.finish_reason,
+    }
+    if output.finish_message:
+        fields["finish_message"] = output.finish_message
+    if output.logprobs:
+        fields["logprobs"] = [
+            {
+                "logprob": entry.logprob,
+                "top": [{"token_id": i, "logprob": value} for i, value in entry.top],
+            }
+            for entry in output.logprobs
+        ]
+    return fields
+
+
+def _failed(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
+
+
+def summary(results: Mapping[int, Mapping[str, Any]], wall_s: float) -> dict[str, Any]:
+    """Return the run's figures; times are those of the jobs that did not fail, in seconds."""
+    done = [result for result in results.values() if "error" not in result]
+    latencies = sorted(result["latency_s"] for result in done)
+    firsts = sorted(result["ttft_s"] for result in done)
+    num_tokens = sum(result["usage"]["completion_tokens"] for result in done)
+    return {
+        "jobs": len(results),
+        "failed": len(results) - len(done),
+        "wall_s": round(wall_s, 3),
+        "requests_per_s": round(len(done) / wall_s, 3),
+        "output_tokens": num_tokens,
+        "output_tokens_per_s": round(num_tokens / wall_s, 3),
+        **{
+            f"{name}_{label}": round(values[int(share * (len(values) - 1))], 4) if values else None
+            for name, values in (("ttft_s", firsts), ("latency_s", latencies))
+            for label, share in (("p50", 0.5), ("p99", 0.99))
+        },
+    }

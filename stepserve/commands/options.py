@@ -1,0 +1,79 @@
+"""Options that several client commands share, and how a stream is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from protos.inference import ChatMessage, Request, SamplingParams, StreamEvent
+
+
+class Connection(BaseSettings):
+    """Where the service is."""
+
+    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+
+    target: str = Field("localhost:50051", description="a scheduler's HOST:PORT")
+
+
+class Prompting(BaseSettings):
+    """How to sample, and under which name and urgency."""
+
+    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+
+    max_tokens: int | None = Field(None, ge=1, description="output tokens; default: what fits")
+    temperature: float | None = Field(None, description="0 is greedy; default 1")
+    top_p: float | None = Field(None, description="smallest set of tokens this likely")
+    top_k: int | None = Field(None, description="so many of the likeliest tokens")
+    seed: int | None = Field(None, description="the same seed gives the same output")
+    stop: list[str] = Field([], description="text that ends the output; may be repeated")
+    n: int | None = Field(None, ge=1, le=16, description="independent outputs")
+    priority: int = Field(0, ge=-10, le=10, description="urgency")
+    tenant: str = Field("", description="whom the work is for")
+    idempotency_key: str = Field("", description="a retry with the same key is the same job")
+
+    def request(self, prompt: str, *, chat: bool = False) -> Request:
+        """Return the request for ``prompt``."""
+        sampling = SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            stop=self.stop,
+            n=self.n,
+        )
+        return Request(
+            prompt="" if chat else prompt,
+            messages=[ChatMessage("user", prompt)] if chat else (),
+            sampling=sampling,
+            priority=self.priority,
+            tenant=self.tenant,
+            idempotency_key=self.idempotency_key,
+        )
+
+
+def show(events: Iterable[StreamEvent]) -> int:
+    """Print text as it comes, and how it ended on stderr; return the exit status.
+
+    Several outputs are printed as JSON lines instead, since their texts interleave.
+    """
+    failed = False
+    for event in events:
+        if event.index == 0 and event.text:
+            print(event.text, end="", flush=True)
+        elif event.text:
+            print(json.dumps({"index": event.index, "text": event.text}), flush=True)
+        if event.finish is not None:
+            failed = failed or event.finish.reason == "error"
+            message = f": {event.finish.message}" if event.finish.message else ""
+            print(f"\n[{event.index}: {event.finish.reason}{message}]", file=sys.stderr)
+        if event.usage is not None:
+            usage = event.usage
+            counts = f"{usage.prompt_tokens} prompt and {usage.completion_tokens} output tokens"
+            print(f"[{event.job_id}: {counts}]", file=sys.stderr)
+    return 1 if failed else 0

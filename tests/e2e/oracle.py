@@ -1,0 +1,111 @@
+"""Invariant 1 as a function: what a service gave, against what each job gives alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from protos.inference import Request, SamplingParams, StreamEvent
+from stepserve import AsyncClient
+from tests.checkpoints import EOS_TOKEN_ID, LoneRun, lone_greedy
+
+# In float32 another order of the same sums may choose otherwise where the lone run's
+# choice leads by less than this; what follows in that output cannot be compared.
+TIE_MARGINS = {"float32": 1e-4, "float64": 0.0}
+LOGPROB_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
+
+
+@dataclass(frozen=True, slots=True)
+class OracleJob:
+    """A greedy job with log-probabilities."""
+
+    prompt_token_ids: list[int]
+    max_tokens: int
+    ignore_eos: bool
+
+    def request(self) -> Request:
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=self.max_tokens, ignore_eos=self.ignore_eos, logprobs=2
+        )
+        return Request(prompt_token_ids=self.prompt_token_ids, sampling=sampling)
+
+    def alone(self, checkpoint: Path, dtype: str) -> LoneRun:
+        stops = () if self.ignore_eos else (EOS_TOKEN_ID,)
+        return lone_greedy(checkpoint, self.prompt_token_ids, self.max_tokens, dtype, stops)
+
+
+@dataclass(slots=True)
+class Output:
+    """One streamed output, its events joined."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str = ""
+
+    def add(self, event: StreamEvent, first: int = 0) -> None:
+        assert event.offset == first + len(self.token_ids) or not event.token_ids, "gap or repeat"
+        self.token_ids += event.token_ids
+        self.logprobs += [entry.logprob for entry in event.logprobs]
+        self.text += event.text
+        if event.finish is not None:
+            assert not self.finish_reason, "ended twice"
+            self.finish_reason = event.finish.reason
+
+
+def jobs(seed: int, vocab_size: int, count: int = 32) -> list[OracleJob]:
+    """Return jobs of mixed lengths: some of one token, some of several blocks and chunks."""
+    chance = random.Random(seed)
+    lengths = (1, 2, 7, 16, 17, 33, 48, 70)
+    return [
+        OracleJob(
+            [chance.randrange(1, vocab_size) for _ in range(chance.choice(lengths))],
+            chance.choice((1, 2, 9, 16, 24, 40)),
+            ignore_eos=chance.random() < 0.7,
+        )
+        for _ in range(count)
+    ]
+
+
+async def collect(client: AsyncClient, job_id: str, offset: int = 0) -> Output:
+    """Attach and follow to the end."""
+    output = Output()
+    async for event in client.attach(job_id, offset):
+        output.add(event, offset)
+    return output
+
+
+def compare(output: Output, lone: LoneRun, job: OracleJob, dtype: str) -> int:
+    """Assert that an output is the lone run's; return 1 where a near-tie was excused."""
+    margin = TIE_MARGINS[dtype]
+    pairs = zip(output.token_ids, lone.tokens, strict=False)
+    differs = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+    compared = len(lone.tokens) if differs is None else differs
+    for i in range(compared):
+        assert abs(output.logprobs[i] - lone.logprobs[i]) <= LOGPROB_TOLERANCE[dtype], (
+            f"log-probability of token {i}: {output.logprobs[i]} against {lone.logprobs[i]}"
+        )
+    if differs is not None:
+        assert lone.margins[differs] < margin, (
+            f"token {differs} is {output.token_ids[differs]}, alone {lone.tokens[differs]}, "
+            f"which led by {lone.margins[differs]:.3g}"
+        )
+        return 1
+    assert output.token_ids == lone.tokens
+    ended_by_eos = not job.ignore_eos and lone.tokens[-1] == EOS_TOKEN_ID
+    assert output.finish_reason == ("stop" if ended_by_eos else "length")
+    return 0
+
+
+def compare_all(
+    outputs: Sequence[Output], checkpoint: Path, asked: Sequence[OracleJob], dtype: str
+) -> int:
+    """Compare every output; return how many near-ties were excused, and print them."""
+    excused = sum(
+        compare(output, job.alone(checkpoint, dtype), job, dtype)
+        for output, job in zip(outputs, asked, strict=True)
+    )
+    print(f"{checkpoint.name} {dtype}: {len(asked)} jobs, {excused} excused for near-ties")
+    return excused
