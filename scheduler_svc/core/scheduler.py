@@ -126,9 +126,9 @@ class Core:
         return [Commit(self._flight.reported, tuple(rows))] if rows else []
 
     def _reported(self, event: Reported) -> list[Effect]:
-        """Take tokens, ends and blocks. A step that was reported before is ignored."""
+        """Take tokens, ends and blocks. What was reported before, or to another, is ignored."""
         report = event.report
-        if not self._flight.report(report.step):
+        if report.incarnation != self._config.incarnation or not self._flight.report(report.step):
             return []
         rows = take_outcome(self._roster, report, event.stops)
         for sequence_id, block_ids in report.freed:

@@ -151,6 +151,12 @@ MUTANTS = (
     Mutant("the lost claim on", SCHEDULER, " or self._is_lost:", ":"),
     Mutant("the lost keep what they claimed", SCHEDULER, "self._is_lost = True", "pass"),
     Mutant(
+        "another incarnation's report counts",
+        SCHEDULER,
+        "report.incarnation != self._config.incarnation or ",
+        "",
+    ),
+    Mutant(
         "waiting jobs take no place",
         SCHEDULER,
         "num_places - len(self._roster.live)",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from protos.job import CommitRow, Finish
 from protos.step import FinishReason, TokenLogprobs
 from scheduler_svc.core.errors import ProtocolError
-from scheduler_svc.core.events import Commit, StopHit
+from scheduler_svc.core.events import Commit, Reported, StopHit
 from tests.core.build import Lane, job, report
 
 STOP, LENGTH, ERROR = FinishReason.STOP, FinishReason.LENGTH, FinishReason.ERROR
@@ -85,6 +87,14 @@ def test_a_report_that_came_before_changes_nothing(step: int) -> None:
     assert lane.tell(report(step, (1, step - 1, 99))) == []
     lane.tell(report(3, (1, 2, 7)))
     assert lane.only(Commit).rows == (CommitRow("a", 0, 2, (7,)),)
+
+
+def test_a_report_of_another_incarnation_changes_nothing() -> None:
+    lane = Lane(job("a"))
+    stale = replace(report(1, (1, 0, 99)).report, incarnation="f" * 32)
+    assert lane.tell(Reported(stale)) == []
+    lane.tell(report(1, (1, 0, 5)))
+    assert lane.only(Commit).rows == (CommitRow("a", 0, 0, (5,)),)
 
 
 def test_a_report_ahead_of_its_turn_is_an_error() -> None:

@@ -49,6 +49,7 @@ class World:
         self.worker = ModelWorker(config)
         self._job_of: dict[int, tuple[str, int]] = {}
         self._last_commit = config.first_step - 1
+        self.inbox.extend(self.history)
         self.history.clear()
         self.drain()
 
