@@ -67,6 +67,11 @@ class Engine:
         self._driver: Commands | None = None
         self._is_draining = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody has the turn: a step runs, or a Hello is being answered."""
+        return self._turn.locked()
+
     async def greet(self, hello: Hello, commands: Commands) -> HelloReply:
         """Let the stream of ``commands`` drive from now on; the older one is dropped.
 

@@ -36,7 +36,7 @@ class StepService(step_wire.WorkerServicer):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def Describe(self, request: object, context: Context) -> step_wire.pb.WorkerInfo:  # noqa: ARG002
+    async def Describe(self, _request: object, _context: Context) -> step_wire.pb.WorkerInfo:
         return step_wire.encode_info(self._engine.info)
 
     async def Steps(self, request_iterator: AsyncIterator[Any], context: Context) -> None:
@@ -119,6 +119,11 @@ class WorkerServer:
     def failure(self) -> asyncio.Future[str]:
         """Set when a step failed for a reason that is no refusal: one line saying which."""
         return self._engine.failure
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a step is being executed."""
+        return self._engine.is_busy
 
     async def start(self) -> str:
         """Serve; return the address, HOST:PORT. Raises StepserveError where it is taken."""
