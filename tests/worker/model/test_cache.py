@@ -29,9 +29,10 @@ def test_layers_are_contiguous_views_that_do_not_overlap() -> None:
 
 
 def test_fresh_memory_is_zero() -> None:
-    # Leaves NaNs where the allocator is likely to look next.
-    torch.full((3, 2, 64, 2, 8, 16), float("nan"))
-    cache = KVCache(SHAPE, 64, "cpu")
+    # Small, so that the allocator hands out again what was just freed with NaNs in it.
+    freed = [torch.full((3, 2, 2, 2, 8, 16), float("nan")) for _ in range(8)]
+    del freed
+    cache = KVCache(SHAPE, 2, "cpu")
     assert all(not part.any() for index in range(3) for part in cache.layer(index))
 
 
