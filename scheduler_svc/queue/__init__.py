@@ -1,0 +1,27 @@
+"""The durable queue in Redis, and what it is asked and answers with."""
+
+from scheduler_svc.queue.bell import Follower, Rung
+from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
+from scheduler_svc.queue.limits import Durability, QueueLimits
+from scheduler_svc.queue.queue import JobQueue, Submitted, Urgency
+from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
+from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
+
+__all__ = [
+    "Durability",
+    "Fenced",
+    "Follower",
+    "JobQueue",
+    "JobSnapshot",
+    "JobState",
+    "Lease",
+    "LogRequest",
+    "OutputSnapshot",
+    "QueueLimits",
+    "RowAnswer",
+    "RowKind",
+    "Rung",
+    "Submitted",
+    "Urgency",
+    "WorkerRecord",
+]

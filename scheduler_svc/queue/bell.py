@@ -1,0 +1,195 @@
+"""The doorbell: one reader per process tells any number of followers what moved.
+
+The doorbell says only *which* jobs moved; what they hold is read from their logs. So
+a follower that is slow needs no buffer, only a set of job ids, and when that grows
+past its bound, or entries were trimmed before they were read, or the connection was
+lost, it is told that everything may have moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from protos.errors import Unavailable
+from scheduler_svc.queue.keys import Keys
+from scheduler_svc.queue.link import unavailable_when_down
+
+_BLOCK_MS = 2000
+_MAX_ENTRIES = 512
+_MAX_PENDING_IDS = 10_000
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """What has happened since the last one.
+
+    ``moved``: jobs whose logs grew or that ended. ``ended``: those of them that were
+    ended by a client or a deadline, not by their lane. ``everything``: these sets are
+    not complete, look at every job of interest.
+    """
+
+    moved: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
+    everything: bool = False
+
+
+class Follower:
+    """An endless asynchronous iterator of ``Rung``; the first says ``everything``."""
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+        self._moved: set[str] = set()
+        self._ended: set[str] = set()
+        self._everything = False
+        self._rung = asyncio.Event()
+
+    def __aiter__(self) -> Follower:
+        return self
+
+    async def __anext__(self) -> Rung:
+        await self._rung.wait()
+        self._bell.raise_failure()
+        self._rung.clear()
+        rung = Rung(frozenset(self._moved), frozenset(self._ended), self._everything)
+        self._moved, self._ended, self._everything = set(), set(), False
+        return rung
+
+    def add(self, moved: Sequence[str], ended: Sequence[str]) -> None:
+        self._moved.update(moved, ended)
+        self._ended.update(ended)
+        if len(self._moved) > _MAX_PENDING_IDS:
+            self.lose_track()
+        self._rung.set()
+
+    def lose_track(self) -> None:
+        self._moved, self._ended, self._everything = set(), set(), True
+        self._rung.set()
+
+
+class Bell:
+    """Reads the doorbell stream with one connection of its own, from the first need on."""
+
+    def __init__(self, url: str, keys: Keys, timeout_s: float) -> None:
+        self._keys = keys
+        pool = ConnectionPool.from_url(
+            url,
+            socket_timeout=None,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        # A bare connection: a pool would replace a lost one unnoticed, and behind a
+        # restart the entries' numbers may have gone back.
+        self._connection: Callable[[], AbstractConnection] = pool.make_connection
+        self._timeout_s = _BLOCK_MS / 1000 + timeout_s
+        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._listening = False
+        self.num_arrivals = 0
+
+    def follow(self) -> Follower:
+        self._start()
+        follower = Follower(self)
+        self._followers.add(follower)
+        if self._listening:
+            follower.lose_track()
+        return follower
+
+    async def wait_arrivals(self, seen: int, timeout_s: float) -> None:
+        """Returns when jobs have arrived since ``num_arrivals`` was ``seen``, or in time."""
+        self._start()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.num_arrivals == seen:
+                    self.raise_failure()
+                    await self._arrived.wait()
+        except TimeoutError:
+            return
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError("the doorbell's reader has failed") from self._failure
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="doorbell")
+
+    async def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            connection = self._connection()
+            try:
+                with unavailable_when_down():
+                    heard = int(await self._ask(connection, "GET", self._keys.rings) or 0)
+                    self._listening = True
+                    self._lose_track()
+                    pause_s = _FIRST_PAUSE_S
+                    while True:
+                        heard = await self._listen(connection, heard)
+            except Unavailable as error:
+                log.warning("doorbell: %s; trying again in %.2f s", error, pause_s)
+            except Exception as error:
+                self._failure = error
+                self._lose_track()
+                return
+            finally:
+                self._listening = False
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+    async def _listen(self, connection: AbstractConnection, heard: int) -> int:
+        """Waits for entries after number ``heard``, passes them on; the last one's number."""
+        reply = await self._ask(
+            connection,
+            *("XREAD", "COUNT", _MAX_ENTRIES, "BLOCK", _BLOCK_MS),
+            *("STREAMS", self._keys.bell, f"{heard}-0"),
+        )
+        ids: dict[bytes, list[str]] = {b"queued": [], b"moved": [], b"ended": []}
+        for entry_id, (kind, job_ids) in reply[0][1] if reply else ():
+            number = int(entry_id.partition(b"-")[0])
+            if number != heard + 1:
+                self._lose_track()
+            heard = number
+            ids[kind].extend(job_ids.decode().split("\0"))
+        if ids[b"queued"]:
+            self._arrive()
+        if ids[b"moved"] or ids[b"ended"]:
+            for follower in self._followers:
+                follower.add(ids[b"moved"], ids[b"ended"])
+        return heard
+
+    def _lose_track(self) -> None:
+        for follower in self._followers:
+            follower.lose_track()
+        self._arrive()
+
+    def _arrive(self) -> None:
+        self.num_arrivals += 1
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    async def _ask(self, connection: AbstractConnection, *command: str | int) -> Any:
+        async with asyncio.timeout(self._timeout_s):
+            await connection.send_command(*command)  # connects where it must
+            return await connection.read_response()

@@ -1,0 +1,136 @@
+"""Taking jobs from the queue for a lane, and giving them back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from protos.job import ClaimedJob, Finish, JobSpec, OutputLog
+from scheduler_svc.queue.codec import Corrupt, decode_spec
+from scheduler_svc.queue.ending import Ending
+from scheduler_svc.queue.lease import Fenced, Lease
+from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
+from scheduler_svc.queue.shard import Shard
+
+_MAX_PASSED_OVER = 64
+
+log = logging.getLogger(__name__)
+
+
+class Claiming:
+    """Claims of one process's lanes; one claim at a time for each lease.
+
+    A claim whose answer was lost must not leave jobs that nobody runs: the ids that were
+    named are kept until a claim has succeeded, and the next one names them again.
+    """
+
+    def __init__(self, shard: Shard, ending: Ending) -> None:
+        self._shard = shard
+        self._ending = ending
+        self._doubtful: dict[int, list[str]] = {}
+
+    async def claim(self, lease: Lease, fingerprint: str, max_jobs: int) -> list[ClaimedJob]:
+        named = self._doubtful.setdefault(lease.epoch, [])
+        try:
+            records = await self._take(lease, fingerprint, max_jobs, named)
+            jobs = await self._read(records)
+        except Fenced:
+            del self._doubtful[lease.epoch]
+            raise
+        del self._doubtful[lease.epoch]
+        return jobs
+
+    async def requeue(self, lease: Lease, job_ids: Sequence[str]) -> int:
+        keys = self._shard.keys
+        answer = await self._shard.run(
+            "requeue",
+            [
+                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id)),
+                *(keys.queue, keys.bell, keys.rings, *map(keys.job, job_ids)),
+            ],
+            [lease.epoch, *job_ids],
+        )
+        if answer is None:
+            raise Fenced(f"the lease on {lease.worker_id} is another's")
+        return int(answer)
+
+    async def _take(
+        self, lease: Lease, fingerprint: str, max_jobs: int, named: list[str]
+    ) -> list[Any]:
+        """Claims page by page, so that jobs for another model never hide those behind them."""
+        taken: list[Any] = []
+        candidates, least, seen = list(named), "-inf", set(named)
+        page_size = max_jobs
+        while len(taken) < max_jobs:
+            page, least = await self._page(least, page_size)
+            fresh = [job_id for job_id in page if job_id not in seen]
+            seen.update(fresh)
+            named += fresh
+            candidates += fresh
+            if not candidates:
+                break
+            room = max_jobs - len(taken)
+            taken += await self._claim(lease, fingerprint, room, candidates)
+            if not fresh:
+                break
+            candidates, page_size = [], max_jobs + _MAX_PASSED_OVER
+        return taken
+
+    async def _page(self, least: str, size: int) -> tuple[list[str], str]:
+        """Ids of the first jobs with a score of at least ``least``, and the last one's score."""
+        answer = await self._shard.link.call(
+            *("ZRANGEBYSCORE", self._shard.keys.queue, least, "+inf"),
+            *("WITHSCORES", "LIMIT", 0, size),
+        )
+        if not answer:
+            return [], least
+        return [job_id.decode() for job_id in answer[::2]], answer[-1].decode()
+
+    async def _claim(
+        self, lease: Lease, fingerprint: str, room: int, candidates: Sequence[str]
+    ) -> list[Any]:
+        keys = self._shard.keys
+        answer = await self._shard.run(
+            "claim",
+            [
+                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.queue),
+                *map(keys.job, candidates),
+            ],
+            [lease.worker_id, lease.epoch, fingerprint, room, *candidates],
+        )
+        if answer is None:
+            raise Fenced(f"the lease on {lease.worker_id} is another's")
+        return list(answer)
+
+    async def _read(self, records: Sequence[Any]) -> list[ClaimedJob]:
+        specs: list[tuple[JobSpec, bool]] = []
+        for job_id, spec, prompt, arrival, deadline, fingerprint in records:
+            try:
+                decoded = decode_spec(spec, prompt, arrival, deadline)
+            except Corrupt as error:
+                log.error("job %s cannot be read: %s", job_id.decode(), error)
+                await self._ending.end(job_id.decode(), Finish("error", str(error)))
+            else:
+                specs.append((decoded, fingerprint is not None))
+        outputs = await self._outputs([spec for spec, has_output in specs if has_output])
+        return [ClaimedJob(spec, outputs.get(spec.job_id) or _empty(spec)) for spec, _ in specs]
+
+    async def _outputs(self, specs: Sequence[JobSpec]) -> dict[str, tuple[OutputLog, ...]]:
+        requests = [
+            LogRequest(spec.job_id, index, 0, spec.sampling.logprobs >= 0)
+            for spec in specs
+            for index in range(spec.sampling.n)
+        ]
+        if not requests:
+            return {}
+        names, packed = encode_requests(self._shard.keys, requests)
+        answer = await self._shard.run("read", names, [packed])
+        logs: dict[str, list[OutputLog]] = {spec.job_id: [] for spec in specs}
+        for request, output in zip(requests, decode_outputs(requests, answer), strict=True):
+            logs[request.job_id].append(output or OutputLog(request.index))
+        return {job_id: tuple(outputs) for job_id, outputs in logs.items()}
+
+
+def _empty(spec: JobSpec) -> tuple[OutputLog, ...]:
+    return tuple(OutputLog(index) for index in range(spec.sampling.n))

@@ -1,0 +1,86 @@
+"""How job values are written in Redis. Decoding is strict: what is not ours raises."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from protos.errors import StepserveError
+from protos.job import Finish, JobSpec, SamplingParams
+from protos.step import TokenLogprobs
+
+_STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s")
+_SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
+_SAMPLING_FIELDS = frozenset(f.name for f in fields(SamplingParams))
+_FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
+
+
+class Corrupt(StepserveError):
+    """Redis holds something that this version did not write."""
+
+
+def pack_u32(values: Sequence[int]) -> bytes:
+    """Little-endian unsigned 32-bit integers. Raises struct.error for any other number."""
+    return struct.pack(f"<{len(values)}I", *values)
+
+
+def unpack_u32(data: bytes) -> tuple[int, ...]:
+    if len(data) % 4:
+        raise Corrupt(f"{len(data)} bytes are not 32-bit integers")
+    return struct.unpack(f"<{len(data) // 4}I", data)
+
+
+def encode_spec(spec: JobSpec) -> str:
+    """All of a spec but its prompt, arrival and deadline, which have fields of their own."""
+    values = {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    values["sampling"] = asdict(spec.sampling)
+    return json.dumps(values, separators=(",", ":"))
+
+
+def decode_spec(text: bytes, prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
+    values = _load(text, _SPEC_FIELDS)
+    sampling = values.pop("sampling")
+    if not isinstance(sampling, dict) or sampling.keys() != _SAMPLING_FIELDS:
+        raise Corrupt("the stored sampling has other fields than this version's")
+    sampling["stop"] = tuple(sampling["stop"])
+    sampling["stop_token_ids"] = tuple(sampling["stop_token_ids"])
+    sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling["logit_bias"])
+    return JobSpec(
+        **values,
+        sampling=SamplingParams(**sampling),
+        prompt_token_ids=unpack_u32(prompt),
+        arrival_s=float(arrival),
+        deadline_s=float(deadline) if deadline is not None else 0.0,
+    )
+
+
+def encode_finish(finish: Finish) -> str:
+    return json.dumps(asdict(finish), separators=(",", ":"))
+
+
+def decode_finish(text: bytes) -> Finish:
+    return Finish(**_load(text, _FINISH_FIELDS))
+
+
+def encode_logprobs(entry: TokenLogprobs) -> bytes:
+    """Little-endian: float32, then for each of the likeliest a u32 and a float32."""
+    pairs = [value for pair in entry.top for value in pair]
+    return struct.pack("<f" + "If" * len(entry.top), entry.logprob, *pairs)
+
+
+def decode_logprobs(data: bytes) -> TokenLogprobs:
+    count, rest = divmod(len(data) - 4, 8)
+    if count < 0 or rest:
+        raise Corrupt(f"{len(data)} bytes are not a token's log-probabilities")
+    logprob, *flat = struct.unpack("<f" + "If" * count, data)
+    return TokenLogprobs(logprob, tuple(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _load(text: bytes, names: frozenset[str]) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.keys() != names:
+        raise Corrupt("a stored record has other fields than this version's")
+    return values

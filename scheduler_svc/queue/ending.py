@@ -1,0 +1,86 @@
+"""What ends jobs from outside their lane, and what clears up after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protos.errors import Unavailable
+from protos.job import Finish
+from scheduler_svc.queue.codec import encode_finish
+from scheduler_svc.queue.leasing import Leasing
+from scheduler_svc.queue.shard import Shard
+
+_MAX_SWEPT = 256
+_MAX_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one sweep did; where a number is ``_MAX_SWEPT`` there may be more to do."""
+
+    num_overdue: int
+    num_forgotten: int
+    num_given_up: int
+
+
+class Ending:
+    """Cancels jobs and sweeps a shard. Safe to run in any number of processes."""
+
+    def __init__(self, shard: Shard, leasing: Leasing) -> None:
+        self._shard = shard
+        self._leasing = leasing
+
+    async def end(self, job_id: str, finish: Finish, *, only_overdue: bool = False) -> bool:
+        """Ends every output that has not ended; False where the job had ended or is unknown."""
+        keys = self._shard.keys
+        for _ in range(_MAX_ATTEMPTS):
+            claim = await self._shard.link.call("HGET", keys.job(job_id), "claim") or b""
+            worker_id = claim.decode().rpartition(":")[0]
+            answer = await self._shard.run(
+                "cancel",
+                [
+                    *(keys.job(job_id), keys.queue, keys.claims(worker_id)),
+                    *(keys.deadlines, keys.ended, keys.bell, keys.rings),
+                ],
+                [job_id, claim, encode_finish(finish), int(only_overdue)],
+                durable=True,
+            )
+            if answer != b"moved":
+                return bool(answer == 1)
+        raise Unavailable(f"job {job_id} changes hands too often to be ended now")
+
+    async def sweep(self) -> Sweep:
+        """Ends overdue jobs, forgets ended ones after their retention, frees dead leases."""
+        seconds, microseconds = await self._shard.link.call("TIME")
+        now_s = seconds + microseconds / 1e6
+        overdue = await self._due(self._shard.keys.deadlines, now_s)
+        limits = self._shard.limits
+        forgettable = await self._due(self._shard.keys.ended, now_s - limits.retention_s)
+        expired_ms = (now_s - limits.lease_grace_s) * 1000
+        dead = await self._due(self._shard.keys.workers, expired_ms)
+        finish = Finish("deadline", "the job's deadline has passed")
+        return Sweep(
+            sum([await self.end(job_id, finish, only_overdue=True) for job_id in overdue]),
+            sum([await self._forget(job_id) for job_id in forgettable]),
+            sum([await self._leasing.give_up(worker_id) for worker_id in dead]),
+        )
+
+    async def _due(self, index: str, until: float) -> list[str]:
+        members = await self._shard.link.call(
+            "ZRANGEBYSCORE", index, "-inf", f"{until:.6f}", "LIMIT", 0, _MAX_SWEPT
+        )
+        return [member.decode() for member in members]
+
+    async def _forget(self, job_id: str) -> bool:
+        keys = self._shard.keys
+        n, digest = await self._shard.link.call("HMGET", keys.job(job_id), "n", "idem")
+        belongings = [keys.log(job_id, index) for index in range(int(n or 0))]
+        belongings += [keys.lp(job_id, index) for index in range(int(n or 0))]
+        if digest:
+            belongings.append(keys.idem(digest.decode()))
+        answer = await self._shard.run(
+            "forget",
+            [keys.job(job_id), keys.ended, keys.jobs, *belongings],
+            [job_id, self._shard.limits.retention_s],
+        )
+        return bool(answer == 1)

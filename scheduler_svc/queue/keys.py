@@ -1,0 +1,56 @@
+"""Every key of a shard; queue.lua's header says what each holds."""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import quote
+
+
+class Keys:
+    """The keys of one model's shard. They share a hash tag, so a Redis Cluster keeps them together.
+
+    The model's name is percent-encoded, so no name can break out of the tag.
+    """
+
+    def __init__(self, model: str) -> None:
+        if not model:
+            raise ValueError("a shard is named by a model; the name is empty")
+        prefix = f"ss:{{{quote(model, safe='/')}}}:"
+        self.queue = prefix + "queue"
+        self.jobs = prefix + "jobs"
+        self.ended = prefix + "ended"
+        self.deadlines = prefix + "deadlines"
+        self.workers = prefix + "workers"
+        self.rings = prefix + "rings"
+        self.bell = prefix + "bell"
+        self.job_prefix = prefix + "job:"
+        self._log = prefix + "log:"
+        self._lp = prefix + "lp:"
+        self._idem = prefix + "idem:"
+        self._lease = prefix + "lease:"
+        self._claims = prefix + "claims:"
+
+    def job(self, job_id: str) -> str:
+        return self.job_prefix + job_id
+
+    def log(self, job_id: str, index: int) -> str:
+        return f"{self._log}{job_id}:{index}"
+
+    def lp(self, job_id: str, index: int) -> str:
+        return f"{self._lp}{job_id}:{index}"
+
+    def idem(self, digest: str) -> str:
+        return self._idem + digest
+
+    def lease(self, worker_id: str) -> str:
+        return self._lease + worker_id
+
+    def claims(self, worker_id: str) -> str:
+        return self._claims + worker_id
+
+
+def idempotency_digest(tenant: str, key: str) -> str:
+    """Of bounded length whatever a client sends; empty for no key."""
+    if not key:
+        return ""
+    return hashlib.sha256(f"{len(tenant)}:{tenant}{key}".encode()).hexdigest()

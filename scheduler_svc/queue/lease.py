@@ -1,0 +1,33 @@
+"""The right to drive a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protos.errors import StepserveError
+
+
+class Fenced(StepserveError):
+    """Somebody else has the lease now; nothing was changed. Drop what it covered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Proof of the right to drive ``worker_id``, good until a higher epoch is given out."""
+
+    worker_id: str
+    holder: str
+    epoch: int
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker that a lane drives now; ``info`` is what its lane told about it."""
+
+    worker_id: str
+    holder: str
+    epoch: int
+    expires_s: float
+    info: Mapping[str, str]

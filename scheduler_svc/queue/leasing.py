@@ -1,0 +1,78 @@
+"""Taking, keeping and giving up the right to drive a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from scheduler_svc.queue.lease import Lease, WorkerRecord
+from scheduler_svc.queue.shard import Shard
+
+
+class Leasing:
+    """The leases of one shard. A lease that is taken over raises the epoch: that is the fence."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def acquire(
+        self, worker_id: str, holder: str, ttl_ms: int, info: Mapping[str, str]
+    ) -> Lease | None:
+        if not worker_id or not holder:
+            raise ValueError("a lease needs a worker and a holder")
+        keys = self._shard.keys
+        epoch = await self._shard.run(
+            "acquire",
+            [
+                *(keys.lease(worker_id), keys.claims(worker_id)),
+                *(keys.queue, keys.workers, keys.bell, keys.rings),
+            ],
+            [worker_id, holder, ttl_ms, json.dumps(dict(info))],
+            durable=True,
+        )
+        return None if epoch is None else Lease(worker_id, holder, int(epoch), ttl_ms)
+
+    async def renew(self, lease: Lease) -> bool:
+        answer = await self._shard.run(
+            "renew",
+            [self._shard.keys.lease(lease.worker_id), self._shard.keys.workers],
+            [lease.worker_id, lease.epoch, lease.ttl_ms],
+        )
+        return answer is not None
+
+    async def release(self, lease: Lease) -> bool:
+        return await self._vacate(lease.worker_id, str(lease.epoch), 0)
+
+    async def give_up(self, worker_id: str) -> bool:
+        """Frees a lease that expired longer ago than the grace; False where it has not."""
+        grace_ms = int(self._shard.limits.lease_grace_s * 1000)
+        return await self._vacate(worker_id, "", grace_ms)
+
+    async def _vacate(self, worker_id: str, epoch: str, grace_ms: int) -> bool:
+        keys = self._shard.keys
+        answer = await self._shard.run(
+            "vacate",
+            [
+                *(keys.lease(worker_id), keys.claims(worker_id)),
+                *(keys.queue, keys.workers, keys.bell, keys.rings),
+            ],
+            [worker_id, epoch, grace_ms],
+        )
+        return answer is not None
+
+    async def workers(self) -> list[WorkerRecord]:
+        """The workers whose leases are good now."""
+        link, keys = self._shard.link, self._shard.keys
+        (seconds, microseconds), ids = await link.pipeline(
+            [("TIME",), ("ZRANGE", keys.workers, 0, -1)]
+        )
+        now_s = seconds + microseconds / 1e6
+        names = [worker_id.decode() for worker_id in ids]
+        leases = await link.pipeline(
+            [("HMGET", keys.lease(name), "holder", "epoch", "expires", "info") for name in names]
+        )
+        return [
+            WorkerRecord(name, holder.decode(), int(epoch), int(expires) / 1000, json.loads(info))
+            for name, (holder, epoch, expires, info) in zip(names, leases, strict=True)
+            if holder and int(expires) / 1000 > now_s
+        ]

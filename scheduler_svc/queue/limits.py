@@ -1,0 +1,30 @@
+"""The queue's bounds and its promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# What an answered submit or commit survives. "local": any process being killed (AOF
+# every second). "fsync": a host crash (AOF always). "replicated": the loss of the
+# primary, best effort (one replica has acknowledged). The first two are the server's
+# settings, see EmbeddedRedis; the third is asked for with every write.
+Durability = Literal["local", "fsync", "replicated"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """``retention_s``: how long an ended job is remembered.
+
+    ``lease_grace_s``: an expired lease that nobody has taken for so long is given up
+    and its jobs wait for another worker. ``timeout_s``: the time that one call to Redis
+    may take, retries included.
+    """
+
+    max_queued_jobs: int = 10_000
+    retention_s: float = 86_400.0
+    lease_grace_s: float = 15.0
+    durability: Durability = "local"
+    replica_timeout_s: float = 1.0
+    timeout_s: float = 2.0
+    max_connections: int = 16

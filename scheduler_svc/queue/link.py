@@ -1,0 +1,127 @@
+"""The edge to Redis: connections, time limits, retries, and errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from protos.errors import Unavailable
+from scheduler_svc.queue.limits import QueueLimits
+from scheduler_svc.queue.scripts import Script
+
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
+
+_REFUSALS = re.compile(
+    r"\b(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN)\b"
+)
+
+
+@contextmanager
+def unavailable_when_down() -> Iterator[None]:
+    """Turns what redis-py raises into Unavailable where the server is the cause."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise Unavailable("Redis does not answer in time") from error
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        raise Unavailable(f"Redis does not answer: {error}") from error
+    except (OutOfMemoryError, ReadOnlyError) as error:
+        raise Unavailable(f"Redis refuses to write: {error}") from error
+    except ResponseError as error:
+        if _REFUSALS.search(str(error)):
+            raise Unavailable(f"Redis refuses to serve: {error}") from error
+        raise
+
+
+class RedisLink:
+    """Runs scripts and commands. Everything raises Unavailable when Redis does not serve.
+
+    A lost connection is retried twice, so whatever is run must bear being run again.
+    """
+
+    def __init__(self, url: str, limits: QueueLimits) -> None:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=limits.max_connections,
+            timeout=limits.timeout_s,
+            socket_timeout=None,
+            socket_connect_timeout=limits.timeout_s,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries=2),
+            protocol=2,
+        )
+        self._redis = Redis.from_pool(pool)
+        self._execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
+        # One limit for the whole call, retries included. Not redis-py's own: on Python
+        # 3.11 its asyncio.wait_for can swallow the cancellation of the caller's task.
+        self._timeout_s = limits.timeout_s
+        self._replicated = limits.durability == "replicated"
+        self._replica_timeout_ms = int(limits.replica_timeout_s * 1000)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def call(self, *command: Argument) -> Any:
+        async with self._limited():
+            return await self._execute(*command)
+
+    async def pipeline(self, commands: Sequence[Command], *, atomic: bool = False) -> list[Any]:
+        """All answers in order; the first error is raised."""
+        async with self._limited():
+            pipe = self._redis.pipeline(transaction=atomic)
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(await pipe.execute())
+
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        *,
+        durable: bool = False,
+    ) -> Any:
+        """The script's answer. ``durable``: not before it has the durability that is promised."""
+        command = (len(keys), *keys, *args)
+        async with self._limited():
+            if durable and self._replicated:
+                return await self._run_replicated(script, command)
+            try:
+                return await self._execute("EVALSHA", script.sha, *command)
+            except NoScriptError:  # a new server, or one that was restarted
+                return await self._execute("EVAL", script.source, *command)
+
+    @asynccontextmanager
+    async def _limited(self) -> AsyncIterator[None]:
+        with unavailable_when_down():
+            async with asyncio.timeout(self._timeout_s):
+                yield
+
+    async def _run_replicated(self, script: Script, command: Command) -> Any:
+        # WAIT speaks of the writes of its own connection: the two must share one.
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.execute_command("EVAL", script.source, *command)
+        pipe.execute_command("WAIT", 1, self._replica_timeout_ms)
+        answer, num_replicas = await pipe.execute()
+        if num_replicas < 1:
+            raise Unavailable("no replica has acknowledged the write in time")
+        return answer

@@ -1,0 +1,236 @@
+"""The durable queue of one model: jobs, their token logs, and the leases on its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from protos.errors import Exhausted
+from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
+from scheduler_svc.queue.bell import Bell, Follower
+from scheduler_svc.queue.claiming import Claiming
+from scheduler_svc.queue.codec import encode_spec, pack_u32
+from scheduler_svc.queue.ending import Ending, Sweep
+from scheduler_svc.queue.keys import Keys, idempotency_digest
+from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
+from scheduler_svc.queue.leasing import Leasing
+from scheduler_svc.queue.limits import QueueLimits
+from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.rows import (
+    LogRequest,
+    RowAnswer,
+    decode_answers,
+    decode_outputs,
+    encode_requests,
+    encode_rows,
+)
+from scheduler_svc.queue.scripts import load_scripts
+from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.snapshot import (
+    MAX_OUTPUTS,
+    JobSnapshot,
+    JobState,
+    list_snapshots,
+    read_snapshots,
+)
+
+_RETRY_AFTER_MS = 1000
+
+# Seconds that a job's place in the queue differs from its arrival; a constant of the job.
+Urgency = Callable[[JobSpec], float]
+
+
+def first_come(_spec: JobSpec) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """``existed``: the idempotency key matched this job, which was there before."""
+
+    job_id: str
+    existed: bool
+
+
+class JobQueue:
+    """One model's jobs in Redis. Any number of processes share them.
+
+    Every method raises ``Unavailable`` when Redis does not serve; all may be called
+    again then. Those that take a lease raise ``Fenced`` when it is another's now.
+    Belongs to one event loop. Close it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        limits: QueueLimits | None = None,
+        urgency: Urgency = first_come,
+    ) -> None:
+        limits = limits or QueueLimits()
+        self._shard = Shard(RedisLink(url, limits), Keys(model), limits, load_scripts())
+        self._urgency = urgency
+        self._leasing = Leasing(self._shard)
+        self._ending = Ending(self._shard, self._leasing)
+        self._claiming = Claiming(self._shard, self._ending)
+        self._bell = Bell(url, self._shard.keys, limits.timeout_s)
+
+    async def __aenter__(self) -> JobQueue:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._bell.close()
+        await self._shard.link.close()
+
+    async def ping(self) -> None:
+        """Raises Unavailable unless Redis answers."""
+        await self._shard.link.call("PING")
+
+    # Clients' side.
+
+    async def submit(self, spec: JobSpec) -> Submitted:
+        """Stores a job; ``spec.deadline_s`` counts from now. Exhausted where the queue is full."""
+        if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
+            raise ValueError("a job needs an id without NUL and 1 to 16 outputs")
+        keys = self._shard.keys
+        digest = idempotency_digest(spec.tenant, spec.idempotency_key)
+        names = [keys.job(spec.job_id), keys.queue, keys.jobs, keys.deadlines, keys.bell]
+        names += [keys.rings, *([keys.idem(digest)] if digest else [])]
+        answer = await self._shard.run(
+            "submit",
+            names,
+            [
+                *(spec.job_id, self._shard.limits.max_queued_jobs, self._urgency(spec)),
+                *(spec.deadline_s, digest, spec.sampling.n),
+                *(encode_spec(spec), pack_u32(spec.prompt_token_ids)),
+            ],
+            durable=True,
+        )
+        if answer is None:
+            raise Exhausted("the queue is full", _RETRY_AFTER_MS)
+        return Submitted(answer[0].decode(), answer[1] == 1)
+
+    async def cancel(self, job_id: str, reason: str = "cancelled", message: str = "") -> bool:
+        """Ends every output that has not ended. False where the job had ended or is unknown."""
+        return await self._ending.end(job_id, Finish(reason, message))
+
+    async def job(self, job_id: str) -> JobSnapshot | None:
+        """None for an unknown job."""
+        [snapshot] = await read_snapshots(self._shard.link, self._shard.keys, [job_id])
+        return snapshot
+
+    async def jobs(
+        self, *, state: JobState | None = None, tenant: str = "", limit: int = 100
+    ) -> list[JobSnapshot]:
+        """At most ``limit`` jobs, newest first; of any tenant where none is named."""
+        found: list[JobSnapshot] = []
+        async for snapshot in list_snapshots(self._shard.link, self._shard.keys, state):
+            if not tenant or snapshot.spec.tenant == tenant:
+                found.append(snapshot)
+            if len(found) >= limit:
+                break
+        return found
+
+    async def read(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
+        """The outputs from their offsets on, as of one moment; None for an unknown job.
+
+        An offset beyond the end of a log reads as no tokens.
+        """
+        if not requests:
+            return []
+        names, packed = encode_requests(self._shard.keys, requests)
+        return list(decode_outputs(requests, await self._shard.run("read", names, [packed])))
+
+    def follow(self) -> Follower:
+        """Tells which jobs moved, for as long as it is iterated; first that all may have.
+
+        All followers of a process share one connection to Redis.
+        """
+        return self._bell.follow()
+
+    # Lanes' side.
+
+    async def acquire(
+        self, worker_id: str, holder: str, ttl_ms: int, info: Mapping[str, str] | None = None
+    ) -> Lease | None:
+        """The right to drive a worker, or None where another holder has it.
+
+        A lease that is free, expired or the holder's own already is given out anew, with
+        a higher epoch; jobs that were claimed under it wait in the queue again, where
+        they stood. ``info`` is told to everyone who asks for the workers.
+        """
+        return await self._leasing.acquire(worker_id, holder, ttl_ms, info or {})
+
+    async def renew(self, lease: Lease) -> bool:
+        """False: it is another's now. An expired one that nobody took is renewed."""
+        return await self._leasing.renew(lease)
+
+    async def release(self, lease: Lease) -> bool:
+        """Gives the lease up and what is claimed under it back; False: it is another's."""
+        return await self._leasing.release(lease)
+
+    @property
+    def num_arrivals(self) -> int:
+        """Grows when jobs come to wait. Take it before a claim, for ``wait_for_jobs``."""
+        return self._bell.num_arrivals
+
+    async def wait_for_jobs(self, seen: int, timeout_s: float) -> None:
+        """Returns once ``num_arrivals`` is not ``seen`` any more, or after ``timeout_s``."""
+        await self._bell.wait_arrivals(seen, timeout_s)
+
+    async def claim(self, lease: Lease, fingerprint: str, max_jobs: int) -> list[ClaimedJob]:
+        """Takes up to ``max_jobs`` jobs, first in line first, with the output they have.
+
+        Passes over jobs that have output of a model with another fingerprint. One call at
+        a time for each lease. After Unavailable, what was claimed unnoticed comes with the
+        next claim.
+        """
+        return await self._claiming.claim(lease, fingerprint, max_jobs)
+
+    async def commit(self, lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
+        """Writes a step's rows in one call; an answer for each. Committing again is harmless."""
+        if not rows:
+            return []
+        keys = self._shard.keys
+        names, args = encode_rows(keys, rows)
+        answer = await self._shard.run(
+            "commit",
+            [
+                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.deadlines),
+                *(keys.ended, keys.bell, keys.rings, *names),
+            ],
+            [lease.worker_id, lease.epoch, len(keys.job_prefix), *args],
+            durable=True,
+        )
+        if answer is None:
+            raise Fenced(f"the lease on {lease.worker_id} is another's")
+        return decode_answers(answer)
+
+    async def requeue(self, lease: Lease, job_ids: Sequence[str]) -> int:
+        """Gives jobs back to where they stood; ids that are not claimed are ignored."""
+        return await self._claiming.requeue(lease, job_ids)
+
+    # Everyone's.
+
+    async def sweep(self) -> Sweep:
+        """Ends overdue jobs, forgets ended ones after their retention, frees dead leases.
+
+        Bounded, and safe to run anywhere any time; once a second in some process is meant.
+        """
+        return await self._ending.sweep()
+
+    async def workers(self) -> list[WorkerRecord]:
+        """The workers whose leases are good now."""
+        return await self._leasing.workers()
+
+    async def num_queued(self) -> int:
+        return int(await self._shard.link.call("ZCARD", self._shard.keys.queue))

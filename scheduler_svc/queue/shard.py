@@ -1,0 +1,28 @@
+"""One model's part of Redis: the link, its keys and its scripts together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scheduler_svc.queue.keys import Keys
+from scheduler_svc.queue.limits import QueueLimits
+from scheduler_svc.queue.link import Argument, RedisLink
+from scheduler_svc.queue.scripts import Script
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What every part of the queue works with."""
+
+    link: RedisLink
+    keys: Keys
+    limits: QueueLimits
+    scripts: Mapping[str, Script]
+
+    async def run(
+        self, name: str, keys: Sequence[str], args: Sequence[Argument], *, durable: bool = False
+    ) -> Any:
+        """Runs a script of queue.lua; its section says what it answers."""
+        return await self.link.run(self.scripts[name], keys, args, durable=durable)
