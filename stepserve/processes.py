@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
@@ -14,13 +13,13 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from protos.errors import StepserveError
+from stepserve.tether import tethered
 
 STOP_TIMEOUT_S = 15.0
 POLL_INTERVAL_S = 0.1
 # A service that dies more often than this is broken, not unlucky.
 MAX_RESTARTS = 5
 RESTARTS_WINDOW_S = 60.0
-PR_SET_PDEATHSIG = 1
 
 
 class ServiceFailed(StepserveError):
@@ -29,19 +28,10 @@ class ServiceFailed(StepserveError):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What to run: ``python -m`` these arguments. It prints ``ready KEY=VALUE ...``."""
+    """What to run: a module and its arguments. It prints ``ready KEY=VALUE ...``."""
 
     name: str
     arguments: list[str]
-
-
-def die_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent is gone (Linux only).
-
-    For ``preexec_fn``: a parent that is killed outright stops nothing itself.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Child:
@@ -59,11 +49,10 @@ class Child:
         # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the
         # services in order.
         process = subprocess.Popen(
-            [sys.executable, "-m", *self.service.arguments],
+            tethered(*self.service.arguments),
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=die_with_parent,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()

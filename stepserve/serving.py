@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from protos.errors import StepserveError
-from stepserve.processes import die_with_parent
+from stepserve.tether import tethered
 
 STOP_TIMEOUT_S = 30.0
 
@@ -37,10 +36,9 @@ def serve(model: Path | str, **flags: object) -> Iterator[Served]:
     """
     options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "stepserve.cli", "up", f"--model={model}", "--port=0", *options],
+        tethered("stepserve.cli", "up", f"--model={model}", "--port=0", *options),
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=die_with_parent,
     )
     try:
         yield _wait_ready(process)
