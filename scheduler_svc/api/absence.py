@@ -29,6 +29,11 @@ class Absence:
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._is_closed = False
 
+    @property
+    def num_away(self) -> int:
+        """Jobs that are cancelled soon unless their client comes back."""
+        return len(self._timers)
+
     @contextmanager
     def stream(self, job_id: str, watch: bool) -> Iterator[None]:
         """Count a stream of the job while it is open; leave by an exception if it was cut off.
@@ -54,7 +59,7 @@ class Absence:
     async def close(self) -> None:
         """From now on, and for all that are away now: cancel nothing."""
         self._is_closed = True
-        timers = list(self._timers.values())
+        timers, self._timers = list(self._timers.values()), {}
         for timer in timers:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)

@@ -32,7 +32,7 @@ class OutputStream:
         # The text of a stop token is not shown.
         self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids)
         self._guard = StopGuard(sampling.stop)
-        self.num_tokens = 0 if tokenizer is not None else offset
+        self.num_tokens = 0
         self.has_ended = False
 
     def request(self) -> LogRequest:

@@ -39,14 +39,14 @@ class ApiServer:
     ) -> None:
         self._queue = queue
         self._hub = FollowHub(queue)
-        self._absence = Absence(queue, disconnect_grace_s)
+        self.absence = Absence(queue, disconnect_grace_s)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[StatusInterceptor()],
             options=server_options(MAX_REQUEST_BYTES),
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
-        service = InferenceService(queue, card, self._hub, self._absence)
+        service = InferenceService(queue, card, self._hub, self.absence)
         add_InferenceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflects:
@@ -72,7 +72,7 @@ class ApiServer:
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""
-        await self._absence.close()
+        await self.absence.close()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(STOP_GRACE_S)
         for task in self._tasks:

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
+MAX_CONTEXT = 64
 TEXTS = (
     "Once upon a time there was a small dog. It liked to run, and to stop.",
     "Ça déjà vu, naïve façade; über größe — «ζωή» 中文字符 日本語のテキスト 🙂🙃👩‍👩‍👧",
@@ -115,7 +116,9 @@ def tokenizer_of(kind: str) -> Tokenizer:
     return KINDS[kind]()
 
 
-def write_checkpoint(folder: Path, kind: str | None = "byte_level", max_context: int = 256) -> Path:
+def write_checkpoint(
+    folder: Path, kind: str | None = "byte_level", max_context: int = MAX_CONTEXT
+) -> Path:
     """Write a checkpoint's text files (``kind`` None: without a tokenizer)."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_of(kind or "byte_level")

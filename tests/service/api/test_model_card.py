@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from protos.errors import InvalidRequest
 from scheduler_svc.api.chat import CardError, ChatTemplate
 from scheduler_svc.api.model_card import ModelCard
-from tests.service.api.checkpoints import tokenizer_of, write_checkpoint
+from tests.service.api.checkpoints import MAX_CONTEXT, tokenizer_of, write_checkpoint
 
 MESSAGES = [
     {"role": "system", "content": "Be <kind> & brief."},
@@ -31,7 +31,7 @@ def test_a_card_says_what_the_files_say(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "tiny-dog")
     card = ModelCard.load(folder)
     backend = tokenizer_of("byte_level")
-    assert (card.name, card.max_context) == ("tiny-dog", 256)
+    assert (card.name, card.max_context) == ("tiny-dog", MAX_CONTEXT)
     assert card.vocab_size == backend.get_vocab_size()
     assert card.eos_token_ids == {backend.token_to_id("</s>")}
     digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()

@@ -1,0 +1,77 @@
+"""Where a stream goes on, decided without any connection."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from protos.inference import StreamEvent, Usage
+from protos.inference_wire import AttachRequest, SubmitRequest
+from protos.job import Finish
+from stepserve.errors import StepserveError, Unavailable
+from stepserve.following import Following
+from stepserve.retry import Retry, RetryPolicy
+
+JOB = StreamEvent("job")
+
+
+class Failed(grpc.RpcError):
+    """A call that ended with a status."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "why"
+
+    def trailing_metadata(self) -> None:
+        return None
+
+
+def test_until_there_is_output_the_first_request_is_sent_again() -> None:
+    request = SubmitRequest(prompt="Once", idempotency_key="k")
+    following = Following(request, 1)
+    assert following.request() is request
+    assert following.take(JOB) is JOB
+    assert following.request() is request
+    following.take(StreamEvent("job", 0, 0, (1, 2)))
+    assert following.request() == AttachRequest(job_id="job", offsets=[2])
+
+
+def test_each_output_goes_on_where_it_is() -> None:
+    following = Following(AttachRequest(job_id="job", offsets=[4, 5, 6]), None)
+    following.take(StreamEvent("job", 1, 5, (1, 2), finish=Finish("stop")))
+    assert following.needs_outputs
+    following.num_outputs = 3
+    assert following.request() == AttachRequest(job_id="job", offsets=[4, 7, 6])
+
+
+def test_an_end_is_told_once_but_for_the_last_of_all() -> None:
+    following = Following(SubmitRequest(), 2)
+    end = StreamEvent("job", 0, 3, finish=Finish("stop"))
+    assert following.take(end) is end
+    assert following.take(end) is None
+    with pytest.raises(StepserveError, match="ended before the job"):
+        following.closed()
+    last = StreamEvent("job", 0, 3, finish=Finish("stop"), usage=Usage(1, 2))
+    assert following.take(last) is last
+    assert following.is_complete
+    following.closed()
+
+
+def test_pauses_grow_and_stay_bounded_and_end() -> None:
+    retry = Retry(RetryPolicy(first_pause_s=0.1, max_pause_s=1.0, patience_s=3600.0))
+    lost = Failed(grpc.StatusCode.UNAVAILABLE)
+    pauses = [retry.pause_s(lost) for _ in range(50)]
+    for number, pause_s in enumerate(pauses):
+        longest = min(1.0, 0.1 * 2**number)
+        assert 0.5 * longest <= pause_s <= longest
+    retry.succeeded()
+    assert retry.pause_s(lost) <= 0.1
+    with pytest.raises(StepserveError, match="INTERNAL: why"):
+        retry.pause_s(Failed(grpc.StatusCode.INTERNAL))
+    with pytest.raises(Unavailable):
+        Retry(RetryPolicy(patience_s=0.0)).pause_s(lost)
