@@ -17,7 +17,6 @@ class Needs:
     penalties: bool
     bias: bool
     draw: bool
-    min_p: bool
     cut: bool
     logprobs: bool
     is_plain: bool
@@ -37,8 +36,7 @@ class Needs:
             penalties=penalties,
             bias=bias,
             draw=draw,
-            min_p=draw and sampling.min_p > 0,
-            cut=draw and (sampling.top_k > 0 or sampling.top_p < 1),
+            cut=draw and (sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0),
             logprobs=logprobs,
             is_plain=not (penalties or bias or draw or logprobs),
         )

@@ -1,6 +1,6 @@
 """From logits to tokens: a pipeline of stages, each over the rows that need it.
 
-penalties, logit bias, (log-probabilities), temperature, min_p, top_k, top_p, draw. A row's
+penalties, logit bias, (log-probabilities), temperature, min_p, top_k and top_p, draw. A row's
 token depends on its own logits, tokens, seed and output offset, never on the other rows.
 Sums that decide a bound are in float64. Nothing is counted from step to step: penalties are
 read off the resident tokens, the draw's randomness off (seed, index, output offset).
@@ -19,7 +19,7 @@ from worker_svc.kernels import Kernels
 from worker_svc.needs import Needs
 from worker_svc.resident import Resident
 from worker_svc.rows import RowTable
-from worker_svc.truncate import drop_below_min_p, keep_top
+from worker_svc.truncate import Bounds, draw_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +115,17 @@ class Sampler:
     def _draw(self, scores: Tensor, residents: Sequence[Resident]) -> Tensor:
         table, lines = self._table, self._lines(residents)
         scores = scores / table.temperature[lines, None].to(scores.dtype)
-        if at := _where(residents, lambda needs: needs.min_p):
-            scores[at] = drop_below_min_p(scores[at], table.min_p[lines[at]])
-        if at := _where(residents, lambda needs: needs.cut):
-            cut = lines[at]
-            scores[at] = keep_top(scores[at], table.top_k[cut], table.top_p[cut])
         offsets = torch.tensor([r.num_output_tokens for r in residents], device=scores.device)
         uniforms = self._kernels.uniforms(table.seed[lines], table.index[lines], offsets)
-        return self._kernels.categorical(scores, uniforms)
+        categorical = self._kernels.categorical
+        token_ids = torch.empty_like(lines)
+        if at := _where(residents, lambda needs: not needs.cut):
+            token_ids[at] = categorical(scores[at], uniforms[at])
+        if at := _where(residents, lambda needs: needs.cut):
+            cut = lines[at]
+            bounds = Bounds(table.min_p[cut], table.top_k[cut], table.top_p[cut])
+            token_ids[at] = draw_within(scores[at], bounds, uniforms[at], categorical)
+        return token_ids
 
     def _lines(self, residents: Sequence[Resident]) -> Tensor:
         return torch.tensor([resident.line for resident in residents], device=self._table.device)

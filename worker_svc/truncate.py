@@ -1,57 +1,117 @@
-"""Which tokens may be drawn: min_p, top_k and top_p, in this order.
+"""Drawing from part of the vocabulary: min_p, then top_k of what is left, then top_p of that.
 
-Each row's result depends on that row alone. Tokens that are exactly as likely as the last one
-kept are kept with it, so the order in which a sort leaves equals decides nothing.
+Only the likeliest tokens of a row are looked at, more of them where those do not decide it: a
+nucleus is rarely wide, and sorting a vocabulary costs more than a small model's step. How far
+was looked changes no result, and no row's result depends on another row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-# A nucleus is rarely wider: the vocabulary is sorted only for the rows whose is.
-NARROW_WIDTH = 256
+# How many tokens are looked at first, and where those were not enough; then all are.
+WIDTHS = (128, 2048)
+
+Categorical = Callable[[Tensor, Tensor], Tensor]
 
 
-def drop_below_min_p(scores: Tensor, min_p: Tensor) -> Tensor:
-    """-inf where a token is less than ``min_p`` times as likely as the likeliest.
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of D rows: ``min_p [D]`` in [0, 1], ``top_k [D]`` int64 (0: all), ``top_p [D]`` in (0, 1]."""
 
-    ``scores [D, V]`` are logits over the temperature; ``min_p [D]`` is in [0, 1].
+    min_p: Tensor
+    top_k: Tensor
+    top_p: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Bounds:
+        return Bounds(self.min_p[rows], self.top_k[rows], self.top_p[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """The W likeliest tokens of D rows, likeliest first.
+
+    Attributes:
+        scores: ``[D, W]`` logits, -inf for those that may not be drawn.
+        token_ids: ``[D, W]`` int64.
+        is_sure: ``[D]`` bool: every token that may be drawn is among them.
     """
-    floor = scores.amax(-1) + min_p.to(scores.dtype).log()
-    return scores.masked_fill(scores < floor[:, None], -torch.inf)
+
+    scores: Tensor
+    token_ids: Tensor
+    is_sure: Tensor
+
+    def draw(self, uniforms: Tensor, categorical: Categorical) -> Tensor:
+        """``[D]`` ids, drawn in the vocabulary's order as from all of its tokens."""
+        token_ids, order = self.token_ids.sort(-1)
+        places = categorical(self.scores.gather(1, order), uniforms)
+        return token_ids.gather(1, places[:, None]).squeeze(1)
 
 
-def keep_top(scores: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """-inf outside the ``top_k`` likeliest, and of these outside the likeliest ``top_p`` of mass.
+def draw_within(
+    scores: Tensor, bounds: Bounds, uniforms: Tensor, categorical: Categorical
+) -> Tensor:
+    """Draw a token of each row.
 
-    ``scores [D, V]``; ``top_k [D]`` int64, 0 is all; ``top_p [D]`` in (0, 1], 1 is all. The
-    token that reaches ``top_p`` is kept (Holtzman et al., "The Curious Case of Neural Text
-    Degeneration", section 3.1).
+    Args:
+        scores: ``[D, V]`` logits over the temperature, float32 or float64.
+        bounds: of the D rows.
+        uniforms: ``[D]`` in [0, 1).
+        categorical: as in Kernels.
+
+    Returns:
+        ``[D]`` int64.
+    """
+    num_rows, vocab_size = scores.shape
+    drawn = torch.zeros(num_rows, dtype=torch.int64, device=scores.device)
+    left = torch.arange(num_rows, device=scores.device)
+    for width in (*(width for width in WIDTHS if width < vocab_size), vocab_size):
+        part = likeliest(scores[left], bounds[left], width)
+        drawn[left] = part.draw(uniforms[left], categorical)
+        left = left[~part.is_sure]
+        if left.numel() == 0:
+            break
+    return drawn
+
+
+def likeliest(scores: Tensor, bounds: Bounds, width: int) -> Likeliest:
+    """Look at the ``width`` likeliest of ``scores [D, V]``.
+
+    The token that reaches ``top_p`` may be drawn (Holtzman et al., "The Curious Case of Neural
+    Text Degeneration", section 3.1), and so may those exactly as likely as the last one that
+    may: the order in which equals are sorted decides nothing. Masses are summed in float64:
+    at a bound the order of summation must not matter either.
     """
     vocab_size = scores.shape[1]
-    top_k = torch.where(top_k == 0, vocab_size, top_k).clamp(max=vocab_size)
-    lowest, is_sure = _lowest_kept(scores, top_k, top_p, min(NARROW_WIDTH, vocab_size))
-    wider = (~is_sure).nonzero().squeeze(1)
-    if wider.numel():
-        lowest[wider], _ = _lowest_kept(scores[wider], top_k[wider], top_p[wider], vocab_size)
-    return scores.masked_fill(scores < lowest[:, None], -torch.inf)
-
-
-def _lowest_kept(scores: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The lowest score kept ``[D]``, and whether the ``width`` likeliest were enough to tell.
-
-    Masses are summed in float64: at a row's bound the order of summation must not matter.
-    """
-    values = scores.topk(width).values
-    in_top_k = torch.arange(width, device=scores.device) < top_k[:, None]
-    masses = (values - values[:, :1]).to(torch.float64).exp() * in_top_k
+    top = scores.topk(width)
+    values = top.values
+    top_k = torch.where(bounds.top_k == 0, vocab_size, bounds.top_k).clamp(max=vocab_size)
+    floor = values[:, 0] + bounds.min_p.to(scores.dtype).log()
+    places = torch.arange(width, device=scores.device)
+    in_play = (places < top_k[:, None]) & (values >= floor[:, None])
+    masses = (values - values[:, :1]).to(torch.float64).exp() * in_play
     reached = masses.cumsum(-1)
-    total = (scores - values[:, :1]).exp().sum(-1, dtype=torch.float64)
-    total = torch.where(top_k <= width, reached[:, -1], total)
-    target = torch.where(top_p < 1, top_p * total, torch.inf)
-    kept = in_top_k & (reached - masses < target[:, None])
-    lowest = values.gather(1, kept.sum(-1, keepdim=True) - 1).squeeze(1)
-    # The mass of a top_k between width and the whole vocabulary is not known here.
-    is_whole = top_k >= scores.shape[1]
-    return lowest, (top_k <= width) | (is_whole & (reached[:, -1] >= target))
+    is_all_seen = (top_k <= width) | (values[:, -1] < floor)
+    total = torch.where(is_all_seen, reached[:, -1], _mass(scores, values[:, 0], floor))
+    target = torch.where(bounds.top_p < 1, bounds.top_p * total, torch.inf)
+    num_kept = (in_play & (reached - masses < target[:, None])).sum(-1, keepdim=True)
+    lowest = values.gather(1, num_kept - 1)
+    # The mass of a top_k that ends between width and the whole vocabulary is not known yet.
+    is_total_known = is_all_seen | (top_k == vocab_size)
+    is_reached = is_all_seen | (reached[:, -1] >= target)
+    is_sure = is_total_known & is_reached & (values[:, -1] < lowest[:, 0])
+    return Likeliest(
+        scores=values.masked_fill(values < lowest, -torch.inf),
+        token_ids=top.indices,
+        is_sure=is_sure | (width == vocab_size),
+    )
+
+
+def _mass(scores: Tensor, peak: Tensor, floor: Tensor) -> Tensor:
+    """The mass ``[D]`` float64 of all tokens not below ``floor``, the likeliest one's being 1."""
+    weights = (scores - peak[:, None]).exp_()
+    return weights.masked_fill_(scores < floor[:, None], 0.0).sum(-1, dtype=torch.float64)

@@ -13,12 +13,13 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from protos.step import Admission, Sampling
+from worker_svc import truncate
 from worker_svc.kernels import select
 from worker_svc.limits import Limits
 from worker_svc.resident import Resident
 from worker_svc.rows import RowTable
 from worker_svc.sampler import Sampled, Sampler
-from worker_svc.truncate import NARROW_WIDTH, keep_top
+from worker_svc.truncate import Bounds, likeliest
 
 VOCAB_SIZE = 600
 LIMITS = Limits(VOCAB_SIZE, 64, 4, 64, 64, 64)
@@ -305,20 +306,47 @@ def test_the_offset_and_the_index_change_the_draw() -> None:
     assert len(set(sample(by_index, logits).token_ids.tolist())) > 30
 
 
+def kept(scores: Tensor, bounds: Bounds, width: int) -> tuple[list[set[int]], list[bool]]:
+    """The tokens that may be drawn, of the ``width`` likeliest, and whether that is all of them."""
+    found = likeliest(scores, bounds, width)
+    rows = zip(found.token_ids.tolist(), found.scores.tolist(), strict=True)
+    tokens = [{i for i, s in zip(*row, strict=True) if s > -math.inf} for row in rows]
+    return tokens, found.is_sure.tolist()
+
+
 def test_ties_with_the_last_token_kept_are_kept() -> None:
-    scores = torch.zeros((2, 8))
+    scores = torch.zeros((3, 8))
     scores[:, 2] = 1.0
-    kept = keep_top(scores, torch.tensor([3, 0]), torch.tensor([1.0, 0.5]))
-    assert torch.isfinite(kept).all()
+    top_k, top_p = torch.tensor([3, 0, 0]), torch.tensor([1.0, 0.5, 0.1])
+    bounds = Bounds(torch.zeros(3), top_k, top_p)
+    assert kept(scores, bounds, 8) == ([set(range(8)), set(range(8)), {2}], [True] * 3)
+    # Of the first two rows equals were left out of sight.
+    assert kept(scores, bounds, 5)[1] == [False, False, True]
 
 
-@pytest.mark.parametrize("spread", [0.0001, 5.0])
-def test_a_nucleus_wider_than_the_first_look_is_found(spread: float) -> None:
-    scores = random_logits(6, torch.float64, 31, spread)
-    top_p = torch.tensor([0.2, 0.5, 0.9, 0.99, 0.9999, 1.0])
-    top_k = torch.tensor([0, 0, NARROW_WIDTH + 50, 0, 0, NARROW_WIDTH + 1])
-    kept = keep_top(scores, top_k, top_p)
-    for at in range(6):
-        sampling = Sampling(50, top_k=int(top_k[at]), top_p=float(top_p[at]))
-        expected = probabilities(Case(sampling, prompt=(1,)), scores[at].tolist())
-        assert torch.isfinite(kept[at]).tolist() == [p > 0 for p in expected]
+@pytest.mark.parametrize("spread", [0.0001, 1.0, 5.0])
+@pytest.mark.parametrize("width", [1, 20, 300, VOCAB_SIZE])
+def test_however_far_it_looks_it_is_sure_only_of_what_is_right(spread: float, width: int) -> None:
+    scores = random_logits(24, torch.float64, 31, spread)
+    top_p = torch.tensor([0.2, 0.5, 0.9, 0.99, 0.9999, 1.0]).repeat(4)
+    top_k = torch.tensor([0, 0, 350, 0, 19, 301]).repeat(4)
+    min_p = torch.tensor([0.0, 0.01, 0.3, 0.9]).repeat_interleave(6)
+    tokens, is_sure = kept(scores, Bounds(min_p, top_k, top_p), width)
+    for at in range(24):
+        sampling = Sampling(
+            50, top_k=int(top_k[at]), top_p=float(top_p[at]), min_p=float(min_p[at])
+        )
+        chances = probabilities(Case(sampling, prompt=(1,)), scores[at].tolist())
+        expected = {token_id for token_id, chance in enumerate(chances) if chance > 0}
+        assert not is_sure[at] or tokens[at] == expected
+    assert width < VOCAB_SIZE or all(is_sure)
+    assert width == 1 or spread < 1 or sum(is_sure) >= 6
+
+
+def test_a_draw_is_the_same_however_far_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, logits = random_cases(60, seed=13), random_logits(60, torch.float64, 14, 1.0)
+    draws = []
+    for widths in ((), (1,), (20, 300), (599,)):
+        monkeypatch.setattr(truncate, "WIDTHS", widths)
+        draws.append(sample(cases, logits).token_ids.tolist())
+    assert all(draw == draws[0] for draw in draws)
