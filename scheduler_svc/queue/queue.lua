@@ -200,64 +200,51 @@ return #ids
 -- shorter than the row's offset.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'fingerprint')
 if lease[1] ~= ARGV[2] then return false end
-local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
 local APPLIED, EXISTED, ENDED = -1, -2, -3
+local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
+local heads, tokens = ARGV[4], ARGV[5]
+local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
 
-local function end_job(job, id)
-  local now = seconds(time_us())
-  redis.call('HSET', job, 'ended', now)
-  redis.call('ZADD', KEYS[4], now, id)
-  redis.call('ZREM', KEYS[2], id)
-  redis.call('ZREM', KEYS[3], id)
+local function end_output(job, field, finish)
+  call('HSET', job, field, finish)
+  if call('HINCRBY', job, 'open', -1) > 0 then return end
+  local id, now = string.sub(job, prefix_length + 1), seconds(time_us())
+  call('HSET', job, 'ended', now)
+  call('ZADD', KEYS[4], now, id)
+  call('ZREM', KEYS[2], id)
+  call('ZREM', KEYS[3], id)
 end
 
-local function append(row, length)
-  local skip = length - row.offset
-  if skip >= row.num_tokens then return false end
-  redis.call('APPEND', row.log, string.sub(ARGV[5], row.token + 4 * skip,
-    row.token + 4 * row.num_tokens - 1))
-  for i = skip + 1, row.num_logprobs do
-    redis.call('RPUSH', row.lp, ARGV[row.arg + i - 1])
-  end
-  return true
-end
-
-local function apply(row)
-  local field = 'f' .. row.index
-  local job = redis.call('HMGET', row.job, 'claim', field)
-  local length = redis.call('STRLEN', row.log) / 4
-  if job[2] then
-    local same = job[2] == row.finish and length == row.offset + row.num_tokens
-    return same and EXISTED or ENDED
-  end
-  if job[1] ~= mark then return ENDED end
-  if length < row.offset then return length end
-  local moved = append(row, length)
-  if length == 0 then redis.call('HSETNX', row.job, 'fingerprint', lease[2]) end
-  if row.finish then
-    redis.call('HSET', row.job, field, row.finish)
-    if redis.call('HINCRBY', row.job, 'open', -1) == 0 then end_job(row.job, row.id) end
-  end
-  return (moved or row.finish) and APPLIED or EXISTED
-end
-
-local answers, ids, seen = {}, {}, {}
+local answers, ids, last = {}, {}, nil
 local key, arg, token = 7, 6, 1
-for at = 1, #ARGV[4], 20 do
-  local index, offset, num_tokens, num_logprobs, ends =
-    struct.unpack('<I4I4I4I4I4', ARGV[4], at)
-  local job = KEYS[key]
-  local id = string.sub(job, prefix_length + 1)
-  local answer = apply({
-    job = job, id = id, log = KEYS[key + 1], lp = KEYS[key + 2], index = index,
-    offset = offset, num_tokens = num_tokens, num_logprobs = num_logprobs,
-    token = token, arg = arg, finish = ends == 1 and ARGV[arg + num_logprobs],
-  })
-  if answer == APPLIED and not seen[id] then
-    seen[id] = true
-    ids[#ids + 1] = id
+for at = 1, #heads, 20 do
+  local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
+  local job, log, field = KEYS[key], KEYS[key + 1], 'f' .. index
+  local finish = ends == 1 and ARGV[arg + num_logprobs]
+  local state = call('HMGET', job, 'claim', field)
+  local length = call('STRLEN', log) / 4
+  local skip, answer = length - offset, EXISTED
+  if state[2] then
+    local same = state[2] == finish and skip == num_tokens
+    answer = same and EXISTED or ENDED
+  elseif state[1] ~= mark then
+    answer = ENDED
+  elseif skip < 0 then
+    answer = length
+  elseif skip < num_tokens or finish then
+    answer = APPLIED
+    if length == 0 then call('HSETNX', job, 'fingerprint', lease[2]) end
+    if skip < num_tokens then
+      call('APPEND', log, string.sub(tokens, token + 4 * skip, token + 4 * num_tokens - 1))
+      for i = skip, num_logprobs - 1 do call('RPUSH', KEYS[key + 2], ARGV[arg + i]) end
+    end
+    if finish then end_output(job, field, finish) end
+    if job ~= last then
+      ids[#ids + 1] = string.sub(job, prefix_length + 1)
+      last = job
+    end
   end
-  answers[#answers + 1] = struct.pack('<i4', answer)
+  answers[#answers + 1] = pack_answer('<i4', answer)
   key = key + (num_logprobs > 0 and 3 or 2)
   arg = arg + num_logprobs + ends
   token = token + 4 * num_tokens
