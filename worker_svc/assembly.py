@@ -10,6 +10,7 @@ from kvstore.blocks import num_blocks_for
 from kvstore.cache import CacheShape, KVCache
 from protos.errors import StepserveError
 from protos.step import WorkerInfo
+from worker_svc.checkpoint import first_line
 from worker_svc.kernels import Kernels, KernelsUnavailable, select
 from worker_svc.limits import Limits
 from worker_svc.loading import LoadedModel, load_model
@@ -75,9 +76,8 @@ def _make_room(settings: WorkerSettings, model: LoadedModel) -> tuple[Limits, KV
         dtype=decoder.dtype,
     )
     max_context = min(settings.max_context or config.max_context, config.max_context)
-    wanted = settings.max_batch_size * num_blocks_for(max_context, settings.block_size)
-    num_blocks = settings.num_blocks or min(
-        wanted, _num_blocks_free(settings, shape, decoder.device)
+    num_blocks = settings.num_blocks or _num_blocks_free(
+        settings, shape, decoder.device, max_context
     )
     if num_blocks * settings.block_size < 2:
         raise WorkerUnavailable("no memory is left for the KV cache: a smaller model, or more")
@@ -93,13 +93,18 @@ def _make_room(settings: WorkerSettings, model: LoadedModel) -> tuple[Limits, KV
         return limits, KVCache(shape, num_blocks, decoder.device)
     except RuntimeError as error:
         size_gib = num_blocks * shape.bytes_per_block / 2**30
-        raise WorkerUnavailable(f"a KV cache of {size_gib:.1f} GiB: {error}") from error
+        problem = f"a KV cache of {size_gib:.1f} GiB: {first_line(error)}"
+        raise WorkerUnavailable(problem) from error
 
 
-def _num_blocks_free(settings: WorkerSettings, shape: CacheShape, device: torch.device) -> int:
+def _num_blocks_free(
+    settings: WorkerSettings, shape: CacheShape, device: torch.device, max_context: int
+) -> int:
+    """A GPU's memory is ours up to the fraction; a CPU's is shared: no more than can be used."""
     free = free_bytes(device)
     if device.type == "cpu":
-        return shape.num_blocks_that_fit(free, CPU_CACHE_FRACTION)
+        wanted = settings.max_batch_size * num_blocks_for(max_context, settings.block_size)
+        return min(wanted, shape.num_blocks_that_fit(free, CPU_CACHE_FRACTION))
     total = torch.cuda.get_device_properties(device).total_memory
     kept_free = int(total * (1 - settings.memory_fraction))
     return shape.num_blocks_that_fit(max(0, free - kept_free), 1.0)

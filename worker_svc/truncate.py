@@ -96,7 +96,9 @@ def likeliest(scores: Tensor, bounds: Bounds, width: int) -> Likeliest:
     masses = (values - values[:, :1]).to(torch.float64).exp() * in_play
     reached = masses.cumsum(-1)
     is_all_seen = (top_k <= width) | (values[:, -1] < floor)
-    total = torch.where(is_all_seen, reached[:, -1], _mass(scores, values[:, 0], floor))
+    total = reached[:, -1]
+    if not is_all_seen.all():
+        total = torch.where(is_all_seen, total, _mass(scores, values[:, 0], floor))
     target = torch.where(bounds.top_p < 1, bounds.top_p * total, torch.inf)
     num_kept = (in_play & (reached - masses < target[:, None])).sum(-1, keepdim=True)
     lowest = values.gather(1, num_kept - 1)
