@@ -264,8 +264,11 @@ async def test_reflection_names_the_service(served: Served) -> None:
 
 
 @pytest.fixture
-async def mortal(tmp_path: Path, card: ModelCard) -> AsyncIterator[tuple[EmbeddedRedis, Served]]:
+async def mortal(
+    tmp_path: Path, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[EmbeddedRedis, Served]]:
     """A service with a Redis of its own, to be killed."""
+    monkeypatch.delenv("STEPSERVE_REDIS_URL", raising=False)
     redis = EmbeddedRedis.start(tmp_path, "local")
     async with serving(redis.url, replace(card, name=f"m-{uuid.uuid4().hex[:6]}")) as served:
         yield redis, served

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,18 @@ async def test_a_chat_is_rendered_and_not_marked_twice(card: ModelCard) -> None:
     text = "<s><|user|>hi<|assistant|>"
     assert list(spec.prompt_token_ids) == card.tokenizer.encode(text, add_special_tokens=False)
     assert list(spec.prompt_token_ids).count(card.tokenizer.token_id("<s>") or -1) == 1
+
+
+async def test_a_long_text_does_not_stop_everything_else(card: ModelCard) -> None:
+    assert card.tokenizer is not None
+    text = "Once upon a time 🙂 " * 10_000
+    encoding = asyncio.create_task(card.tokenizer.encode_async(text))
+    num_turns = 0
+    while not encoding.done():
+        await asyncio.sleep(0.001)
+        num_turns += 1
+    assert num_turns >= 10
+    assert await encoding == card.tokenizer.encode(text)
 
 
 async def test_without_a_tokenizer_only_ids_are_taken(tmp_path: Path) -> None:
