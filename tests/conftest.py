@@ -1,0 +1,23 @@
+"""What every test may use: one real Redis for the session, and one thread for tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+# Before torch is loaded by any test module: two threads on two busy cores are slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from scheduler_svc.queue.embedded import EmbeddedRedis
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis. Tests share it: each uses a model name, and so a shard, of its own."""
+    redis = EmbeddedRedis.start(tmp_path_factory.mktemp("redis"), "local")
+    yield redis.url
+    redis.stop()

@@ -1,0 +1,171 @@
+"""The service as users run it: ``stepserve up`` and its processes, killed and restarted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepserve import Client, Request, SamplingParams
+from stepserve.serving import Served, serve
+from tests.checkpoints import add_tokenizer, lone_greedy, make_checkpoint
+from tests.e2e.oracle import OracleJob, Output, compare_all, jobs
+
+DEADLINE_S = 120.0
+FLAGS = {"num_threads": 1, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("processes") / "llama"
+    return add_tokenizer(make_checkpoint(directory, "llama"), 257)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; fail after a minute or two."""
+    end_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end_s, f"never: {what}"
+        time.sleep(0.02)
+
+
+def children(pid: int, module: str) -> list[int]:
+    """Return the ids of the direct children that run ``module``."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            if module in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+    return found
+
+
+def follow(client: Client, job_ids: list[str]) -> list[Output]:
+    outputs = []
+    for job_id in job_ids:
+        output = Output()
+        for event in client.attach(job_id):
+            output.add(event)
+        outputs.append(output)
+    return outputs
+
+
+def num_tokens(client: Client, job_id: str) -> int:
+    return client.get(job_id).outputs[0].num_tokens
+
+
+def slow_jobs() -> list[OracleJob]:
+    """Jobs that are long enough to be killed in their middle."""
+    return [OracleJob(job.prompt_token_ids, 300, ignore_eos=True) for job in jobs(5, 257, count=6)]
+
+
+def kill_everything(served: Served) -> None:
+    """SIGKILL the command and all below it, as a power cut would."""
+    pids = [served.process.pid]
+    for pid in pids:
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            pids += [int(child) for child in path.read_text().split()]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    served.process.wait()
+
+
+def test_every_process_killed_and_started_again_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+    asked = slow_jobs()
+    sampled = Request(
+        prompt_token_ids=[1, 2, 3],
+        sampling=SamplingParams(temperature=1.0, seed=99, max_tokens=300, ignore_eos=True),
+    )
+    flags: dict[str, Any] = {**FLAGS, "data_dir": tmp_path / "data"}
+    with serve(checkpoint, **flags) as served, Client(served.target) as client:
+        whole = client.complete(sampled)
+        job_ids = [client.submit(job.request()) for job in asked]
+        job_ids.append(client.submit(sampled))
+        # Redis writes its log once a second: let it, so that there is output to go on from.
+        wait_until(lambda: num_tokens(client, job_ids[-1]) >= 3, "tokens")
+        kill_everything(served)
+    with serve(checkpoint, **flags) as served, Client(served.target) as client:
+        *outputs, again = follow(client, job_ids)
+    compare_all(outputs, checkpoint, asked, "float32")
+    assert tuple(again.token_ids) == whole.outputs[0].token_ids
+
+
+def test_a_killed_worker_and_a_killed_scheduler_lose_nothing(checkpoint: Path) -> None:
+    asked = slow_jobs()
+    with serve(checkpoint, **FLAGS) as served, Client(served.target) as client:
+        job_ids = [client.submit(job.request()) for job in asked]
+        wait_until(lambda: num_tokens(client, job_ids[0]) >= 10, "tokens")
+        [worker] = children(served.process.pid, "worker_svc")
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: num_tokens(client, job_ids[0]) >= 60, "tokens of the next worker")
+        [scheduler] = children(served.process.pid, "scheduler_svc")
+        os.kill(scheduler, signal.SIGKILL)
+        outputs = follow(client, job_ids)
+        compare_all(outputs, checkpoint, asked, "float32")
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(30) == 0
+
+
+def test_the_triton_kernels_serve_in_the_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = add_tokenizer(make_checkpoint(tmp_path / "llama", "llama"), 257)
+    asked = [OracleJob(job.prompt_token_ids[:9], 6, ignore_eos=True) for job in jobs(6, 257, 4)]
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with serve(checkpoint, **FLAGS, kernels="triton") as served, Client(served.target) as client:
+        job_ids = [client.submit(job.request()) for job in asked]
+        outputs = follow(client, job_ids)
+    compare_all(outputs, checkpoint, asked, "float32")
+
+
+def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {"prompt_token_ids": [i + 1, 7], "sampling": {"max_tokens": 200, "temperature": 0.0,
+         "ignore_eos": True, "logprobs": 1}, "arrival_s": 0.01 * i} for i in range(6)
+    ]  # fmt: skip
+    lines[2]["sampling"]["temperature"] = -1
+    lines.append({"prompt": "ab", "nonsense": 1})
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
+    out = tmp_path / "out.jsonl"
+    command = [
+        *(sys.executable, "-m", "stepserve.cli", "batch", str(tmp_path / "in.jsonl"), str(out)),
+        *(f"--model={checkpoint}", "--num-threads=1", "--max-batch-size=2"),
+    ]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    partial = tmp_path / "out.jsonl.partial"
+    wait_until(lambda: partial.exists() and partial.read_text().count("token_ids") >= 1, "a result")
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert not out.exists()
+    second = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures = json.loads(second.stdout.splitlines()[-1])
+    assert (figures["jobs"], figures["failed"]) == (8, 3)
+    results = [json.loads(line) for line in out.read_text().splitlines()]
+    for i in (0, 1, 3, 4, 5):
+        lone = lone_greedy(checkpoint, [i + 1, 7], 200, "float32", ())
+        assert results[i]["token_ids"] == lone.tokens
+        assert results[i]["finish_reason"] == "length"
+        assert len(results[i]["logprobs"]) == 200
+        assert results[i]["usage"] == {"prompt_tokens": 2, "completion_tokens": 200}
+    assert results[2]["error"]["code"] == "INVALID_ARGUMENT"
+    assert "temperature" in results[2]["error"]["message"]
+    assert "nonsense" in results[6]["error"]["message"]
+    assert "JSON" in results[7]["error"]["message"]
+    assert list(tmp_path.glob(".out*")) == [], "the batch's own jobs are left behind"
+
+
+def test_a_bad_checkpoint_ends_up_with_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stepserve.cli", "up", f"--model={tmp_path}", "--port=0"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "model.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
