@@ -32,7 +32,12 @@ STOP_GRACE_S = 0.5
 
 
 class ApiServer:
-    """Serves ``Inference`` for one queue. Healthy as long as Redis answers."""
+    """Serves ``Inference`` for one queue.
+
+    Its health, by the name of the service: SERVING while Redis answers, so that no client
+    is sent here meanwhile. By no name, the process's: SERVING all the same, since starting
+    it again would not bring Redis back.
+    """
 
     def __init__(
         self, queue: JobQueue, card: ModelCard, disconnect_grace_s: float, reflects: bool
@@ -81,10 +86,12 @@ class ApiServer:
 
     async def _watch_health(self) -> None:
         hub = self._tasks[0]
+        await self._set_health("", True)
         while not hub.done():
-            await self._set_health(await self._redis_answers())
+            await self._set_health(SERVICE_NAME, await self._redis_answers())
             await asyncio.wait((hub,), timeout=HEALTH_INTERVAL_S)
-        await self._set_health(False)
+        for name in ("", SERVICE_NAME):
+            await self._set_health(name, False)
         if not hub.cancelled():
             log.error("the api follows no logs any more", exc_info=hub.exception())
 
@@ -94,9 +101,8 @@ class ApiServer:
             return True
         return False
 
-    async def _set_health(self, is_serving: bool) -> None:
+    async def _set_health(self, name: str, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus.Value(
             "SERVING" if is_serving else "NOT_SERVING"
         )
-        for name in ("", SERVICE_NAME):
-            await self._health.set(name, status)
+        await self._health.set(name, status)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +150,36 @@ def test_a_damaged_checkpoint_is_named_in_one_line(
 def test_a_directory_that_is_not_there(source: str) -> None:
     with pytest.raises(CardError, match="no such directory"):
         ModelCard.load(source)
+
+
+def load_offline(home: Path, source: str) -> subprocess.CompletedProcess[str]:
+    """Load a card in a process of its own: the hub's client reads its settings once."""
+    code = (
+        "import sys\n"
+        "from scheduler_svc.api.chat import CardError\n"
+        "from scheduler_svc.api.model_card import ModelCard\n"
+        "try:\n    card = ModelCard.load(sys.argv[1])\n"
+        "except CardError as error:\n    sys.exit(f'refused: {error}')\n"
+        "print(card.name, card.max_context, sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, source],
+        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_model_of_the_hub_is_read_from_its_cache(tmp_path: Path) -> None:
+    revision = "0" * 40
+    repository = tmp_path / "hub" / "models--tiny--dog"
+    write_checkpoint(repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    loaded = load_offline(tmp_path, "tiny/dog")
+    assert loaded.stdout == f"dog {MAX_CONTEXT} []\n", loaded.stderr
+    missing = load_offline(tmp_path, "tiny/cat")
+    assert missing.stderr.startswith("refused: tiny/cat: ")
+    assert missing.stderr.count("\n") == 1

@@ -282,8 +282,8 @@ async def test_while_redis_is_away_it_is_unavailable_and_streams_wait(
     async with grpc.aio.insecure_channel(served.address, options=channel_options()) as channel:
         stub, health = wire.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
 
-        async def health_is(status: int) -> bool:
-            answer = await health.Check(health_pb2.HealthCheckRequest(service=wire.SERVICE_NAME))
+        async def health_is(status: int, name: str = wire.SERVICE_NAME) -> bool:
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
             return bool(answer.status == status)
 
         await served.until(lambda: health_is(SERVING))
@@ -295,6 +295,7 @@ async def test_while_redis_is_away_it_is_unavailable_and_streams_wait(
         redis.stop()
         assert (await refusal(submit(stub)))[0] == grpc.StatusCode.UNAVAILABLE
         await served.until(lambda: health_is(NOT_SERVING))
+        assert await health_is(SERVING, ""), "it is alive all the same"
         again = EmbeddedRedis.start(tmp_path, "local")
         try:
             await served.until(lambda: health_is(SERVING))
