@@ -170,6 +170,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="stepserve-demo-") as scratch:
         console.print("starting Redis, a scheduler and a worker …")
         flags = {
+            "model_name": "storyteller",
             "num_blocks": NUM_BLOCKS,
             "max_batch_size": MAX_BATCH_SIZE,
             "max_step_tokens": MAX_STEP_TOKENS,

@@ -50,6 +50,7 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
         max_queued_jobs=settings.max_queued_jobs,
         retention_s=settings.retention_s,
         durability=settings.durability,
+        lease_grace_s=settings.lease_ttl_s,
     )
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(JobQueue(redis_url(settings), card.name, limits))
