@@ -29,7 +29,8 @@ class StopWatch:
                 self._finders[admission.sequence_id] = self._finder(self._tokenizer, admission)
 
     def _finder(self, tokenizer: Tokenizer, admission: Admission) -> StopFinder:
-        finder = StopFinder(tokenizer, self._specs[admission.job_id].sampling.stop)
+        sampling = self._specs[admission.job_id].sampling
+        finder = StopFinder(tokenizer, sampling.stop, sampling.stop_token_ids)
         finder.feed(list(admission.token_ids[admission.num_prompt_tokens :]))
         return finder
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from protos.errors import StepserveError
@@ -32,6 +33,7 @@ class Service:
 
     name: str
     arguments: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Child:
@@ -53,7 +55,7 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **self.service.environment, "PYTHONUNBUFFERED": "1"},
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         return process
@@ -91,7 +93,7 @@ class Child:
         place = self.fields.get("worker") or self.fields.get("grpc", "")
         port = place.rpartition(":")[2]
         flags = [flag for flag in self.service.arguments if not flag.startswith("--port=")]
-        self.service = Service(self.service.name, [*flags, f"--port={port}"])
+        self.service = replace(self.service, arguments=[*flags, f"--port={port}"])
         self._ready = queue.SimpleQueue()
         self.process = self._spawn()
 
@@ -130,9 +132,13 @@ class Supervisor:
         self._children.append(child)
         return child
 
-    def watch(self) -> None:
-        """Restart what dies, until we are to stop or something keeps dying."""
+    def watch(self, also: Callable[[], object]) -> None:
+        """Restart what dies, until we are to stop or something keeps dying.
+
+        ``also`` is called again and again beside it.
+        """
         while not self._stop.wait(POLL_INTERVAL_S):
+            also()
             for child in self._children:
                 if child.process.poll() is not None and not self._revive(child):
                     return

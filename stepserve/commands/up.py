@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -62,14 +62,7 @@ class Up(BaseSettings):
         """Serve; return the exit status."""
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
-            directory = stack.enter_context(self._directory())
-            redis_url = self.redis_url or os.environ.get("STEPSERVE_REDIS_URL", "")
-            if not redis_url:
-                from scheduler_svc.queue.embedded import EmbeddedRedis
-
-                redis = EmbeddedRedis.start(directory, self.durability)
-                stack.callback(redis.stop)
-                redis_url = redis.url
+            redis_url, revive_redis = stack.enter_context(self._redis())
             supervisor = stack.enter_context(Supervisor(stop))
             workers = [supervisor.start(self._worker(i)) for i in range(self.workers)]
             addresses = [worker.wait_ready()["worker"] for worker in workers]
@@ -83,8 +76,22 @@ class Up(BaseSettings):
             print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
             for other in ready[1:]:
                 print(f"also grpc={other['grpc']}", flush=True)
-            supervisor.watch()
+            supervisor.watch(revive_redis)
             return supervisor.status()
+
+    @contextmanager
+    def _redis(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Yield where Redis is, and what brings it back when it has died."""
+        if self.redis_url:
+            yield self.redis_url, bool
+            return
+        from scheduler_svc.queue.embedded import EmbeddedRedis
+
+        with (
+            self._directory() as directory,
+            EmbeddedRedis.start(directory, self.durability) as redis,
+        ):
+            yield redis.url, redis.ensure_running
 
     @contextmanager
     def _directory(self) -> Iterator[Path]:
@@ -113,8 +120,10 @@ class Up(BaseSettings):
         port = self.port + number if self.port else 0
         return Service(
             f"scheduler {number}",
-            ["scheduler_svc", *flags, f"--port={port}", f"--redis-url={redis_url}",
-             f"--workers={','.join(addresses)}", "--wait-for-worker"],
+            ["scheduler_svc", *flags, f"--port={port}", f"--workers={','.join(addresses)}",
+             "--wait-for-worker"],
+            # Not a flag: it may hold a password, and command lines can be read by others.
+            {"STEPSERVE_REDIS_URL": redis_url},
         )  # fmt: skip
 
     def _flags(self, *names: str) -> list[str]:

@@ -1,9 +1,9 @@
-"""One Redis for the session; each test has a model, and so a shard, of its own."""
+"""Each test has a model, and so a shard, of its own."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,8 @@ import pytest
 
 from protos import inference_wire as wire
 from scheduler_svc.api.model_card import ModelCard
-from scheduler_svc.queue.embedded import EmbeddedRedis
 from tests.service.api.checkpoints import write_checkpoint
 from tests.service.api.served import Served, serving
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    redis = EmbeddedRedis.start(tmp_path_factory.mktemp("redis"), "local")
-    yield redis.url
-    redis.stop()
 
 
 @pytest.fixture(scope="session")
