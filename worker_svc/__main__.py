@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
 from uuid import uuid4
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp, CliSettingsSource, SettingsError
-
+from protos.command_line import parse_settings
 from protos.errors import StepserveError
 from worker_svc.settings import WorkerSettings
 
@@ -45,35 +42,9 @@ def run(settings: WorkerSettings) -> int:
     os._exit(EXIT_BROKEN if failure else 0)
 
 
-def parse(argv: Sequence[str]) -> WorkerSettings:
-    """Return the settings; exit with status 2 where the arguments are wrong."""
-    source: CliSettingsSource[WorkerSettings] = CliSettingsSource(
-        WorkerSettings,
-        cli_prog_name="python -m worker_svc",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
-    try:
-        return CliApp.run(WorkerSettings, cli_args=list(argv), cli_settings_source=source)
-    except (ValidationError, SettingsError) as error:
-        print(f"{PROG}: {_problems(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _problems(error: ValidationError | SettingsError) -> str:
-    if isinstance(error, SettingsError):
-        return str(error)
-    return "; ".join(
-        f"--{'.'.join(map(str, problem['loc'])).replace('_', '-')}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False)
-    )
-
-
 def main() -> int:
     try:
-        return run(parse(sys.argv[1:]))
+        return run(parse_settings(WorkerSettings, PROG, sys.argv[1:]))
     except KeyboardInterrupt:
         return 130
 

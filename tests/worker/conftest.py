@@ -11,6 +11,7 @@ import torch
 
 from tests.checkpoints import make_checkpoint
 from worker_svc.assembly import Assembly, assemble
+from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 
 Assemble = Callable[..., Assembly]
@@ -50,3 +51,9 @@ def assembled(small_checkpoint: Path) -> Assemble:
         return assemble(WorkerSettings(**values | overrides), "me")
 
     return make
+
+
+@pytest.fixture
+def runner(assembled: Assemble) -> Runner:
+    """A fresh runner."""
+    return assembled().runner

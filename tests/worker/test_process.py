@@ -120,7 +120,7 @@ def test_what_cannot_be_served_is_said_in_one_line(tmp_path: Path) -> None:
     assert line.startswith(f"stepserve worker: {tmp_path}")
 
 
-def test_wrong_flags_are_said_in_one_line_and_status_2() -> None:
+def test_wrong_flags_are_named_and_the_status_is_2() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "worker_svc", "--model=x", "--port=70000", "--block-size=0"],
         capture_output=True,
@@ -129,6 +129,6 @@ def test_wrong_flags_are_said_in_one_line_and_status_2() -> None:
         check=False,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    (line,) = result.stderr.splitlines()
+    line, _hint = result.stderr.splitlines()
     assert "--port: Input should be less than or equal to 65535" in line
     assert "--block-size: Input should be greater" in line
