@@ -60,22 +60,19 @@ class Claiming:
     ) -> list[Any]:
         """Claims page by page, so that jobs for another model never hide those behind them."""
         taken: list[Any] = []
-        candidates, least, seen = list(named), "-inf", set(named)
-        page_size = max_jobs
-        while len(taken) < max_jobs:
+        least, seen, page_size = "-inf", set(named), max_jobs
+        candidates = list(named)
+        while True:
             page, least = await self._page(least, page_size)
             fresh = [job_id for job_id in page if job_id not in seen]
             seen.update(fresh)
             named += fresh
             candidates += fresh
-            if not candidates:
-                break
-            room = max_jobs - len(taken)
-            taken += await self._claim(lease, fingerprint, room, candidates)
-            if not fresh:
-                break
+            # Also where there is none: a lane that is fenced off learns it here.
+            taken += await self._claim(lease, fingerprint, max_jobs - len(taken), candidates)
+            if not fresh or len(page) < page_size or len(taken) >= max_jobs:
+                return taken
             candidates, page_size = [], max_jobs + _MAX_PASSED_OVER
-        return taken
 
     async def _page(self, least: str, size: int) -> tuple[list[str], str]:
         """Ids of the first jobs with a score of at least ``least``, and the last one's score."""

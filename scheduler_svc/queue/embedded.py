@@ -112,12 +112,7 @@ class EmbeddedRedis:
     def stop(self) -> None:
         """Ends the server after its last write; the data stays."""
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_WAIT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            _end(self._process)
             self._process = None
         if self._lock is not None:
             os.close(self._lock)
@@ -146,6 +141,19 @@ class EmbeddedRedis:
         except OSError:
             return "it left no log"
         return "; ".join(lines[-3:])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _STOP_WAIT_S
+    while time.monotonic() < deadline:
+        process.terminate()  # again and again: a server that writes its first log refuses
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+    process.kill()
+    process.wait()
 
 
 def find_server() -> Path:

@@ -31,7 +31,8 @@ from scheduler_svc.queue.scripts import Script
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
 
-_REFUSALS = re.compile(
+_REFUSED = (OutOfMemoryError, ReadOnlyError)
+_REFUSAL_CODES = re.compile(
     r"\b(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN)\b"
 )
 
@@ -45,11 +46,10 @@ def unavailable_when_down() -> Iterator[None]:
         raise Unavailable("Redis does not answer in time") from error
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
-    except (OutOfMemoryError, ReadOnlyError) as error:
-        raise Unavailable(f"Redis refuses to write: {error}") from error
     except ResponseError as error:
-        if _REFUSALS.search(str(error)):
-            raise Unavailable(f"Redis refuses to serve: {error}") from error
+        # Some have a type of their own, and in a script's error the code is in the text.
+        if isinstance(error, _REFUSED) or _REFUSAL_CODES.search(str(error)):
+            raise Unavailable(f"Redis refuses: {error}") from error
         raise
 
 
@@ -84,10 +84,10 @@ class RedisLink:
         async with self._limited():
             return await self._execute(*command)
 
-    async def pipeline(self, commands: Sequence[Command], *, atomic: bool = False) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """All answers in order; the first error is raised."""
         async with self._limited():
-            pipe = self._redis.pipeline(transaction=atomic)
+            pipe = self._redis.pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
             return list(await pipe.execute())

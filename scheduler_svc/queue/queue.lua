@@ -313,3 +313,24 @@ for at = 1, #ARGV[1], 12 do
 end
 answer[1], answer[2] = table.concat(heads), table.concat(tokens)
 return answer
+
+--@ look
+-- KEYS  queue, then the job of every id
+-- ARGV  the ids
+-- Answers for every id nil if it is unknown, else {spec, n, arrival, deadline, ended,
+-- bytes of prompt, 1 if it waits, then n finishes}. Not a transaction: those are refused
+-- while memory is short, even for reading.
+local answers = {}
+for i, id in ipairs(ARGV) do
+  local key = KEYS[i + 1]
+  local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended')
+  if job[1] then
+    job[6] = redis.call('HSTRLEN', key, 'prompt')
+    job[7] = redis.call('ZSCORE', KEYS[1], id) and 1 or 0
+    for index = 0, job[2] - 1 do
+      job[8 + index] = redis.call('HGET', key, 'f' .. index)
+    end
+  end
+  answers[i] = job[1] and job or false
+end
+return answers

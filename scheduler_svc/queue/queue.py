@@ -28,7 +28,6 @@ from scheduler_svc.queue.rows import (
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.snapshot import (
-    MAX_OUTPUTS,
     JobSnapshot,
     JobState,
     list_snapshots,
@@ -36,6 +35,7 @@ from scheduler_svc.queue.snapshot import (
 )
 
 _RETRY_AFTER_MS = 1000
+_MAX_OUTPUTS = 16
 
 # Seconds that a job's place in the queue differs from its arrival; a constant of the job.
 Urgency = Callable[[JobSpec], float]
@@ -99,7 +99,7 @@ class JobQueue:
 
     async def submit(self, spec: JobSpec) -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now. Exhausted where the queue is full."""
-        if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
+        if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= _MAX_OUTPUTS:
             raise ValueError("a job needs an id without NUL and 1 to 16 outputs")
         keys = self._shard.keys
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
@@ -125,7 +125,7 @@ class JobQueue:
 
     async def job(self, job_id: str) -> JobSnapshot | None:
         """None for an unknown job."""
-        [snapshot] = await read_snapshots(self._shard.link, self._shard.keys, [job_id])
+        [snapshot] = await read_snapshots(self._shard, [job_id])
         return snapshot
 
     async def jobs(
@@ -133,7 +133,7 @@ class JobQueue:
     ) -> list[JobSnapshot]:
         """At most ``limit`` jobs, newest first; of any tenant where none is named."""
         found: list[JobSnapshot] = []
-        async for snapshot in list_snapshots(self._shard.link, self._shard.keys, state):
+        async for snapshot in list_snapshots(self._shard, state):
             if not tenant or snapshot.spec.tenant == tenant:
                 found.append(snapshot)
             if len(found) >= limit:

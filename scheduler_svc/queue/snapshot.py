@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 from protos.job import Finish, JobSpec
 from scheduler_svc.queue.codec import decode_finish, decode_spec
-from scheduler_svc.queue.keys import Keys
-from scheduler_svc.queue.link import Command, RedisLink
+from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.shard import Shard
 
 JobState = Literal["queued", "running", "ended"]
 
-MAX_OUTPUTS = 16
 _PAGE = 128
 
 
@@ -37,67 +36,54 @@ class JobSnapshot:
     outputs: tuple[OutputSnapshot, ...]
 
 
-async def read_snapshots(
-    link: RedisLink, keys: Keys, job_ids: Sequence[str]
-) -> list[JobSnapshot | None]:
+async def read_snapshots(shard: Shard, job_ids: Sequence[str]) -> list[JobSnapshot | None]:
     """In the order asked for; None for an unknown job."""
-    commands: list[Command] = []
-    fields = [f"f{index}" for index in range(MAX_OUTPUTS)]
-    for job_id in job_ids:
-        job = keys.job(job_id)
-        commands.append(("HMGET", job, "spec", "n", "arrival", "deadline", "ended", *fields))
-        commands.append(("HSTRLEN", job, "prompt"))
-        commands.append(("ZSCORE", keys.queue, job_id))
-    # Atomic: between queue and claim a job would otherwise show as something it never was.
-    answers = await link.pipeline(commands, atomic=True)
-    records = list(zip(job_ids, answers[::3], answers[1::3], answers[2::3], strict=True))
-    lengths = iter(await _log_lengths(link, keys, [(i, int(r[1] or 0)) for i, r, _, _ in records]))
-    return [_snapshot(record, size, score, lengths) for _, record, size, score in records]
-
-
-async def _log_lengths(
-    link: RedisLink, keys: Keys, outputs: Sequence[tuple[str, int]]
-) -> list[int]:
+    if not job_ids:
+        return []
+    keys = shard.keys
+    records = await shard.run("look", [keys.queue, *map(keys.job, job_ids)], job_ids)
     # Read after the finishes: a finished output then has its last token counted.
-    logs = [keys.log(job_id, index) for job_id, n in outputs for index in range(n)]
-    return await link.pipeline([("STRLEN", log) for log in logs])
+    logs = [
+        keys.log(job_id, index)
+        for job_id, record in zip(job_ids, records, strict=True)
+        if record is not None
+        for index in range(int(record[1]))
+    ]
+    lengths = iter(await shard.link.pipeline([("STRLEN", log) for log in logs]))
+    return [None if record is None else _snapshot(record, lengths) for record in records]
 
 
-def _snapshot(
-    record: list[Any], prompt_bytes: int, score: Any, lengths: Iterator[int]
-) -> JobSnapshot | None:
-    spec, n, arrival, deadline, ended, *finishes = record
-    if spec is None:
-        return None
-    state: JobState = "ended" if ended else "running" if score is None else "queued"
+def _snapshot(record: list[Any], lengths: Iterator[int]) -> JobSnapshot:
+    spec, _, arrival, deadline, ended, prompt_bytes, waits, *finishes = record
     return JobSnapshot(
         spec=decode_spec(spec, b"", arrival, deadline),
         num_prompt_tokens=prompt_bytes // 4,
-        state=state,
+        state="ended" if ended else "queued" if waits else "running",
         ended_s=float(ended or 0),
         outputs=tuple(
             OutputSnapshot(next(lengths) // 4, decode_finish(finish) if finish else None)
-            for finish in finishes[: int(n)]
+            for finish in finishes
         ),
     )
 
 
-async def list_snapshots(
-    link: RedisLink, keys: Keys, state: JobState | None
-) -> AsyncIterator[JobSnapshot]:
+async def list_snapshots(shard: Shard, state: JobState | None) -> AsyncIterator[JobSnapshot]:
     """The shard's jobs, newest first (ended ones: last ended first), read page by page."""
     if state in ("queued", "running"):
-        pages = _pages_of(await _live_ids(link, keys, state))
+        pages = _pages_of(await _live_ids(shard, state))
     else:
-        pages = _pages_by_rank(link, keys.ended if state == "ended" else keys.jobs)
+        pages = _pages_by_rank(
+            shard.link, shard.keys.ended if state == "ended" else shard.keys.jobs
+        )
     async for job_ids in pages:
-        for snapshot in await read_snapshots(link, keys, job_ids):
+        for snapshot in await read_snapshots(shard, job_ids):
             if snapshot is not None and state in (None, snapshot.state):
                 yield snapshot
 
 
-async def _live_ids(link: RedisLink, keys: Keys, state: JobState) -> list[str]:
+async def _live_ids(shard: Shard, state: JobState) -> list[str]:
     """Of the jobs that wait, or of those that are claimed; newest first."""
+    link, keys = shard.link, shard.keys
     sets = [keys.queue]
     if state == "running":
         sets = [keys.claims(w.decode()) for w in await link.call("ZRANGE", keys.workers, 0, -1)]

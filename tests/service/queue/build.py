@@ -1,0 +1,83 @@
+"""Short ways to say what the queue's tests say all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from protos.job import CommitRow, Finish, JobSpec, OutputLog, SamplingParams
+from scheduler_svc.queue import JobQueue, Lease, LogRequest, QueueLimits, RowAnswer, RowKind
+
+FINGERPRINT = "fingerprint"
+STOP = Finish("stop")
+APPLIED = RowAnswer(RowKind.APPLIED)
+EXISTED = RowAnswer(RowKind.EXISTED)
+ENDED = RowAnswer(RowKind.ENDED)
+
+_numbers = itertools.count()
+
+
+def short(length: int) -> RowAnswer:
+    return RowAnswer(RowKind.SHORT, length)
+
+
+def spec(prompt: Sequence[int] = (1, 2, 3), n: int = 1, logprobs: int = -1, **more: Any) -> JobSpec:
+    """A job with an id of its own."""
+    sampling = SamplingParams(max_tokens=100, n=n, logprobs=logprobs)
+    job_id = more.pop("job_id", f"job-{next(_numbers):05}")
+    return JobSpec(job_id, "model", tuple(prompt), sampling, **more)
+
+
+async def submit(queue: JobQueue, count: int, **more: Any) -> list[str]:
+    return [(await queue.submit(spec(**more))).job_id for _ in range(count)]
+
+
+async def lease_on(queue: JobQueue, worker: str = "worker", ttl_ms: int = 60_000) -> Lease:
+    lease = await queue.acquire(worker, f"holder of {worker}", ttl_ms)
+    assert lease is not None
+    return lease
+
+
+async def running(queue: JobQueue, lease: Lease, **more: Any) -> str:
+    """A job that was submitted and claimed."""
+    [job_id] = await submit(queue, 1, **more)
+    assert await claim_ids(queue, lease, 1) == [job_id]
+    return job_id
+
+
+async def claim_ids(
+    queue: JobQueue, lease: Lease, count: int, fingerprint: str = FINGERPRINT
+) -> list[str]:
+    return [job.spec.job_id for job in await queue.claim(lease, fingerprint, count)]
+
+
+def row(
+    job_id: str, offset: int, tokens: Sequence[int] = (), finish: Finish | None = None, **more: Any
+) -> CommitRow:
+    return CommitRow(job_id, more.pop("index", 0), offset, tuple(tokens), finish=finish, **more)
+
+
+async def output(queue: JobQueue, job_id: str, index: int = 0) -> OutputLog:
+    [log] = await queue.read([LogRequest(job_id, index, 0, True)])
+    assert log is not None
+    return log
+
+
+async def tokens_of(queue: JobQueue, job_id: str, index: int = 0) -> tuple[int, ...]:
+    return tuple((await output(queue, job_id, index)).token_ids)
+
+
+@asynccontextmanager
+async def another(queue_url: str, model: str, limits: QueueLimits) -> AsyncIterator[JobQueue]:
+    async with JobQueue(queue_url, model, limits) as queue:
+        yield queue
+
+
+@asynccontextmanager
+async def within(seconds: float = 10.0) -> AsyncIterator[None]:
+    """Fails where something that must happen does not."""
+    async with asyncio.timeout(seconds):
+        yield

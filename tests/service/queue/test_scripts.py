@@ -1,0 +1,64 @@
+"""The scripts touch only the keys they are given, and those are all of one cluster slot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from redis import Redis
+
+from protos.step import TokenLogprobs
+from scheduler_svc.queue import JobQueue, LogRequest, QueueLimits
+from scheduler_svc.queue.scripts import load_scripts
+from tests.service.queue.build import STOP, claim_ids, lease_on, row, spec
+
+KEYLESS = {"TIME"}
+
+
+async def everything(queue: JobQueue) -> None:
+    """Runs every script through its branches that write."""
+    asked = [spec(n=2, idempotency_key=f"k{i}", deadline_s=60.0) for i in range(4)]
+    for job in asked:
+        await queue.submit(job)
+    ids = [job.job_id for job in asked]
+    lease = await lease_on(queue)
+    await claim_ids(queue, lease, 3)
+    rows = [row(ids[0], 0, [1], logprobs=[TokenLogprobs(-1.0)])]
+    rows += [row(ids[i], 0, [1], STOP, index=j) for i in (1, 2) for j in (0, 1)]
+    await queue.commit(lease, rows)
+    await queue.read([LogRequest(ids[0], 0, 0, True), LogRequest(ids[1])])
+    await queue.requeue(lease, [ids[0]])
+    await claim_ids(queue, lease, 1)
+    await queue.cancel(ids[0])
+    await queue.cancel(ids[3])
+    await queue.renew(lease)
+    await queue.jobs()
+    lease = await lease_on(queue)
+    await queue.release(lease)
+    while not (await queue.sweep()).num_forgotten:
+        pass
+
+
+async def test_scripts_touch_only_declared_keys_of_one_slot(
+    redis: Redis, redis_url: str, model: str
+) -> None:
+    scripts = {script.sha: script.name for script in load_scripts().values()}
+    for script in load_scripts().values():
+        redis.script_load(script.source)
+    touched: dict[str, set[str]] = defaultdict(set)
+    declared: list[str] = []
+    with redis.monitor() as monitor:
+        async with JobQueue(redis_url, model, QueueLimits(retention_s=0.0)) as queue:
+            await everything(queue)
+        redis.echo("the end")
+        name = ""
+        for event in iter(monitor.next_command, None):
+            words = event["command"].split(" ")
+            if words[0] == "ECHO":
+                break
+            if words[0] == "EVALSHA":
+                name, declared = scripts[words[1]], words[3 : 3 + int(words[2])]
+                assert all(key.startswith(f"ss:{{{model}}}:") for key in declared)
+            elif event["client_type"] == "lua" and words[0] not in KEYLESS:
+                assert words[1] in declared, f"{name} touches {words[:2]}"
+                touched[name].add(words[0])
+    assert set(touched) == set(scripts.values()), "every script was seen"
