@@ -20,6 +20,7 @@ from protos.step import FinishReason, Hello, HelloReply, Sampling, StepCommand, 
 from tests.worker.conftest import Assemble
 from tests.worker.lane import Lane
 from worker_svc.assembly import Assembly
+from worker_svc.engine import Commands, Engine
 from worker_svc.server import WorkerServer
 from worker_svc.settings import WorkerSettings
 
@@ -298,6 +299,26 @@ async def test_a_step_that_runs_while_it_stops_is_reported(worker: Worker) -> No
     assert (report.step, len(report.token_ids)) == (1, 1)
     assert (await stream.refusal())[0] is grpc.StatusCode.UNAVAILABLE
     await stopping
+
+
+async def test_a_step_that_has_begun_is_recorded_whatever_becomes_of_its_stream(
+    assembled: Assemble,
+) -> None:
+    assembly = assembled()
+    engine, commands, lane = Engine(assembly.runner, assembly.info), Commands(), Lane(64, 4)
+    await engine.greet(Hello(1, "test"), commands)
+    command = lane.command({lane.admit(range(1, 61), GREEDY): 60})
+    executing = asyncio.create_task(engine.execute(command, commands))
+    while not engine.is_busy:
+        await asyncio.sleep(0)
+    executing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await executing
+    successor = Commands()
+    assert (await engine.greet(Hello(2, "test"), successor)).last_step == 1
+    report = await engine.execute(replace(command, epoch=2), successor)
+    assert len(report.token_ids) == 1
+    await engine.drain(1.0)
 
 
 async def test_reflection_names_the_service(worker: Worker) -> None:
