@@ -28,9 +28,35 @@ if TYPE_CHECKING:
 MIN_SEGMENT_LEN = 256
 MAX_SEGMENTS = 64
 SEGMENTS_AT_ONCE = 16
-# Shapes of a tile by the bytes of a padded key: (queries, keys, warps, stages).
-CHUNK_TILES = {128: (64, 64, 4, 3), 256: (64, 64, 4, 3), 512: (64, 32, 4, 2), 1024: (32, 16, 4, 1)}
-DECODE_TILES = {128: (16, 64, 4, 3), 256: (16, 64, 4, 3), 512: (16, 32, 4, 2), 1024: (16, 16, 4, 2)}
+MAX_HEAD_DIM = 256
+
+
+class _Tile(NamedTuple):
+    num_lines: int  # (token, query head) pairs; more where one token has more heads
+    num_keys: int
+    num_warps: int
+    num_stages: int
+
+
+# By bytes of a number and padded head size: the largest that need no registers spilled on sm_80
+# and sm_90. Products of float32 as IEEE numbers use no tensor cores, hence the small ones.
+CHUNK_TILES = {
+    (2, 64): _Tile(128, 64, 8, 4),
+    (2, 128): _Tile(128, 32, 8, 4),
+    (2, 256): _Tile(64, 32, 8, 4),
+    (4, 64): _Tile(32, 32, 4, 2),
+    (4, 128): _Tile(16, 16, 4, 2),
+    (4, 256): _Tile(16, 16, 4, 1),
+}
+# The block ids and their keys are loads one after the other: five stages keep two tiles ahead.
+DECODE_TILES = {
+    (2, 64): _Tile(16, 64, 4, 5),
+    (2, 128): _Tile(16, 64, 4, 5),
+    (2, 256): _Tile(16, 32, 4, 5),
+    (4, 64): _Tile(16, 32, 4, 2),
+    (4, 128): _Tile(16, 16, 4, 2),
+    (4, 256): _Tile(16, 16, 4, 2),
+}
 
 
 class _Tensors(NamedTuple):
@@ -124,13 +150,13 @@ def _decode(launch: _Launch, ragged: Ragged) -> None:
 
 
 def _prepare(
-    tensors: _Tensors, scale: float, window: int, tiles: dict[int, tuple[int, int, int, int]]
+    tensors: _Tensors, scale: float, window: int, tiles: dict[tuple[int, int], _Tile]
 ) -> _Launch:
     query, k_cache = tensors.query, tensors.k_cache
     _, num_kv_heads, block_size, head_dim = k_cache.shape
+    assert head_dim <= MAX_HEAD_DIM
     padded_dim = max(16, power_of_two(head_dim))
-    size_bytes = min(max(padded_dim * query.element_size(), min(tiles)), max(tiles))
-    num_lines, num_keys, num_warps, num_stages = tiles[size_bytes]
+    tile = tiles[query.element_size(), max(64, padded_dim)]
     group = query.shape[1] // num_kv_heads
     shape = _Shape(
         num_kv_heads=num_kv_heads,
@@ -139,14 +165,23 @@ def _prepare(
         padded_dim=padded_dim,
         block_size=block_size,
         window=window,
-        num_lines=max(num_lines, power_of_two(group)),
-        num_keys=num_keys,
+        num_lines=max(tile.num_lines, power_of_two(group)),
+        num_keys=tile.num_keys,
         precision="ieee" if query.dtype == torch.float32 else "tf32",
         segment=_segment_len(tensors.block_tables.shape[1] * block_size),
     )
     strides = _Strides(query.stride(0), query.stride(1), tensors.block_tables.stride(0))
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-    return _Launch(tensors, strides, scale * math.log2(math.e), shape, options)
+    return _Launch(
+        tensors=tensors,
+        strides=strides,
+        scale=scale * math.log2(math.e),
+        shape=shape,
+        options={
+            "num_warps": tile.num_warps,
+            "num_stages": tile.num_stages,
+            "enable_fp_fusion": True,
+        },
+    )
 
 
 def _segment_len(capacity: int) -> int:
@@ -234,7 +269,7 @@ def _join_kernel(
     dims = tl.arange(0, shape.padded_dim)
     top = tl.full((), float("-inf"), tl.float32)
     total = tl.full((), 0.0, tl.float32)
-    mixed = tl.zeros((shape.padded_dim,), tl.float32)
+    mixed = tl.full((shape.padded_dim,), 0.0, tl.float32)
     line = (row.to(tl.int64) * tl.num_programs(1) + head) * num_segments
     for group in range(first, end, SEGMENTS_AT_ONCE):
         segments = group + tl.arange(0, SEGMENTS_AT_ONCE)
@@ -316,8 +351,8 @@ def _row_cache(
 def _nothing_yet(shape: tl.constexpr) -> tl.tuple:
     """Each line's largest score, sum of weights, and values by weight: (top, total, mixed)."""
     top = tl.full((shape.num_lines,), float("-inf"), tl.float32)
-    total = tl.zeros((shape.num_lines,), tl.float32)
-    return top, total, tl.zeros((shape.num_lines, shape.padded_dim), tl.float32)
+    total = tl.full((shape.num_lines,), 0.0, tl.float32)
+    return top, total, tl.full((shape.num_lines, shape.padded_dim), 0.0, tl.float32)
 
 
 @kernel
@@ -374,6 +409,7 @@ def _store_output(
     dims = tl.arange(0, shape.padded_dim)
     lines = (tokens * (shape.num_kv_heads * shape.group) + heads) * shape.head_dim
     mask = inside[:, None] & (dims < shape.head_dim)[None, :]
+    total = tl.where(inside, total, 1.0)  # a line that does not exist may have seen nothing
     normed = (mixed / total[:, None]).to(output.dtype.element_ty)
     tl.store(output + lines[:, None] + dims[None, :], normed, mask=mask)
 

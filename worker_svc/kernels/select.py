@@ -8,13 +8,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from worker_svc.kernels.activation import silu_mul_reference
+from worker_svc.kernels.activation import silu_mul_reference, silu_mul_triton
 from worker_svc.kernels.attention import paged_attention_reference
-from worker_svc.kernels.norm import add_rms_norm_reference, rms_norm_reference
-from worker_svc.kernels.philox import uniforms_reference
+from worker_svc.kernels.attention_triton import paged_attention_triton
+from worker_svc.kernels.norm import (
+    add_rms_norm_reference,
+    add_rms_norm_triton,
+    rms_norm_reference,
+    rms_norm_triton,
+)
+from worker_svc.kernels.philox import uniforms_reference, uniforms_triton
 from worker_svc.kernels.ragged import Ragged
-from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference, write_kv_reference
-from worker_svc.kernels.sampling import categorical_reference
+from worker_svc.kernels.rotary import (
+    RotaryWrite,
+    rotary_write_reference,
+    rotary_write_triton,
+    write_kv_reference,
+    write_kv_triton,
+)
+from worker_svc.kernels.sampling import categorical_reference, categorical_triton
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +35,7 @@ class Kernels:
 
     Attributes:
         name: "triton", "cpu" or "torch".
-        rms_norm: ``(x [..., H], weight [H], eps) -> [..., H]``.
+        rms_norm: ``(x [T, H] or [T, N, H], weight [H], eps) -> the same shape``.
         add_rms_norm: ``(x [T, H], residual [T, H], weight [H], eps) -> (normed, x + residual)``.
         rotary_write: ``(query [T, Hq, D], key [T, Hkv, D], value [T, Hkv, D], RotaryWrite)``;
             rotates the query in place, writes the rotated key and the value to the cache.
@@ -62,10 +74,13 @@ def select(name: str, device: torch.device | str) -> Kernels:
     device = torch.device(device)
     if name == "auto":
         name = "triton" if device.type == "cuda" else "cpu"
-    builders = {"cpu": _cpu, "torch": _torch}
-    if name not in builders:
-        raise ValueError(f"unknown kernels {name!r}: use auto, triton, cpu or torch")
-    return builders[name]()
+    if name == "torch":
+        return _torch()
+    if name == "cpu":
+        return _cpu(device)
+    if name == "triton":
+        return _triton(device)
+    raise ValueError(f"unknown kernels {name!r}: use auto, triton, cpu or torch")
 
 
 def _torch() -> Kernels:
@@ -82,7 +97,9 @@ def _torch() -> Kernels:
     )
 
 
-def _cpu() -> Kernels:
+def _cpu(device: torch.device) -> Kernels:
+    if device.type != "cpu":
+        raise KernelsUnavailable(f"the cpu kernels can't run on device {device}")
     try:
         from worker_svc.kernels.attention_cpu import paged_attention_cpu
     except ImportError as error:
@@ -91,3 +108,26 @@ def _cpu() -> Kernels:
             "whose attention is several times slower"
         ) from error
     return replace(_torch(), name="cpu", paged_attention=paged_attention_cpu)
+
+
+def _triton(device: torch.device) -> Kernels:
+    try:
+        from triton import knobs
+    except ImportError as error:
+        raise KernelsUnavailable(f"the triton kernels need triton ({error})") from error
+    if device.type != "cuda" and not knobs.runtime.interpret:
+        raise KernelsUnavailable(
+            f"the triton kernels need a CUDA device, not {device}; "
+            "on a CPU they run only in Triton's interpreter, with TRITON_INTERPRET=1"
+        )
+    return Kernels(
+        name="triton",
+        rms_norm=rms_norm_triton,
+        add_rms_norm=add_rms_norm_triton,
+        rotary_write=rotary_write_triton,
+        write_kv=write_kv_triton,
+        paged_attention=paged_attention_triton,
+        silu_mul=silu_mul_triton,
+        categorical=categorical_triton,
+        uniforms=uniforms_triton,
+    )

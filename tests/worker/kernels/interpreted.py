@@ -1,0 +1,183 @@
+"""The Triton kernels against their references, in Triton's interpreter.
+
+Run by ``test_interpreter.py`` in a process of its own: kernels stay interpreted once they have
+been made so. The interpreter cuts float32 to bfloat16 where a GPU rounds, and the one of Triton 3.7
+multiplies matrices of bfloat16 as if their bits were integers: bfloat16 is compared loosely and
+not in attention; float16 stands for it, also in the order of roundings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase
+from worker_svc.kernels import RotaryWrite, select
+
+TRITON, TORCH = select("triton", "cpu"), select("torch", "cpu")
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-5, "atol": 2e-6},
+    torch.float16: {"rtol": 2e-3, "atol": 2e-3},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
+}
+# Where rounding goes step by step, float16 agrees to the bit or, by the order of a sum, the next.
+STEPWISE = {**TOLERANCE, torch.float16: {"rtol": 1e-3, "atol": 1e-6}}
+
+
+def check_attention(case: AttentionCase) -> None:
+    arguments = case.build()
+    expected = TORCH.paged_attention(*arguments.values())
+    drawn = TRITON.paged_attention(*arguments.values())
+    torch.testing.assert_close(drawn, expected, **TOLERANCE[case.dtype])
+
+
+@pytest.mark.parametrize("case", ATTENTION_CASES, ids=str)
+def test_attention(case: AttentionCase) -> None:
+    check_attention(case)
+
+
+def test_attention_in_16_bits() -> None:
+    check_attention(replace(ATTENTION_CASES[2], dtype=torch.float16))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> AttentionCase:
+    lengths = st.tuples(st.integers(0, 20), st.integers(1, 60)).map(lambda q: (q[0], q[0] + q[1]))
+    decodes = st.integers(1, 100).map(lambda context_len: (1, context_len))
+    rows = draw(st.lists(st.one_of(lengths, decodes), min_size=1, max_size=3).map(tuple))
+    num_kv_heads = draw(st.integers(1, 2))
+    return AttentionCase(
+        rows=rows,
+        num_heads=num_kv_heads * draw(st.integers(1, 5)),
+        num_kv_heads=num_kv_heads,
+        head_dim=draw(st.sampled_from([16, 24, 64, 80])),
+        block_size=draw(st.sampled_from([8, 16, 32])),
+        window=draw(st.sampled_from([0, 0, 1, 30, 64])),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_attention_for_any_shape(case: AttentionCase) -> None:
+    check_attention(case)
+
+
+SPLIT_CASES = [
+    AttentionCase(((1, 256), (1, 257), (1, 700), (3, 300), (1, 1)), 3, 1, 16, 16),
+    AttentionCase(((1, 256), (1, 700), (1, 513)), 3, 1, 16, 16, window=256),
+    AttentionCase(((1, 700), (1, 40), (1, 3000)), 2, 1, 16, 32, window=300),
+    AttentionCase(((1, 4500),), 2, 1, 16, 32),
+]
+
+
+@pytest.mark.parametrize("case", SPLIT_CASES, ids=str)
+def test_attention_of_long_decodes_is_split_and_joined(case: AttentionCase) -> None:
+    check_attention(case)
+
+
+@pytest.mark.parametrize("window", [0, 300])
+def test_a_decode_has_the_same_bits_in_any_batch(window: int) -> None:
+    rows = ((1, 20), (9, 30), (1, 300), (1, 700))
+    arguments = AttentionCase(rows, 3, 1, 16, 16, window=window).build()
+    ragged = arguments["ragged"]
+    together = TRITON.paged_attention(*arguments.values())
+    for row in (0, 2, 3):
+        start = int(ragged.query_starts[row])
+        alone = replace(
+            ragged,
+            row_ids=ragged.row_ids[row : row + 1].clone(),
+            query_starts=torch.tensor([0, 1], dtype=torch.int32),
+            context_lens=ragged.context_lens[row : row + 1].clone(),
+            max_query_len=1,
+            max_context_len=rows[row][1],
+        )
+        single = {**arguments, "query": arguments["query"][start : start + 1], "ragged": alone}
+        assert torch.equal(TRITON.paged_attention(*single.values())[0], together[start])
+
+
+def test_attention_reads_a_query_inside_a_wider_tensor() -> None:
+    arguments = AttentionCase(MIXED).build()
+    query = arguments["query"]
+    wide = torch.cat((query, torch.full_like(query, float("nan"))), dim=1)[:, : query.shape[1]]
+    drawn = TRITON.paged_attention(*{**arguments, "query": wide}.values())
+    assert torch.equal(drawn, TRITON.paged_attention(*arguments.values()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(5, 48), (1, 1), (3, 4, 24)], ids=str)
+def test_norms(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    wide = torch.randn((*shape[:-1], shape[-1] + 3))
+    x, residual = wide[..., : shape[-1]].to(dtype), torch.randn(shape).to(dtype)
+    weight = torch.randn(shape[-1]).to(dtype)
+    for name, inputs in (("rms_norm", (x,)), ("add_rms_norm", (x, residual))):
+        drawn = getattr(TRITON, name)(*inputs, weight, 1e-5)
+        expected = getattr(TORCH, name)(*inputs, weight, 1e-5)
+        torch.testing.assert_close(drawn, expected, **STEPWISE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [1, 40, 1500])
+def test_silu_mul(dtype: torch.dtype, width: int) -> None:
+    gate_up = (torch.randn(3, 2 * width + 5) * 4).to(dtype)[:, : 2 * width]
+    torch.testing.assert_close(TRITON.silu_mul(gate_up), TORCH.silu_mul(gate_up), **STEPWISE[dtype])
+
+
+def rotary_inputs(dtype: torch.dtype, head_dim: int) -> tuple[Tensor, Tensor, Tensor, RotaryWrite]:
+    generator = torch.Generator().manual_seed(3)
+    fused = torch.randn(6, 9 + 3 + 3, head_dim, generator=generator).to(dtype)
+    cos, sin = torch.rand(2, 20, head_dim // 2, generator=generator).to(dtype)
+    caches = torch.zeros(2, 4, 3, 8, head_dim, dtype=dtype)
+    positions = torch.tensor([0, 19, 3, 3, 7, 1], dtype=torch.int32)
+    slots = torch.tensor([3, -1, 7, 12, 31, 0])
+    query, key, value = fused.split((9, 3, 3), dim=1)
+    return query, key, value, RotaryWrite(cos, sin, positions, slots, *caches)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["rotary_write", "write_kv"])
+@pytest.mark.parametrize("head_dim", [24, 64])
+def test_rotary_write(dtype: torch.dtype, name: str, head_dim: int) -> None:
+    results: list[tuple[Any, ...]] = []
+    for kernels in (TRITON, TORCH):
+        query, key, value, args = rotary_inputs(dtype, head_dim)
+        inputs = (query, key, value) if name == "rotary_write" else (key, value)
+        getattr(kernels, name)(*inputs, args)
+        results.append((query, key, value, args.k_cache, args.v_cache))
+    exact = {"rtol": 0, "atol": 0}
+    for drawn, expected in zip(*results, strict=True):
+        tolerance = TOLERANCE[dtype] if dtype == torch.bfloat16 else exact
+        torch.testing.assert_close(drawn, expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("vocab_size", [1, 1000, 1024, 2500])
+def test_categorical(dtype: torch.dtype, vocab_size: int) -> None:
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = (torch.randn(12, vocab_size, generator=generator) * 3).to(dtype)
+    kept = (
+        torch.rand(12, vocab_size, generator=generator)
+        < torch.tensor([0.01, 0.9]).repeat(6)[:, None]
+    )
+    kept[:, vocab_size // 2] = True
+    logits = logits.masked_fill(~kept, float("-inf"))
+    uniforms = torch.rand(12, generator=generator, dtype=torch.float64)
+    uniforms[:4] = torch.tensor([0.0, 0.0, 1 - 2**-53, 1 - 2**-53])
+    ids = TRITON.categorical(logits, uniforms)
+    assert torch.equal(ids, TORCH.categorical(logits, uniforms))
+    assert kept.gather(1, ids[:, None]).all()
+
+
+def test_uniforms_have_the_bits_of_the_reference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seeds = torch.randint(-(2**63), 2**63 - 1, (300,), generator=generator)
+    indexes = torch.randint(0, 2**31 - 1, (300,), generator=generator, dtype=torch.int32)
+    offsets = torch.randint(0, 2**40, (300,), generator=generator)
+    drawn = TRITON.uniforms(seeds, indexes, offsets)
+    assert torch.equal(drawn, TORCH.uniforms(seeds, indexes, offsets))

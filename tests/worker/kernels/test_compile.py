@@ -1,0 +1,129 @@
+"""Every Triton kernel compiles for sm_80 and sm_90 as launched, and fits: see ``compiling.py``.
+
+Run with ``-s`` to see the table of registers, spilled bytes and shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from dataclasses import replace
+
+from tests.worker.kernels.cases import AttentionCase
+from tests.worker.kernels.compiling import SHARED_LIMIT_BYTES, compile_launch, launches
+from worker_svc.kernels import RotaryWrite
+from worker_svc.kernels.activation import silu_mul_triton
+from worker_svc.kernels.attention_triton import paged_attention_triton
+from worker_svc.kernels.norm import add_rms_norm_triton, rms_norm_triton
+from worker_svc.kernels.philox import uniforms_triton
+from worker_svc.kernels.rotary import rotary_write_triton, write_kv_triton
+from worker_svc.kernels.sampling import categorical_triton
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+HEAD_DIMS = [64, 128]
+GROUPED = AttentionCase(((1, 3000), (5, 500)), num_heads=32, num_kv_heads=8, block_size=16)
+
+
+def check(label: str, launch_all: Callable[[], object], expected: set[str]) -> None:
+    """Compile all that is launched; print a line for each; fail on spills and lack of memory."""
+    with launches() as collected:
+        launch_all()
+    usages = [compile_launch(launch, capability) for launch in collected for capability in (80, 90)]
+    for usage in usages:
+        print(
+            f"{usage.name:13} {label:16} sm_{usage.capability} registers {usage.registers:3}"
+            f" spilled {usage.spilled_bytes:4} shared {usage.shared_bytes:6}"
+        )
+    assert {usage.name for usage in usages} == expected
+    for usage in usages:
+        assert usage.spilled_bytes == 0, usage
+        assert usage.shared_bytes <= SHARED_LIMIT_BYTES[usage.capability], usage
+
+
+def check_attention(case: AttentionCase) -> None:
+    arguments = case.build()
+    label = f"{str(case.dtype).removeprefix('torch.')} {case.head_dim}"
+    check(label, lambda: paged_attention_triton(**arguments), {"chunk", "decode", "join"})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim"),
+    [
+        (torch.bfloat16, 64),
+        (torch.bfloat16, 128),
+        pytest.param(torch.float16, 64, marks=pytest.mark.long),
+        (torch.float16, 128),
+        (torch.float32, 64),
+        (torch.float32, 128),
+        pytest.param(torch.float32, 256, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_attention(dtype: torch.dtype, head_dim: int) -> None:
+    check_attention(replace(GROUPED, dtype=dtype, head_dim=head_dim))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(GROUPED, num_heads=9, num_kv_heads=3, head_dim=128, window=512),
+        pytest.param(
+            replace(GROUPED, num_heads=12, num_kv_heads=12, head_dim=80, block_size=8),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            replace(GROUPED, num_heads=8, num_kv_heads=1, head_dim=256, block_size=32),
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=str,
+)
+def test_attention_with_windows_odd_groups_and_other_heads(case: AttentionCase) -> None:
+    check_attention(replace(case, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_norms_and_activation(dtype: torch.dtype) -> None:
+    for hidden in (576, 16384):
+        x, weight = torch.zeros(5, hidden, dtype=dtype), torch.zeros(hidden, dtype=dtype)
+
+        def launch_all(x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
+            add_rms_norm_triton(x, x, weight, 1e-5)
+            rms_norm_triton(x, weight, 1e-5)
+            silu_mul_triton(x)
+
+        label = f"{str(dtype).removeprefix('torch.')} {hidden}"
+        check(label, launch_all, {"rms_norm", "silu_mul"})
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rotary(dtype: torch.dtype, head_dim: int) -> None:
+    query = torch.zeros(5, 64, head_dim, dtype=dtype)
+    key = query[:, :8]
+    table = torch.zeros(20, head_dim // 2, dtype=dtype)
+    cache = torch.zeros(4, 8, 16, head_dim, dtype=dtype)
+    positions, slots = torch.zeros(5, dtype=torch.int32), torch.zeros(5, dtype=torch.int32)
+    args = RotaryWrite(table, table, positions, slots, cache, cache)
+
+    def launch_all() -> None:
+        rotary_write_triton(query, key, key, args)
+        write_kv_triton(key, key, args)
+
+    check(f"{str(dtype).removeprefix('torch.')} {head_dim}", launch_all, {"rotary_write"})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sampling(dtype: torch.dtype) -> None:
+    numbers = torch.zeros(5, dtype=torch.int64)
+
+    def launch_all() -> None:
+        categorical_triton(torch.zeros(5, 151936, dtype=dtype), torch.zeros(5, dtype=torch.float64))
+        uniforms_triton(numbers, numbers, numbers)
+
+    check(str(dtype).removeprefix("torch."), launch_all, {"categorical", "uniforms"})

@@ -1,0 +1,77 @@
+"""Kernels are chosen by name; what can't run says why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from worker_svc.kernels import KernelsUnavailable, select
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "chosen"),
+    [("auto", "cpu", "cpu"), ("cpu", torch.device("cpu"), "cpu"), ("torch", "cpu", "torch")],
+)
+def test_select(name: str, device: str | torch.device, chosen: str) -> None:
+    assert select(name, device).name == chosen
+
+
+def test_auto_on_a_gpu_is_triton() -> None:
+    pytest.importorskip("triton")
+    assert select("auto", "cuda").name == "triton"
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown kernels 'cuda'"):
+        select("cuda", "cpu")
+
+
+def test_triton_on_a_cpu_names_the_interpreter() -> None:
+    pytest.importorskip("triton")
+    with pytest.raises(KernelsUnavailable, match="TRITON_INTERPRET=1"):
+        select("triton", "cpu")
+
+
+def test_cpu_kernels_on_a_gpu_are_refused() -> None:
+    with pytest.raises(KernelsUnavailable, match="device cuda"):
+        select("cpu", "cuda")
+
+
+HIDDEN = """
+import sys
+sys.modules["triton"] = sys.modules["numba"] = None
+from worker_svc.kernels import KernelsUnavailable, select
+assert select("torch", "cpu").name == "torch"
+for name, device in (("cpu", "cpu"), ("triton", "cuda")):
+    try:
+        select(name, device)
+    except KernelsUnavailable as error:
+        print(error)
+"""
+
+LAZY = """
+import sys
+from worker_svc.kernels import select
+select("torch", "cpu")
+print([name for name in ("numba", "triton") if name in sys.modules])
+"""
+
+
+def run_script(script: str) -> list[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return result.stdout.splitlines()
+
+
+def test_without_triton_and_numba_the_references_serve() -> None:
+    need_numba, need_triton = run_script(HIDDEN)
+    assert need_numba.startswith("the cpu kernels need numba")
+    assert need_triton.startswith("the triton kernels need triton")
+
+
+def test_the_references_load_neither_triton_nor_numba() -> None:
+    assert run_script(LAZY) == ["[]"]
