@@ -34,7 +34,7 @@ def test_documented_commands_exist() -> None:
     from stepserve.cli import COMMANDS
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:^|[\s`/])stepserve ([a-z]+)", _code(text)))
+    named = set(re.findall(r"(?:^|[`/])stepserve ([a-z]+)", _code(text), re.MULTILINE))
     assert named
     assert named <= COMMANDS.keys()
 
