@@ -35,34 +35,64 @@ async def run(target: str, asked: list[OracleJob]) -> list[Output]:
         return await asyncio.gather(*(collect(client, job_id) for job_id in job_ids))
 
 
-@pytest.fixture(scope="module", params=sorted(VARIANTS))
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of one variant, with a tokenizer."""
-    directory = tmp_path_factory.mktemp("oracle") / request.param
-    make_checkpoint(directory, request.param, seed=len(request.param))
-    return add_tokenizer(directory, VARIANTS[request.param]().vocab_size)
+# Every variant in three ways in CI, each way with six or seven variants; the whole product,
+# with other jobs, is for `make test-long`.
+NAMES = sorted(VARIANTS)
+IN_CI = [
+    (variant, way)
+    for i, variant in enumerate(NAMES)
+    for way in sorted({"default", *(list(WAYS)[(i + step) % len(WAYS)] for step in (0, 2))})
+]
+ONE_OF_EACH_FAMILY = ("llama3-rope", "mistral-window", "qwen2-window", "qwen3-layer-types")
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_every_way_gives_the_lone_output(checkpoint: Path, way: str, redis_url: str) -> None:
-    asked = jobs(seed=11, vocab_size=VARIANTS[checkpoint.name]().vocab_size)
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a checkpoint of each variant, with tokenizers."""
+    root = tmp_path_factory.mktemp("oracle")
+    for variant in VARIANTS:
+        make_checkpoint(root / variant, variant, seed=len(variant))
+        add_tokenizer(root / variant, VARIANTS[variant]().vocab_size)
+    return root
+
+
+async def check_way(checkpoint: Path, way: str, redis_url: str, seed: int) -> None:
+    asked = jobs(seed, VARIANTS[checkpoint.name]().vocab_size)
     async with stack(checkpoint, redis_url, **WAYS[way]) as service:
         outputs = await run(service.target, asked)
     compare_all(outputs, checkpoint, asked, "float32")
 
 
-async def test_float64_is_exact(checkpoint: Path, redis_url: str) -> None:
-    asked = jobs(seed=12, vocab_size=VARIANTS[checkpoint.name]().vocab_size)
+@pytest.mark.parametrize(("variant", "way"), IN_CI)
+async def test_any_way_gives_the_lone_output(
+    checkpoints: Path, redis_url: str, variant: str, way: str
+) -> None:
+    await check_way(checkpoints / variant, way, redis_url, seed=11)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", NAMES)
+async def test_the_whole_product(
+    checkpoints: Path, redis_url: str, variant: str, way: str, seed: int
+) -> None:
+    await check_way(checkpoints / variant, way, redis_url, seed)
+
+
+@pytest.mark.parametrize("variant", ONE_OF_EACH_FAMILY)
+async def test_float64_is_exact(checkpoints: Path, redis_url: str, variant: str) -> None:
+    asked = jobs(seed=12, vocab_size=VARIANTS[variant]().vocab_size)
     settings = {"dtype": "float64", "num_blocks": 24, "block_size": 8}
     async with stack(
-        checkpoint, redis_url, worker_settings=settings, max_step_tokens=24
+        checkpoints / variant, redis_url, worker_settings=settings, max_step_tokens=24
     ) as service:
         outputs = await run(service.target, asked)
-    assert compare_all(outputs, checkpoint, asked, "float64") == 0
+    assert compare_all(outputs, checkpoints / variant, asked, "float64") == 0
 
 
-async def test_attaching_at_every_offset_gives_the_rest(tmp_path: Path, redis_url: str) -> None:
-    checkpoint = add_tokenizer(make_checkpoint(tmp_path / "llama", "llama"), 257)
+async def test_attaching_at_every_offset_gives_the_rest(checkpoints: Path, redis_url: str) -> None:
+    checkpoint = checkpoints / "llama"
     job = OracleJob([5, 6, 7], 24, ignore_eos=True)
     async with stack(checkpoint, redis_url) as service, AsyncClient(service.target) as client:
         job_id = await client.submit(job.request())
