@@ -24,7 +24,7 @@ from scheduler_svc.queue.limits import Durability
 
 _OLDEST = (6, 2)
 _MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108
-_LOCK_WAIT_S = 1.0
+_LOCK_WAIT_S = 2.0
 _START_WAIT_S = 60.0  # a long log takes a while to load
 _STOP_WAIT_S = 15.0
 _POLL_S = 0.01

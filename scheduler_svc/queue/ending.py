@@ -30,7 +30,7 @@ class Ending:
         self._shard = shard
         self._leasing = leasing
 
-    async def end(self, job_id: str, finish: Finish, *, only_overdue: bool = False) -> bool:
+    async def end(self, job_id: str, finish: Finish) -> bool:
         """Ends every output that has not ended; False where the job had ended or is unknown."""
         keys = self._shard.keys
         for _ in range(_MAX_ATTEMPTS):
@@ -42,7 +42,7 @@ class Ending:
                     *(keys.job(job_id), keys.queue, keys.claims(worker_id)),
                     *(keys.deadlines, keys.ended, keys.bell, keys.rings),
                 ],
-                [job_id, claim, encode_finish(finish), int(only_overdue)],
+                [job_id, claim, encode_finish(finish)],
                 durable=True,
             )
             if answer != b"moved":
@@ -60,7 +60,7 @@ class Ending:
         dead = await self._due(self._shard.keys.workers, expired_ms)
         finish = Finish("deadline", "the job's deadline has passed")
         return Sweep(
-            sum([await self.end(job_id, finish, only_overdue=True) for job_id in overdue]),
+            sum([await self.end(job_id, finish) for job_id in overdue]),
             sum([await self._forget(job_id) for job_id in forgettable]),
             sum([await self._leasing.give_up(worker_id) for worker_id in dead]),
         )
@@ -81,6 +81,6 @@ class Ending:
         answer = await self._shard.run(
             "forget",
             [keys.job(job_id), keys.ended, keys.jobs, *belongings],
-            [job_id, self._shard.limits.retention_s],
+            [job_id],
         )
         return bool(answer == 1)

@@ -102,7 +102,6 @@ local epoch = next_epoch(lease[1], now)
 local expires = string.format('%.0f', now / 1000 + ARGV[3])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', ARGV[2], 'expires', expires,
   'info', ARGV[4])
-redis.call('HDEL', KEYS[1], 'fingerprint')
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[4], expires, ARGV[1])
 give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
@@ -254,24 +253,23 @@ return table.concat(answers)
 
 --@ cancel
 -- KEYS  job queue claims deadlines ended bell rings
--- ARGV  id, the job's claim as it was read ('' for none), finish, 1 if only when overdue
+-- ARGV  id, the job's claim as it was read ('' for none), finish
 -- Ends every output that has not ended. The claims key depends on who holds the job: the
 -- caller reads that first, and this script answers 'moved' where it has changed since.
--- Answers 1 if this ended the job, 0 if it had ended (or is not due), nil if unknown.
-local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'deadline')
+-- Answers 1 if this ended the job, 0 if it had ended, nil if it is unknown.
+local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim')
 if not job[1] then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return false
 end
 if job[2] then return 0 end
 if (job[3] or '') ~= ARGV[2] then return 'moved' end
-local now = time_us()
-if ARGV[4] == '1' and not (job[4] and tonumber(job[4]) * 1000000 <= now) then return 0 end
+local now = seconds(time_us())
 for index = 0, job[1] - 1 do
   redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3])
 end
-redis.call('HSET', KEYS[1], 'ended', seconds(now), 'open', 0)
-redis.call('ZADD', KEYS[5], seconds(now), ARGV[1])
+redis.call('HSET', KEYS[1], 'ended', now, 'open', 0)
+redis.call('ZADD', KEYS[5], now, ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
@@ -280,10 +278,9 @@ return 1
 
 --@ forget
 -- KEYS  job ended jobs, then the job's logs, lps and idem
--- ARGV  id, retention in seconds
--- Drops everything of a job that ended longer ago than that. Answers 1, else 0.
-local ended = redis.call('ZSCORE', KEYS[2], ARGV[1])
-if not ended or (ended + ARGV[2]) * 1000000 > time_us() then return 0 end
+-- ARGV  id
+-- Drops everything of a job that has ended. Answers 1, 0 where another one has done it.
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
 for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('ZREM', KEYS[2], ARGV[1])

@@ -104,20 +104,20 @@ def decode_outputs(
     requests: Sequence[LogRequest], answer: Sequence[bytes]
 ) -> Iterator[OutputLog | None]:
     """read's answer, in the order of its requests; None for an unknown job."""
-    heads, tokens, *payload = answer
+    heads, packed, *payload = answer
+    token_ids = unpack_u32(packed)
     token, at = 0, 0
     for request, head in zip(requests, struct.iter_unpack("<3i", heads), strict=True):
         num_tokens, num_logprobs, ended = head
         if num_tokens < 0:
             yield None
             continue
-        logprobs = payload[at : at + num_logprobs]
-        at += num_logprobs + ended
         yield OutputLog(
-            index=request.index,
-            token_ids=unpack_u32(tokens[token : token + 4 * num_tokens]),
-            offset=request.offset,
-            logprobs=tuple(map(decode_logprobs, logprobs)),
-            finish=decode_finish(payload[at - 1]) if ended else None,
+            request.index,
+            token_ids[token : token + num_tokens],
+            request.offset,
+            tuple(map(decode_logprobs, payload[at : at + num_logprobs])) if num_logprobs else (),
+            decode_finish(payload[at + num_logprobs]) if ended else None,
         )
-        token += 4 * num_tokens
+        token += num_tokens
+        at += num_logprobs + ended

@@ -81,8 +81,9 @@ async def test_nothing_is_added_after_the_end(queue: JobQueue) -> None:
     lease = await lease_on(queue)
     job_id = await running(queue, lease, n=2)
     await queue.commit(lease, [row(job_id, 0, [1], STOP)])
-    rows = [row(job_id, 1, [2]), row(job_id, 1, (), Finish("length")), row(job_id, 0, [9], index=1)]
-    assert await queue.commit(lease, rows) == [ENDED, ENDED, APPLIED]
+    rows = [row(job_id, 1, [2]), row(job_id, 1, (), Finish("length")), row(job_id, 0, (), STOP)]
+    rows.append(row(job_id, 0, [9], index=1))
+    assert await queue.commit(lease, rows) == [ENDED, ENDED, ENDED, APPLIED]
     assert await tokens_of(queue, job_id) == (1,)
     assert (await output(queue, job_id)).finish == STOP
 

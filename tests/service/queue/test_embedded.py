@@ -94,17 +94,21 @@ def test_the_server_goes_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "import pathlib, sys, time\n"
         "from scheduler_svc.queue import EmbeddedRedis\n"
         "redis = EmbeddedRedis.start(pathlib.Path(sys.argv[1]))\n"
-        "print(redis.url, flush=True)\n"
+        "print(redis.pid, redis.url, flush=True)\n"
         "time.sleep(600)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        url = parent.stdout.readline().strip()
+        pid, url = parent.stdout.readline().split()
+        assert os.getsid(int(pid)) != os.getsid(0), "Ctrl-C must not reach it"
         with Redis.from_url(url) as client:
             client.set("key", "value")
+        os.kill(int(pid), signal.SIGSTOP)  # it takes its time to end
         parent.kill()
-    # Its lock is free as soon as it has ended: no second server meets the first.
+    with pytest.raises(Unavailable, match="another Redis is running"):
+        EmbeddedRedis.start(tmp_path)
+    os.kill(int(pid), signal.SIGCONT)
     with EmbeddedRedis.start(tmp_path) as redis, Redis.from_url(redis.url) as client:
         assert client.get("key") == b"value"
 

@@ -71,6 +71,23 @@ async def test_a_job_that_changed_hands_can_be_cancelled(queue: JobQueue) -> Non
     assert [job.spec.job_id for job in await queue.jobs(state="running")] == []
 
 
+async def test_a_job_that_is_claimed_while_it_is_cancelled_is_not_held(
+    queue: JobQueue, redis: Redis, redis_url: str, model: str, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    taken = 0
+    async with JobQueue(redis_url, model) as client:
+        for _ in range(40):
+            [job_id] = await submit(queue, 1)
+            claimed, cancelled = await asyncio.gather(
+                claim_ids(queue, lease, 1), client.cancel(job_id)
+            )
+            taken += len(claimed)
+            assert cancelled
+            assert redis.zcard(keys.claims("worker")) == 0
+    assert taken, "the two have met"
+
+
 async def test_overdue_jobs_end_with_deadline(queue: JobQueue) -> None:
     lease = await lease_on(queue)
     claimed = await running(queue, lease, deadline_s=0.001)
@@ -94,8 +111,11 @@ async def test_overdue_jobs_end_with_deadline(queue: JobQueue) -> None:
 async def test_a_job_that_ended_in_time_is_not_overdue(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
-    [job_id] = await submit(queue, 1, deadline_s=0.001)
-    await queue.cancel(job_id)
+    lease = await lease_on(queue)
+    finished = await running(queue, lease, deadline_s=0.001)
+    [cancelled] = await submit(queue, 1, deadline_s=0.001)
+    await queue.commit(lease, [row(finished, 0, [1], STOP)])
+    await queue.cancel(cancelled)
     assert redis.zcard(keys.deadlines) == 0
     assert (await queue.sweep()).num_overdue == 0
 

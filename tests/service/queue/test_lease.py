@@ -88,7 +88,9 @@ async def test_epochs_never_go_back_even_if_the_clock_does(
     again = await lease_on(queue)
     assert again.epoch == ahead + 1
     assert await queue.release(again)
+    assert redis.ttl(keys.lease("worker")) > 0, "a worker that never comes back is forgotten"
     assert (await lease_on(queue)).epoch == ahead + 3
+    assert redis.ttl(keys.lease("worker")) == -1
 
 
 async def test_workers_are_those_with_good_leases(queue: JobQueue) -> None:

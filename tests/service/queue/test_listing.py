@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from scheduler_svc.queue import JobQueue, LogRequest
+from scheduler_svc.queue.snapshot import list_snapshots
 from tests.service.queue.build import claim_ids, lease_on, row, spec, submit
 
 
@@ -52,6 +53,15 @@ async def test_listing_goes_past_a_page(queue: JobQueue) -> None:
     ids = await submit(queue, 270)
     assert [job.spec.job_id for job in await queue.jobs(limit=999)] == ids[::-1]
     assert len(await queue.jobs(state="queued", limit=200)) == 200
+
+
+async def test_jobs_that_arrive_meanwhile_repeat_none(queue: JobQueue) -> None:
+    ids = await submit(queue, 140)
+    listing = list_snapshots(queue._shard, None)
+    listed = [await anext(listing)]
+    await submit(queue, 20)
+    listed += [snapshot async for snapshot in listing]
+    assert [snapshot.spec.job_id for snapshot in listed] == ids[::-1]
 
 
 async def test_reads_from_any_offset_and_beyond(queue: JobQueue) -> None:
