@@ -106,9 +106,11 @@ def test_the_server_goes_with_a_parent_that_is_killed(tmp_path: Path) -> None:
             client.set("key", "value")
         os.kill(int(pid), signal.SIGSTOP)  # it takes its time to end
         parent.kill()
-    with pytest.raises(Unavailable, match="another Redis is running"):
-        EmbeddedRedis.start(tmp_path)
-    os.kill(int(pid), signal.SIGCONT)
+    try:
+        with pytest.raises(Unavailable, match="another Redis is running"):
+            EmbeddedRedis.start(tmp_path)
+    finally:
+        os.kill(int(pid), signal.SIGCONT)
     with EmbeddedRedis.start(tmp_path) as redis, Redis.from_url(redis.url) as client:
         assert client.get("key") == b"value"
 
