@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import pytest
 
 from stepserve import AsyncClient, Client, RetryPolicy, StreamEvent
-from tests.service.api.conftest import card, checkpoint, redis_url, served
+from tests.service.api.conftest import card, checkpoint, served
 from tests.service.api.served import WAIT_S, Served
 
-__all__ = ["card", "checkpoint", "redis_url", "served"]
+__all__ = ["card", "checkpoint", "served"]
 
 T = TypeVar("T")
 QUICK = RetryPolicy(first_pause_s=0.01, max_pause_s=0.1, patience_s=WAIT_S)
