@@ -19,6 +19,15 @@ import torch
 from torch import Tensor
 
 from worker_svc.kernels.attention import check_attention
+from worker_svc.kernels.attention_tile import (
+    attend,
+    load_query,
+    nothing_yet,
+    output_places,
+    row_cache,
+    store_output,
+    tile_begin,
+)
 from worker_svc.kernels.kernel import kernel, power_of_two
 from worker_svc.kernels.ragged import Ragged
 
@@ -44,7 +53,7 @@ CHUNK_TILES = {
     (2, 64): _Tile(128, 64, 8, 4),
     (2, 128): _Tile(128, 32, 8, 4),
     (2, 256): _Tile(64, 32, 8, 4),
-    (4, 64): _Tile(32, 32, 4, 2),
+    (4, 64): _Tile(16, 32, 4, 2),
     (4, 128): _Tile(16, 16, 4, 2),
     (4, 256): _Tile(16, 16, 4, 1),
 }
@@ -204,22 +213,22 @@ def _chunk_kernel(
     lines = tl.arange(0, shape.num_lines)
     tokens = first + lines // shape.group
     inside = (lines < tokens_per_tile * shape.group) & (tokens < query_len)
-    places = _output_places(start + tokens, lines, inside, shape)
-    query = _load_query(tensors, strides, places, shape)
-    cache = _row_cache(tensors, strides, row, shape)
+    places = output_places(start + tokens, lines, inside, shape)
+    query = load_query(tensors, strides, places, shape)
+    cache = row_cache(tensors, strides, row, shape)
     context_len = tl.load(tensors.context_lens + row)
     position = context_len - query_len + first
     positions = context_len - query_len + tokens
     begin, end = 0, tl.minimum(position + tokens_per_tile, context_len)
-    state = _nothing_yet(shape)
+    state = nothing_yet(shape)
     if shape.window > 0:
-        begin = _tile_begin(position - shape.window + 1, shape)
+        begin = tile_begin(position - shape.window + 1, shape)
     else:  # tiles of keys that every token sees need no mask
         seen = (position + 1) // shape.num_keys * shape.num_keys
-        state = _attend(query, cache, (positions, scale, 0, seen), state, shape, False)
+        state = attend(query, cache, (positions, scale, 0, seen), state, shape, False)
         begin = seen
-    state = _attend(query, cache, (positions, scale, begin, end), state, shape, True)
-    _store_output(tensors.output, places, state, shape)
+    state = attend(query, cache, (positions, scale, begin, end), state, shape, True)
+    store_output(tensors.output, places, state, shape)
 
 
 @kernel
@@ -236,22 +245,22 @@ def _decode_kernel(
     if segment < first_segment or segment >= end_segment:
         return
     lines = tl.arange(0, shape.num_lines)
-    places = _output_places(start + lines * 0, lines, lines < shape.group, shape)
-    query = _load_query(tensors, strides, places, shape)
-    cache = _row_cache(tensors, strides, row, shape)
+    places = output_places(start + lines * 0, lines, lines < shape.group, shape)
+    query = load_query(tensors, strides, places, shape)
+    cache = row_cache(tensors, strides, row, shape)
     positions = context_len - 1 + lines * 0
     begin = segment * shape.segment
     end = tl.minimum(begin + shape.segment, context_len)
-    state = _nothing_yet(shape)
+    state = nothing_yet(shape)
     if shape.window > 0:
-        begin = tl.maximum(begin, _tile_begin(context_len - shape.window, shape))
+        begin = tl.maximum(begin, tile_begin(context_len - shape.window, shape))
     else:
         full = end // shape.num_keys * shape.num_keys
-        state = _attend(query, cache, (positions, scale, begin, full), state, shape, False)
+        state = attend(query, cache, (positions, scale, begin, full), state, shape, False)
         begin = full
-    state = _attend(query, cache, (positions, scale, begin, end), state, shape, True)
+    state = attend(query, cache, (positions, scale, begin, end), state, shape, True)
     if end_segment - first_segment == 1:
-        _store_output(tensors.output, places, state, shape)
+        store_output(tensors.output, places, state, shape)
     else:
         _store_partials(partials, (row, segment, lines), state, shape)
 
@@ -310,108 +319,6 @@ def _segments(context_len: tl.tensor, shape: tl.constexpr) -> tl.tuple:
     if shape.window > 0:
         first += tl.maximum(context_len - shape.window, 0) // shape.segment
     return first, tl.cdiv(context_len, shape.segment)
-
-
-@kernel
-def _tile_begin(position: tl.tensor, shape: tl.constexpr) -> tl.tensor:
-    return tl.maximum(position, 0) // shape.num_keys * shape.num_keys
-
-
-@kernel
-def _output_places(
-    tokens: tl.tensor, lines: tl.tensor, inside: tl.tensor, shape: tl.constexpr
-) -> tl.tuple:
-    """(token, query head, whether it exists) of each line of a tile."""
-    return tokens.to(tl.int64), tl.program_id(1) * shape.group + lines % shape.group, inside
-
-
-@kernel
-def _load_query(
-    tensors: tl.tuple, strides: tl.tuple, places: tl.tuple, shape: tl.constexpr
-) -> tl.tensor:
-    tokens, heads, inside = places
-    dims = tl.arange(0, shape.padded_dim)
-    lines = tensors.query + tokens * strides.query_token + heads * strides.query_head
-    mask = inside[:, None] & (dims < shape.head_dim)[None, :]
-    return tl.load(lines[:, None] + dims[None, :], mask=mask, other=0.0)
-
-
-@kernel
-def _row_cache(
-    tensors: tl.tuple, strides: tl.tuple, row: tl.tensor, shape: tl.constexpr
-) -> tl.tuple:
-    """Pointers to the KV head's place in the first block, and to the row's block table."""
-    head = tl.program_id(1).to(tl.int64) * shape.block_size * shape.head_dim
-    row_id = tl.load(tensors.row_ids + row).to(tl.int64)
-    table = tensors.block_tables + row_id * strides.table
-    return tensors.k_cache + head, tensors.v_cache + head, table
-
-
-@kernel
-def _nothing_yet(shape: tl.constexpr) -> tl.tuple:
-    """Each line's largest score, sum of weights, and values by weight: (top, total, mixed)."""
-    top = tl.full((shape.num_lines,), float("-inf"), tl.float32)
-    total = tl.full((shape.num_lines,), 0.0, tl.float32)
-    return top, total, tl.full((shape.num_lines, shape.padded_dim), 0.0, tl.float32)
-
-
-@kernel
-def _attend(
-    query: tl.tensor,
-    cache: tl.tuple,
-    view: tl.tuple,
-    state: tl.tuple,
-    shape: tl.constexpr,
-    masked: tl.constexpr,
-) -> tl.tuple:
-    """Take in the keys and values from ``begin`` to ``end``; without a mask all lines see all."""
-    k_cache, v_cache, table = cache
-    positions, scale, begin, end = view
-    top, total, mixed = state
-    dims = tl.arange(0, shape.padded_dim)
-    for first in range(begin, end, shape.num_keys):
-        keys_at = first + tl.arange(0, shape.num_keys)
-        exists = keys_at < end
-        block_ids = tl.load(table + keys_at // shape.block_size, mask=exists, other=0)
-        slots = block_ids.to(tl.int64) * (shape.num_kv_heads * shape.block_size)
-        places = (slots + keys_at % shape.block_size) * shape.head_dim
-        mask = exists[None, :] & (dims < shape.head_dim)[:, None]
-        keys = tl.load(k_cache + places[None, :] + dims[:, None], mask=mask, other=0.0)
-        scores = tl.dot(query, keys, input_precision=shape.precision) * scale
-        if masked:
-            visible = exists[None, :] & (keys_at[None, :] <= positions[:, None])
-            if shape.window > 0:
-                visible &= keys_at[None, :] > positions[:, None] - shape.window
-            scores = tl.where(visible, scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        finite_top = tl.where(new_top == float("-inf"), 0.0, new_top) if masked else new_top
-        weights = tl.exp2(scores - finite_top[:, None])
-        shrink = tl.exp2(top - finite_top)
-        mask = exists[:, None] & (dims < shape.head_dim)[None, :]
-        values = tl.load(v_cache + places[:, None] + dims[None, :], mask=mask, other=0.0)
-        total = total * shrink + tl.sum(weights, 1)
-        mixed = tl.dot(
-            weights.to(values.dtype),
-            values,
-            mixed * shrink[:, None],
-            input_precision=shape.precision,
-        )
-        top = new_top
-    return top, total, mixed
-
-
-@kernel
-def _store_output(
-    output: tl.tensor, places: tl.tuple, state: tl.tuple, shape: tl.constexpr
-) -> None:
-    tokens, heads, inside = places
-    _, total, mixed = state
-    dims = tl.arange(0, shape.padded_dim)
-    lines = (tokens * (shape.num_kv_heads * shape.group) + heads) * shape.head_dim
-    mask = inside[:, None] & (dims < shape.head_dim)[None, :]
-    total = tl.where(inside, total, 1.0)  # a line that does not exist may have seen nothing
-    normed = (mixed / total[:, None]).to(output.dtype.element_ty)
-    tl.store(output + lines[:, None] + dims[None, :], normed, mask=mask)
 
 
 @kernel
