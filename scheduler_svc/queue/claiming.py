@@ -55,6 +55,17 @@ class Claiming:
             raise Fenced(f"the lease on {lease.worker_id} is another's")
         return int(answer)
 
+    async def claimed(self, lease: Lease) -> frozenset[str]:
+        keys = self._shard.keys
+        answer = await self._shard.run(
+            "claimed",
+            [keys.lease(lease.worker_id), keys.claims(lease.worker_id)],
+            [lease.epoch],
+        )
+        if answer is None:
+            raise Fenced(f"the lease on {lease.worker_id} is another's")
+        return frozenset(job_id.decode() for job_id in answer)
+
     async def _take(
         self, lease: Lease, fingerprint: str, max_jobs: int, named: list[str]
     ) -> list[Any]:

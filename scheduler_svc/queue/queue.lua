@@ -188,6 +188,13 @@ end
 if #ids > 0 then ring(KEYS[4], KEYS[5], 'queued', ids) end
 return #ids
 
+--@ claimed
+-- KEYS  lease claims
+-- ARGV  epoch
+-- Answers the ids of the jobs that are claimed under the lease.
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
+return redis.call('ZRANGE', KEYS[2], 0, -1)
+
 --@ commit
 -- KEYS  lease claims deadlines ended bell rings, then for every row: job, log, and lp
 --       where the row has log-probabilities

@@ -219,6 +219,10 @@ class JobQueue:
         """Gives jobs back to where they stood; ids that are not claimed are ignored."""
         return await self._claiming.requeue(lease, job_ids)
 
+    async def claimed(self, lease: Lease) -> frozenset[str]:
+        """The ids of the jobs that are claimed under the lease, as Redis has it."""
+        return await self._claiming.claimed(lease)
+
     # Everyone's.
 
     async def sweep(self) -> Sweep:

@@ -97,6 +97,15 @@ async def test_finished_outputs_of_a_claimed_job_come_with_it(queue: JobQueue) -
     assert [(log.token_ids, log.finish) for log in job.outputs] == [((4,), None), ((5,), STOP)]
 
 
+async def test_a_lane_learns_what_is_claimed_for_it(queue: JobQueue) -> None:
+    lease, other = await lease_on(queue), await lease_on(queue, "another")
+    assert await queue.claimed(lease) == frozenset()
+    held, ended = [await running(queue, lease) for _ in range(2)]
+    await running(queue, other)
+    await queue.commit(lease, [row(ended, 0, [1], STOP)])
+    assert await queue.claimed(lease) == {held}
+
+
 async def test_a_lost_lease_claims_and_gives_back_nothing(queue: JobQueue) -> None:
     lease = await lease_on(queue)
     held = await running(queue, lease)
@@ -106,6 +115,8 @@ async def test_a_lost_lease_claims_and_gives_back_nothing(queue: JobQueue) -> No
         await queue.claim(lease, "fingerprint", 1)
     with pytest.raises(Fenced):
         await queue.requeue(lease, [held])
+    with pytest.raises(Fenced):
+        await queue.claimed(lease)
     assert await queue.num_queued() == 2
     assert await claim_ids(queue, await lease_on(queue), 5) == [held, waiting]
 

@@ -22,6 +22,7 @@ async def everything(queue: JobQueue) -> None:
     ids = [job.job_id for job in asked]
     lease = await lease_on(queue)
     await claim_ids(queue, lease, 3)
+    await queue.claimed(lease)
     rows = [row(ids[0], 0, [1], logprobs=[TokenLogprobs(-1.0)])]
     rows += [row(ids[i], 0, [1], STOP, index=j) for i in (1, 2) for j in (0, 1)]
     await queue.commit(lease, rows)
