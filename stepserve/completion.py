@@ -51,12 +51,13 @@ class Collector:
 
 
 def _output(index: int, events: list[StreamEvent]) -> Output:
-    finish = events[-1].finish
+    # Not always the last event: usage may come after it, in one of its own.
+    finish = next((event.finish for event in events if event.finish is not None), None)
     return Output(
         index=index,
         text="".join(event.text for event in events),
         token_ids=tuple(token_id for event in events for token_id in event.token_ids),
-        finish_reason=events[-1].finish_reason,
+        finish_reason=finish.reason if finish is not None else "",
         finish_message=finish.message if finish is not None else "",
         logprobs=tuple(entry for event in events for entry in event.logprobs),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from protos.errors import StepserveError
 from protos.inference import StreamEvent
@@ -50,8 +51,9 @@ class Following:
         """Return the event if it says anything new."""
         self.job_id = event.job_id
         self.is_complete = event.usage is not None
-        if event.index in self._ended and not self.is_complete:
-            return None
+        if event.index in self._ended:
+            # After a reconnect every end is told again, with the text that was held back.
+            return _only_usage(event) if self.is_complete else None
         # The event that only tells the job's id is no progress of an output.
         if event.token_ids or event.finish is not None:
             self._offsets[event.index] = event.offset + len(event.token_ids)
@@ -63,3 +65,7 @@ class Following:
         """Call when the service has closed the stream: raises where that was too early."""
         if not self.is_complete:
             raise StepserveError(f"the stream of job {self.job_id} has ended before the job")
+
+
+def _only_usage(event: StreamEvent) -> StreamEvent:
+    return replace(event, token_ids=(), text="", logprobs=(), finish=None)

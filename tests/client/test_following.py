@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import grpc
 import pytest
 
 from protos.inference import StreamEvent, Usage
 from protos.inference_wire import AttachRequest, SubmitRequest
 from protos.job import Finish
+from protos.step import TokenLogprobs
+from stepserve.completion import Collector
 from stepserve.errors import StepserveError, Unavailable
 from stepserve.following import Following
 from stepserve.retry import Retry, RetryPolicy
@@ -49,17 +53,29 @@ def test_each_output_goes_on_where_it_is() -> None:
     assert following.request() == AttachRequest(job_id="job", offsets=[4, 7, 6])
 
 
-def test_an_end_is_told_once_but_for_the_last_of_all() -> None:
-    following = Following(SubmitRequest(), 2)
-    end = StreamEvent("job", 0, 3, finish=Finish("stop"))
-    assert following.take(end) is end
-    assert following.take(end) is None
+def test_an_end_is_told_once_and_the_usage_after_it_alone() -> None:
+    """After a reconnect an output that had ended ends again, with the text held back."""
+    following, collector = Following(SubmitRequest(), 2), Collector()
+    ends = [
+        StreamEvent("job", index, 3, (7,), "text", (TokenLogprobs(-1.0),), Finish("stop"))
+        for index in range(2)
+    ]
+    again = StreamEvent("job", 0, 4, text="held back", finish=Finish("stop"))
+    for event in ends:
+        assert following.take(event) is event
+        collector.add(event)
+    assert following.take(again) is None
     with pytest.raises(StepserveError, match="ended before the job"):
         following.closed()
-    last = StreamEvent("job", 0, 3, finish=Finish("stop"), usage=Usage(1, 2))
-    assert following.take(last) is last
+    last = following.take(replace(again, usage=Usage(1, 2)))
+    assert last == StreamEvent("job", 0, 4, usage=Usage(1, 2))
     assert following.is_complete
     following.closed()
+    collector.add(last)
+    completion = collector.completion()
+    assert [output.text for output in completion.outputs] == ["text"] * 2
+    assert [output.finish_reason for output in completion.outputs] == ["stop"] * 2
+    assert completion.usage == Usage(1, 2)
 
 
 def test_pauses_grow_and_stay_bounded_and_end() -> None:
