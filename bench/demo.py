@@ -28,13 +28,29 @@ from stepserve import AsyncClient, SamplingParams
 from stepserve.serving import Served, serve
 
 MODEL = Path(__file__).parent / "storyteller" / "model"
-NUM_BLOCKS, MAX_BATCH_SIZE, MAX_STEP_TOKENS = 96, 6, 64
+# Few enough rows and tokens a step that jobs wait and long prompts come in chunks.
+NUM_BLOCKS, MAX_BATCH_SIZE, MAX_STEP_TOKENS = 96, 6, 24
+ARRIVALS_PER_S = 8.0
+MAX_TOKENS, SEED = 200, 1
 
 PROMPTS = (
-    "Once upon a time",
-    "One sunny morning, a little fox",
-    "There was once a rabbit who",
-    "Once upon a time there lived a small bear",
+    "Once upon a time,",
+    "One winter evening, an old owl named Hugo",
+    "Long ago, a gentle bear named Otto lived in a hollow log. But Otto was lonely and",
+    "There once was a brave fox named",
+    "This is the story of Theo, a very small otter who lived in a burrow full of books. "
+    "His favourite thing was a golden key. One day, Theo could not find",
+    "Long ago, a shy",
+    "One sunny morning, a little hedgehog named Luna went for a walk by the river. "
+    "More than anything, Luna wanted to",
+    "Once",
+    "There once was a cheerful duck named Ivy who lived in a boat on the lake. One night, "
+    "there was thunder all around the house.",
+    "This is the story of Poppy, a clever",
+    "Once upon a time, a sleepy turtle named Felix lived behind the blue hills. "
+    "It was the birthday of",
+    "Once upon a time, there was a curious mouse named Clara. One day, Clara could not find "
+    "her lantern.",
 )
 
 
@@ -44,7 +60,6 @@ class Telling:
 
     label: str
     prompt: str
-    max_tokens: int
     arrival_s: float
     job_id: str = ""
     submitted_s: float = 0.0
@@ -56,15 +71,12 @@ class Telling:
 
 
 def tellings(seed: int) -> list[Telling]:
-    """Return a dozen jobs of different lengths, arriving over about two seconds."""
+    """Return a dozen jobs that arrive over a second or two, in an order of their own."""
     chance = random.Random(seed)
-    arrival_s = 0.0
-    jobs = []
-    for i in range(12):
-        prompt = PROMPTS[i % len(PROMPTS)]
-        length = chance.choice((24, 48, 96, 160))
-        jobs.append(Telling(f"{i + 1:>2} {prompt[:18]}", prompt, length, arrival_s))
-        arrival_s += chance.expovariate(6.0)
+    arrival_s, jobs = 0.0, []
+    for i, prompt in enumerate(PROMPTS):
+        jobs.append(Telling(f"{i + 1:>2} {prompt[:18]}", prompt, arrival_s))
+        arrival_s += chance.expovariate(ARRIVALS_PER_S)
     return jobs
 
 
@@ -72,7 +84,7 @@ async def tell(client: AsyncClient, job: Telling, start_s: float) -> None:
     """Submit the job when its time has come, and follow it to its end."""
     await asyncio.sleep(max(0.0, start_s + job.arrival_s - time.time()))
     job.submitted_s = time.time()
-    sampling = SamplingParams(max_tokens=job.max_tokens, temperature=0.7, seed=len(job.label))
+    sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.8, seed=SEED)
     job.job_id = await client.submit(prompt=job.prompt, sampling=sampling)
     async for event in client.attach(job.job_id):
         if event.token_ids and not job.first_s:

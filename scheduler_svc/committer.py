@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from protos.errors import Unavailable
@@ -12,7 +13,10 @@ from scheduler_svc.core.events import Commit, Committed, Requeue
 from scheduler_svc.loop import Inbox
 from scheduler_svc.queue import JobQueue, Lease, RowAnswer, RowKind
 
+log = logging.getLogger(__name__)
+
 RETRY_WAIT_S = 0.2
+ENDED = RowAnswer(RowKind.ENDED)
 
 OutputKey = tuple[str, int]
 
@@ -31,12 +35,22 @@ class Committer:
         self._inbox = inbox
         self._outputs: dict[OutputKey, tuple[list[int], list[TokenLogprobs]]] = {}
 
+    @property
+    def job_ids(self) -> frozenset[str]:
+        """Jobs whose outputs are remembered: not all their rows are known to be in Redis."""
+        return frozenset(job_id for job_id, _ in self._outputs)
+
     def remember(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Take note of what claimed jobs have already."""
+        """Take note of what claimed jobs have already.
+
+        A queue that lost its last moments may give a job that is here: what is remembered
+        of that is more than what came with it.
+        """
         for job in jobs:
             for output in job.outputs:
-                tokens, logprobs = list(output.token_ids), list(output.logprobs)
-                self._outputs[job.spec.job_id, output.index] = (tokens, logprobs)
+                if output.finish is None:
+                    known = (list(output.token_ids), list(output.logprobs))
+                    self._outputs.setdefault((job.spec.job_id, output.index), known)
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Drop the outputs of jobs that have ended without us."""
@@ -69,10 +83,11 @@ class Committer:
 
     def _extend(self, rows: Sequence[CommitRow]) -> None:
         for row in rows:
-            tokens, logprobs = self._outputs.setdefault((row.job_id, row.index), ([], []))
+            # Nothing is remembered of a job that ended without us; its rows will be ignored.
+            tokens, logprobs = self._outputs.get((row.job_id, row.index), ([], []))
             # A commit that is tried again finds its tokens remembered already.
             new = row.offset + len(row.token_ids) - len(tokens)
-            if new > 0:
+            if 0 < new <= len(row.token_ids):
                 tokens.extend(row.token_ids[-new:])
                 logprobs.extend(row.logprobs[-new:])
 
@@ -80,15 +95,23 @@ class Committer:
         answers = await self._queue.commit(self._lease, rows)
         short = [i for i, answer in enumerate(answers) if answer.kind is RowKind.SHORT]
         if short:
+            log.warning("%d token logs lost their tails and are written again", len(short))
             refills = [self._refill(rows[i], answers[i].length) for i in short]
             for i, answer in zip(
                 short, await self._queue.commit(self._lease, refills), strict=True
             ):
-                answers[i] = answer
+                answers[i] = answer if answer.kind is not RowKind.SHORT else ENDED
         return answers
 
     def _refill(self, row: CommitRow, length: int) -> CommitRow:
-        tokens, logprobs = self._outputs[row.job_id, row.index]
+        """Return the row with all that its log lacks, or as it is where that is not known.
+
+        The second is answered SHORT again, and the core drops the output: whoever claims
+        the job next goes on from what its log has.
+        """
+        tokens, logprobs = self._outputs.get((row.job_id, row.index), ([], []))
+        if len(tokens) < row.offset + len(row.token_ids):
+            return row
         return CommitRow(
             row.job_id, row.index, length, tokens[length:], logprobs[length:], row.finish
         )

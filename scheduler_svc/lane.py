@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from protos.errors import Unavailable
 from protos.job import ClaimedJob, JobSpec
-from protos.step import Hello, HelloReply, StepCommand
+from protos.step import HelloReply, StepCommand
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.committer import Committer
 from scheduler_svc.core.config import CoreConfig
@@ -20,6 +19,7 @@ from scheduler_svc.core.events import (
     Claim,
     Claimed,
     Commit,
+    Committed,
     Effect,
     Event,
     Requeue,
@@ -27,9 +27,10 @@ from scheduler_svc.core.events import (
     WorkerLost,
 )
 from scheduler_svc.core.scheduler import Core
+from scheduler_svc.lease_keeper import LeaseKeeper
 from scheduler_svc.loop import Destination, Inbox
 from scheduler_svc.queue import Fenced, JobQueue, Lease
-from scheduler_svc.recorder import StepRecorder, recorder
+from scheduler_svc.recorder import StepRecorder
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.stop_watch import StopWatch
 from scheduler_svc.worker_stream import WorkerGone, WorkerStream
@@ -99,9 +100,9 @@ class Lane:
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
         self._claims: Destination[Claim] = Destination(self._claim)
+        self._keeper = LeaseKeeper(shard.queue, lease)
         self._recorder = recorder
-        self._lease_is_sure = asyncio.Event()
-        self._lease_is_sure.set()
+        self._is_adrift = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Drive until ``stop``, or until the worker or the lease is lost; then hand over.
@@ -112,14 +113,14 @@ class Lane:
             self._plan(),
             self._read_reports(),
             self._watch_cancels(),
-            self._keep_lease(),
+            self._keeper.run(),
             self._stream.watch(),
             self._commands.run(),
             self._commits.run(),
             self._claims.run(),
             _until(stop),
         ]
-        fenced = False
+        is_fenced = False
         try:
             async with asyncio.TaskGroup() as group:
                 for task in tasks:
@@ -129,25 +130,32 @@ class Lane:
         except* WorkerGone as errors:
             log.warning("lane %s: worker lost: %s", self._lease.worker_id, errors.exceptions[0])
         except* Fenced:
-            fenced = True
-        if fenced:
+            is_fenced = True
+        if is_fenced:
             raise LeaseLost(f"the lease of {self._lease.worker_id} was taken over")
         await self._hand_over()
 
     async def _plan(self) -> None:
-        events: Sequence[Event] = ()  # the first turn asks for jobs
+        self._turn(())  # asks for jobs
         while True:
-            await self._lease_is_sure.wait()
-            effects = self._core.handle(events)
-            for effect in effects:
-                self._perform(effect)
-            for event in events:
-                if isinstance(event, Cancelled):
-                    self._forget(event.job_ids)
-                    self._committer.forget(event.job_ids)
-            if self._recorder is not None:
-                self._recorder.observe(events, effects, self._core)
-            events = await self._inbox.drain()
+            await self._inbox.wait()
+            # Events stay in the inbox until the lease is sure: whatever happens meanwhile,
+            # the hand-over finds them there.
+            await self._keeper.is_sure.wait()
+            self._turn(self._inbox.take())
+
+    def _turn(self, events: Sequence[Event]) -> None:
+        effects = self._core.handle(events)
+        for effect in effects:
+            self._perform(effect)
+        for event in events:
+            if isinstance(event, Cancelled):
+                self._forget(event.job_ids)
+                self._committer.forget(event.job_ids)
+            elif isinstance(event, Committed):
+                self._forget({job_id for job_id, _ in event.ended})
+        if self._recorder is not None:
+            self._recorder.observe(events, effects, self._core)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -178,6 +186,7 @@ class Lane:
         while not jobs:
             seen = queue.num_arrivals
             try:
+                await self._moor()
                 jobs = await queue.claim(self._lease, self._fingerprint, claim.max_jobs)
                 if not jobs:
                     await queue.wait_for_jobs(seen, DOORBELL_WAIT_S)
@@ -188,12 +197,27 @@ class Lane:
         self._committer.remember(jobs)
         self._inbox.put(Claimed(tuple(jobs)))
 
+    async def _moor(self) -> None:
+        """After a time in which Redis may have lost something: give back what nobody runs.
+
+        A finish that a failover lost leaves its job claimed and forgotten. Between two
+        claims, every job of the lease is in the core, or in a commit, or such a one.
+        """
+        if self._is_adrift:
+            held = self._core.job_ids | self._committer.job_ids | self._specs.keys()
+            claimed = await self._shard.queue.claimed(self._lease)
+            if orphans := tuple(claimed - held):
+                log.warning("lane %s: %d jobs wait again", self._lease.worker_id, len(orphans))
+                await self._shard.queue.requeue(self._lease, orphans)
+            self._is_adrift = False
+
     async def _watch_cancels(self) -> None:
         """Hear of jobs that a client or a deadline ended, though no row of theirs is committed."""
         queue = self._shard.queue
         async for rung in queue.follow():
             ended = rung.ended & self._specs.keys()
             if rung.everything:
+                self._is_adrift = True
                 try:
                     snapshots = [await queue.job(job_id) for job_id in tuple(self._specs)]
                 except Unavailable:
@@ -201,22 +225,6 @@ class Lane:
                 ended |= {s.spec.job_id for s in snapshots if s and s.state == "ended"}
             if ended:
                 self._inbox.put(Cancelled(tuple(ended)))
-
-    async def _keep_lease(self) -> None:
-        """Renew the lease; stop planning before it could be somebody else's."""
-        ttl_s = self._shard.settings.lease_ttl_s
-        renewed_s = time.monotonic()
-        while True:
-            await asyncio.sleep(ttl_s / 6)
-            asked_s = time.monotonic()
-            try:
-                if not await self._shard.queue.renew(self._lease):
-                    raise Fenced(self._lease.worker_id)
-                renewed_s = asked_s
-                self._lease_is_sure.set()
-            except Unavailable:
-                if time.monotonic() - renewed_s > ttl_s * 2 / 3:
-                    self._lease_is_sure.clear()
 
     async def _hand_over(self) -> None:
         """Write what was reported, give the jobs back, and let go of the lease."""
@@ -242,35 +250,3 @@ class _Stopped(Exception):
 async def _until(stop: asyncio.Event) -> None:
     await stop.wait()
     raise _Stopped
-
-
-async def hold(shard: Shard, address: str, stop: asyncio.Event) -> None:
-    """Take the worker at ``address`` if it is free, drive it, and hand it over.
-
-    Returns when there is nothing to drive now. Raises WorkerGone or Unavailable.
-    """
-    stream = WorkerStream(address, shard.settings.step_timeout_s)
-    try:
-        info = await stream.describe()
-        if info.model != shard.card.name:
-            log.warning("worker %s serves %s, not %s", address, info.model, shard.card.name)
-            return
-        ttl_ms = int(shard.settings.lease_ttl_s * 1000)
-        lease = await shard.queue.acquire(
-            address, shard.holder, ttl_ms, {"incarnation": info.incarnation}
-        )
-        if lease is None:
-            return
-        hello = Hello(lease.epoch, shard.holder, info.incarnation, reset=True)
-        try:
-            reply = await stream.open(hello)
-        except WorkerGone:
-            await shard.queue.release(lease)
-            raise
-        log.info("lane %s: driving %s", address, info.incarnation)
-        with recorder(shard.settings.record_dir, lease) as recording:
-            await Lane(shard, lease, stream, reply, recording).run(stop)
-    except LeaseLost as error:
-        log.warning("lane %s: %s", address, error)
-    finally:
-        await stream.close()

@@ -9,13 +9,16 @@ import socket
 from collections.abc import Sequence
 
 from protos.errors import Unavailable
-from scheduler_svc.lane import Shard, hold
-from scheduler_svc.worker_stream import WorkerGone
+from protos.step import PROTOCOL_VERSION, Hello, WorkerInfo
+from scheduler_svc.lane import Lane, LeaseLost, Shard
+from scheduler_svc.queue import Lease
+from scheduler_svc.recorder import recorder
+from scheduler_svc.worker_stream import WorkerGone, WorkerStream
 
 log = logging.getLogger(__name__)
 
 DISCOVERY_INTERVAL_S = 2.0
-RETRY_WAIT_S = 0.5
+RETRY_WAIT_S, MAX_RETRY_WAIT_S = 0.5, 30.0
 
 
 async def resolve(addresses: Sequence[str]) -> set[str]:
@@ -32,7 +35,7 @@ async def resolve(addresses: Sequence[str]) -> set[str]:
             infos = await loop.getaddrinfo(
                 host.strip("[]"), int(port), type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
             )
-        except OSError:
+        except (OSError, UnicodeError):
             continue
         for *_, place in infos:
             ip = str(place[0])
@@ -64,16 +67,79 @@ class Lanes:
             await asyncio.sleep(DISCOVERY_INTERVAL_S)
 
     async def _serve(self, address: str) -> None:
+        """Drive the worker whenever it can be had; say why not once for each reason."""
+        said, wait_s = "", RETRY_WAIT_S
         while address in self._known and not self._stop.is_set():
             try:
                 await hold(self._shard, address, self._stop)
-            except (WorkerGone, Unavailable) as error:
-                log.debug("worker %s: %s", address, error)
+                said, wait_s = "", RETRY_WAIT_S
+            except (WorkerGone, LeaseLost, Unavailable) as error:
+                if str(error) != said:
+                    log.info("worker %s: %s", address, error)
+                said = str(error)
+            except Exception as error:
+                # A bug of ours or the worker's ends this hold; the next begins with a reset.
+                log.exception("worker %s: %s, taking it anew", address, type(error).__name__)
+                wait_s = min(2 * wait_s, MAX_RETRY_WAIT_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_WAIT_S):
+                async with asyncio.timeout(wait_s):
                     await self._stop.wait()
 
     async def drain(self) -> None:
         """Hand every worker over: commit, requeue, release. No generation is waited for."""
         self._stop.set()
         await asyncio.gather(*self._tasks.values())
+
+
+async def hold(shard: Shard, address: str, stop: asyncio.Event) -> None:
+    """Take the worker at ``address`` if it is free, drive it, and hand it over.
+
+    Returns when it is another's, or was handed over. Raises WorkerGone where there is none
+    for us, LeaseLost, Unavailable.
+    """
+    stream = WorkerStream(address, shard.settings.step_timeout_s)
+    try:
+        info = await stream.describe()
+        _check(info, shard)
+        ttl_ms = int(shard.settings.lease_ttl_s * 1000)
+        told = {"incarnation": info.incarnation, "max_context": str(info.max_context)}
+        lease = await shard.queue.acquire(address, shard.holder, ttl_ms, told)
+        if lease is None:
+            return
+        try:
+            await _drive(shard, lease, stream, stop)
+        finally:
+            # Handed over already, in the ordinary case; else its claims wait again now.
+            with contextlib.suppress(Unavailable):
+                await shard.queue.release(lease)
+    finally:
+        await stream.close()
+
+
+async def _drive(shard: Shard, lease: Lease, stream: WorkerStream, stop: asyncio.Event) -> None:
+    if await _is_known_by_another_name(shard, lease):
+        return
+    reply = await stream.open(Hello(lease.epoch, shard.holder, reset=True))
+    log.info("worker %s: driving %s", lease.worker_id, reply.info.incarnation)
+    with recorder(shard.settings.record_dir, lease) as recording:
+        await Lane(shard, lease, stream, reply, recording).run(stop)
+
+
+def _check(info: WorkerInfo, shard: Shard) -> None:
+    if info.protocol_version != PROTOCOL_VERSION:
+        raise WorkerGone(f"speaks protocol {info.protocol_version}, not {PROTOCOL_VERSION}")
+    if info.model != shard.card.name:
+        raise WorkerGone(f"serves {info.model}, not {shard.card.name}")
+
+
+async def _is_known_by_another_name(shard: Shard, lease: Lease) -> bool:
+    """Whether the same worker is driven under an address that comes before this one.
+
+    A host may have several addresses; without this, two lanes would take one worker from
+    each other for ever.
+    """
+    workers = await shard.queue.workers()
+    ours = next(
+        (w.info.get("incarnation") for w in workers if w.worker_id == lease.worker_id), None
+    )
+    return any(w.info.get("incarnation") == ours and w.worker_id < lease.worker_id for w in workers)

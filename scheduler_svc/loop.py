@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Inbox:
-    """Events for one core. Drained whole, so that many are answered by one plan."""
+    """Events for one core. Taken all at once, so that many are answered by one plan."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -23,13 +23,12 @@ class Inbox:
         self._events.append(event)
         self._ready.set()
 
-    async def drain(self) -> list[Event]:
-        """Wait for an event; return all there are, oldest first."""
+    async def wait(self) -> None:
+        """Wait until there is an event."""
         await self._ready.wait()
-        return self.take()
 
     def take(self) -> list[Event]:
-        """Return all events there are now, maybe none."""
+        """Return all events there are now, oldest first; maybe none."""
         self._ready.clear()
         events, self._events = self._events, []
         return events
