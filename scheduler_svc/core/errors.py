@@ -1,6 +1,6 @@
 """What the core raises: always a bug, ours or the worker's, never a client's mistake.
 
-A core that has raised is not to be used again: its lane adopts the worker anew.
+A core that has raised is not to be used again: its lane ends, and the worker is taken anew.
 """
 
 from __future__ import annotations
