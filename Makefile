@@ -27,7 +27,7 @@ test test-long: export TOKENIZERS_PARALLELISM ?= false
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: setup ## Serve a small model on this machine, stream a dozen prompts, draw every step.
+demo: setup ## Serve a small model on this machine: a dozen prompts, streamed, and the picture of every step.
 	@$(BIN)/python -m bench.demo
 
 test: check ## Run the checks, then every test that takes seconds.
