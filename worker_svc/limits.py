@@ -11,6 +11,8 @@ from protos.errors import StepRefused
 from protos.step import Admission, Sampling
 
 MAX_LOGPROBS = 20
+# 0.01 as a float32, which is what travels.
+MIN_REPETITION_PENALTY = 0.009999999776482582
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ def _check_sampling(sequence_id: int, sampling: Sampling, vocab_size: int) -> No
             "temperature is negative": sampling.temperature >= 0,
             "top_p is not above 0 and at most 1": 0 < sampling.top_p <= 1,
             "min_p is not between 0 and 1": 0 <= sampling.min_p <= 1,
-            "repetition_penalty is not above 0": sampling.repetition_penalty > 0,
+            "repetition_penalty is below 0.01": (
+                sampling.repetition_penalty >= MIN_REPETITION_PENALTY
+            ),
             f"logprobs are more than {MAX_LOGPROBS}": sampling.num_logprobs <= MAX_LOGPROBS,
             "a biased token id is not in the vocabulary": max(bias_ids, default=0) < vocab_size,
             "a token id is biased twice": len(set(bias_ids)) == len(bias_ids),

@@ -2,8 +2,9 @@
 
 penalties, logit bias, (log-probabilities), temperature, min_p, top_k and top_p, draw. A row's
 token depends on its own logits, tokens, seed and output offset, never on the other rows.
-Sums that decide a bound are in float64. Nothing is counted from step to step: penalties are
-read off the resident tokens, the draw's randomness off (seed, index, output offset).
+Sums that decide a bound are in float64, and whatever penalties and bias make of finite logits,
+scores stay finite. Nothing is counted from step to step: penalties are read off the resident
+tokens, the draw's randomness off (seed, index, output offset).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from worker_svc.resident import Resident
 from worker_svc.rows import RowTable
 from worker_svc.truncate import Bounds, draw_within
 
+# Scores are kept within it: divided by the smallest temperature they are finite in float32 still.
+MAX_SCORE = 1e30
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
@@ -28,7 +32,8 @@ class Sampled:
 
     Attributes:
         token_ids: ``[S]`` int64, on the device.
-        is_finite: ``[S]`` bool; elsewhere the logits were not, and the token means nothing.
+        is_finite: ``[S]`` bool; elsewhere the logits (or their sum) were not, and the token means
+            nothing.
         logprobs: by position in S, where asked for.
     """
 
@@ -57,6 +62,7 @@ class Sampler:
         scores = logits[special].to(wide_dtype).nan_to_num_(0.0, 0.0, 0.0)
         self._penalise(scores, chosen)
         self._bias(scores, chosen)
+        scores.nan_to_num_(0.0, MAX_SCORE, -MAX_SCORE).clamp_(-MAX_SCORE, MAX_SCORE)
         picked = self._pick(scores, chosen)
         token_ids[special] = picked
         logprobs = _logprobs(scores, picked, chosen)

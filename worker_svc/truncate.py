@@ -100,7 +100,7 @@ def likeliest(scores: Tensor, bounds: Bounds, width: int) -> Likeliest:
     if not is_all_seen.all():
         total = torch.where(is_all_seen, total, _mass(scores, values[:, 0], floor))
     target = torch.where(bounds.top_p < 1, bounds.top_p * total, torch.inf)
-    num_kept = (in_play & (reached - masses < target[:, None])).sum(-1, keepdim=True)
+    num_kept = (in_play & (reached - masses < target[:, None])).sum(-1, keepdim=True).clamp(min=1)
     lowest = values.gather(1, num_kept - 1)
     # The mass of a top_k that ends between width and the whole vocabulary is not known yet.
     is_total_known = is_all_seen | (top_k == vocab_size)

@@ -44,7 +44,7 @@ _RANGES = {
     "min_p": _Range(0.0, 0, 1),
     "presence_penalty": _Range(0.0, -2, 2),
     "frequency_penalty": _Range(0.0, -2, 2),
-    "repetition_penalty": _Range(1.0, 0, 10, above=True),
+    "repetition_penalty": _Range(1.0, 0.009999999776482582, 10),  # from 0.01 as a float32
 }
 _NUM_OUTPUTS = _Range(1, 1, MAX_OUTPUTS)
 _NUM_LOGPROBS = _Range(-1, 0, MAX_LOGPROBS)

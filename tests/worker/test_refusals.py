@@ -39,7 +39,7 @@ INVALID_ADMISSIONS: dict[str, dict[str, Any]] = {
     "temperature": {"sampling": Sampling(max_tokens=2, temperature=-1.0)},
     "top_p": {"sampling": Sampling(max_tokens=2, top_p=0.0)},
     "min_p": {"sampling": Sampling(max_tokens=2, min_p=float("nan"))},
-    "repetition_penalty": {"sampling": Sampling(max_tokens=2, repetition_penalty=0.0)},
+    "repetition_penalty": {"sampling": Sampling(max_tokens=2, repetition_penalty=0.0099)},
     "logprobs": {"sampling": Sampling(max_tokens=2, num_logprobs=21)},
     "biased token id": {"sampling": Sampling(max_tokens=2, logit_bias=((257, 1.0),))},
     "biased twice": {"sampling": Sampling(max_tokens=2, logit_bias=((1, 1.0), (1, 2.0)))},

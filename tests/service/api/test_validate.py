@@ -64,7 +64,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (sampling(presence_penalty=-2.5), "sampling.presence_penalty"),
     (sampling(frequency_penalty=2.5), "sampling.frequency_penalty"),
     (sampling(frequency_penalty=-2.5), "sampling.frequency_penalty"),
-    (sampling(repetition_penalty=0), "sampling.repetition_penalty"),
+    (sampling(repetition_penalty=0.0099), "sampling.repetition_penalty"),
     (sampling(repetition_penalty=10.5), "sampling.repetition_penalty"),
     (sampling(n=0), "sampling.n"),
     (sampling(n=17), "sampling.n"),
@@ -169,6 +169,11 @@ async def test_the_limits_themselves_are_allowed(card: ModelCard) -> None:
     assert chosen.stop_token_ids == tuple(sorted({2, 9} | card.eos_token_ids))
     assert chosen.logit_bias == ((0, -100.0), (324, 100.0))
     assert (spec.priority, spec.deadline_s) == (-10, 0.5)
+
+
+async def test_the_least_repetition_penalty_is_allowed_as_it_travels(card: ModelCard) -> None:
+    spec = await resolve(card, sampling(repetition_penalty=0.01))
+    assert spec.sampling.repetition_penalty == pytest.approx(0.01)
 
 
 async def test_ignoring_the_models_end_leaves_the_requests(card: ModelCard) -> None:
