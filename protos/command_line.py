@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -11,11 +13,17 @@ from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsE
 
 S = TypeVar("S", bound=BaseSettings)
 
+# What stands for None on a command line: nothing, since no argument can hold a NUL. Else
+# the prompt "None" would be no prompt.
+_NONE = "\0"
+
 
 def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S:
     """Return the settings that ``argv`` and the environment give.
 
-    Raises SystemExit: status 0 after printing help, 2 after saying what is wrong.
+    Every text is taken as it stands, those of a list too: a flag given again is one more
+    text of the list. Raises SystemExit: status 0 after printing help, 2 after saying what
+    is wrong.
     """
     source: CliSettingsSource[S] = CliSettingsSource(
         settings_class,
@@ -24,12 +32,37 @@ def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_parse_none_str=_NONE,
+        parse_args_method=_Literally(settings_class),
+        formatter_class=_Help,
     )
     try:
         return CliApp.run(settings_class, cli_args=list(argv), cli_settings_source=source)
     except (ValidationError, SettingsError) as error:
         print(f"{prog}: {_problems(error)}\n{prog} --help lists the options.", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+class _Literally:
+    """Parses arguments, and makes JSON of lists of texts, which pydantic would take apart."""
+
+    def __init__(self, settings_class: type[BaseSettings]) -> None:
+        fields = settings_class.model_fields.items()
+        self._names = [name for name, field in fields if field.annotation == list[str]]
+
+    def __call__(self, parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+        found = parser.parse_args(argv)
+        for name in self._names:
+            if isinstance(texts := getattr(found, name, None), list):
+                setattr(found, name, json.dumps(texts))
+        return found
+
+
+class _Help(RawDescriptionHelpFormatter):
+    """Help that is silent about a default of nothing."""
+
+    def _get_help_string(self, action: Action) -> str:
+        return (action.help or "").removesuffix(f" (default: {_NONE})").removesuffix(" (default: )")
 
 
 def _problems(error: ValidationError | SettingsError) -> str:
