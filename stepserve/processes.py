@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,17 +16,23 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from protos.errors import StepserveError
+from stepserve.ready import ready_fields
 from stepserve.tether import tethered
 
 STOP_TIMEOUT_S = 15.0
 POLL_INTERVAL_S = 0.1
+PORT_PATIENCE_S = 2.0
 # A service that dies more often than this is broken, not unlucky.
 MAX_RESTARTS = 5
 RESTARTS_WINDOW_S = 60.0
 
 
 class ServiceFailed(StepserveError):
-    """A child process ended before it was ready, or kept dying."""
+    """A child process ended, or would end, before it was ready."""
+
+
+class Stopped(Exception):
+    """We were told to stop before everything was ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,22 @@ class Service:
     name: str
     arguments: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ServiceFailed where ``port`` can't be served on, now or within moments."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    give_up_s = time.monotonic() + PORT_PATIENCE_S
+    while True:
+        try:
+            socket.create_server((host.strip("[]"), port), family=family).close()
+        except OSError as error:
+            # What was killed a moment ago may still be ending.
+            if error.errno != errno.EADDRINUSE or time.monotonic() > give_up_s:
+                raise ServiceFailed(f"can't serve on {host}:{port}: {error.strerror}") from None
+            time.sleep(POLL_INTERVAL_S)
+        else:
+            return
 
 
 class Child:
@@ -64,29 +88,30 @@ class Child:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
-                if line.startswith("ready "):
-                    pairs = (pair.partition("=") for pair in line.split()[1:])
-                    self._ready.put({key: value for key, _, value in pairs})
+                if fields := ready_fields(line):
+                    self._ready.put(fields)
                 else:
                     print(f"[{self.service.name}] {line}", end="", file=sys.stderr, flush=True)
         self._ready.put(None)
 
     def wait_ready(self) -> dict[str, str]:
-        """Return the fields of the ready line, or nothing when we are to stop first.
+        """Return the fields of the ready line.
 
-        Raises ServiceFailed where the process ends instead.
+        Raises ServiceFailed where the process ends instead, Stopped when we are to stop.
         """
         while not self._stop.is_set():
             try:
                 fields = self._ready.get(timeout=POLL_INTERVAL_S)
             except queue.Empty:
                 continue
+            if fields is None and self._stop.is_set():
+                break
             if fields is None:
                 status = self.process.wait()
                 raise ServiceFailed(f"{self.service.name} ended with status {status} at start")
             self.fields = fields
             return fields
-        return {"worker": "", "grpc": "", "model": ""}
+        raise Stopped
 
     def restart(self) -> None:
         """Start it again, on the port that it had, so that others find it."""
@@ -128,6 +153,9 @@ class Supervisor:
                 child.process.wait()
 
     def start(self, service: Service) -> Child:
+        """Start a service. Raises Stopped where we are to stop instead."""
+        if self._stop.is_set():
+            raise Stopped
         child = Child(service, self._stop)
         self._children.append(child)
         return child

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protos.errors import StepserveError
+from stepserve.ready import ready_fields
 from stepserve.tether import tethered
 
 STOP_TIMEOUT_S = 30.0
@@ -29,16 +31,18 @@ class Served:
 
 
 @contextmanager
-def serve(model: Path | str, **flags: object) -> Iterator[Served]:
+def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterator[Served]:
     """Run ``stepserve up`` on any free port with these flags; stop it at the end.
 
     Raises ServeFailed where it ends before it is ready; its message is on stderr.
+    ``redis_url`` is no flag: it may hold a password, and command lines can be read by others.
     """
     options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     process = subprocess.Popen(
         tethered("stepserve.cli", "up", f"--model={model}", "--port=0", *options),
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "STEPSERVE_REDIS_URL": redis_url} if redis_url else None,
     )
     try:
         yield _wait_ready(process)
@@ -56,7 +60,6 @@ def serve(model: Path | str, **flags: object) -> Iterator[Served]:
 def _wait_ready(process: subprocess.Popen[str]) -> Served:
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("ready "):
-            fields = dict(pair.split("=", 1) for pair in line.split()[1:])
+        if fields := ready_fields(line):
             return Served(fields["grpc"], fields["model"], process)
     raise ServeFailed(f"stepserve up ended with status {process.wait()} before it was ready")

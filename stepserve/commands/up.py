@@ -7,15 +7,15 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from stepserve.processes import Service, Supervisor
+from stepserve.processes import Service, Stopped, Supervisor, check_port
 
 
 class Up(BaseSettings):
@@ -58,26 +58,42 @@ class Up(BaseSettings):
     num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")
     record_dir: str = Field("", description="write what each step did here, without any text")
 
+    @model_validator(mode="after")
+    def _has_ports(self) -> Self:
+        if self.port + self.schedulers > 65536:
+            raise ValueError(f"there are no {self.schedulers} ports from {self.port} on")
+        return self
+
     def run(self) -> int:
         """Serve; return the exit status."""
+        # Before anything is started, which takes a while.
+        for port in self._scheduler_ports():
+            check_port(self.host, port)
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
             redis_url, revive_redis = stack.enter_context(self._redis())
             supervisor = stack.enter_context(Supervisor(stop))
-            workers = [supervisor.start(self._worker(i)) for i in range(self.workers)]
-            addresses = [worker.wait_ready()["worker"] for worker in workers]
-            schedulers = [
-                supervisor.start(self._scheduler(i, redis_url, addresses))
-                for i in range(self.schedulers)
-            ]
-            ready = [scheduler.wait_ready() for scheduler in schedulers]
-            if stop.is_set():
-                return supervisor.status()
-            print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
-            for other in ready[1:]:
-                print(f"also grpc={other['grpc']}", flush=True)
-            supervisor.watch(revive_redis)
+            with suppress(Stopped):
+                self._start(supervisor, redis_url)
+                supervisor.watch(revive_redis)
             return supervisor.status()
+
+    def _start(self, supervisor: Supervisor, redis_url: str) -> None:
+        """Start all services and say where they are. Raises Stopped, ServiceFailed."""
+        workers = [supervisor.start(self._worker(i)) for i in range(self.workers)]
+        addresses = [worker.wait_ready()["worker"] for worker in workers]
+        schedulers = [
+            supervisor.start(self._scheduler(i, redis_url, addresses))
+            for i in range(self.schedulers)
+        ]
+        ready = [scheduler.wait_ready() for scheduler in schedulers]
+        print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
+        for other in ready[1:]:
+            print(f"also grpc={other['grpc']}", flush=True)
+
+    def _scheduler_ports(self) -> list[int]:
+        """Return the ports that are asked for; none where any will do."""
+        return [self.port + i for i in range(self.schedulers)] if self.port else []
 
     @contextmanager
     def _redis(self) -> Iterator[tuple[str, Callable[[], object]]]:
