@@ -72,11 +72,10 @@ def parse(argv: Sequence[str]) -> Command:
 
 def main() -> int:
     """Run the command line; errors written for the user end with one line and status 1."""
-    command = parse(sys.argv[1:])
     # Services have handlers of their own; a client unwinds, and stops what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return command.run()
+        return parse(sys.argv[1:]).run()
     except StepserveError as error:
         print(f"stepserve: {error}", file=sys.stderr)
         return 1

@@ -19,14 +19,10 @@ from stepserve.commands.options import Connection, Prompting, show
 class Submit(Connection, Prompting):
     """Store a job and print its id; it runs whoever is connected."""
 
-    prompt: CliPositionalArg[str] = Field(description='what to continue, or "-" for stdin')
-    chat: bool = Field(False, description="send the prompt as a user's chat message")
-
     def run(self) -> int:
         """Submit; return 0."""
-        text = sys.stdin.read() if self.prompt == "-" else self.prompt
         with Client(self.target) as client:
-            print(client.submit(self.request(text, chat=self.chat)))
+            print(client.submit(self.request()))
         return 0
 
 
@@ -39,7 +35,8 @@ class Attach(Connection):
     def run(self) -> int:
         """Stream; return 0 unless the job failed."""
         with Client(self.target) as client:
-            return show(client.attach(self.job_id, self.offset))
+            num_outputs = len(client.get(self.job_id).outputs)
+            return show(client.attach(self.job_id, self.offset), num_outputs)
 
 
 class Jobs(Connection):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
+from protos.errors import InvalidRequest
 from protos.inference import ChatMessage, Request, SamplingParams, StreamEvent
 
 
@@ -21,23 +23,28 @@ class Connection(BaseSettings):
 
 
 class Prompting(BaseSettings):
-    """How to sample, and under which name and urgency."""
+    """What to continue, how to sample, and under which name and urgency."""
 
     model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
 
+    prompt: CliPositionalArg[str] = Field(description='what to continue; "-": standard input')
+    chat: bool = Field(False, description="send the prompt as a user's chat message")
     max_tokens: int | None = Field(None, ge=1, description="output tokens; default: what fits")
     temperature: float | None = Field(None, description="0 is greedy; default 1")
     top_p: float | None = Field(None, description="smallest set of tokens this likely")
     top_k: int | None = Field(None, description="so many of the likeliest tokens")
     seed: int | None = Field(None, description="the same seed gives the same output")
-    stop: list[str] = Field([], description="text that ends the output; may be repeated")
+    stop: list[str] = Field(
+        [], description="a text that ends the output; again for another (variable: a JSON list)"
+    )
     n: int | None = Field(None, ge=1, le=16, description="independent outputs")
     priority: int = Field(0, ge=-10, le=10, description="urgency")
     tenant: str = Field("", description="whom the work is for")
     idempotency_key: str = Field("", description="a retry with the same key is the same job")
 
-    def request(self, prompt: str, *, chat: bool = False) -> Request:
-        """Return the request for ``prompt``."""
+    def request(self) -> Request:
+        """Return the request. Raises InvalidRequest where the prompt is no text."""
+        prompt = _text(self.prompt)
         sampling = SamplingParams(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
@@ -48,8 +55,8 @@ class Prompting(BaseSettings):
             n=self.n,
         )
         return Request(
-            prompt="" if chat else prompt,
-            messages=[ChatMessage("user", prompt)] if chat else (),
+            prompt="" if self.chat else prompt,
+            messages=[ChatMessage("user", prompt)] if self.chat else (),
             sampling=sampling,
             priority=self.priority,
             tenant=self.tenant,
@@ -57,14 +64,22 @@ class Prompting(BaseSettings):
         )
 
 
-def show(events: Iterable[StreamEvent]) -> int:
+def _text(prompt: str) -> str:
+    content = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("prompt", f"is not UTF-8 at byte {error.start}") from None
+
+
+def show(events: Iterable[StreamEvent], num_outputs: int) -> int:
     """Print text as it comes, and how it ended on stderr; return the exit status.
 
     Several outputs are printed as JSON lines instead, since their texts interleave.
     """
     failed = False
     for event in events:
-        if event.index == 0 and event.text:
+        if event.text and num_outputs == 1:
             print(event.text, end="", flush=True)
         elif event.text:
             print(json.dumps({"index": event.index, "text": event.text}), flush=True)
