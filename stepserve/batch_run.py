@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -11,15 +12,40 @@ from typing import Any
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from protos.errors import Exhausted, InvalidRequest, NotFound, StepserveError
 from stepserve.aio import AsyncClient
 from stepserve.batch_file import BatchLine, Progress
 from stepserve.completion import Collector, Output
+from stepserve.errors import (
+    CallFailed,
+    Exhausted,
+    InvalidRequest,
+    NotFound,
+    StepserveError,
+    Unavailable,
+)
+from stepserve.retry import RetryPolicy
 
-CODES: dict[type[StepserveError], str] = {
-    InvalidRequest: "INVALID_ARGUMENT",
-    NotFound: "NOT_FOUND",
-}
+# A service that is started by hand at the same time is waited for, but not for a minute.
+CONTACT_TIMEOUT_S = 10.0
+PATIENT_S = 1.0
+
+
+async def served_models(target: str) -> str:
+    """Return the names of what is served at ``target``; says on stderr when that takes long.
+
+    Raises Unavailable where nothing is in reach.
+    """
+    async with AsyncClient(target, RetryPolicy(patience_s=CONTACT_TIMEOUT_S)) as client:
+        asked = asyncio.ensure_future(client.models())
+        if not (await asyncio.wait({asked}, timeout=PATIENT_S))[0]:
+            print(f"stepserve: waiting for {target} ...", file=sys.stderr, flush=True)
+        try:
+            # A peer that swallows packets gives no answer at all.
+            models = await asyncio.wait_for(asked, CONTACT_TIMEOUT_S)
+        except (TimeoutError, Unavailable) as error:
+            reason = str(error) or "no answer"
+            raise Unavailable(f"no service at {target}: {reason}") from None
+    return ",".join(sorted(model.name for model in models))
 
 
 class BatchRun:
@@ -54,8 +80,10 @@ class BatchRun:
                 return await self._stream(line)
             except Exhausted as error:
                 await asyncio.sleep(error.retry_after_ms / 1000)
-            except tuple(CODES) as error:
-                return _failed(CODES[type(error)], str(error))
+            except Unavailable:
+                raise
+            except StepserveError as error:
+                return _failed(_code(error), str(error))
 
     async def _stream(self, line: BatchLine) -> dict[str, Any]:
         collector, sent_s, first_s = Collector(), time.monotonic(), 0.0
@@ -101,23 +129,43 @@ def _output(output: Output) -> dict[str, Any]:
     return fields
 
 
+def _code(error: StepserveError) -> str:
+    """Return the name of the gRPC status that stands for ``error``."""
+    match error:
+        case InvalidRequest():
+            return "INVALID_ARGUMENT"
+        case NotFound():
+            return "NOT_FOUND"
+        case CallFailed(code=code):
+            return code
+    return "UNKNOWN"
+
+
 def _failed(code: str, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message}}
 
 
-def summary(results: Mapping[int, Mapping[str, Any]], wall_s: float) -> dict[str, Any]:
-    """Return the run's figures; times are those of the jobs that did not fail, in seconds."""
-    done = [result for result in results.values() if "error" not in result]
+def summary(
+    results: Mapping[int, Mapping[str, Any]], num_earlier: int, wall_s: float
+) -> dict[str, Any]:
+    """Return the run's figures; times are those of the jobs that did not fail, in seconds.
+
+    The first ``num_earlier`` results are of a run before this one: they count as jobs, but
+    in no rate or time.
+    """
+    done = [result for result in list(results.values())[num_earlier:] if "error" not in result]
+    num_failed = sum("error" in result for result in results.values())
     latencies = sorted(result["latency_s"] for result in done)
     firsts = sorted(result["ttft_s"] for result in done)
     num_tokens = sum(result["usage"]["completion_tokens"] for result in done)
     return {
         "jobs": len(results),
-        "failed": len(results) - len(done),
+        "failed": num_failed,
+        "earlier": num_earlier,
         "wall_s": round(wall_s, 3),
-        "requests_per_s": round(len(done) / wall_s, 3),
+        "requests_per_s": round(len(done) / wall_s, 3) if done else 0.0,
         "output_tokens": num_tokens,
-        "output_tokens_per_s": round(num_tokens / wall_s, 3),
+        "output_tokens_per_s": round(num_tokens / wall_s, 3) if done else 0.0,
         **{
             f"{name}_{label}": round(values[int(share * (len(values) - 1))], 4) if values else None
             for name, values in (("ttft_s", firsts), ("latency_s", latencies))

@@ -1,10 +1,11 @@
 """What the client raises.
 
-StepserveError            anything else that the service or the connection says
+StepserveError            the answers make no sense
 ├── InvalidRequest        the request is wrong; ``field`` names what is
 ├── NotFound              no such job or model
 ├── Exhausted             the queue is full; try again after ``retry_after_ms``
-└── Unavailable           no service was reached, or Redis was away, for too long
+├── Unavailable           no service was reached, or Redis was away, for too long
+└── CallFailed            any other status; ``code`` is its name
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from protos.errors import Exhausted, InvalidRequest, NotFound, StepserveError, U
 from protos.inference_wire import RETRY_AFTER_KEY
 
 __all__ = [
+    "CallFailed",
     "Exhausted",
     "InvalidRequest",
     "NotFound",
@@ -27,6 +29,14 @@ __all__ = [
 
 DEFAULT_RETRY_AFTER_MS = 1000
 _TOO_LARGE = "larger than max"
+
+
+class CallFailed(StepserveError):
+    """The service or the connection ended a call with the gRPC status named ``code``."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
 
 
 def from_status(error: grpc.RpcError) -> StepserveError:
@@ -45,4 +55,4 @@ def from_status(error: grpc.RpcError) -> StepserveError:
             return InvalidRequest("request", text)
         trailers = dict(call.trailing_metadata() or ())
         return Exhausted(text, int(trailers.get(RETRY_AFTER_KEY, DEFAULT_RETRY_AFTER_MS)))
-    return StepserveError(f"{code.name}: {text}")
+    return CallFailed(code.name, text)

@@ -8,18 +8,40 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+)
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from stepserve.aio import AsyncClient
-from stepserve.batch_file import BatchFailed, BatchLine, Progress, read_lines
-from stepserve.batch_run import BatchRun, summary
+from stepserve.batch_file import (
+    BatchFailed,
+    BatchLine,
+    Progress,
+    check_output,
+    parse_lines,
+    read_input,
+)
+from stepserve.batch_run import BatchRun, served_models, summary
 from stepserve.commands.up import Up
 from stepserve.serving import serve
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which neither place to run counts where a flag names one."""
+
+    def __call__(self) -> dict[str, Any]:
+        places = {"target", "model"}
+        hidden = places if places & self.current_state.keys() else set()
+        return {name: value for name, value in super().__call__().items() if name not in hidden}
 
 
 class Batch(Up):
@@ -37,32 +59,54 @@ class Batch(Up):
     target: str = Field("", description="a running service's HOST:PORT")
     max_jobs: int = Field(1024, ge=1, description="jobs under way at once")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (replaced)
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls), dotenv_settings, file_secret_settings
+
     def run(self) -> int:
         """Run; return 0 where every job has a result, though some may be errors."""
         if bool(self.target) == bool(self.model):
             raise BatchFailed("give --target of a running service, or --model to start one")
-        digest, lines = read_lines(self.input)
+        check_output(self.output)
+        content = read_input(self.input)
+        digest, lines = parse_lines(content, self._model())
         progress = Progress(self.output, digest)
         start_s = time.monotonic()
         try:
-            if self.target:
-                asyncio.run(self._run(self.target, lines, progress))
-            else:
-                self._run_own(lines, progress)
-        except BaseException:
-            progress.close()
+            self._run_rest(lines, progress)
+            progress.finish()
+        except (KeyboardInterrupt, SystemExit):
+            print("stepserve: interrupted; the same command goes on from here", file=sys.stderr)
             raise
-        progress.finish()
-        print(json.dumps(summary(progress.results, time.monotonic() - start_s)))
+        finally:
+            progress.close()
+        wall_s = time.monotonic() - start_s
+        print(json.dumps(summary(progress.results, progress.num_earlier, wall_s)))
         return 0
 
-    def _run_own(self, lines: list[BatchLine], progress: Progress) -> None:
+    def _model(self) -> str:
+        """Return what tells one model from another: results of one are not another's."""
+        if self.target:
+            return asyncio.run(served_models(self.target))
+        return str(Path(self.model).resolve()) if Path(self.model).exists() else self.model
+
+    def _run_rest(self, lines: list[BatchLine], progress: Progress) -> None:
+        if self.target or len(progress.results) == len(lines):
+            asyncio.run(self._run(self.target, lines, progress))
+            return
         directory = self.output.with_name(f".{self.output.name}.jobs").absolute()
         own = {"input", "output", "model", "target", "max_jobs", "host", "port", "data_dir"}
         flags = self.model_dump(exclude=own, exclude_defaults=True)
         with serve(self.model, data_dir=directory, **flags) as served:
             asyncio.run(self._run(served.target, lines, progress))
-        shutil.rmtree(directory)
+        shutil.rmtree(directory, ignore_errors=True)
 
     async def _run(self, target: str, lines: list[BatchLine], progress: Progress) -> None:
         columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
