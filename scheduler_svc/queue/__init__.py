@@ -1,6 +1,7 @@
 """The durable queue in Redis, and what it is asked and answers with."""
 
 from scheduler_svc.queue.bell import Follower, Rung
+from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
 from scheduler_svc.queue.limits import Durability, QueueLimits
@@ -9,6 +10,7 @@ from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
 
 __all__ = [
+    "Corrupt",
     "Durability",
     "EmbeddedRedis",
     "Fenced",

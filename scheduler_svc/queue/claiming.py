@@ -14,6 +14,7 @@ from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
 
 _MAX_PASSED_OVER = 64
+_MAX_DOUBTFUL = 1024
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,16 @@ class Claiming:
 
     async def claim(self, lease: Lease, fingerprint: str, max_jobs: int) -> list[ClaimedJob]:
         named = self._doubtful.setdefault(lease.epoch, [])
+        if len(self._doubtful) > _MAX_DOUBTFUL:
+            # Of a lease that was lost long ago; one that is held claims again and again.
+            del self._doubtful[next(iter(self._doubtful))]
         try:
             records = await self._take(lease, fingerprint, max_jobs, named)
             jobs = await self._read(records)
         except Fenced:
-            del self._doubtful[lease.epoch]
+            self._doubtful.pop(lease.epoch, None)
             raise
-        del self._doubtful[lease.epoch]
+        self._doubtful.pop(lease.epoch, None)
         return jobs
 
     async def requeue(self, lease: Lease, job_ids: Sequence[str]) -> int:
@@ -112,33 +116,25 @@ class Claiming:
         return list(answer)
 
     async def _read(self, records: Sequence[Any]) -> list[ClaimedJob]:
-        specs: list[tuple[JobSpec, bool]] = []
+        jobs: list[ClaimedJob] = []
         for job_id, spec, prompt, arrival, deadline, fingerprint in records:
             try:
                 decoded = decode_spec(spec, prompt, arrival, deadline)
+                outputs = await self._outputs(decoded, fingerprint is not None)
             except Corrupt as error:
                 log.error("job %s cannot be read: %s", job_id.decode(), error)
                 await self._ending.end(job_id.decode(), Finish("error", str(error)))
             else:
-                specs.append((decoded, fingerprint is not None))
-        outputs = await self._outputs([spec for spec, has_output in specs if has_output])
-        return [ClaimedJob(spec, outputs.get(spec.job_id) or _empty(spec)) for spec, _ in specs]
+                jobs.append(ClaimedJob(decoded, outputs))
+        return jobs
 
-    async def _outputs(self, specs: Sequence[JobSpec]) -> dict[str, tuple[OutputLog, ...]]:
-        requests = [
-            LogRequest(spec.job_id, index, 0, spec.sampling.logprobs >= 0)
-            for spec in specs
-            for index in range(spec.sampling.n)
-        ]
-        if not requests:
-            return {}
+    async def _outputs(self, spec: JobSpec, has_output: bool) -> tuple[OutputLog, ...]:
+        indices = range(spec.sampling.n)
+        if not has_output:
+            return tuple(map(OutputLog, indices))
+        wants_logprobs = spec.sampling.logprobs >= 0
+        requests = [LogRequest(spec.job_id, index, 0, wants_logprobs) for index in indices]
         names, packed = encode_requests(self._shard.keys, requests)
         answer = await self._shard.run("read", names, [packed])
-        logs: dict[str, list[OutputLog]] = {spec.job_id: [] for spec in specs}
-        for request, output in zip(requests, decode_outputs(requests, answer), strict=True):
-            logs[request.job_id].append(output or OutputLog(request.index))
-        return {job_id: tuple(outputs) for job_id, outputs in logs.items()}
-
-
-def _empty(spec: JobSpec) -> tuple[OutputLog, ...]:
-    return tuple(OutputLog(index) for index in range(spec.sampling.n))
+        outputs = zip(indices, decode_outputs(requests, answer), strict=True)
+        return tuple(output or OutputLog(index) for index, output in outputs)

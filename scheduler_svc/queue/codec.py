@@ -42,6 +42,13 @@ def encode_spec(spec: JobSpec) -> str:
 
 def decode_spec(text: bytes, prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
     values = _load(text, _SPEC_FIELDS)
+    try:
+        return _spec(values, prompt, arrival, deadline)
+    except (TypeError, ValueError) as error:
+        raise Corrupt(f"a stored job has a value of a wrong kind: {error}") from error
+
+
+def _spec(values: dict[str, Any], prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
     sampling = values.pop("sampling")
     if not isinstance(sampling, dict) or sampling.keys() != _SAMPLING_FIELDS:
         raise Corrupt("the stored sampling has other fields than this version's")
@@ -80,7 +87,10 @@ def decode_logprobs(data: bytes) -> TokenLogprobs:
 
 
 def _load(text: bytes, names: frozenset[str]) -> dict[str, Any]:
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise Corrupt("a stored record is not JSON") from error
     if not isinstance(values, dict) or values.keys() != names:
         raise Corrupt("a stored record has other fields than this version's")
     return values

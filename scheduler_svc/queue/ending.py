@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from protos.errors import Unavailable
@@ -11,12 +12,13 @@ from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.shard import Shard
 
 _MAX_SWEPT = 256
+_MAX_ROUNDS = 16
 _MAX_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What one sweep did; where a number is ``_MAX_SWEPT`` there may be more to do."""
+    """What one sweep did."""
 
     num_overdue: int
     num_forgotten: int
@@ -53,17 +55,28 @@ class Ending:
         """Ends overdue jobs, forgets ended ones after their retention, frees dead leases."""
         seconds, microseconds = await self._shard.link.call("TIME")
         now_s = seconds + microseconds / 1e6
-        overdue = await self._due(self._shard.keys.deadlines, now_s)
-        limits = self._shard.limits
-        forgettable = await self._due(self._shard.keys.ended, now_s - limits.retention_s)
+        keys, limits = self._shard.keys, self._shard.limits
         expired_ms = (now_s - limits.lease_grace_s) * 1000
-        dead = await self._due(self._shard.keys.workers, expired_ms)
-        finish = Finish("deadline", "the job's deadline has passed")
         return Sweep(
-            sum([await self.end(job_id, finish) for job_id in overdue]),
-            sum([await self._forget(job_id) for job_id in forgettable]),
-            sum([await self._leasing.give_up(worker_id) for worker_id in dead]),
+            await self._all_due(keys.deadlines, now_s, self._end_overdue),
+            await self._all_due(keys.ended, now_s - limits.retention_s, self._forget),
+            await self._all_due(keys.workers, expired_ms, self._leasing.give_up),
         )
+
+    async def _all_due(
+        self, index: str, until: float, settle: Callable[[str], Awaitable[bool]]
+    ) -> int:
+        """Settles what is due in an index, in rounds while they are full; how many it was."""
+        num_settled = 0
+        for _ in range(_MAX_ROUNDS):
+            due = await self._due(index, until)
+            num_settled += sum([await settle(member) for member in due])
+            if len(due) < _MAX_SWEPT:
+                break
+        return num_settled
+
+    async def _end_overdue(self, job_id: str) -> bool:
+        return await self.end(job_id, Finish("deadline", "the job's deadline has passed"))
 
     async def _due(self, index: str, until: float) -> list[str]:
         members = await self._shard.link.call(

@@ -60,19 +60,18 @@ class Leasing:
         )
         return answer is not None
 
-    async def workers(self) -> list[WorkerRecord]:
-        """The workers whose leases are good now."""
-        link, keys = self._shard.link, self._shard.keys
-        (seconds, microseconds), ids = await link.pipeline(
-            [("TIME",), ("ZRANGE", keys.workers, 0, -1)]
-        )
-        now_s = seconds + microseconds / 1e6
-        names = [worker_id.decode() for worker_id in ids]
-        leases = await link.pipeline(
-            [("HMGET", keys.lease(name), "holder", "epoch", "expires", "info") for name in names]
-        )
-        return [
-            WorkerRecord(name, holder.decode(), int(epoch), int(expires) / 1000, json.loads(info))
-            for name, (holder, epoch, expires, info) in zip(names, leases, strict=True)
-            if holder and int(expires) / 1000 > now_s
-        ]
+
+async def live_workers(shard: Shard) -> list[WorkerRecord]:
+    """The workers whose leases are good now."""
+    link, keys = shard.link, shard.keys
+    (seconds, microseconds), ids = await link.pipeline([("TIME",), ("ZRANGE", keys.workers, 0, -1)])
+    now_s = seconds + microseconds / 1e6
+    names = [worker_id.decode() for worker_id in ids]
+    leases = await link.pipeline(
+        [("HMGET", keys.lease(name), "holder", "epoch", "expires", "info") for name in names]
+    )
+    return [
+        WorkerRecord(name, holder.decode(), int(epoch), int(expires) / 1000, json.loads(info))
+        for name, (holder, epoch, expires, info) in zip(names, leases, strict=True)
+        if holder and int(expires) / 1000 > now_s
+    ]

@@ -265,11 +265,10 @@ return table.concat(answers)
 -- caller reads that first, and this script answers 'moved' where it has changed since.
 -- Answers 1 if this ended the job, 0 if it had ended, nil if it is unknown.
 local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim')
-if not job[1] then
+if not job[1] or job[2] then
   redis.call('ZREM', KEYS[4], ARGV[1])
-  return false
+  return job[1] and 0 or false
 end
-if job[2] then return 0 end
 if (job[3] or '') ~= ARGV[2] then return 'moved' end
 local now = seconds(time_us())
 for index = 0, job[1] - 1 do

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from protos.errors import Exhausted
@@ -14,7 +14,7 @@ from scheduler_svc.queue.codec import encode_spec, pack_u32
 from scheduler_svc.queue.ending import Ending, Sweep
 from scheduler_svc.queue.keys import Keys, idempotency_digest
 from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
-from scheduler_svc.queue.leasing import Leasing
+from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.rows import (
@@ -31,7 +31,7 @@ from scheduler_svc.queue.snapshot import (
     JobSnapshot,
     JobState,
     list_snapshots,
-    read_snapshots,
+    read_snapshot,
 )
 
 _RETRY_AFTER_MS = 1000
@@ -70,10 +70,12 @@ class JobQueue:
     ) -> None:
         limits = limits or QueueLimits()
         self._shard = Shard(RedisLink(url, limits), Keys(model), limits, load_scripts())
+        # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
+        self._lanes = replace(self._shard, link=RedisLink(url, limits))
         self._urgency = urgency
-        self._leasing = Leasing(self._shard)
-        self._ending = Ending(self._shard, self._leasing)
-        self._claiming = Claiming(self._shard, self._ending)
+        self._leasing = Leasing(self._lanes)
+        self._ending = Ending(self._shard, Leasing(self._shard))
+        self._claiming = Claiming(self._lanes, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
 
     async def __aenter__(self) -> JobQueue:
@@ -90,6 +92,7 @@ class JobQueue:
     async def close(self) -> None:
         await self._bell.close()
         await self._shard.link.close()
+        await self._lanes.link.close()
 
     async def ping(self) -> None:
         """Raises Unavailable unless Redis answers."""
@@ -124,14 +127,16 @@ class JobQueue:
         return await self._ending.end(job_id, Finish(reason, message))
 
     async def job(self, job_id: str) -> JobSnapshot | None:
-        """None for an unknown job."""
-        [snapshot] = await read_snapshots(self._shard, [job_id])
-        return snapshot
+        """None for an unknown job. Raises Corrupt where its record can't be read."""
+        return await read_snapshot(self._shard, job_id)
 
     async def jobs(
         self, *, state: JobState | None = None, tenant: str = "", limit: int = 100
     ) -> list[JobSnapshot]:
-        """At most ``limit`` jobs, newest first; of any tenant where none is named."""
+        """At most ``limit`` jobs, newest first; of any tenant where none is named.
+
+        Those whose records can't be read are left out, and logged.
+        """
         found: list[JobSnapshot] = []
         async for snapshot in list_snapshots(self._shard, state):
             if not tenant or snapshot.spec.tenant == tenant:
@@ -143,7 +148,8 @@ class JobQueue:
     async def read(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
         """The outputs from their offsets on, as of one moment; None for an unknown job.
 
-        An offset beyond the end of a log reads as no tokens.
+        An offset beyond the end of a log reads as no tokens. Raises Corrupt where any of
+        them can't be read.
         """
         if not requests:
             return []
@@ -202,7 +208,7 @@ class JobQueue:
             return []
         keys = self._shard.keys
         names, args = encode_rows(keys, rows)
-        answer = await self._shard.run(
+        answer = await self._lanes.run(
             "commit",
             [
                 *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.deadlines),
@@ -234,7 +240,7 @@ class JobQueue:
 
     async def workers(self) -> list[WorkerRecord]:
         """The workers whose leases are good now."""
-        return await self._leasing.workers()
+        return await live_workers(self._shard)
 
     async def num_queued(self) -> int:
         return int(await self._shard.link.call("ZCARD", self._shard.keys.queue))

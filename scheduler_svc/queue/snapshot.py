@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from protos.job import Finish, JobSpec
-from scheduler_svc.queue.codec import decode_finish, decode_spec
+from scheduler_svc.queue.codec import Corrupt, decode_finish, decode_spec
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.shard import Shard
 
 JobState = Literal["queued", "running", "ended"]
 
 _PAGE = 128
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +39,53 @@ class JobSnapshot:
     outputs: tuple[OutputSnapshot, ...]
 
 
-async def read_snapshots(shard: Shard, job_ids: Sequence[str]) -> list[JobSnapshot | None]:
-    """In the order asked for; None for an unknown job."""
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What Redis has of a job: the answer of the script "look", and its logs' sizes in bytes."""
+
+    job_id: str
+    fields: list[Any]
+    log_sizes: list[int]
+
+
+async def read_snapshot(shard: Shard, job_id: str) -> JobSnapshot | None:
+    """None for an unknown job. Raises Corrupt."""
+    records = await _records(shard, [job_id])
+    return _snapshot(records[0]) if records else None
+
+
+async def _records(shard: Shard, job_ids: Sequence[str]) -> list[_Record]:
+    """Of the jobs that are known, in the order asked for."""
     if not job_ids:
         return []
     keys = shard.keys
-    records = await shard.run("look", [keys.queue, *map(keys.job, job_ids)], job_ids)
+    answers = await shard.run("look", [keys.queue, *map(keys.job, job_ids)], job_ids)
+    known = [pair for pair in zip(job_ids, answers, strict=True) if pair[1] is not None]
     # Read after the finishes: a finished output then has its last token counted.
-    logs = [
-        keys.log(job_id, index)
-        for job_id, record in zip(job_ids, records, strict=True)
-        if record is not None
-        for index in range(int(record[1]))
-    ]
-    lengths = iter(await shard.link.pipeline([("STRLEN", log) for log in logs]))
-    return [None if record is None else _snapshot(record, lengths) for record in records]
+    logs = [keys.log(job_id, index) for job_id, f in known for index in range(int(f[1]))]
+    sizes = iter(await shard.link.pipeline([("STRLEN", log) for log in logs]))
+    return [_Record(job_id, f, list(itertools.islice(sizes, int(f[1])))) for job_id, f in known]
 
 
-def _snapshot(record: list[Any], lengths: Iterator[int]) -> JobSnapshot:
-    spec, _, arrival, deadline, ended, prompt_bytes, waits, *finishes = record
+def _snapshot(record: _Record) -> JobSnapshot:
+    spec, _, arrival, deadline, ended, prompt_bytes, waits, *finishes = record.fields
     return JobSnapshot(
         spec=decode_spec(spec, b"", arrival, deadline),
         num_prompt_tokens=prompt_bytes // 4,
         state="ended" if ended else "queued" if waits else "running",
         ended_s=float(ended or 0),
         outputs=tuple(
-            OutputSnapshot(next(lengths) // 4, decode_finish(finish) if finish else None)
-            for finish in finishes
+            OutputSnapshot(size // 4, decode_finish(finish) if finish else None)
+            for size, finish in zip(record.log_sizes, finishes, strict=True)
         ),
     )
 
 
 async def list_snapshots(shard: Shard, state: JobState | None) -> AsyncIterator[JobSnapshot]:
-    """The shard's jobs, newest first (ended ones: last ended first), read page by page."""
+    """The shard's jobs, newest first (ended ones: last ended first), read page by page.
+
+    One that can't be read is passed over: it must not hide the others.
+    """
     if state in ("queued", "running"):
         pages = _pages_of(await _live_ids(shard, state))
     else:
@@ -76,8 +93,13 @@ async def list_snapshots(shard: Shard, state: JobState | None) -> AsyncIterator[
             shard.link, shard.keys.ended if state == "ended" else shard.keys.jobs
         )
     async for job_ids in pages:
-        for snapshot in await read_snapshots(shard, job_ids):
-            if snapshot is not None and state in (None, snapshot.state):
+        for record in await _records(shard, job_ids):
+            try:
+                snapshot = _snapshot(record)
+            except Corrupt as error:
+                log.error("job %s cannot be listed: %s", record.job_id, error)
+                continue
+            if state in (None, snapshot.state):
                 yield snapshot
 
 

@@ -142,3 +142,15 @@ async def test_a_job_that_cannot_be_read_ends_with_an_error(
     finish = (await output(queue, asked.job_id)).finish
     assert finish is not None
     assert finish.reason == "error"
+
+
+async def test_a_job_whose_output_cannot_be_read_ends(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    broken, good = [await running(queue, lease) for _ in range(2)]
+    await queue.commit(lease, [row(job_id, 0, [1]) for job_id in (broken, good)])
+    await queue.requeue(lease, [broken, good])
+    redis.append(keys.log(broken, 0), b"?")
+    assert await claim_ids(queue, lease, 2) == [good]
+    assert [job.state for job in await queue.jobs()] == ["running", "ended"]

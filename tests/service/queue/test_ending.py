@@ -9,7 +9,7 @@ from redis import Redis
 
 from protos.job import Finish
 from protos.step import TokenLogprobs
-from scheduler_svc.queue import JobQueue, QueueLimits
+from scheduler_svc.queue import JobQueue, QueueLimits, ending
 from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
     ENDED,
@@ -148,6 +148,28 @@ async def test_after_its_retention_nothing_is_left_of_a_job(
             key.rpartition(b":")[2] for key in set(redis.scan_iter(f"ss:{{{model}}}:*")) - before
         }
         assert left == {b"bell", b"rings", b"worker"}
+
+
+async def test_a_sweep_keeps_up_with_many_and_stays_bounded(
+    redis_url: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "_MAX_SWEPT", 4)
+    monkeypatch.setattr(ending, "_MAX_ROUNDS", 3)
+    async with JobQueue(redis_url, model, QueueLimits(retention_s=0.0)) as queue:
+        ids = await submit(queue, 20)
+        for job_id in ids:
+            await queue.cancel(job_id)
+        assert [(await queue.sweep()).num_forgotten for _ in range(3)] == [12, 8, 0]
+
+
+async def test_a_deadline_left_of_an_ended_job_goes(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    [job_id] = await submit(queue, 1)
+    await queue.cancel(job_id)
+    redis.zadd(keys.deadlines, {job_id: 1.0})
+    assert (await queue.sweep()).num_overdue == 0
+    assert redis.zcard(keys.deadlines) == 0
 
 
 async def test_ended_jobs_are_remembered_until_then(queue: JobQueue) -> None:

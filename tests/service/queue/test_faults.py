@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -12,7 +13,8 @@ import pytest
 from redis import Redis
 
 from protos.errors import Unavailable
-from scheduler_svc.queue import EmbeddedRedis, JobQueue, QueueLimits
+from scheduler_svc.queue import EmbeddedRedis, JobQueue, Lease, QueueLimits, claiming
+from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
     APPLIED,
     EXISTED,
@@ -121,6 +123,37 @@ async def test_a_server_that_hangs_is_unavailable_in_time(tmp_path: Path) -> Non
             finally:
                 os.kill(redis.pid, signal.SIGCONT)
             await queue.ping()
+
+
+async def test_claims_that_failed_are_not_remembered_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(claiming, "_MAX_DOUBTFUL", 3)
+    async with JobQueue("redis://127.0.0.1:1", "model") as queue:
+        for epoch in range(6):
+            with pytest.raises(Unavailable):
+                await claim_ids(queue, Lease("worker", "holder", epoch, 1), 1)
+        assert list(queue._claiming._doubtful) == [3, 4, 5]
+
+
+async def test_clients_cannot_starve_the_lanes(redis_url: str, model: str, keys: Keys) -> None:
+    limits = QueueLimits(timeout_s=1.0, max_connections=2)
+    async with JobQueue(redis_url, model, limits) as queue:
+        lease = await lease_on(queue)
+        job_id = await running(queue, lease)
+        hogs = [
+            asyncio.create_task(queue._shard.link.call("BLPOP", keys.job("none"), 0))
+            for _ in range(2 * limits.max_connections)
+        ]
+        await asyncio.sleep(0)
+        assert await queue.renew(lease)
+        assert await queue.commit(lease, [row(job_id, 0, [1])]) == [APPLIED]
+        assert await claim_ids(queue, lease, 1) == []
+        assert not any(hog.done() for hog in hogs)
+        assert all(
+            isinstance(answer, Unavailable)
+            for answer in await asyncio.gather(*hogs, return_exceptions=True)
+        )
 
 
 async def test_no_server_is_unavailable() -> None:

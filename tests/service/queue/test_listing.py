@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from scheduler_svc.queue import JobQueue, LogRequest
+import pytest
+from redis import Redis
+
+from scheduler_svc.queue import Corrupt, JobQueue, LogRequest
+from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.snapshot import list_snapshots
 from tests.service.queue.build import claim_ids, lease_on, row, spec, submit
 
@@ -53,6 +57,21 @@ async def test_listing_goes_past_a_page(queue: JobQueue) -> None:
     ids = await submit(queue, 270)
     assert [job.spec.job_id for job in await queue.jobs(limit=999)] == ids[::-1]
     assert len(await queue.jobs(state="queued", limit=200)) == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("f0", '{"reason":"stop"}'), ("spec", "{}"), ("spec", "no JSON"), ("arrival", "now")],
+)
+async def test_a_job_that_cannot_be_read_hides_no_other(
+    queue: JobQueue, redis: Redis, keys: Keys, field: str, value: str
+) -> None:
+    first, broken, last = [(await submit(queue, 1, n=n))[0] for n in (1, 2, 3)]
+    redis.hset(keys.job(broken), field, value)
+    assert [job.spec.job_id for job in await queue.jobs()] == [last, first]
+    assert [len(job.outputs) for job in await queue.jobs()] == [3, 1]
+    with pytest.raises(Corrupt):
+        await queue.job(broken)
 
 
 async def test_jobs_that_arrive_meanwhile_repeat_none(queue: JobQueue) -> None:
