@@ -37,6 +37,7 @@ def _check_message(value: Any, descriptor: Any, path: str) -> None:
     if not isinstance(value, Mapping):
         raise _wrong(path or "request", "an object", value)
     for name, entry in value.items():
+        _check_text(name, path or "request")
         inner = f"{path}.{name}" if path else str(name)
         field = descriptor.fields_by_name.get(name)
         if field is None:

@@ -129,11 +129,13 @@ class Progress:
             self._file.close()
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, source: Path) -> None:
     """Raise BatchFailed where no results can be put at ``path``: before there are any."""
     with _files(path):
         if path.exists() and not path.is_file():
             raise BatchFailed(f"{path}: is not a file")
+        if path.exists() and path.samefile(source):
+            raise BatchFailed(f"{path}: the input would be overwritten")
 
 
 @contextmanager

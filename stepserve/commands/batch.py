@@ -74,8 +74,8 @@ class Batch(Up):
         """Run; return 0 where every job has a result, though some may be errors."""
         if bool(self.target) == bool(self.model):
             raise BatchFailed("give --target of a running service, or --model to start one")
-        check_output(self.output)
         content = read_input(self.input)
+        check_output(self.output, self.input)
         digest, lines = parse_lines(content, self._model())
         progress = Progress(self.output, digest)
         start_s = time.monotonic()
