@@ -176,7 +176,7 @@ class Supervisor:
         child.deaths_s = [d for d in child.deaths_s if now_s - d < RESTARTS_WINDOW_S] + [now_s]
         what = f"{child.service.name} ended with status {child.process.returncode}"
         if len(child.deaths_s) > MAX_RESTARTS:
-            self._failure = f"{what} for the {len(child.deaths_s)}th time in a minute"
+            self._failure = f"{what}, {len(child.deaths_s)} times in a minute"
             print(f"stepserve: {self._failure}", file=sys.stderr, flush=True)
             return False
         print(f"stepserve: {what}; starting it again", file=sys.stderr, flush=True)
