@@ -20,6 +20,7 @@ SUPPORTED = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
+ATTENTION_BIAS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 # Frequencies that do not depend on the length of the sequence at hand.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
@@ -71,6 +72,8 @@ def read_config(directory: Path) -> ModelConfig:
         inv_freq, rope_scale = _rope(path, source)
     except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+    # transformers reads these flags where the family has such biases, and ignores them elsewhere.
+    attention_bias = architecture in ATTENTION_BIAS and _flag(source, "attention_bias")
     config = ModelConfig(
         architecture=architecture,
         vocab_size=source.vocab_size,
@@ -84,9 +87,9 @@ def read_config(directory: Path) -> ModelConfig:
         inv_freq=inv_freq,
         rope_scale=rope_scale,
         windows=_windows(path, source),
-        qkv_bias=architecture == "Qwen2ForCausalLM" or _flag(source, "attention_bias"),
-        output_bias=_flag(source, "attention_bias"),
-        mlp_bias=_flag(source, "mlp_bias"),
+        qkv_bias=architecture == "Qwen2ForCausalLM" or attention_bias,
+        output_bias=attention_bias,
+        mlp_bias=architecture == "LlamaForCausalLM" and _flag(source, "mlp_bias"),
         qk_norm=architecture == "Qwen3ForCausalLM",
         tie_embeddings=_flag(source, "tie_word_embeddings"),
         max_context=source.max_position_embeddings,
@@ -148,6 +151,8 @@ def _windows(path: Path, source: Any) -> tuple[int, ...]:
     if source.model_type == "llama":
         return (0,) * num_layers
     if source.model_type == "mistral":
+        if source.sliding_window == 0:
+            raise CheckpointError(f"{path}: sliding_window 0: no token would see another")
         return (window,) * num_layers
     kinds = source.layer_types
     if set(kinds) - {"full_attention", "sliding_attention"} or len(kinds) != num_layers:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import VARIANTS
+from worker_svc.checkpoint import CheckpointError
 from worker_svc.config import read_config
 
 LLAMA: dict[str, Any] = {
@@ -25,6 +26,7 @@ LLAMA: dict[str, Any] = {
     "max_position_embeddings": 128,
 }
 QWEN2: dict[str, Any] = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+QWEN3: dict[str, Any] = {**LLAMA, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
 MISTRAL: dict[str, Any] = {
     **LLAMA,
     "architectures": ["MistralForCausalLM"],
@@ -96,6 +98,11 @@ def test_windows(tmp_path: Path, values: dict[str, Any], windows: tuple[int, ...
     assert read_config(write(tmp_path, values)).windows == windows
 
 
+def test_a_window_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="sliding_window 0"):
+        read_config(write(tmp_path, {**MISTRAL, "sliding_window": 0}))
+
+
 @pytest.mark.parametrize(
     ("config_eos", "generation", "expected"),
     [
@@ -118,6 +125,12 @@ def test_biases_and_head_dim(tmp_path: Path) -> None:
     config = read_config(write(tmp_path, {**LLAMA, "attention_bias": True, "head_dim": 32}))
     assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (True, True, False)
     assert config.head_dim == 32
+    config = read_config(write(tmp_path, {**QWEN2, "attention_bias": True, "mlp_bias": True}))
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (True, False, False)
+    config = read_config(write(tmp_path, {**MISTRAL, "attention_bias": True, "mlp_bias": True}))
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (False, False, False)
+    config = read_config(write(tmp_path, {**QWEN3, "attention_bias": True, "mlp_bias": True}))
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (True, True, False)
     config = read_config(write(tmp_path, QWEN2))
     assert (config.qkv_bias, config.output_bias, config.qk_norm) == (True, False, False)
     assert config.head_dim == 16
