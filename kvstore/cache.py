@@ -40,15 +40,8 @@ class KVCache:
     """
 
     def __init__(self, shape: CacheShape, num_blocks: int, device: torch.device | str) -> None:
-        self.shape = shape
-        self.num_blocks = num_blocks
         sizes = (num_blocks, shape.num_kv_heads, shape.block_size, shape.head_dim)
         self._blocks = torch.zeros((shape.num_layers, 2, *sizes), dtype=shape.dtype, device=device)
-
-    @property
-    def size_bytes(self) -> int:
-        """What the cache takes of the device's memory."""
-        return self.num_blocks * self.shape.bytes_per_block
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """``(k_cache, v_cache)`` of one layer, each

@@ -36,6 +36,8 @@ STORED_DTYPES = {
 }
 # Old Llama checkpoints carry what the config says anyway.
 IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+# Fields of the config that no logit depends on.
+LIMITS_OF_OUTPUT = ("eos_token_ids", "max_context")
 EMBEDDING = "model.embed_tokens.weight"
 VOCABULARY = "lm_head.weight"
 
@@ -48,7 +50,6 @@ class LoadedModel:
     config: ModelConfig
     fingerprint: str
     name: str
-    directory: Path
 
     def cache_shape(self, block_size: int) -> CacheShape:
         """What a block of ``block_size`` tokens of this model's KV cache holds."""
@@ -93,7 +94,7 @@ def load_model(
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
     decoder = Decoder(config, weights, kernels)
-    return LoadedModel(decoder, config, fingerprint, checkpoint.name, checkpoint.directory)
+    return LoadedModel(decoder, config, fingerprint, checkpoint.name)
 
 
 def _compute_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
@@ -188,5 +189,7 @@ def _fingerprint(
         (name, checkpoint.tensors[name].shape, checkpoint.tensors[name].dtype, digests[name])
         for name in sorted(digests)
     )
-    everything = {"config": asdict(config), "dtype": str(dtype), "tensors": list(tensors)}
+    # Where a generation ends is the job's affair: it was resolved when the job was submitted.
+    shape = {key: value for key, value in asdict(config).items() if key not in LIMITS_OF_OUTPUT}
+    everything = {"config": shape, "dtype": str(dtype), "tensors": list(tensors)}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

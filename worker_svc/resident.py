@@ -96,9 +96,6 @@ class Residents:
         self._ended: dict[int, int] = {}
         self._free_lines = list(range(limits.max_batch_size - 1, -1, -1))
 
-    def __len__(self) -> int:
-        return len(self._live)
-
     def describe(self) -> tuple[ResidentSequence, ...]:
         """Every live sequence, as a HelloReply tells it."""
         return tuple(

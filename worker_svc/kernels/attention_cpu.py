@@ -107,7 +107,7 @@ def _exp(x: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(_exp, fastmath=FAST_MATH)  # type: ignore[untyped-decorator]
+@overload(_exp)  # type: ignore[untyped-decorator]
 def _exp_overload(x: Any) -> Callable[[Any], Any]:
     return _exp_float32 if x == types.float32 else _exp_float64
 

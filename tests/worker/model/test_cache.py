@@ -13,7 +13,7 @@ SHAPE = CacheShape(num_layers=3, num_kv_heads=2, head_dim=16, block_size=8, dtyp
 def test_bytes_per_block_are_what_is_allocated() -> None:
     cache = KVCache(SHAPE, 5, "cpu")
     allocated = sum(part.nbytes for index in range(3) for part in cache.layer(index))
-    assert allocated == cache.size_bytes == 5 * SHAPE.bytes_per_block
+    assert allocated == 5 * SHAPE.bytes_per_block
     assert SHAPE.bytes_per_block == 3 * 2 * 2 * 8 * 16 * 4
 
 
