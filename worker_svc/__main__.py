@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from uuid import uuid4
 
 from protos.command_line import parse_settings
 from protos.errors import StepserveError
+from worker_svc.address import check_address
 from worker_svc.settings import WorkerSettings
 
 PROG = "stepserve worker"
@@ -19,17 +21,21 @@ EXIT_BROKEN = 3
 def run(settings: WorkerSettings) -> int:
     """Serve until SIGTERM or SIGINT. Return 1 where nothing can be served; stderr says why.
 
+    A SIGTERM ends it at once while it loads: as a container's first process it would be ignored.
+
     Once it has served, it ends the process: with status 0 after a signal, with EXIT_BROKEN
     after a failed step. To unload torch takes seconds and gives nothing back, and a broken
     device or a step that hangs may never let go.
     """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     # Idle threads that spin cost a small machine more than any kernel can win. Read when
     # torch's OpenMP is loaded, so it comes before the import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from worker_svc.assembly import assemble
-    from worker_svc.server import serve
-
     try:
+        check_address(settings.host, settings.port)
+        from worker_svc.assembly import assemble
+        from worker_svc.server import serve
+
         assembly = assemble(settings, uuid4().hex)
         failure = asyncio.run(serve(settings, assembly))
     except StepserveError as error:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # Commands of a stream that are read before they can be executed; then it is read no further.
 MAX_WAITING_COMMANDS = 8
+BROKEN = "the worker is broken and ends"
 
 
 class StreamEnded(Exception):
@@ -77,7 +78,7 @@ class Engine:
 
         Raises:
             StepRefused: a stale epoch, another incarnation, or a newer Hello came meanwhile.
-            Unavailable: the worker is shutting down.
+            Unavailable: the worker is shutting down, or broken.
         """
         self._check_open()
         self._ledger.greet(hello)
@@ -108,6 +109,7 @@ class Engine:
             if report is None:
                 report = await self._run(command)
                 self._ledger.record(report)
+            self._ledger.forget(command.committed_step)
             return report
 
     async def _run(self, command: StepCommand) -> StepReport:
@@ -117,10 +119,9 @@ class Engine:
         except StepserveError:
             raise
         except Exception as error:
-            log.debug("step %d failed", command.step, exc_info=True)
-            if not self.failure.done():
-                self.failure.set_result(f"step {command.step} failed: {_one_line(error)}")
-            raise Unavailable("the worker is broken and ends") from error
+            log.error("step %d failed", command.step, exc_info=True)
+            self.failure.set_result(f"step {command.step} failed: {_one_line(error)}")
+            raise Unavailable(BROKEN) from error
 
     def leave(self, commands: Commands) -> None:
         """The stream is over; nothing more of it is executed."""
@@ -137,6 +138,8 @@ class Engine:
                 self._thread.shutdown(wait=False)
 
     def _check_open(self) -> None:
+        if self.failure.done():
+            raise Unavailable(BROKEN)
         if self._is_draining:
             raise Unavailable("the worker is shutting down")
 

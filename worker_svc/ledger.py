@@ -20,11 +20,6 @@ class Ledger:
         self._max_kept_reports = max_kept_reports
         self._reports: dict[int, StepReport] = {}
 
-    @property
-    def num_kept_reports(self) -> int:
-        """Reports that a command sent again would be answered with."""
-        return len(self._reports)
-
     def greet(self, hello: Hello) -> None:
         """Take the Hello's epoch as the one that commands. Raise StepRefused where it may not."""
         if hello.protocol_version != PROTOCOL_VERSION:
@@ -40,9 +35,9 @@ class Ledger:
     def kept_report(self, command: StepCommand) -> StepReport | None:
         """Return the report of a step executed before; None where ``command`` is the next to do.
 
-        Reports that ``command.committed_step`` covers are forgotten. Raises StepRefused, and
-        changes nothing, for a stale epoch, another incarnation, a gap, a step whose report
-        is forgotten, and when no more reports can be kept.
+        Changes nothing. Raises StepRefused for a stale epoch, another incarnation, a gap, a step
+        whose report is forgotten, and when no more reports can be kept once those that
+        ``command.committed_step`` covers are forgotten.
         """
         self._check_incarnation(command.incarnation)
         if command.epoch != self.epoch:
@@ -55,7 +50,6 @@ class Ledger:
         if command.step <= self.last_step:
             return self._again(command)
         self._check_room(command)
-        self._forget(command.committed_step)
         return None
 
     def record(self, report: StepReport) -> None:
@@ -63,6 +57,11 @@ class Ledger:
         assert report.step == self.last_step + 1
         self.last_step = report.step
         self._reports[report.step] = report
+
+    def forget(self, committed_step: int) -> None:
+        """Reports up to ``committed_step`` are never asked for again."""
+        for step in [step for step in self._reports if step <= committed_step]:
+            del self._reports[step]
 
     def reset(self) -> None:
         """Forget every report; step numbers go on."""
@@ -76,14 +75,9 @@ class Ledger:
         report = self._reports.get(command.step)
         if report is None or command.step <= command.committed_step:
             raise StepRefused(f"step {command.step} was executed and its report is forgotten")
-        self._forget(command.committed_step)
         return report
 
     def _check_room(self, command: StepCommand) -> None:
         kept = sum(step > command.committed_step for step in self._reports)
         if kept >= self._max_kept_reports:
             raise StepRefused(f"{kept} reports are kept already: commit some first")
-
-    def _forget(self, committed_step: int) -> None:
-        for step in [step for step in self._reports if step <= committed_step]:
-            del self._reports[step]

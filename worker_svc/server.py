@@ -13,9 +13,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos import step_wire
-from protos.channel import server_options
+from protos.channel import place, server_options
 from protos.errors import InvalidRequest, StepRefused, StepserveError
-from protos.step import Hello, StepCommand
+from protos.step import Hello, StepCommand, StepReport
 from worker_svc.assembly import Assembly
 from worker_svc.engine import Commands, Engine, StreamEnded
 from worker_svc.settings import WorkerSettings
@@ -26,8 +26,15 @@ log = logging.getLogger(__name__)
 DRAIN_TIMEOUT_S = 3.0
 # For the last reports to be written, and for watchers of the health to see it change.
 STOP_GRACE_S = 0.3
+# A stream that has not said hello by then is ended: it only takes a place.
+HELLO_TIMEOUT_S = 10.0
+# Streams, health watchers and single calls; more are refused.
+MAX_CALLS = 64
+# Reports of a stream that wait to be written; then nothing more of it is executed.
+MAX_WAITING_REPORTS = 8
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Reports = asyncio.Queue[StepReport | Exception]
 
 
 class StepService(step_wire.WorkerServicer):
@@ -54,22 +61,43 @@ class StepService(step_wire.WorkerServicer):
     async def _drive(
         self, messages: AsyncIterator[Any], commands: Commands, context: Context
     ) -> None:
-        """Say hello, then answer commands in order while the next ones are being read."""
+        """Say hello, then answer commands in order.
+
+        Commands are read, executed and answered side by side: the device does not wait for a
+        report to be written, nor for the next command to be read.
+        """
         hello = await _read_hello(messages)
         reply = await self._engine.greet(hello, commands)
         await context.write(step_wire.encode_worker_message(reply))
+        reports: Reports = asyncio.Queue(MAX_WAITING_REPORTS)
         reader = asyncio.create_task(_read_commands(messages, commands))
+        executor = asyncio.create_task(self._execute(commands, reports))
         try:
             while True:
-                command = await commands.next()
-                report = await self._engine.execute(command, commands)
+                report = await reports.get()
+                if isinstance(report, Exception):
+                    raise report
                 await context.write(step_wire.encode_worker_message(report))
         finally:
             reader.cancel()
+            executor.cancel()
+
+    async def _execute(self, commands: Commands, reports: Reports) -> None:
+        """Put a report for every command, and last the reason why there are no more."""
+        try:
+            while True:
+                command = await commands.next()
+                await reports.put(await self._engine.execute(command, commands))
+        except Exception as reason:  # raised by the reader of the reports
+            await reports.put(reason)
 
 
 async def _read_hello(messages: AsyncIterator[Any]) -> Hello:
-    message = await anext(messages, None)
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            message = await anext(messages, None)
+    except TimeoutError:
+        raise InvalidRequest("hello", f"none came within {HELLO_TIMEOUT_S:g} s") from None
     if message is None:
         raise StreamEnded
     value = step_wire.decode_lane_message(message)
@@ -106,7 +134,7 @@ class WorkerServer:
         self._settings = settings
         self._engine = Engine(assembly.runner, assembly.info)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=server_options())
+        self._server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)
         step_wire.add_WorkerServicer_to_server(  # type: ignore[no-untyped-call]
             StepService(self._engine), self._server
         )
@@ -127,14 +155,14 @@ class WorkerServer:
 
     async def start(self) -> str:
         """Serve; return the address, HOST:PORT. Raises StepserveError where it is taken."""
-        place = f"{self._settings.host}:{self._settings.port}"
+        wanted = place(self._settings.host, self._settings.port)
         try:
-            port = self._server.add_insecure_port(place)
+            port = self._server.add_insecure_port(wanted)
         except RuntimeError as error:
-            raise StepserveError(f"{place} can't be served on: {error}") from error
+            raise StepserveError(f"{wanted} can't be served on: {error}") from error
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        return f"{self._settings.host}:{port}"
+        return place(self._settings.host, port)
 
     async def stop(self) -> None:
         """Stop accepting, and finish the running step unless that takes too long."""

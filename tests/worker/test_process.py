@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,9 @@ import grpc
 import pytest
 
 from protos import step_wire
+from protos.errors import StepserveError
 from protos.step import Admission, Hello, Sampling, StepCommand
+from worker_svc.address import check_address
 
 TIMEOUT_S = 120.0
 SMALL = ["--port=0", "--num-blocks=32", "--num-threads=1", "--kernels=torch", "--device=cpu"]
@@ -48,6 +51,11 @@ def started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker_svc", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
 
 def ready(process: subprocess.Popen[str]) -> dict[str, str]:
@@ -83,8 +91,9 @@ def test_a_broken_worker_dies(small_checkpoint: Path) -> None:
         assert process.wait(10) == 3
         assert process.stderr is not None
         errors = process.stderr.read().splitlines()
+    assert errors[0] == "step 1 failed"
+    assert errors[1].startswith("Traceback")
     assert errors[-1].startswith("stepserve worker: step 1 failed: ")
-    assert not any("Traceback" in line for line in errors)
 
 
 def _lose_a_step(stub: step_wire.WorkerStub) -> None:
@@ -107,27 +116,52 @@ def _lose_a_step(stub: step_wire.WorkerStub) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+LOADING = """
+import sys, time
+from worker_svc import __main__, assembly
+def assemble(settings, incarnation):
+    print("loading", flush=True)
+    time.sleep(600)
+assembly.assemble = assemble
+sys.exit(__main__.main())
+"""
+
+
+def test_a_signal_ends_it_while_it_loads() -> None:
+    with started(["-c", LOADING, "--model=unused", *SMALL]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+def test_a_taken_address_is_said_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StepserveError, match=f"127.0.0.1:{port} can't be served on: Address"):
+            check_address("127.0.0.1", port)
+        result = run(f"--port={port}", "--model=there-is-no-such-model")
+    check_address("127.0.0.1", port)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"stepserve worker: 127.0.0.1:{port} can't be served on: Address")
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_here_is_refused(host: str) -> None:
+    with pytest.raises(StepserveError, match=f"{host}:0 can't be served on"):
+        check_address(host, 0)
+
+
 def test_what_cannot_be_served_is_said_in_one_line(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "worker_svc", f"--model={tmp_path}", *SMALL],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    result = run(f"--model={tmp_path}", *SMALL)
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"stepserve worker: {tmp_path}")
 
 
 def test_wrong_flags_are_named_and_the_status_is_2() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "worker_svc", "--model=x", "--port=70000", "--block-size=0"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    result = run("--model=x", "--port=70000", "--block-size=0")
     assert (result.returncode, result.stdout) == (2, "")
     line, _hint = result.stderr.splitlines()
     assert "--port: Input should be less than or equal to 65535" in line

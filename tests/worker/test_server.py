@@ -20,8 +20,8 @@ from protos.step import FinishReason, Hello, HelloReply, Sampling, StepCommand, 
 from tests.worker.conftest import Assemble
 from tests.worker.lane import Lane
 from worker_svc.assembly import Assembly
-from worker_svc.engine import Commands, Engine
-from worker_svc.server import WorkerServer
+from worker_svc.engine import BROKEN
+from worker_svc.server import MAX_CALLS, WorkerServer
 from worker_svc.settings import WorkerSettings
 
 TIMEOUT_S = 20.0
@@ -269,6 +269,26 @@ async def test_a_stream_begins_with_a_hello(worker: Worker) -> None:
     assert "begins with a hello" in details
 
 
+async def test_a_stream_that_says_nothing_is_ended(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker_svc.server.HELLO_TIMEOUT_S", 0.01)
+    code, details = await worker.stream().refusal()
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "hello: none came within 0.01 s"
+
+
+async def test_calls_are_bounded(worker: Worker) -> None:
+    stub = health_pb2_grpc.HealthStub(worker.channel)
+    watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_CALLS)]
+    for watch in watches:
+        await watch.read()
+    code, _ = await worker.stream().refusal()
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for watch in watches:
+        watch.cancel()
+
+
 async def test_health_says_whether_it_serves(worker: Worker) -> None:
     stub = health_pb2_grpc.HealthStub(worker.channel)
     for service in ("", "stepserve.v1.Worker"):
@@ -301,26 +321,6 @@ async def test_a_step_that_runs_while_it_stops_is_reported(worker: Worker) -> No
     await stopping
 
 
-async def test_a_step_that_has_begun_is_recorded_whatever_becomes_of_its_stream(
-    assembled: Assemble,
-) -> None:
-    assembly = assembled()
-    engine, commands, lane = Engine(assembly.runner, assembly.info), Commands(), Lane(64, 4)
-    await engine.greet(Hello(1, "test"), commands)
-    command = lane.command({lane.admit(range(1, 61), GREEDY): 60})
-    executing = asyncio.create_task(engine.execute(command, commands))
-    while not engine.is_busy:
-        await asyncio.sleep(0)
-    executing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await executing
-    successor = Commands()
-    assert (await engine.greet(Hello(2, "test"), successor)).last_step == 1
-    report = await engine.execute(replace(command, epoch=2), successor)
-    assert len(report.token_ids) == 1
-    await engine.drain(1.0)
-
-
 async def test_reflection_names_the_service(worker: Worker) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(worker.channel)
     call = stub.ServerReflectionInfo()
@@ -341,3 +341,6 @@ async def test_a_step_that_fails_is_the_end_of_the_worker(worker: Worker) -> Non
     failure = await asyncio.wait_for(worker.server.failure, TIMEOUT_S)
     assert failure.startswith("step 1 failed: ")
     assert "\n" not in failure
+    again = worker.stream()
+    await again.send(Hello(2, "test"))
+    assert await again.refusal() == (grpc.StatusCode.UNAVAILABLE, BROKEN)
