@@ -193,6 +193,13 @@ def test_redis_keeps_what_it_is_told(objects: list[Object]) -> None:
     assert mounts[options["--dir"]] == "data"
 
 
+def test_a_cpu_worker_has_a_thread_for_every_cpu_it_may_use() -> None:
+    objects = render(VARIANTS["cpu"])
+    settings = of_kind(objects, "ConfigMap")["stepserve-settings"]["data"]
+    (worker,) = containers(of_kind(objects, "Deployment")["stepserve-worker"])
+    assert worker["resources"]["limits"]["cpu"] == settings["STEPSERVE_NUM_THREADS"]
+
+
 def test_gpu_is_asked_for_where_it_is_used(objects: list[Object]) -> None:
     settings = of_kind(objects, "ConfigMap")["stepserve-settings"]["data"]
     limits = containers(of_kind(objects, "Deployment")["stepserve-worker"])[0]["resources"][
