@@ -25,6 +25,9 @@ from worker_svc.resident import Resident, Residents, Row
 from worker_svc.rows import RowTable
 from worker_svc.sampler import Sampler
 
+# A context that attention's Triton kernel divides, where the longest one is not too long for that.
+MIN_LONG_CONTEXT = 512
+
 
 @dataclass(slots=True)
 class _Outcome:
@@ -115,30 +118,52 @@ class Runner:
                 outcome.freed.append((resident.sequence_id, tuple(resident.block_ids)))
 
     def warm_up(self) -> None:
-        """Execute a chunk and a decode, so that no job waits for a compiler or finds it broken."""
+        """Execute steps of every kind, so that no job waits for a compiler or finds it broken.
+
+        A chunk of a prompt with a cut draw, a decode, and one whose context is long enough to be
+        attended to in parts, with a draw from the whole vocabulary.
+        """
         limits = self._limits
-        num_places = limits.num_blocks * limits.block_size
-        length = min(3, limits.max_step_tokens, limits.max_context - 1, num_places - 1)
-        num_blocks = num_blocks_for(length + 1, limits.block_size)
-        sampling = Sampling(max_tokens=3, top_p=0.5, min_p=0.1, num_logprobs=1)
-        admission = Admission(0, "", 0, (0,) * length, length, sampling)
-        chunk = StepCommand(
-            epoch=0,
-            incarnation="",
-            step=0,
-            admissions=(admission,),
-            row_sequence_ids=(0,),
-            row_num_tokens=(length,),
-            row_num_new_blocks=(num_blocks,),
-            new_block_ids=tuple(range(num_blocks)),
+        longest = limits.max_context - 1
+        chunk = min(3, limits.max_step_tokens, longest)
+        long = min(longest, max(MIN_LONG_CONTEXT, limits.max_context // 16))
+        whole = Sampling(max_tokens=1)
+        cut = replace(whole, top_p=0.5, min_p=0.1, num_logprobs=1)
+        for row, sampling in (((chunk, chunk), cut), ((1, chunk), cut), ((1, long), whole)):
+            self.execute(synthetic_step([row], sampling, limits))
+            self.reset()
+
+
+def synthetic_step(
+    rows: Sequence[tuple[int, int]], sampling: Sampling, limits: Limits
+) -> StepCommand:
+    """A step of new sequences, one for each (tokens to compute, tokens in all) of ``rows``.
+
+    Of each only the last tokens are computed; what comes before is whatever the cache holds. All
+    of them lie in block 0, so that no more of the cache is needed.
+    """
+    admissions = [
+        Admission(
+            sequence_id=number,
+            job_id="",
+            index=0,
+            token_ids=(0,) * context_len,
+            num_prompt_tokens=1,
+            sampling=replace(sampling, max_tokens=limits.max_context),
+            num_computed=context_len - num_tokens,
+            block_ids=(0,) * num_blocks_for(context_len, limits.block_size),
         )
-        self.execute(chunk)
-        self.execute(
-            replace(
-                chunk, admissions=(), row_num_tokens=(1,), row_num_new_blocks=(0,), new_block_ids=()
-            )
-        )
-        self.reset()
+        for number, (num_tokens, context_len) in enumerate(rows)
+    ]
+    return StepCommand(
+        epoch=0,
+        incarnation="",
+        step=0,
+        admissions=tuple(admissions),
+        row_sequence_ids=tuple(range(len(rows))),
+        row_num_tokens=tuple(num_tokens for num_tokens, _ in rows),
+        row_num_new_blocks=(0,) * len(rows),
+    )
 
 
 def _advance(

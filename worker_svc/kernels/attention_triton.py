@@ -28,7 +28,7 @@ from worker_svc.kernels.attention_tile import (
     store_output,
     tile_begin,
 )
-from worker_svc.kernels.kernel import kernel, power_of_two
+from worker_svc.kernels.kernel import kernel, power_of_two, varying
 from worker_svc.kernels.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _segment_len(capacity: int) -> int:
     return max(MIN_SEGMENT_LEN, power_of_two(-(-capacity // MAX_SEGMENTS)))
 
 
-@kernel
+@varying("num_rows")
 def _chunk_kernel(
     tensors: tl.tuple, strides: tl.tuple, scale: float, num_rows: int, shape: tl.constexpr
 ) -> None:
@@ -265,7 +265,7 @@ def _decode_kernel(
         _store_partials(partials, (row, segment, lines), state, shape)
 
 
-@kernel
+@varying("num_segments")
 def _join_kernel(
     tensors: tl.tuple, partials: tl.tuple, num_segments: int, shape: tl.constexpr
 ) -> None:

@@ -19,9 +19,10 @@ class Kernel:
     may call each other; plain numbers of their module become compile-time constants.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], varying: tuple[str, ...] = ()) -> None:
         assert isinstance(function, FunctionType)
         self._function = function
+        self._varying = varying
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
         launch: Callable[..., Any] = self.jit[grid]
@@ -48,12 +49,20 @@ class Kernel:
         copy = FunctionType(function.__code__, scope, function.__name__)
         copy.__annotations__ = function.__annotations__
         copy.__qualname__ = function.__qualname__
-        return triton.jit(copy)
+        return triton.jit(copy, do_not_specialize=self._varying)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Make a function in Triton's language a ``Kernel``. In it ``tl`` is ``triton.language``."""
     return Kernel(function)
+
+
+def varying(*names: str) -> Callable[[Callable[..., Any]], Any]:
+    """``kernel`` where the integers ``names`` change from step to step: compiled once for all.
+
+    Without it Triton compiles anew for an integer that is 1, and for one that 16 divides.
+    """
+    return lambda function: Kernel(function, names)
 
 
 def power_of_two(number: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from worker_svc.kernels.kernel import kernel
+from worker_svc.kernels.kernel import varying
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -89,7 +89,7 @@ def uniforms_triton(seeds: Tensor, indexes: Tensor, offsets: Tensor) -> Tensor:
     return numbers
 
 
-@kernel
+@varying("count")
 def _uniforms_kernel(tensors: tl.tuple, count: int) -> None:
     at = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
     inside = at < count

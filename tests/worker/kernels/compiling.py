@@ -71,17 +71,8 @@ def launches() -> Iterator[list[Launch]]:
 def compile_launch(launch: Launch, capability: int) -> Usage:
     """Compile for sm_80 or sm_90 and ask cuobjdump for registers, stack and shared memory."""
     jit = launch.kernel.jit
-    constants: dict[tuple[int, ...], Any] = {}
-    attributes: dict[tuple[int, ...], Any] = {}
-    signature = {}
-    for i, (parameter, argument) in enumerate(zip(jit.params, launch.arguments, strict=True)):
-        if parameter.is_constexpr:
-            signature[parameter.name] = "constexpr"
-            constants[(i,)] = argument
-        else:
-            signature[parameter.name] = _specialise(argument, (i,), constants, attributes)
     compiled = triton.compile(
-        ASTSource(jit, signature, constants, attributes),
+        ASTSource(jit, *specialisation(launch)),
         target=GPUTarget("cuda", capability, 32),
         options=launch.options,
     )
@@ -95,6 +86,23 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
     )
 
 
+def specialisation(launch: Launch) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
+    """(signature, constants, attributes): Triton compiles once for each that is different."""
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    signature = {}
+    parameters = launch.kernel.jit.params
+    for i, (parameter, argument) in enumerate(zip(parameters, launch.arguments, strict=True)):
+        if parameter.is_constexpr:
+            signature[parameter.name] = "constexpr"
+            constants[(i,)] = argument
+        elif parameter.do_not_specialize:
+            signature[parameter.name] = "i32"
+        else:
+            signature[parameter.name] = _specialise(argument, (i,), constants, attributes)
+    return signature, constants, attributes
+
+
 def _specialise(
     argument: Any, path: tuple[int, ...], constants: dict[Any, Any], attributes: dict[Any, Any]
 ) -> Any:
@@ -105,7 +113,8 @@ def _specialise(
         ]
         return type(argument)(*parts) if hasattr(argument, "_fields") else tuple(parts)
     if isinstance(argument, torch.Tensor):
-        attributes[path] = [["tt.divisibility", 16]]
+        if argument.data_ptr() % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
         return "*" + TYPES[argument.dtype]
     if isinstance(argument, float):
         return "fp32"

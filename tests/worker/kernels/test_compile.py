@@ -14,8 +14,15 @@ pytest.importorskip("triton")
 
 from dataclasses import replace
 
+from protos.step import Admission, Sampling
 from tests.worker.kernels.cases import AttentionCase
-from tests.worker.kernels.compiling import SHARED_LIMIT_BYTES, compile_launch, launches
+from tests.worker.kernels.compiling import (
+    SHARED_LIMIT_BYTES,
+    compile_launch,
+    launches,
+    specialisation,
+)
+from worker_svc.batch import Batch
 from worker_svc.kernels import RotaryWrite
 from worker_svc.kernels.activation import silu_mul_triton
 from worker_svc.kernels.attention_triton import paged_attention_triton
@@ -23,6 +30,9 @@ from worker_svc.kernels.norm import add_rms_norm_triton, rms_norm_triton
 from worker_svc.kernels.philox import uniforms_triton
 from worker_svc.kernels.rotary import rotary_write_triton, write_kv_triton
 from worker_svc.kernels.sampling import categorical_triton
+from worker_svc.limits import Limits
+from worker_svc.resident import Resident, Row
+from worker_svc.rows import RowTable
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 HEAD_DIMS = [64, 128]
@@ -127,3 +137,47 @@ def test_sampling(dtype: torch.dtype) -> None:
         uniforms_triton(numbers, numbers, numbers)
 
     check(str(dtype).removeprefix("torch."), launch_all, {"categorical", "uniforms"})
+
+
+LIMITS = Limits(100, 4000, 16, 300, 40, 4000)
+
+
+def batch_of(rows: list[tuple[int, int]]) -> Batch:
+    """A worker's batch of new sequences: (tokens to compute, tokens in all) each."""
+    table = RowTable(LIMITS, torch.device("cpu"))
+    laid = []
+    for line, (num_tokens, context_len) in enumerate(rows):
+        computed = context_len - num_tokens
+        admission = Admission(line, "", 0, (1,) * context_len, 1, Sampling(9), computed)
+        resident = Resident.of(admission, LIMITS.max_context)
+        resident.line = line
+        laid.append(Row(resident, num_tokens, ()))
+    return table.batch(laid)
+
+
+def launch_step(batch: Batch) -> None:
+    num_tokens, num_sampled = len(batch.token_ids), len(batch.sample_positions)
+    projected = torch.zeros(num_tokens, 12, 64, dtype=torch.bfloat16)
+    query, key, value = projected.split((8, 2, 2), dim=1)
+    table = torch.zeros(LIMITS.max_context, 32, dtype=torch.bfloat16)
+    cache = torch.zeros(4, 2, 16, 64, dtype=torch.bfloat16)
+    args = RotaryWrite(table, table, batch.positions, batch.slots, cache, cache)
+    rotary_write_triton(query, key, value, args)
+    paged_attention_triton(query, cache, cache, batch.ragged, 0.1, 0)
+    numbers = torch.zeros(num_sampled, dtype=torch.int64)
+    uniforms_triton(numbers, numbers, numbers)
+    categorical_triton(torch.zeros(num_sampled, 1024), torch.zeros(num_sampled))
+
+
+def test_no_step_is_compiled_anew() -> None:
+    """Whatever the number of rows, tokens and segments, a kernel's launches are of one kind."""
+    kinds: dict[str, set[str]] = {}
+    for num_rows in (1, 2, 3, 4, 5, 16, 17):
+        for rows in ([(1, 9)], [(3, 700)], [(1, 3900)], [(1, 300)], [(16, 16)]):
+            with launches() as collected:
+                launch_step(batch_of(rows * num_rows))
+            for launch in collected:
+                name = launch.kernel.jit.__name__
+                kinds.setdefault(name, set()).add(str(specialisation(launch)[1:]))
+    assert len(kinds) == 6
+    assert {name: len(found) for name, found in kinds.items()} == dict.fromkeys(kinds, 1)
