@@ -53,8 +53,10 @@ def check_port(host: str, port: int) -> None:
             socket.create_server((host.strip("[]"), port), family=family).close()
         except OSError as error:
             # What was killed a moment ago may still be ending.
-            if error.errno != errno.EADDRINUSE or time.monotonic() > give_up_s:
-                raise ServiceFailed(f"can't serve on {host}:{port}: {error.strerror}") from None
+            in_use = error.errno == errno.EADDRINUSE
+            if not in_use or time.monotonic() > give_up_s:
+                reason = "it is in use" if in_use else error.strerror
+                raise ServiceFailed(f"can't serve on {host}:{port}: {reason}") from None
             time.sleep(POLL_INTERVAL_S)
         else:
             return

@@ -162,7 +162,7 @@ def test_a_taken_port_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         port = server.getsockname()[1]
         for host in ("127.0.0.1", "0.0.0.0"):
             monkeypatch.setattr(processes, "PORT_PATIENCE_S", 0.0)
-            with pytest.raises(ServiceFailed, match=f"can't serve on {host}:{port}: Address"):
+            with pytest.raises(ServiceFailed, match=f"can't serve on {host}:{port}: it is in use"):
                 check_port(host, port)
         monkeypatch.setattr(processes, "PORT_PATIENCE_S", WAIT_S)
         # Something that is just ending is waited for.

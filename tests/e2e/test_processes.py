@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,6 +48,31 @@ def children(pid: int, module: str) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the ids of all processes below this one."""
+    found = [pid]
+    for parent in found:
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(child) for child in path.read_text().split()]
+    return found[1:]
+
+
+def command_lines(pid: int) -> list[str]:
+    """Return the arguments of all processes below this one."""
+    return [Path(f"/proc/{child}/cmdline").read_text() for child in descendants(pid)]
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start the command, with its outputs in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "stepserve.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
 def follow(client: Client, job_ids: list[str]) -> list[Output]:
     outputs = []
     for job_id in job_ids:
@@ -68,13 +94,19 @@ def slow_jobs() -> list[OracleJob]:
 
 def kill_everything(served: Served) -> None:
     """SIGKILL the command and all below it, as a power cut would."""
-    pids = [served.process.pid]
-    for pid in pids:
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            pids += [int(child) for child in path.read_text().split()]
-    for pid in pids:
+    for pid in (served.process.pid, *descendants(served.process.pid)):
         os.kill(pid, signal.SIGKILL)
     served.process.wait()
+
+
+def stop_all(process: subprocess.Popen[str], signum: signal.Signals) -> tuple[int, str]:
+    """Signal a command; return its status and stderr. Fail where it leaves a process behind."""
+    pids = descendants(process.pid)
+    assert pids, "it had nothing to stop"
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=30)
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    return process.returncode, errors
 
 
 def test_every_process_killed_and_started_again_goes_on(checkpoint: Path, tmp_path: Path) -> None:
@@ -135,18 +167,24 @@ def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
     out = tmp_path / "out.jsonl"
     command = [
-        *(sys.executable, "-m", "stepserve.cli", "batch", str(tmp_path / "in.jsonl"), str(out)),
+        *("batch", tmp_path / "in.jsonl", out),
         *(f"--model={checkpoint}", "--num-threads=1", "--max-batch-size=2"),
     ]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    advice = "stepserve: interrupted; the same command goes on from here\n"
+    first = start(*command)
+    wait_until(lambda: any("worker_svc" in line for line in command_lines(first.pid)), "a start")
+    assert stop_all(first, signal.SIGINT) == (130, advice)
+    second = start(*command)
     partial = tmp_path / "out.jsonl.partial"
     wait_until(lambda: partial.exists() and partial.read_text().count("token_ids") >= 1, "a result")
-    first.send_signal(signal.SIGTERM)
-    first.communicate()
+    status, errors = stop_all(second, signal.SIGTERM)
+    assert status == 143
+    assert errors.endswith(advice)
     assert not out.exists()
-    second = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures = json.loads(second.stdout.splitlines()[-1])
+    printed, _ = start(*command).communicate()
+    figures = json.loads(printed.splitlines()[-1])
     assert (figures["jobs"], figures["failed"]) == (8, 3)
+    assert figures["earlier"] >= 1
     results = [json.loads(line) for line in out.read_text().splitlines()]
     for i in (0, 1, 3, 4, 5):
         lone = lone_greedy(checkpoint, [i + 1, 7], 200, "float32", ())
@@ -159,6 +197,43 @@ def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     assert "nonsense" in results[6]["error"]["message"]
     assert "JSON" in results[7]["error"]["message"]
     assert list(tmp_path.glob(".out*")) == [], "the batch's own jobs are left behind"
+
+
+def test_a_batch_of_its_own_uses_the_redis_that_is_named(
+    redis_url: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    named = checkpoint.rename(checkpoint.with_name("My Model"))
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "sampling": {"max_tokens": 3}}')
+    command = ("batch", tmp_path / "in.jsonl", tmp_path / "out.jsonl", f"--model={named}")
+    batch = start(*command, "--num-threads=1", f"--redis-url={redis_url}")
+    seen: set[str] = set()
+    wait_until(
+        lambda: seen.update(command_lines(batch.pid)) or any("scheduler_svc" in s for s in seen),
+        "a scheduler",
+    )
+    printed, _ = batch.communicate()
+    named.rename(checkpoint)
+    assert (batch.returncode, json.loads(printed)["failed"]) == (0, 0)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["usage"]["completion_tokens"] == 3
+    assert not any(redis_url in line for line in seen), "others can read it"
+    assert not any("redis-server" in line for line in seen), "another Redis was started"
+
+
+def test_up_stops_at_once_while_it_starts(checkpoint: Path) -> None:
+    up = start("up", f"--model={checkpoint}", "--port=0")
+    wait_until(lambda: any("worker_svc" in line for line in command_lines(up.pid)), "a worker")
+    stopped_s = time.monotonic()
+    assert stop_all(up, signal.SIGTERM)[0] == 0
+    assert time.monotonic() - stopped_s < 5
+
+
+def test_up_says_that_its_port_is_taken(checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        up = start("up", f"--model={checkpoint}", f"--port={port}")
+        printed, errors = up.communicate(timeout=30)
+    assert (up.returncode, printed) == (1, "")
+    assert errors == f"stepserve: can't serve on 127.0.0.1:{port}: it is in use\n"
 
 
 def test_a_bad_checkpoint_ends_up_with_one_line(tmp_path: Path) -> None:
