@@ -7,6 +7,11 @@ PING_INTERVAL_MS = 10_000
 PING_TIMEOUT_MS = 5_000
 
 
+def place(host: str, port: int) -> str:
+    """Return HOST:PORT as gRPC reads it: an IPv6 address is put in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
     """Return options for a channel: a peer that vanished is noticed by pings.
 

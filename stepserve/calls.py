@@ -67,7 +67,8 @@ def address(target: str) -> str:
     """Return gRPC's form of HOST:PORT, or of several replicas' addresses with commas between."""
     if "," not in target:
         return target
-    return "ipv4:" + target.replace("localhost", "127.0.0.1").replace(" ", "")
+    scheme = "ipv6:" if "[" in target else "ipv4:"
+    return scheme + target.replace("localhost", "127.0.0.1").replace(" ", "")
 
 
 def options() -> list[tuple[str, int]]:
