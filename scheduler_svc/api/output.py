@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from protos.errors import InvalidRequest
 from protos.inference import StreamEvent
 from protos.job import Finish, JobSpec, OutputLog
+from protos.step import TokenLogprobs
 from scheduler_svc.api.detokenize import Detokenizer
 from scheduler_svc.api.stops import StopGuard
 from scheduler_svc.api.tokenizer import Tokenizer
 from scheduler_svc.queue import LogRequest
 
-# With 20 log-probabilities for each token such an event has about 100 kB.
+# What is read at once, and so an event's size. Log-probabilities take a hundred times
+# longer to decode; 64 tokens with 20 for each are some 15 kB, and a millisecond's work.
 MAX_EVENT_TOKENS = 512
+MAX_LOGPROBS_EVENT_TOKENS = 64
 
 
 class OutputStream:
@@ -37,33 +40,38 @@ class OutputStream:
 
     def request(self) -> LogRequest:
         """Return what to read next."""
-        return LogRequest(self._job_id, self._index, self.num_tokens, self._wants_logprobs)
+        offset, num_hidden = self.num_tokens, self._start - self.num_tokens
+        logprobs = self._wants_logprobs and num_hidden <= 0
+        max_tokens = MAX_LOGPROBS_EVENT_TOKENS if logprobs else MAX_EVENT_TOKENS
+        if num_hidden > 0:
+            max_tokens = min(max_tokens, num_hidden)
+        return LogRequest(self._job_id, self._index, offset, logprobs, max_tokens)
 
-    def take(self, output: OutputLog) -> Iterator[StreamEvent]:
-        """Yield the events for what was read; the last one has the finish, if there is one.
+    def take(self, output: OutputLog) -> StreamEvent | None:
+        """Return the event for what was read, or None where all of it is before the offset.
 
         Raises InvalidRequest where the output has ended before the offset.
         """
         skipped = min(len(output.token_ids), max(0, self._start - self.num_tokens))
         self._guard.feed(self._detokenizer.feed(output.token_ids[:skipped]))
         self.num_tokens += skipped
-        starts = list(range(skipped, len(output.token_ids), MAX_EVENT_TOKENS))
-        for start in starts[:-1]:
-            yield self._event(output, start, start + MAX_EVENT_TOKENS, None)
         if output.finish is not None and self.num_tokens < self._start:
             problem = f"the output has ended with {self.num_tokens} tokens"
             raise InvalidRequest("offset", problem)
-        if starts or output.finish is not None:
-            start = starts[-1] if starts else skipped
-            yield self._event(output, start, len(output.token_ids), output.finish)
+        if skipped == len(output.token_ids) and output.finish is None:
+            return None
+        return self._event(output.token_ids[skipped:], output.logprobs[skipped:], output.finish)
 
-    def _event(self, output: OutputLog, start: int, end: int, finish: Finish | None) -> StreamEvent:
-        token_ids = output.token_ids[start:end]
+    def _event(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprobs],
+        finish: Finish | None,
+    ) -> StreamEvent:
         text = self._guard.feed(self._detokenizer.feed(token_ids))
         if finish is not None:
             text += self._guard.finish(self._detokenizer.rest(), finish)
             self.has_ended = True
         offset = self.num_tokens
         self.num_tokens += len(token_ids)
-        logprobs = output.logprobs[start:end]
         return StreamEvent(self._job_id, self._index, offset, token_ids, text, logprobs, finish)

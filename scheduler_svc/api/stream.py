@@ -53,7 +53,7 @@ async def events(
         for output, log in zip(live, logs, strict=True):
             if log is None:
                 raise NotFound(f"job {job.spec.job_id} is forgotten")
-            for event in output.take(log):
+            if (event := output.take(log)) is not None:
                 is_last = all(other.has_ended for other in outputs)
                 yield replace(event, usage=_usage(job, outputs)) if is_last else event
 

@@ -295,22 +295,25 @@ return 1
 
 --@ read
 -- KEYS  for every request: job, log, and lp where its log-probabilities are wanted
--- ARGV  requests: three u32 each (index, offset, 1 if log-probabilities are wanted)
+-- ARGV  requests: four u32 each (index, offset, most tokens to answer, 1 if
+--       log-probabilities are wanted)
 -- Answers {heads, tokens, then every request's log-probabilities and finish}. heads has
 -- three i32 for each request: number of tokens (-1: no such job), of log-probabilities,
--- and 1 if the output has ended; tokens are those of all requests.
+-- and 1 if the output has ended and this is all of it; tokens are those of all requests.
 local heads, tokens, key = {}, {}, 1
 local answer = {'', ''}
-for at = 1, #ARGV[1], 12 do
-  local index, offset, wanted = struct.unpack('<I4I4I4', ARGV[1], at)
+for at = 1, #ARGV[1], 16 do
+  local index, offset, most, wanted = struct.unpack('<I4I4I4I4', ARGV[1], at)
   local job = redis.call('HMGET', KEYS[key], 'n', 'f' .. index)
-  local text = job[1] and redis.call('GETRANGE', KEYS[key + 1], 4 * offset, -1) or ''
+  local last = offset + most - 1
+  local text = job[1] and redis.call('GETRANGE', KEYS[key + 1], 4 * offset, 4 * last + 3) or ''
   local entries = {}
-  if wanted == 1 then entries = redis.call('LRANGE', KEYS[key + 2], offset, -1) end
+  if wanted == 1 then entries = redis.call('LRANGE', KEYS[key + 2], offset, last) end
   for _, entry in ipairs(entries) do answer[#answer + 1] = entry end
-  if job[2] then answer[#answer + 1] = job[2] end
+  local ended = job[2] and #text < 4 * most
+  if ended then answer[#answer + 1] = job[2] end
   heads[#heads + 1] = struct.pack('<i4i4i4', job[1] and #text / 4 or -1, #entries,
-    job[2] and 1 or 0)
+    ended and 1 or 0)
   tokens[#tokens + 1] = text
   key = key + 2 + wanted
 end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -154,7 +155,14 @@ class JobQueue:
         if not requests:
             return []
         names, packed = encode_requests(self._shard.keys, requests)
-        return list(decode_outputs(requests, await self._shard.run("read", names, [packed])))
+        answer = await self._shard.run("read", names, [packed])
+        outputs = []
+        for output in decode_outputs(requests, answer):
+            outputs.append(output)
+            if output is not None and output.logprobs:
+                # They take long to decode, and there may be many outputs.
+                await asyncio.sleep(0)
+        return outputs
 
     def follow(self) -> Follower:
         """Tells which jobs moved, for as long as it is iterated; first that all may have.

@@ -53,12 +53,16 @@ _ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class LogRequest:
-    """Which part of which output to read: from token ``offset`` to its present end."""
+    """Which part of which output to read: from token ``offset`` to its present end.
+
+    Where more than ``max_tokens`` are there, only so many are told of, and no end.
+    """
 
     job_id: str
     index: int = 0
     offset: int = 0
     logprobs: bool = False
+    max_tokens: int = 2**31
 
 
 def encode_rows(keys: Keys, rows: Sequence[CommitRow]) -> tuple[list[str], list[Argument]]:
@@ -96,7 +100,7 @@ def encode_requests(keys: Keys, requests: Sequence[LogRequest]) -> tuple[list[st
         names += (keys.job(job_id), keys.log(job_id, index))
         if request.logprobs:
             names.append(keys.lp(job_id, index))
-        numbers += (index, request.offset, int(request.logprobs))
+        numbers += (index, request.offset, request.max_tokens, int(request.logprobs))
     return names, pack_u32(numbers)
 
 

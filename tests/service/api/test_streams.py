@@ -15,7 +15,7 @@ from protos.inference_json import request_from_json
 from protos.inference_wire import AttachRequest, decode_event
 from protos.job import Finish, JobSpec, OutputLog, SamplingParams
 from protos.step import TokenLogprobs
-from scheduler_svc.api import stream
+from scheduler_svc.api import output, stream
 from scheduler_svc.api.follow import FollowHub
 from scheduler_svc.api.output import MAX_EVENT_TOKENS, OutputStream
 from scheduler_svc.api.stops import StopFinder
@@ -131,10 +131,10 @@ async def test_an_offset_that_a_running_job_has_not_reached_waits(
 
 def test_an_output_that_ends_before_the_offset_is_an_error() -> None:
     spec = JobSpec("job", "model", [1], SamplingParams(max_tokens=9))
-    output = OutputStream(spec, 0, 5, None)
-    assert list(output.take(OutputLog(0, [1, 2]))) == []
+    streamed = OutputStream(spec, 0, 5, None)
+    assert streamed.take(OutputLog(0, [1, 2])) is None
     with pytest.raises(InvalidRequest, match="ended with 3 tokens"):
-        list(output.take(OutputLog(0, [3], 2, finish=Finish("length"))))
+        streamed.take(OutputLog(0, [3], 2, finish=Finish("length")))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +234,25 @@ async def test_a_long_log_is_sent_in_events_of_bounded_size(served: Served, stub
     assert [len(event.token_ids) for event in events[:-1]] == [MAX_EVENT_TOKENS] * (
         len(ids) // MAX_EVENT_TOKENS
     )
+
+
+async def test_log_probabilities_are_read_in_small_portions(
+    served: Served, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "MAX_LOGPROBS_EVENT_TOKENS", 16)
+    job_id = await submit(stub, sampling={"logprobs": 0, "stop": ["never"]})
+    await served.lane.claim()
+    ids = (served.ids(TEXT) * 2)[:48]
+    entries = [TokenLogprobs(-float(i)) for i in range(len(ids))]
+    await served.lane.commit(job_id, ids, Finish("length"), logprobs=entries)
+    whole = await collect(stub.Attach(AttachRequest(job_id=job_id)))
+    for offset in (0, 1, 16, 47, 48):
+        events = await collect(stub.Attach(AttachRequest(job_id=job_id, offset=offset)))
+        assert tokens_of(events, start=offset) == ids[offset:]
+        assert [entry for event in events for entry in event.logprobs] == entries[offset:]
+        assert max(len(event.token_ids) for event in events) == min(16, 48 - offset)
+        assert text_of(whole).endswith(text_of(events))
+        assert (events[-1].finish_reason, events[-1].usage is None) == ("length", False)
 
 
 async def test_a_slow_client_finds_all_it_missed_in_one_read(served: Served, stub: Any) -> None:

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from redis import Redis
 
+from protos.step import TokenLogprobs
 from scheduler_svc.queue import Corrupt, JobQueue, LogRequest
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.snapshot import list_snapshots
-from tests.service.queue.build import claim_ids, lease_on, row, spec, submit
+from tests.service.queue.build import STOP, claim_ids, lease_on, row, running, spec, submit
 
 
 async def test_a_snapshot_says_all_but_the_tokens(queue: JobQueue) -> None:
@@ -99,6 +100,30 @@ async def test_reads_from_any_offset_and_beyond(queue: JobQueue) -> None:
         (0, (9,)),
     ]
     assert await queue.read([]) == []
+
+
+async def test_a_bounded_read_tells_of_the_end_with_the_last_token(queue: JobQueue) -> None:
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease, logprobs=0)
+    logprobs = [TokenLogprobs(-float(i)) for i in range(5)]
+    await queue.commit(lease, [row(job_id, 0, range(5), STOP, logprobs=logprobs)])
+    requests = [
+        LogRequest(job_id, 0, offset, True, most) for offset in (0, 3, 5) for most in (2, 9)
+    ]
+    logs = await queue.read(requests)
+    assert [log and (log.token_ids, log.finish) for log in logs] == [
+        ((0, 1), None),
+        ((0, 1, 2, 3, 4), STOP),
+        ((3, 4), None),
+        ((3, 4), STOP),
+        ((), STOP),
+        ((), STOP),
+    ]
+    assert [log and list(log.logprobs) for log in logs[:3]] == [
+        logprobs[:2],
+        logprobs,
+        logprobs[3:],
+    ]
 
 
 async def test_models_do_not_see_each_other(redis_url: str, model: str) -> None:
