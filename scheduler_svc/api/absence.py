@@ -13,6 +13,10 @@ from scheduler_svc.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
+# While Redis is away a job is not forgotten for so long.
+PATIENCE_S = 600.0
+RETRY_INTERVAL_S = 1.0
+
 
 class Absence:
     """Cancels a job ``grace_s`` after its stream was closed early, unless one is open again.
@@ -71,10 +75,26 @@ class Absence:
             self._timers[job_id] = asyncio.create_task(self._cancel_later(job_id))
 
     async def _cancel_later(self, job_id: str) -> None:
-        await asyncio.sleep(self._grace_s)
         try:
-            await self._queue.cancel(job_id, "cancelled", "its client went away")
-        except Unavailable as error:
-            log.warning("could not cancel a job whose client went away: %s", error)
-        del self._timers[job_id]
-        self._watched.discard(job_id)
+            await asyncio.sleep(self._grace_s)
+            await self._cancel(job_id)
+        except Exception as error:
+            log.error("could not cancel a job whose client went away", exc_info=error)
+        finally:
+            # Not where the client came back: it is watched on, and the next timer is not ours.
+            if self._timers.get(job_id) is asyncio.current_task():
+                del self._timers[job_id]
+                self._watched.discard(job_id)
+
+    async def _cancel(self, job_id: str) -> None:
+        """Cancel it, trying again while Redis is away, for as long as ``PATIENCE_S``."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + PATIENCE_S
+        while True:
+            try:
+                await self._queue.cancel(job_id, "cancelled", "its client went away")
+                return
+            except Unavailable:
+                if loop.time() > end_s:
+                    raise
+            await asyncio.sleep(RETRY_INTERVAL_S)

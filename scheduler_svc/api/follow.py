@@ -24,7 +24,7 @@ POLL_INTERVAL_S = 1.0
 # While Redis is away followers wait for so long; a restart or a failover takes less.
 PATIENCE_S = 10.0
 RETRY_INTERVAL_S = 0.2
-MAX_WAITERS_PER_READ = 256
+MAX_WAITERS_PER_READ = 64
 
 
 @dataclass(eq=False, slots=True)
@@ -36,9 +36,13 @@ class _Waiter:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
+    def refuse(self, error: Exception) -> None:
+        if not self.news.done():
+            self.news.set_exception(error)
+
 
 class FollowHub:
-    """One for each process. ``run`` must run; where it fails, all followers fail."""
+    """One for each process. ``run`` must run; where it fails, all followers fail for good."""
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
@@ -46,13 +50,17 @@ class FollowHub:
         self._due: set[_Waiter] = set()
         self._ready = asyncio.Event()
         self._away_since_s: float | None = None
+        self._failure: Exception | None = None
 
     async def news(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
         """Wait until at least one of one job's outputs goes beyond its offset or has ended.
 
         Answers for each request: what there is, maybe nothing; None for an unknown job.
-        Raises Unavailable when Redis has been away for too long.
+        Raises Unavailable when Redis has been away for too long, and whatever reading
+        this job's logs raises.
         """
+        if self._failure is not None:
+            raise RuntimeError("the log reader has failed") from self._failure
         waiter = _Waiter(tuple(requests))
         followers = self._waiters[requests[0].job_id]
         followers.add(waiter)
@@ -72,10 +80,10 @@ class FollowHub:
                 group.create_task(self._listen(), name="follow-bell")
                 group.create_task(self._read(), name="follow-logs")
         except ExceptionGroup as error:
+            self._failure = error.exceptions[0]
             for waiter in self._everyone():
-                if not waiter.news.done():
-                    waiter.news.set_exception(RuntimeError("the log reader has failed"))
-            raise error.exceptions[0] from None
+                waiter.refuse(RuntimeError("the log reader has failed"))
+            raise self._failure from None
 
     async def _listen(self) -> None:
         async for rung in self._queue.follow():
@@ -111,11 +119,23 @@ class FollowHub:
         except Unavailable as error:
             await self._bear(waiters, error)
             return
+        except Exception as error:
+            await self._narrow(waiters, error)
+            return
         self._away_since_s = None
         for waiter in waiters:
             outputs = [next(logs) for _ in waiter.requests]
             if any(map(_is_news, outputs)) and not waiter.news.done():
                 waiter.news.set_result(outputs)
+
+    async def _narrow(self, waiters: Sequence[_Waiter], error: Exception) -> None:
+        """Find the logs that can't be read, by halves: they are nobody else's trouble."""
+        half = len(waiters) // 2
+        if not half:
+            waiters[0].refuse(error)
+            return
+        await self._answer(waiters[:half])
+        await self._answer(waiters[half:])
 
     async def _bear(self, waiters: Sequence[_Waiter], error: Unavailable) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -127,8 +147,7 @@ class FollowHub:
             await asyncio.sleep(RETRY_INTERVAL_S)
             return
         for waiter in waiters:
-            if not waiter.news.done():
-                waiter.news.set_exception(Unavailable(str(error)))
+            waiter.refuse(Unavailable(str(error)))
 
 
 def _is_news(output: OutputLog | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from protos.errors import InvalidRequest
@@ -99,17 +99,16 @@ def _max_tokens(wire: WireSampling, room: int) -> int:
     return wire.max_tokens
 
 
-def _stops(stops: Iterable[str], card: ModelCard) -> tuple[str, ...]:
-    unique = tuple(dict.fromkeys(stops))
-    if unique and card.tokenizer is None:
+def _stops(stops: Sequence[str], card: ModelCard) -> tuple[str, ...]:
+    if stops and card.tokenizer is None:
         raise InvalidRequest("sampling.stop", "this model has no tokenizer")
-    if len(unique) > MAX_STOPS:
+    if len(stops) > MAX_STOPS:
         raise InvalidRequest("sampling.stop", f"at most {MAX_STOPS} are possible")
     for position, stop in enumerate(stops):
         if not 1 <= len(stop) <= MAX_STOP_CHARS:
             problem = f"must have 1 to {MAX_STOP_CHARS} characters, not {len(stop)}"
             raise InvalidRequest(f"sampling.stop[{position}]", problem)
-    return unique
+    return tuple(dict.fromkeys(stops))
 
 
 def _stop_token_ids(wire: WireSampling, card: ModelCard) -> tuple[int, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.channel import server_options
+from protos.channel import place, server_options
 from protos.errors import StepserveError, Unavailable
 from protos.inference_wire import (
     MAX_REQUEST_BYTES,
@@ -48,7 +50,12 @@ class ApiServer:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[StatusInterceptor()],
-            options=server_options(MAX_REQUEST_BYTES),
+            options=[
+                *server_options(MAX_REQUEST_BYTES),
+                # Without these gRPC cancels calls by chance, long before it is full.
+                ("grpc.server.max_pending_requests", MAX_CONCURRENT_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_CONCURRENT_CALLS),
+            ],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
         service = InferenceService(queue, card, self._hub, self.absence)
@@ -65,15 +72,16 @@ class ApiServer:
         Raises StepserveError where it is taken.
         """
         try:
-            port = self._server.add_insecure_port(f"{host}:{port}")
+            port = self._server.add_insecure_port(place(host, port))
         except RuntimeError as error:
-            raise StepserveError(f"can't serve on {host}:{port}: is it in use?") from error
+            problem = f"can't serve on {place(host, port)}: is it in use?"
+            raise StepserveError(problem) from error
         self._tasks = [
             asyncio.create_task(self._hub.run(), name="api-follow"),
             asyncio.create_task(self._watch_health(), name="api-health"),
         ]
         await self._server.start()
-        return f"{host}:{port}"
+        return place(host, port)
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""
@@ -94,6 +102,7 @@ class ApiServer:
             await self._set_health(name, False)
         if not hub.cancelled():
             log.error("the api follows no logs any more", exc_info=hub.exception())
+            os.kill(os.getpid(), signal.SIGTERM)  # a new process can
 
     async def _redis_answers(self) -> bool:
         with contextlib.suppress(Unavailable):

@@ -12,13 +12,19 @@ from protos.job import JobSpec
 from scheduler_svc.api import stream
 from scheduler_svc.api.absence import Absence
 from scheduler_svc.api.follow import FollowHub
+from scheduler_svc.api.gate import Gate
+from scheduler_svc.api.live_card import LiveCard
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.validate import check_model, resolve
-from scheduler_svc.queue import JobQueue, JobSnapshot
+from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
 
 DEFAULT_LISTED_JOBS = 100
 MAX_LISTED_JOBS = 1000
 MAX_JOB_ID_CHARS = 256
+# Fewer than the queue has connections: the rest is for reading.
+MAX_SUBMITS_AT_ONCE = 8
+MAX_WAITING_SUBMITS = 8192
+MAX_SUBMIT_WAIT_S = 10.0
 
 
 class InferenceService(wire.InferenceServicer):
@@ -27,18 +33,20 @@ class InferenceService(wire.InferenceServicer):
     def __init__(self, queue: JobQueue, card: ModelCard, hub: FollowHub, absence: Absence) -> None:
         self._queue = queue
         self._card = card
+        self._live_card = LiveCard(queue, card)
+        self._gate = Gate(MAX_SUBMITS_AT_ONCE, MAX_WAITING_SUBMITS, MAX_SUBMIT_WAIT_S)
         self._hub = hub
         self._absence = absence
 
     async def Submit(self, request: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
-        spec = await resolve(request, self._card)
+        spec = await resolve(request, await self._live_card.get())
         # Only a Generate has a stream whose end could mean anything.
-        submitted = await self._queue.submit(replace(spec, cancel_on_disconnect=False))
+        submitted = await self._submit(replace(spec, cancel_on_disconnect=False))
         return wire.SubmitResponse(job_id=submitted.job_id, existed=submitted.existed)
 
     async def Generate(self, request: wire.SubmitRequest, context: Any) -> None:
-        spec: JobSpec = await resolve(request, self._card)
-        job_id = (await self._queue.submit(spec)).job_id
+        spec = await resolve(request, await self._live_card.get())
+        job_id = (await self._submit(spec)).job_id
         with self._absence.stream(job_id, watch=spec.cancel_on_disconnect):
             await context.write(wire.encode_event(StreamEvent(job_id)))
             await self._send(context, await self._snapshot(job_id), 0, ())
@@ -72,15 +80,19 @@ class InferenceService(wire.InferenceServicer):
     ) -> wire.ListModelsResponse:
         model = ModelInfo(
             name=self._card.name,
-            max_context=self._card.max_context,
+            max_context=(await self._live_card.get()).max_context,
             vocab_size=self._card.vocab_size,
             num_workers=len(await self._queue.workers()),
             num_queued_jobs=await self._queue.num_queued(),
         )
         return wire.encode_models([model])
 
+    async def _submit(self, spec: JobSpec) -> Submitted:
+        async with self._gate.place():
+            return await self._queue.submit(spec)
+
     async def _send(self, context: Any, job: JobSnapshot, offset: int, offsets: Any) -> None:
-        starts = stream.check_offsets(job, offset, list(offsets), self._card.max_context)
+        starts = stream.check_offsets(job, offset, offsets, self._card.max_context)
         async for event in stream.events(self._hub, job, starts, self._card.tokenizer):
             await context.write(wire.encode_event(event))
 

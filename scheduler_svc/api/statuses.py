@@ -42,9 +42,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         kind = "unary_stream" if handler.response_streaming else "unary_unary"
         behaviour = getattr(handler, kind)
 
-        async def guarded(request: Any, context: Any) -> Any:
+        parse = handler.request_deserializer
+        assert parse is not None
+
+        async def guarded(data: bytes, context: Any) -> Any:
             try:
-                return await behaviour(request, context)
+                return await behaviour(_parsed(parse, data), context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
@@ -53,10 +56,18 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: Handler = make(
             guarded,
-            request_deserializer=handler.request_deserializer,
+            # Bytes come as they are: gRPC would answer UNKNOWN to those that are no message.
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
         return made
+
+
+def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return parse(data)
+    except Exception as error:  # protobuf's are of several kinds
+        raise InvalidRequest("request", "is not a message of this method") from error
 
 
 async def _abort(context: Any, error: Exception, method: str) -> NoReturn:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from protos.errors import InvalidRequest, NotFound
 from protos.inference_wire import SubmitRequest
 from protos.job import JobSpec
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.sampling_rules import check_token_ids, resolve_sampling
-from scheduler_svc.api.tokenizer import Tokenizer
+from scheduler_svc.api.tokenizer import INLINE_CHARS, Tokenizer
 
 MAX_TENANT_CHARS = 128
 MAX_IDEMPOTENCY_KEY_CHARS = 256
 MAX_PRIORITY = 10
 MAX_DEADLINE_S = 10 * 366 * 86_400.0
 MAX_ROLE_CHARS = 64
+MAX_MESSAGES = 4096
 _PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
 
 
@@ -74,17 +76,19 @@ def _check_length(path: str, text: str, max_chars: int) -> None:
 async def _prompt_token_ids(request: SubmitRequest, card: ModelCard) -> Sequence[int]:
     field = _prompt_field(request)
     if field == "prompt_token_ids":
+        _check_room(field, len(request.prompt_token_ids.ids), card)
         token_ids = list(request.prompt_token_ids.ids)
-        _check_room(field, token_ids, card)
         check_token_ids(field, token_ids, card.vocab_size)
         return token_ids
     if card.tokenizer is None:
         raise InvalidRequest(field, "this model has no tokenizer; send prompt_token_ids")
-    text = request.prompt if field == "prompt" else _render(request, card)
-    _check_size(field, text, card.tokenizer, card.max_context)
+    text = request.prompt
+    if field == "messages":
+        text = await _rendered(_conversation(request, card.tokenizer, card.max_context), card)
+    _check_size(field, len(text), card.tokenizer, card.max_context)
     # A chat template writes the special tokens itself.
     token_ids = await card.tokenizer.encode_async(text, add_special_tokens=field == "prompt")
-    _check_room(field, token_ids, card)
+    _check_room(field, len(token_ids), card)
     if max(token_ids) >= card.vocab_size:
         raise InvalidRequest(field, "has a token that the model's vocabulary lacks")
     return token_ids
@@ -100,28 +104,40 @@ def _prompt_field(request: SubmitRequest) -> str:
     return present[0]
 
 
-def _render(request: SubmitRequest, card: ModelCard) -> str:
-    if card.chat_template is None:
-        raise InvalidRequest("messages", "this model has no chat template; send a prompt")
+def _conversation(
+    request: SubmitRequest, tokenizer: Tokenizer, max_context: int
+) -> list[dict[str, str]]:
+    """Return the messages; not so many or so long that looking at them would take long."""
+    if len(request.messages) > MAX_MESSAGES:
+        raise InvalidRequest("messages", f"at most {MAX_MESSAGES} are possible")
+    num_chars = 0
     for position, message in enumerate(request.messages):
         if not 1 <= len(message.role) <= MAX_ROLE_CHARS:
             path = f"messages[{position}].role"
             raise InvalidRequest(path, f"must have 1 to {MAX_ROLE_CHARS} characters")
-    return card.chat_template.render(
-        [{"role": message.role, "content": message.content} for message in request.messages]
-    )
+        num_chars += len(message.content)
+    _check_size("messages", num_chars, tokenizer, max_context)
+    return [{"role": message.role, "content": message.content} for message in request.messages]
 
 
-def _check_size(field: str, text: str, tokenizer: Tokenizer, max_context: int) -> None:
+async def _rendered(messages: Sequence[Mapping[str, str]], card: ModelCard) -> str:
+    if card.chat_template is None:
+        raise InvalidRequest("messages", "this model has no chat template; send a prompt")
+    if sum(len(text) for message in messages for text in message.values()) <= INLINE_CHARS:
+        return card.chat_template.render(messages)
+    return await asyncio.to_thread(card.chat_template.render, messages)
+
+
+def _check_size(field: str, num_chars: int, tokenizer: Tokenizer, max_context: int) -> None:
     """Refuse what can't fit before the work of tokenizing it."""
-    if len(text) > max_context * tokenizer.max_token_chars:
-        problem = f"{len(text)} characters do not fit in a context of {max_context} tokens"
+    if num_chars > max_context * tokenizer.max_token_chars:
+        problem = f"{num_chars} characters do not fit in a context of {max_context} tokens"
         raise InvalidRequest(field, problem)
 
 
-def _check_room(field: str, token_ids: Sequence[int], card: ModelCard) -> None:
-    if not token_ids:
+def _check_room(field: str, num_tokens: int, card: ModelCard) -> None:
+    if not num_tokens:
         raise InvalidRequest(field, "has no tokens")
-    if len(token_ids) >= card.max_context:
-        problem = f"{len(token_ids)} tokens leave no room in a context of {card.max_context}"
+    if num_tokens >= card.max_context:
+        problem = f"{num_tokens} tokens leave no room in a context of {card.max_context}"
         raise InvalidRequest(field, problem)

@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
+from redis import Redis
+
 from protos.job import ClaimedJob, CommitRow, Finish
 from protos.step import TokenLogprobs
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.queue import JobQueue, Lease, QueueLimits, RowKind
+from scheduler_svc.queue.keys import Keys
 
 WAIT_S = 10.0
 
@@ -50,6 +53,13 @@ class Lane:
         self._lengths[job_id, index] = offset + len(token_ids)
 
 
+def break_bell(redis: Redis, keys: Keys) -> None:
+    """Make reading the doorbell fail as only a bug could."""
+    redis.delete(keys.bell)
+    redis.set(keys.bell, "not a stream")
+    redis.client_kill_filter(_type="normal", skipme=True)  # who waits does not look again
+
+
 @dataclass
 class Served:
     """An api that can be stopped and started again on the same port."""
@@ -61,10 +71,10 @@ class Served:
     address: str = ""
     api: ApiServer | None = None
 
-    async def start(self) -> None:
+    async def start(self, host: str = "127.0.0.1") -> None:
         port = int(self.address.rpartition(":")[2] or 0)
         self.api = ApiServer(self.queue, self.card, self.grace_s, True)
-        self.address = await self.api.start("127.0.0.1", port)
+        self.address = await self.api.start(host, port)
 
     async def stop(self) -> None:
         if self.api is not None:

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from redis import Redis
 
 from protos.job import Finish, JobSpec, OutputLog, SamplingParams
 from scheduler_svc.api.follow import FollowHub
-from scheduler_svc.queue import JobQueue, LogRequest
-from tests.service.api.served import Lane
+from scheduler_svc.queue import Corrupt, JobQueue, LogRequest
+from scheduler_svc.queue.keys import Keys
+from tests.service.api.served import Lane, break_bell
 
 NUM_FOLLOWERS = 40
 
@@ -79,6 +81,45 @@ async def test_nobody_is_read_for_whose_job_stands_still(
 
 async def test_an_unknown_job_is_news(hub: FollowHub) -> None:
     assert await hub.news([LogRequest("nobody", 0, 0)]) == [None]
+
+
+async def test_a_log_that_cannot_be_read_is_nobody_elses_trouble(
+    queue: CountingQueue, hub: FollowHub, redis_url: str, request: pytest.FixtureRequest
+) -> None:
+    names = [f"job {number}" for number in range(5)]
+    lanes = [await lane_with_job(queue, name) for name in names]
+    waiting = [asyncio.create_task(hub.news([LogRequest(name)])) for name in names]
+    with Redis.from_url(redis_url) as redis:
+        keys = Keys(request.node.name)
+        redis.hset(keys.job(names[1]), "f0", '{"reason":"stop","from":"the future"}')
+        redis.set(keys.lp(names[3], 0), "not a list")
+    waiting.append(asyncio.create_task(hub.news([LogRequest(names[3], logprobs=True)])))
+    for lane, name in zip(lanes, names, strict=True):
+        if name != names[1]:
+            await lane.commit(name, [7])
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(answers[1], Corrupt)
+    assert "WRONGTYPE" in str(answers.pop())
+    told = [answer[0] for answer in answers if isinstance(answer, list)]
+    assert [output and list(output.token_ids) for output in told] == [[7]] * 4
+
+
+async def test_a_hub_that_has_failed_keeps_nobody_waiting(
+    queue: CountingQueue, redis_url: str, request: pytest.FixtureRequest
+) -> None:
+    await lane_with_job(queue)
+    hub = FollowHub(queue)
+    running = asyncio.create_task(hub.run())
+    waiting = asyncio.create_task(hub.news([LogRequest("job")]))
+    with Redis.from_url(redis_url) as redis:
+        break_bell(redis, Keys(request.node.name))
+    for news in (waiting, hub.news([LogRequest("job")])):
+        with pytest.raises(RuntimeError, match="the log reader has failed"):
+            await news
+    with pytest.raises(RuntimeError, match="the doorbell's reader has failed"):
+        await running
+    with pytest.raises(RuntimeError, match="the log reader has failed"):
+        await hub.news([LogRequest("job")])
 
 
 async def test_a_follower_that_leaves_is_forgotten(queue: CountingQueue, hub: FollowHub) -> None:

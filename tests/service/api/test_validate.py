@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prompt_token_ids": [1, 325]}, "prompt_token_ids[1]"),
     ({"prompt_token_ids": [2**32 - 1]}, "prompt_token_ids[0]"),
     ({"messages": [{"role": "user", "content": SECRET * 40}]}, "messages"),
+    ({"messages": [{"role": "user", "content": SECRET * 2}] * 500}, "messages"),
+    ({"messages": [{"role": "u", "content": ""}] * 4097}, "messages"),
     ({"messages": [{"role": "", "content": SECRET}]}, "messages[0].role"),
     ({"messages": [{"role": "r" * 65, "content": SECRET}]}, "messages[0].role"),
     ({"messages": [{"role": "tool", "content": SECRET}]}, "messages"),
@@ -151,7 +154,7 @@ async def test_the_limits_themselves_are_allowed(card: ModelCard) -> None:
         "top_k": 2**32 - 1,
         "min_p": 1,
         "seed": str(2**64 - 1),
-        "stop": ["a"] * 20 + ["é" * 256],
+        "stop": ["a"] * 15 + ["é" * 256],
         "stop_token_ids": [9, 9, 2],
         "presence_penalty": -2,
         "frequency_penalty": 2,
@@ -187,6 +190,25 @@ async def test_a_chat_is_rendered_and_not_marked_twice(card: ModelCard) -> None:
     text = "<s><|user|>hi<|assistant|>"
     assert list(spec.prompt_token_ids) == card.tokenizer.encode(text, add_special_tokens=False)
     assert list(spec.prompt_token_ids).count(card.tokenizer.token_id("<s>") or -1) == 1
+
+
+async def test_a_long_chat_is_rendered_beside_the_event_loop(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert card.chat_template is not None
+    render, threads = card.chat_template.render, []
+
+    def noted(messages: Any) -> str:
+        threads.append(threading.current_thread())
+        return render(messages)
+
+    monkeypatch.setattr(card.chat_template, "render", noted)
+    roomy = replace(card, max_context=10_000)
+    for num_messages in (1, 1000):
+        spec = await resolve(roomy, {"messages": [{"role": "user", "content": "a"}] * num_messages})
+        assert len(spec.prompt_token_ids) > num_messages
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is not threading.main_thread()
 
 
 async def test_a_long_text_does_not_stop_everything_else(card: ModelCard) -> None:
