@@ -99,9 +99,13 @@ def test_a_stop_ends_the_wait_for_a_service(stop: threading.Event) -> None:
 def test_a_service_that_ends_with_us_has_not_failed(
     supervisor: Supervisor, stop: threading.Event
 ) -> None:
-    child = supervisor.start(small("--dies"))
-    child.process.wait()
-    stop.set()
+    child = supervisor.start(small("--stalls"))
+
+    def end_all() -> None:
+        stop.set()
+        child.terminate(signal.SIGKILL)
+
+    threading.Timer(0.2, end_all).start()
     with pytest.raises(Stopped):
         child.wait_ready()
 
