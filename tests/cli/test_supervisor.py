@@ -105,7 +105,7 @@ def test_a_service_that_ends_with_us_has_not_failed(
         stop.set()
         child.terminate(signal.SIGKILL)
 
-    threading.Timer(0.2, end_all).start()
+    threading.Timer(0.25, end_all).start()
     with pytest.raises(Stopped):
         child.wait_ready()
 
