@@ -77,12 +77,14 @@ def load_model(
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, not supported, or too large.
+        KernelsUnavailable: these kernels can't compute in this dtype, or with heads this large.
     """
     device = torch.device(device)
     checkpoint = find(source)
     config = read_config(checkpoint.directory)
     is_tied = config.tie_embeddings and VOCABULARY not in checkpoint.tensors
     compute_dtype = _compute_dtype(dtype, device, checkpoint)
+    kernels.check(compute_dtype, config.head_dim)
     expected = Places(compute_dtype, torch.device("meta"))
     allocate(config, is_tied, expected)
     _check_tensors(checkpoint, expected)

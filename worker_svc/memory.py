@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,19 @@ def free_bytes(device: torch.device) -> int:
     available = int(psutil.virtual_memory().available)
     limited = cgroup_free_bytes(CGROUP)
     return available if limited is None else min(available, limited)
+
+
+def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
+    """What ``run`` takes of a CUDA device's memory at most, beyond what is held before it.
+
+    What it let go of is given back to the device.
+    """
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    peak = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    return peak
 
 
 def cgroup_free_bytes(cgroup: Path) -> int | None:

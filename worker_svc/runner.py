@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
-from kvstore.blocks import num_blocks_for
 from kvstore.cache import KVCache
 from protos.step import (
-    Admission,
     FinishReason,
     ResidentSequence,
-    Sampling,
     StepCommand,
     StepReport,
     TokenLogprobs,
@@ -24,9 +21,7 @@ from worker_svc.model import Decoder
 from worker_svc.resident import Resident, Residents, Row
 from worker_svc.rows import RowTable
 from worker_svc.sampler import Sampler
-
-# A context that attention's Triton kernel divides, where the longest one is not too long for that.
-MIN_LONG_CONTEXT = 512
+from worker_svc.synthetic import warm_up_steps
 
 
 @dataclass(slots=True)
@@ -118,52 +113,10 @@ class Runner:
                 outcome.freed.append((resident.sequence_id, tuple(resident.block_ids)))
 
     def warm_up(self) -> None:
-        """Execute steps of every kind, so that no job waits for a compiler or finds it broken.
-
-        A chunk of a prompt with a cut draw, a decode, and one whose context is long enough to be
-        attended to in parts, with a draw from the whole vocabulary.
-        """
-        limits = self._limits
-        longest = limits.max_context - 1
-        chunk = min(3, limits.max_step_tokens, longest)
-        long = min(longest, max(MIN_LONG_CONTEXT, limits.max_context // 16))
-        whole = Sampling(max_tokens=1)
-        cut = replace(whole, top_p=0.5, min_p=0.1, num_logprobs=1)
-        for row, sampling in (((chunk, chunk), cut), ((1, chunk), cut), ((1, long), whole)):
-            self.execute(synthetic_step([row], sampling, limits))
+        """Execute steps of every kind, so that no job waits for a compiler or finds it broken."""
+        for command in warm_up_steps(self._limits):
+            self.execute(command)
             self.reset()
-
-
-def synthetic_step(
-    rows: Sequence[tuple[int, int]], sampling: Sampling, limits: Limits
-) -> StepCommand:
-    """A step of new sequences, one for each (tokens to compute, tokens in all) of ``rows``.
-
-    Of each only the last tokens are computed; what comes before is whatever the cache holds. All
-    of them lie in block 0, so that no more of the cache is needed.
-    """
-    admissions = [
-        Admission(
-            sequence_id=number,
-            job_id="",
-            index=0,
-            token_ids=(0,) * context_len,
-            num_prompt_tokens=1,
-            sampling=replace(sampling, max_tokens=limits.max_context),
-            num_computed=context_len - num_tokens,
-            block_ids=(0,) * num_blocks_for(context_len, limits.block_size),
-        )
-        for number, (num_tokens, context_len) in enumerate(rows)
-    ]
-    return StepCommand(
-        epoch=0,
-        incarnation="",
-        step=0,
-        admissions=tuple(admissions),
-        row_sequence_ids=tuple(range(len(rows))),
-        row_num_tokens=tuple(num_tokens for num_tokens, _ in rows),
-        row_num_new_blocks=(0,) * len(rows),
-    )
 
 
 def _advance(

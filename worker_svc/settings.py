@@ -28,8 +28,12 @@ class WorkerSettings(BaseSettings):
     num_blocks: int | None = Field(
         None, ge=1, description="blocks in the KV cache; default: what the free memory holds"
     )
-    memory_fraction: float = Field(
-        0.9, gt=0, le=1, description="share of a GPU's memory that may be used in all"
+    memory_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="cuda: share of the GPU's memory to be used in all, default 0.9; "
+        "cpu: share of the available memory for the KV cache, default 0.3",
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="sequences resident at most")
     max_step_tokens: int = Field(2048, ge=1, description="tokens in a step at most")

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.worker.conftest import Assemble
-from worker_svc.assembly import WorkerUnavailable
 from worker_svc.engine import Engine
+from worker_svc.kernels import select
+from worker_svc.limits import Limits
+from worker_svc.room import WorkerUnavailable, cache_bytes
+from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
+from worker_svc.synthetic import largest_step
+
+SIZES = {
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "vocab_size": 16,
+}
 
 
 def test_a_cpu_cache_is_no_larger_than_can_be_used(assembled: Assemble) -> None:
@@ -37,9 +53,91 @@ def test_the_kernels_of_every_cpu_choice_start(assembled: Assemble) -> None:
     assert assembled(kernels="auto").info.block_size == 4
 
 
-def test_a_cache_that_does_not_fit_is_refused(assembled: Assemble) -> None:
-    with pytest.raises(WorkerUnavailable, match="a KV cache of"):
+GIB = 2**30
+BYTES_PER_BLOCK = 3 * 2 * 2 * 16 * 4 * 8  # of the small checkpoint in float64, blocks of 4
+
+
+def test_a_cpu_cache_is_a_share_of_the_available_memory(
+    assembled: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker_svc.room.free_bytes", lambda _: 100 * BYTES_PER_BLOCK)
+    assert assembled(num_blocks=None).info.num_blocks == 30
+    assert assembled(num_blocks=None, memory_fraction=0.1).info.num_blocks == 10
+    with pytest.raises(WorkerUnavailable, match="no memory is left"):
+        assembled(num_blocks=None, memory_fraction=0.001)
+
+
+def test_blocks_that_do_not_fit_are_refused(
+    assembled: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        WorkerUnavailable, match="--num-blocks 1000000000000: a KV cache"
+    ):
         assembled(num_blocks=10**12)
+    monkeypatch.setattr("worker_svc.room.free_bytes", lambda _: 100 * BYTES_PER_BLOCK)
+    assert assembled(num_blocks=100).info.num_blocks == 100
+    with pytest.raises(WorkerUnavailable, match="GiB are free on cpu"):
+        assembled(num_blocks=101)
+
+
+def test_one_place_is_too_few(assembled: Assemble) -> None:
+    with pytest.raises(WorkerUnavailable, match="--num-blocks 1 of --block-size 1: a sequence"):
+        assembled(num_blocks=1, block_size=1)
+    assert assembled(num_blocks=2, block_size=1).info.max_context == 2
+
+
+def test_a_gpus_cache_leaves_room_for_a_step_and_a_share_for_nobody() -> None:
+    assert cache_bytes(80 * GIB, 60 * GIB, 3 * GIB, 0.75) == 37 * GIB
+    assert cache_bytes(80 * GIB, 60 * GIB, 3 * GIB, 1.0) == 57 * GIB
+    assert cache_bytes(80 * GIB, 9 * GIB, 3 * GIB, 0.75) == 0
+
+
+@pytest.mark.parametrize(
+    ("max_batch_size", "max_step_tokens", "max_context", "expected"),
+    [(6, 64, 100, (6, 10)), (6, 4, 100, (4, 1)), (2, 64, 9, (2, 8)), (1, 1, 2, (1, 1))],
+)
+def test_the_largest_step_is_as_large_as_a_step_can_be(
+    assembled: Assemble,
+    max_batch_size: int,
+    max_step_tokens: int,
+    max_context: int,
+    expected: tuple[int, int],
+) -> None:
+    limits = Limits(257, max_context, 4, 64, max_batch_size, max_step_tokens)
+    command = largest_step(limits)
+    num_rows, num_tokens = expected
+    assert command.row_num_tokens == (num_tokens,) * num_rows
+    report = assembled(max_step_tokens=64).runner.execute(command)
+    assert len(report.token_ids) == len(report.logprobs) == num_rows
+
+
+def test_memory_that_runs_out_is_said_in_one_line(
+    assembled: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nSee more.")
+
+    monkeypatch.setattr(Runner, "warm_up", full)
+    with pytest.raises(WorkerUnavailable) as caught:
+        assembled()
+    message = "the memory of cpu is full: CUDA out of memory. Tried to allocate 9 GiB."
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("kernels", ["triton", "auto"])
+def test_kernels_that_cannot_serve_a_model_are_refused(
+    assembled: Assemble, monkeypatch: pytest.MonkeyPatch, kernels: str, tmp_path: Path
+) -> None:
+    triton = replace(select("torch", "cpu"), name="triton")
+    monkeypatch.setattr("worker_svc.assembly.select", lambda *_: triton)
+    with pytest.raises(WorkerUnavailable) as caught:
+        assembled(kernels=kernels)
+    problem = "the triton kernels do not compute in float64: use --kernels torch"
+    assert str(caught.value) == f"--kernels {kernels}: {problem}"
+    config = LlamaConfig(**SIZES, head_dim=512)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(WorkerUnavailable, match="head sizes up to 256, this model's is 512"):
+        assembled(kernels=kernels, dtype="float32", model=str(tmp_path))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker_svc.kernels.activation import silu_mul_reference, silu_mul_triton
 from worker_svc.kernels.attention import paged_attention_reference
-from worker_svc.kernels.attention_triton import paged_attention_triton
+from worker_svc.kernels.attention_triton import MAX_HEAD_DIM, paged_attention_triton
 from worker_svc.kernels.norm import (
     add_rms_norm_reference,
     add_rms_norm_triton,
@@ -56,6 +56,20 @@ class Kernels:
     silu_mul: Callable[[Tensor], Tensor]
     categorical: Callable[[Tensor, Tensor], Tensor]
     uniforms: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def check(self, dtype: torch.dtype, head_dim: int) -> None:
+        """Raise KernelsUnavailable where they can't serve a model of ``dtype`` and ``head_dim``."""
+        if self.name != "triton":
+            return
+        if dtype == torch.float64:
+            raise KernelsUnavailable(
+                "the triton kernels do not compute in float64: use --kernels torch"
+            )
+        if head_dim > MAX_HEAD_DIM:
+            raise KernelsUnavailable(
+                f"the triton kernels take head sizes up to {MAX_HEAD_DIM}, "
+                f"this model's is {head_dim}: use --kernels torch"
+            )
 
 
 class KernelsUnavailable(RuntimeError):

@@ -1,0 +1,96 @@
+"""How large the KV cache may be: what the memory holds beside the weights and a step's work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from kvstore.blocks import num_blocks_for
+from kvstore.cache import CacheShape, KVCache
+from protos.errors import StepserveError
+from worker_svc.checkpoint import first_line
+from worker_svc.limits import Limits
+from worker_svc.loading import LoadedModel
+from worker_svc.memory import free_bytes, peak_bytes
+from worker_svc.runner import Runner
+from worker_svc.settings import WorkerSettings
+from worker_svc.synthetic import largest_step
+
+# Of a GPU's whole memory, which is ours; of what is available to a CPU, which is shared.
+MEMORY_FRACTIONS = {"cuda": 0.9, "cpu": 0.3}
+
+
+class WorkerUnavailable(StepserveError):
+    """These settings can't be served on this machine; the message says what to change."""
+
+
+def make_room(settings: WorkerSettings, model: LoadedModel) -> tuple[Limits, KVCache]:
+    """The cache, and the limits that it and the model set. Raises WorkerUnavailable."""
+    config, device = model.config, model.decoder.device
+    shape = model.cache_shape(settings.block_size)
+    limits = Limits(
+        vocab_size=config.vocab_size,
+        max_context=min(settings.max_context or config.max_context, config.max_context),
+        block_size=settings.block_size,
+        num_blocks=1,
+        max_batch_size=settings.max_batch_size,
+        max_step_tokens=settings.max_step_tokens,
+    )
+    if settings.num_blocks is not None:
+        num_blocks = settings.num_blocks
+        _check_num_blocks(num_blocks, shape, device)
+    else:
+        fraction = settings.memory_fraction or MEMORY_FRACTIONS[device.type]
+        num_blocks = _num_blocks_free(fraction, model, shape, limits)
+    num_places = num_blocks * settings.block_size
+    limits = replace(limits, num_blocks=num_blocks, max_context=min(limits.max_context, num_places))
+    try:
+        return limits, KVCache(shape, num_blocks, device)
+    except RuntimeError as error:
+        raise WorkerUnavailable(f"{_size(num_blocks, shape)}: {first_line(error)}") from error
+
+
+def cache_bytes(total: int, free: int, step: int, fraction: float) -> int:
+    """What a GPU's cache may take, in bytes.
+
+    Of ``total`` bytes ``free`` are left by the weights and others; of these a step takes ``step``,
+    and 1 - ``fraction`` of the total stays free.
+    """
+    return max(0, free - step - int(total * (1 - fraction)))
+
+
+def _check_num_blocks(num_blocks: int, shape: CacheShape, device: torch.device) -> None:
+    if num_blocks * shape.block_size < 2:
+        raise WorkerUnavailable("--num-blocks 1 of --block-size 1: a sequence needs two tokens")
+    free = free_bytes(device)
+    if num_blocks * shape.bytes_per_block > free:
+        raise WorkerUnavailable(
+            f"--num-blocks {num_blocks}: {_size(num_blocks, shape)}, "
+            f"{free / 2**30:.1f} GiB are free on {device}"
+        )
+
+
+def _num_blocks_free(fraction: float, model: LoadedModel, shape: CacheShape, limits: Limits) -> int:
+    """A GPU's memory is all taken; of a CPU's no more than can be used."""
+    device = model.decoder.device
+    if device.type == "cpu":
+        wanted = limits.max_batch_size * num_blocks_for(limits.max_context, limits.block_size)
+        num_blocks = min(wanted, shape.num_blocks_that_fit(free_bytes(device), fraction))
+    else:
+
+        def execute_the_largest() -> None:
+            trial = Runner(model.decoder, KVCache(shape, limits.num_blocks, device), limits)
+            trial.execute(largest_step(limits))
+
+        step = peak_bytes(device, execute_the_largest)
+        total = torch.cuda.get_device_properties(device).total_memory
+        free = cache_bytes(total, free_bytes(device), step, fraction)
+        num_blocks = shape.num_blocks_that_fit(free, 1.0)
+    if num_blocks * shape.block_size < 2:
+        raise WorkerUnavailable("no memory is left for the KV cache: a smaller model, or more")
+    return num_blocks
+
+
+def _size(num_blocks: int, shape: CacheShape) -> str:
+    return f"a KV cache of {num_blocks * shape.bytes_per_block / 2**30:.1f} GiB"
