@@ -221,6 +221,14 @@ async def test_the_other_replica_is_found(served: Served) -> None:
         assert len(await client.models()) == 1
 
 
+async def test_replicas_may_have_ipv6_addresses(served: Served) -> None:
+    await served.stop()
+    await served.start("::1")
+    for target in (served.address, f"[::1]:1, {served.address}"):
+        async with AsyncClient(target) as client:
+            assert len(await client.models()) == 1
+
+
 async def test_a_stream_that_is_left_is_closed_at_the_service(served: Served, client: Any) -> None:
     async def ended() -> bool:
         job = await served.queue.job(job_id)
