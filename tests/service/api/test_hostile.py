@@ -15,9 +15,10 @@ from redis import Redis
 from protos import inference_wire as wire
 from protos.inference_json import request_from_json
 from protos.job import Finish
-from scheduler_svc.api import live_card
+from scheduler_svc.api import live_card, service
+from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.queue.keys import Keys
-from tests.service.api.served import WAIT_S, Served, break_bell
+from tests.service.api.served import WAIT_S, Served, break_bell, serving
 from tests.service.api.test_service import NOT_SERVING, refusal, submit
 
 NUM_CALLS = 3000
@@ -44,6 +45,26 @@ async def test_a_rush_of_calls_is_answered(stub: Any) -> None:
 
     codes = Counter(await asyncio.gather(*(call() for _ in range(NUM_CALLS))))
     assert codes == {grpc.StatusCode.NOT_FOUND: NUM_CALLS}
+
+
+async def test_more_submits_than_can_wait_are_told_when_to_come_back(
+    redis_url: str, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_SUBMITS_AT_ONCE", 1)
+    monkeypatch.setattr(service, "MAX_WAITING_SUBMITS", 1)
+    async with (
+        serving(redis_url, card) as served,
+        grpc.aio.insecure_channel(served.address) as channel,
+    ):
+        stub = wire.InferenceStub(channel)
+        sent = [asyncio.ensure_future(submit(stub)) for _ in range(200)]
+        answers = await asyncio.gather(*sent, return_exceptions=True)
+        refused = [a for a in answers if isinstance(a, grpc.aio.AioRpcError)]
+        assert 0 < len(refused) < len(sent)
+        for error in refused:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert int(dict(error.trailing_metadata() or ())[wire.RETRY_AFTER_KEY]) > 0
+        assert await served.queue.num_queued() == len(sent) - len(refused)
 
 
 async def test_what_no_live_worker_can_hold_is_refused(
