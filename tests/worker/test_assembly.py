@@ -70,9 +70,7 @@ def test_a_cpu_cache_is_a_share_of_the_available_memory(
 def test_blocks_that_do_not_fit_are_refused(
     assembled: Assemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(
-        WorkerUnavailable, match="--num-blocks 1000000000000: a KV cache"
-    ):
+    with pytest.raises(WorkerUnavailable, match="--num-blocks 1000000000000: a KV cache"):
         assembled(num_blocks=10**12)
     monkeypatch.setattr("worker_svc.room.free_bytes", lambda _: 100 * BYTES_PER_BLOCK)
     assert assembled(num_blocks=100).info.num_blocks == 100

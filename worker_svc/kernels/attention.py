@@ -11,6 +11,9 @@ from torch import Tensor
 
 from worker_svc.kernels.ragged import Ragged
 
+# Queries whose scores are held at once: memory grows with the context, not with its square.
+MAX_QUERIES = 128
+
 
 def paged_attention_reference(
     query: Tensor, k_cache: Tensor, v_cache: Tensor, ragged: Ragged, scale: float, window: int
@@ -31,7 +34,12 @@ def paged_attention_reference(
         table = ragged.block_tables[row_id]
         keys = _row_context(k_cache, table, lengths[row])
         values = _row_context(v_cache, table, lengths[row])
-        output[start:end] = _attend(query[start:end], keys, values, scale, window)
+        position = lengths[row] - (end - start)
+        for first in range(start, end, MAX_QUERIES):
+            part = query[first : min(first + MAX_QUERIES, end)]
+            seen = position + first - start + part.shape[0]
+            mixed = _attend(part, keys[:, :seen], values[:, :seen], scale, window)
+            output[first : first + part.shape[0]] = mixed
     return output
 
 

@@ -26,11 +26,13 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker_svc.kernels.attention import check_attention, paged_attention_reference
+from worker_svc.kernels.attention import check_attention
 from worker_svc.kernels.ragged import Ragged
 
 MIN_KEYS_PER_TILE = 64
 MAX_LINES_PER_TILE = 48
+# Numba computes in neither: it gets their bits, in types that tell one from the other.
+BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 # Sums may be reordered and fused, so that they vectorise. Infinities and NaNs keep their meaning.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -61,23 +63,23 @@ class Tile(NamedTuple):
     total: Array  # [lines], sum of the weights so far
     first: Array  # [lines], first visible key of the present tile
     last: Array  # [lines], one past the last visible key
+    wide: Array  # [keys, D], keys or values of one block, where the cache's have 16 bits
 
 
 def paged_attention_cpu(
     query: Tensor, k_cache: Tensor, v_cache: Tensor, ragged: Ragged, scale: float, window: int
 ) -> Tensor:
-    """``paged_attention`` (see ``Kernels``) for float32 and float64.
+    """``paged_attention`` (see ``Kernels``) for any floating dtype; 16 bits are widened.
 
-    Other dtypes, which NumPy or the CPU can't compute in, take the torch reference. Runs on
-    ``torch.get_num_threads()`` threads. Not to be called from two threads at once: Numba's
-    fallback thread pool does not allow it.
+    Runs on ``torch.get_num_threads()`` threads. Not to be called from two threads at once:
+    Numba's fallback thread pool does not allow it.
     """
     check_attention(query, k_cache, v_cache, ragged)
-    if query.dtype not in (torch.float32, torch.float64):
-        return paged_attention_reference(query, k_cache, v_cache, ragged, scale, window)
-    output = torch.empty(query.shape, dtype=query.dtype)
+    wide = query.to(torch.promote_types(query.dtype, torch.float32)).contiguous()
+    output = torch.empty(wide.shape, dtype=wide.dtype)
+    caches = (cache.view(BITS.get(cache.dtype, cache.dtype)) for cache in (k_cache, v_cache))
     tensors = (
-        *(query.contiguous(), k_cache, v_cache, ragged.block_tables.contiguous()),
+        *(wide, *caches, ragged.block_tables.contiguous()),
         *(ragged.row_ids, ragged.query_starts, ragged.context_lens, output),
     )
     arrays = Paged(*(tensor.detach().numpy() for tensor in tensors))
@@ -88,7 +90,7 @@ def paged_attention_cpu(
     else:
         numba.set_num_threads(num_threads)
         _attend_in_parallel(arrays, typed_scale, window, num_threads)
-    return output
+    return output.to(query.dtype)
 
 
 def _compiled(**options: Any) -> Callable[[Function], Function]:
@@ -130,6 +132,43 @@ def _exp_float32(x: Any) -> Any:
     y = y * r * r + r + np.float32(1)
     exponent = np.int32((np.int32(power) + np.int32(127)) << np.int32(23))
     return y * exponent.view(np.float32)
+
+
+def _widened(block: Any, wide: Any) -> Any:
+    """A block's numbers ``[N, D]`` to compute with, in ``wide`` if need be; compiled code only."""
+    raise NotImplementedError
+
+
+@overload(_widened, strict=False)  # type: ignore[untyped-decorator]
+def _widened_overload(block: Any, wide: Any) -> Callable[[Any, Any], Any]:
+    if block.dtype == wide.dtype:
+        return _unchanged
+    return _from_bfloat16 if block.dtype == types.uint16 else _from_float16
+
+
+def _unchanged(block: Any, _wide: Any) -> Any:
+    return block
+
+
+def _from_bfloat16(block: Any, wide: Any) -> Any:
+    for j in range(block.shape[0]):
+        for d in range(block.shape[1]):
+            bits = np.uint32(np.uint32(block[j, d]) << np.uint32(16))
+            wide[j, d] = bits.view(np.float32)
+    return wide[: block.shape[0]]
+
+
+def _from_float16(block: Any, wide: Any) -> Any:
+    """The exponent moves to its place and is corrected by 2**112, which normalises as well."""
+    for j in range(block.shape[0]):
+        for d in range(block.shape[1]):
+            bits = np.int32(block[j, d])
+            magnitude = np.int32((bits & np.int32(0x7FFF)) << np.int32(13))
+            number = magnitude.view(np.float32) * np.float32(2.0**112)
+            if bits & np.int32(0x7C00) == np.int32(0x7C00):  # an infinity or a NaN
+                number = np.int32(magnitude | np.int32(0x7F800000)).view(np.float32)
+            wide[j, d] = -number if bits < 0 else number
+    return wide[: block.shape[0]]
 
 
 @_compiled(parallel=True)
@@ -196,6 +235,7 @@ def _new_tile(query: Array, num_lines: int, num_keys: int) -> Tile:
         np.empty(num_lines, query.dtype),
         np.empty(num_lines, np.int64),
         np.empty(num_lines, np.int64),
+        np.empty((num_keys, query.shape[2]), query.dtype),
     )
 
 
@@ -218,12 +258,12 @@ def _attend_task(arrays: Paged, task: Array, tile: Tile, scale: Any, window: int
             tile.last[line] = min(count, at + 1)
             tile.first[line] = max(0, at - window + 1) if window > 0 else 0
         for j in range(0, count, block_size):
-            keys = arrays.k_cache[table[(base + j) // block_size], head]
-            _score(tile.queries, tile.scores, num_lines, keys[: count - j], j)
+            block = arrays.k_cache[table[(base + j) // block_size], head, : count - j]
+            _score(tile.queries, tile.scores, num_lines, _widened(block, tile.wide), j)
         _weigh(tile, num_lines, count)
         for j in range(0, count, block_size):
-            values = arrays.v_cache[table[(base + j) // block_size], head]
-            _mix(tile.scores, tile.mixed, num_lines, values[: count - j], j)
+            block = arrays.v_cache[table[(base + j) // block_size], head, : count - j]
+            _mix(tile.scores, tile.mixed, num_lines, _widened(block, tile.wide), j)
     for line in range(num_lines):
         out = arrays.output[start + line // group, head * group + line % group]
         for d in range(out.shape[0]):

@@ -50,6 +50,14 @@ def test_attention_is_sdpa_over_each_rows_context(case: AttentionCase) -> None:
         torch.testing.assert_close(output[start : start + query_len], expected.transpose(0, 1))
 
 
+@pytest.mark.parametrize("window", [0, 9])
+def test_attention_in_parts_is_the_same(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = AttentionCase(((20, 33), (1, 9), (7, 7)), window=window).build()
+    whole = paged_attention_reference(**arguments)
+    monkeypatch.setattr("worker_svc.kernels.attention.MAX_QUERIES", 6)
+    torch.testing.assert_close(paged_attention_reference(**arguments), whole)
+
+
 def test_attention_of_16_bit_inputs_is_computed_in_float32() -> None:
     arguments = ATTENTION_CASES[0].build()
     halves = {name: arguments[name].bfloat16() for name in ("query", "k_cache", "v_cache")}
