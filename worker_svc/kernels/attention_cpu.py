@@ -13,9 +13,8 @@ Numba is imported with this module, so only the selection of the CPU kernels imp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -23,21 +22,16 @@ import torch
 from numba import prange
 from numba.core import types
 from numba.extending import overload
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worker_svc.kernels.attention import check_attention
+from worker_svc.kernels.compiled import Array, available_threads, compiled, exp
 from worker_svc.kernels.ragged import Ragged
 
 MIN_KEYS_PER_TILE = 64
 MAX_LINES_PER_TILE = 48
 # Numba computes in neither: it gets their bits, in types that tell one from the other.
 BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
-# Sums may be reordered and fused, so that they vectorise. Infinities and NaNs keep their meaning.
-FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
-
-Array = NDArray[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Paged(NamedTuple):
@@ -84,54 +78,13 @@ def paged_attention_cpu(
     )
     arrays = Paged(*(tensor.detach().numpy() for tensor in tensors))
     typed_scale = arrays.query.dtype.type(scale)
-    num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    num_threads = available_threads()
     if num_threads == 1:  # no parallel region: its barrier costs more than a small step
         _attend_serially(arrays, typed_scale, window)
     else:
         numba.set_num_threads(num_threads)
         _attend_in_parallel(arrays, typed_scale, window, num_threads)
     return output.to(query.dtype)
-
-
-def _compiled(**options: Any) -> Callable[[Function], Function]:
-    def decorate(function: Function) -> Function:
-        options.update(nogil=True, fastmath=FAST_MATH)
-        try:
-            return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-        except RuntimeError:  # no directory for a cache can be written: compile in each process
-            return numba.njit(**options)(function)  # type: ignore[no-any-return]
-
-    return decorate
-
-
-def _exp(x: Any) -> Any:
-    """e**x for x <= 0; compiled code only."""
-    raise NotImplementedError
-
-
-@overload(_exp)  # type: ignore[untyped-decorator]
-def _exp_overload(x: Any) -> Callable[[Any], Any]:
-    return _exp_float32 if x == types.float32 else _exp_float64
-
-
-def _exp_float64(x: Any) -> Any:
-    return math.exp(x)
-
-
-def _exp_float32(x: Any) -> Any:
-    """Range reduction and polynomial of Cephes' expf: it vectorises, ten times libm's speed."""
-    x = np.float32(-87) if x < np.float32(-87) else x  # in this order a NaN stays one
-    power = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-    r = x - power * np.float32(0.693359375) + power * np.float32(2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * r + np.float32(1.3981999507e-3)
-    y = y * r + np.float32(8.3334519073e-3)
-    y = y * r + np.float32(4.1665795894e-2)
-    y = y * r + np.float32(1.6666665459e-1)
-    y = y * r + np.float32(5.0000001201e-1)
-    y = y * r * r + r + np.float32(1)
-    exponent = np.int32((np.int32(power) + np.int32(127)) << np.int32(23))
-    return y * exponent.view(np.float32)
 
 
 def _widened(block: Any, wide: Any) -> Any:
@@ -171,7 +124,7 @@ def _from_float16(block: Any, wide: Any) -> Any:
     return wide[: block.shape[0]]
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def _attend_in_parallel(arrays: Paged, scale: Any, window: int, num_threads: int) -> None:
     tasks, costs = _plan(arrays)
     for thread in prange(num_threads):
@@ -181,13 +134,13 @@ def _attend_in_parallel(arrays: Paged, scale: Any, window: int, num_threads: int
         _attend_tasks(arrays, tasks[begin : min(end, tasks.shape[0])], scale, window)
 
 
-@_compiled()
+@compiled()
 def _attend_serially(arrays: Paged, scale: Any, window: int) -> None:
     tasks, _ = _plan(arrays)
     _attend_tasks(arrays, tasks, scale, window)
 
 
-@_compiled()
+@compiled()
 def _attend_tasks(arrays: Paged, tasks: Array, scale: Any, window: int) -> None:
     group, block_size = _group_size(arrays), arrays.k_cache.shape[2]
     num_keys = -(-MIN_KEYS_PER_TILE // block_size) * block_size
@@ -196,14 +149,14 @@ def _attend_tasks(arrays: Paged, tasks: Array, scale: Any, window: int) -> None:
         _attend_task(arrays, tasks[i], tile, scale, window)
 
 
-@_compiled()
+@compiled()
 def _group_size(arrays: Paged) -> int:
     """Query heads of one KV head."""
     group: int = arrays.query.shape[1] // arrays.k_cache.shape[1]
     return group
 
 
-@_compiled()
+@compiled()
 def _plan(arrays: Paged) -> tuple[Array, Array]:
     """Tasks as ``[N, 4]`` (row, KV head, first token, one past the last); cost before each."""
     starts, num_kv_heads = arrays.query_starts, arrays.k_cache.shape[1]
@@ -225,7 +178,7 @@ def _plan(arrays: Paged) -> tuple[Array, Array]:
     return tasks, costs
 
 
-@_compiled()
+@compiled()
 def _new_tile(query: Array, num_lines: int, num_keys: int) -> Tile:
     return Tile(
         np.empty((num_lines, query.shape[2]), query.dtype),
@@ -239,7 +192,7 @@ def _new_tile(query: Array, num_lines: int, num_keys: int) -> Tile:
     )
 
 
-@_compiled()
+@compiled()
 def _attend_task(arrays: Paged, task: Array, tile: Tile, scale: Any, window: int) -> None:
     row, head, start, end = task
     block_size = arrays.k_cache.shape[2]
@@ -270,7 +223,7 @@ def _attend_task(arrays: Paged, task: Array, tile: Tile, scale: Any, window: int
             out[d] = tile.mixed[line, d] / tile.total[line]
 
 
-@_compiled()
+@compiled()
 def _begin(query: Array, tile: Tile, scale: Any) -> None:
     for token in range(query.shape[0]):
         for head in range(query.shape[1]):
@@ -282,7 +235,7 @@ def _begin(query: Array, tile: Tile, scale: Any) -> None:
                 tile.mixed[line, d] = 0
 
 
-@_compiled()
+@compiled()
 def _score(queries: Array, scores: Array, num_lines: int, keys: Array, at: int) -> None:
     """Scores of one block's keys, four at a time: a query is loaded once for four sums.
 
@@ -306,7 +259,7 @@ def _score(queries: Array, scores: Array, num_lines: int, keys: Array, at: int) 
             scores[line, at + j0 + 3] = sum3
 
 
-@_compiled()
+@compiled()
 def _weigh(tile: Tile, num_lines: int, count: int) -> None:
     """Turn a tile's scores into weights relative to the largest so far; zero the unseen."""
     scores, mixed = tile.scores, tile.mixed
@@ -322,20 +275,20 @@ def _weigh(tile: Tile, num_lines: int, count: int) -> None:
         for j in range(first, last):
             top = max(top, scores[line, j])
         if top > tile.top[line]:
-            shrink = _exp(tile.top[line] - top)
+            shrink = exp(tile.top[line] - top)
             tile.total[line] *= shrink
             for d in range(mixed.shape[1]):
                 mixed[line, d] *= shrink
             tile.top[line] = top
         total = scores.dtype.type(0)
         for j in range(first, last):
-            weight = _exp(scores[line, j] - top)
+            weight = exp(scores[line, j] - top)
             scores[line, j] = weight
             total += weight
         tile.total[line] += total
 
 
-@_compiled()
+@compiled()
 def _mix(weights: Array, mixed: Array, num_lines: int, values: Array, at: int) -> None:
     """Add one block's values by their weights, four at a time: a sum is loaded once for four."""
     final = values.shape[0] - 1

@@ -116,12 +116,22 @@ def _cpu(device: torch.device) -> Kernels:
         raise KernelsUnavailable(f"the cpu kernels can't run on device {device}")
     try:
         from worker_svc.kernels.attention_cpu import paged_attention_cpu
+        from worker_svc.kernels.norm_cpu import add_rms_norm_cpu
+        from worker_svc.kernels.rotary_cpu import rotary_write_cpu
+        from worker_svc.kernels.sampling_cpu import categorical_cpu
     except ImportError as error:
         raise KernelsUnavailable(
             f"the cpu kernels need numba ({error}); without it choose the kernels torch, "
             "whose attention is several times slower"
         ) from error
-    return replace(_torch(), name="cpu", paged_attention=paged_attention_cpu)
+    return replace(
+        _torch(),
+        name="cpu",
+        add_rms_norm=add_rms_norm_cpu,
+        rotary_write=rotary_write_cpu,
+        paged_attention=paged_attention_cpu,
+        categorical=categorical_cpu,
+    )
 
 
 def _triton(device: torch.device) -> Kernels:
