@@ -18,6 +18,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from stepserve.processes import Service, Stopped, Supervisor, check_port
 
 
+# Of the memory that is available, for the KV caches of all workers on a CPU.
+CPU_MEMORY_FRACTION = 0.3
+
+
 class Up(BaseSettings):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
@@ -126,6 +130,9 @@ class Up(BaseSettings):
             "model", "model_name", "block_size", "num_blocks", "max_batch_size",
             "max_step_tokens", "dtype", "device", "kernels", "num_threads",
         )  # fmt: skip
+        if self.device == "cpu" and self.workers > 1:
+            # They look at the free memory at the same moment; each takes its part of the share.
+            flags.append(f"--memory-fraction={CPU_MEMORY_FRACTION / self.workers:.4f}")
         return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
 
     def _scheduler(self, number: int, redis_url: str, addresses: list[str]) -> Service:
