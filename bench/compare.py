@@ -98,7 +98,7 @@ class Bench(BaseSettings):
         return result["figures"], result["outputs"]
 
     def _stepserve(self, path: Path) -> tuple[dict[str, float], list[list[int]]]:
-        flags = {
+        flags: dict[str, Any] = {
             "dtype": self.dtype,
             "max_batch_size": self.batch_size,
             "num_threads": self.num_threads,

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -181,7 +182,7 @@ def main() -> int:
     jobs = tellings(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="stepserve-demo-") as scratch:
         console.print("starting Redis, a scheduler and a worker …")
-        flags = {
+        flags: dict[str, Any] = {
             "model_name": "storyteller",
             "num_blocks": NUM_BLOCKS,
             "max_batch_size": MAX_BATCH_SIZE,
