@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,7 @@ class Bench(BaseSettings):
             ours, outputs = self._stepserve(path)
         same = sum(a == b for a, b in zip(outputs, expected, strict=True))
         result: dict[str, Any] = {
-            "workload": self.model_dump(exclude={"out"}),
+            "workload": {**self.model_dump(exclude={"out"}), "model": os.path.relpath(self.model)},
             "transformers_static": static,
             "stepserve": ours,
             "ratios": ratios(ours, static),
