@@ -84,10 +84,15 @@ class OutputLog:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that a lane may run now, with the output that it has already."""
+    """A job that a lane may run now, with the output that it has already.
+
+    ``rank`` is its place in the order that the policy gives all jobs, lowest first: a
+    constant of the job, chosen when it was submitted.
+    """
 
     spec: JobSpec
     outputs: tuple[OutputLog, ...]
+    rank: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

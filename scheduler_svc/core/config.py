@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +15,12 @@ class CoreConfig:
     and the output of one sequence; a worker's is never more than its cache holds, so that
     every sequence can run alone. ``max_uncommitted_steps`` is how many reports the worker
     keeps.
+
+    ``batching`` "static" lets a batch in when the one before has left, "continuous" every
+    step. ``target_step_us`` above 0 is how long a step should take: the token budget
+    adapts to it. Without ``enable_preemption`` nobody is let in for whom there might be no
+    blocks later. A waiting sequence whose rank is lower than that of a running one by more
+    than ``preemption_margin`` takes its place.
 
     Raises ValueError where no sequence could make progress within these limits.
     """
@@ -27,6 +35,11 @@ class CoreConfig:
     max_step_tokens: int
     max_steps_in_flight: int = 2
     max_uncommitted_steps: int
+    batching: Literal["continuous", "static"] = "continuous"
+    prefix_caching: bool = True
+    enable_preemption: bool = True
+    preemption_margin: float = math.inf
+    target_step_us: int = 0
 
     def __post_init__(self) -> None:
         limits = ("num_blocks", "block_size", "max_context", "max_batch_size", "max_step_tokens")

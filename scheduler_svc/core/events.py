@@ -5,6 +5,7 @@ Time, chance and identity arrive here as data; nothing else reaches the core.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,7 +59,14 @@ class WorkerLost:
     """The worker died, hangs, or is given up: nothing more will be reported."""
 
 
-Event = Claimed | Reported | Committed | Cancelled | WorkerLost
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """It is ``now_s``: seconds since the epoch by Redis's clock, as in ``JobSpec``."""
+
+    now_s: float
+
+
+Event = Claimed | Reported | Committed | Cancelled | WorkerLost | Ticked
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +91,14 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """There is room for so many more jobs; answered by one ``Claimed``, however late."""
+    """There is room for so many more jobs of a rank below ``max_rank``.
+
+    A wish that stands until it is answered by one ``Claimed``, however late; a newer one
+    takes its place.
+    """
 
     max_jobs: int
+    max_rank: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
