@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +139,7 @@ def costs_for(costs: Costs, attention: str) -> StepCosts:
 
 
 def read_costs(name: str) -> Costs:
-    """Return a preset by its name, or what ``write_costs`` wrote. Raises InvalidRequest."""
+    """Return a preset by its name, or what ``add_costs`` wrote. Raises InvalidRequest."""
     if name in PRESETS:
         return {"any": PRESETS[name]}
     try:
@@ -151,11 +151,17 @@ def read_costs(name: str) -> Costs:
         raise InvalidRequest("costs", problem) from None
 
 
-def write_costs(path: Path, costs: Costs, about: Mapping[str, object]) -> None:
-    """Write the costs, and what they were fitted from, as JSON."""
-    document = {"costs": {name: asdict(costs[name]) for name in sorted(costs)}, "about": about}
+def add_costs(path: Path, costs: Costs, about: Mapping[str, object]) -> None:
+    """Write the costs, and by attention what they were fitted from, beside those that are there.
+
+    Raises InvalidRequest where there is another file.
+    """
+    kept = read_costs(str(path)) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8"))["about"] if kept else {}
+    merged = {**kept, **costs}
+    document = {
+        "costs": {name: asdict(merged[name]) for name in sorted(merged)},
+        "about": {**known, **about},
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-FIELDS = tuple(field.name for field in fields(StepCosts))

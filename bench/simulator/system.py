@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scheduler_svc.core.config import CoreConfig
@@ -39,6 +39,16 @@ class System:
     remaining_weight: float = 0.5
     priority_weight: float = 2.0
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What tells systems apart at a glance."""
+        return f"{self.batching}+{self.attention}"
+
+    @property
+    def alone(self) -> System:
+        """The same with one worker."""
+        return replace(self, num_workers=1)
 
     def core_config(self) -> CoreConfig:
         """Return what one lane's core is told. Raises ValueError as that does."""
