@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import CliSuppress, SettingsConfigDict
 from rich.console import Console
 
 from bench.simulator.cost import add_costs, read_costs
@@ -26,8 +26,9 @@ from bench.simulator.records import Recording
 from bench.simulator.report import print_curves, print_figures, print_fits, print_verdicts
 from bench.simulator.runs import Runner
 from bench.simulator.scenarios import SCENARIOS, Ground
-from bench.simulator.system import Attention, Batching, Policy, System
+from bench.simulator.system import Attention, System
 from protos.errors import InvalidRequest
+from scheduler_svc.settings import PlanningSettings
 
 # Settings that a System and a Demand have under the same name.
 _SHARED = {
@@ -42,6 +43,7 @@ _SHARED = {
     "max_context",
     "prefix_caching",
     "enable_preemption",
+    "preemption_margin_s",
     "wait_weight",
     "remaining_weight",
     "priority_weight",
@@ -61,7 +63,7 @@ _DEMANDED = {
 }
 
 
-class Simulate(BaseSettings):
+class Simulate(PlanningSettings):
     """Drive the real scheduler core, its policy and its block pool in virtual time.
 
     Jobs come, lanes claim them, every step is planned by the code that plans real ones; only
@@ -79,7 +81,7 @@ class Simulate(BaseSettings):
       stepserve simulate --costs costs.json --workers 100 --jobs 1000000 --load 0.9
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_SIMULATE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="STEPSERVE_SIMULATE_", frozen=True, extra="ignore")
 
     scenario: str = Field(
         "", description=f"an experiment: {', '.join(SCENARIOS)}, or all; nothing: one run"
@@ -110,27 +112,10 @@ class Simulate(BaseSettings):
     urgent_priority: int = Field(10, ge=-10, le=10, description="the priority of urgent jobs")
     storm_rate: float = Field(0.0, ge=0, description="long prompts a second beside the jobs")
     storm_prompt: int = Field(2_048, ge=1, description="tokens of such a prompt")
-    batching: Batching = Field("continuous", description="how a batch is formed")
     attention: Attention = Field("paged", description="what a step computes")
-    policy: Policy = Field("fcfs", description="who goes first")
-    max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
-    max_step_tokens: int = Field(2048, ge=1, description="tokens in a step at most")
-    max_steps_in_flight: int = Field(2, ge=1, le=8, description="steps planned ahead of reports")
     num_blocks: int = Field(8192, ge=1, description="blocks of a worker's KV cache")
     block_size: int = Field(16, ge=1, description="tokens in a block")
     max_context: int = Field(4096, ge=2, description="tokens of prompt and output at most")
-    prefix_caching: bool = Field(True, description="shared prefixes are computed once")
-    enable_preemption: bool = Field(True, description="let jobs in that may have to give way")
-    preemption_margin_s: float = Field(
-        float("inf"),
-        ge=0,
-        description="how much more urgent an arrival takes a running one's place",
-    )
-    target_step_ms: float = Field(0.0, ge=0, description="adapt the token budget; 0: do not")
-    wait_weight: float = Field(1.0, gt=0, description="priority: of a second of waiting")
-    remaining_weight: float = Field(0.5, ge=0, description="priority: of few tokens to come")
-    priority_weight: float = Field(2.0, ge=0, description="priority: of the job's own")
-    tenant_weights: str = Field("", description="fair: a=2,b=1; others have 1")
     costs: str = Field(
         "h200-qwen3-8b", description="h200-qwen3-8b, h200-qwen3-0.6b, or a file of --costs-out"
     )
@@ -140,6 +125,9 @@ class Simulate(BaseSettings):
     costs_out: str = Field("", description="where the fitted costs go; another attention's stay")
     plots: str = Field("", description="write pictures into this directory")
     out: str = Field("", description="also write the JSON object to this file")
+    # What is simulated is not recorded.
+    record_dir: CliSuppress[str] = ""
+    record_events_dir: CliSuppress[str] = ""
 
     def run(self) -> int:
         """Simulate; 1 where an experiment misses its target."""
@@ -156,9 +144,8 @@ class Simulate(BaseSettings):
         try:
             system = System(
                 num_workers=self.workers,
-                preemption_margin=self.preemption_margin_s,
                 target_step_us=round(self.target_step_ms * 1e3),
-                tenant_weights=parse_weights(self.tenant_weights),
+                tenant_weights=self.order.tenant_weights,
                 **self.model_dump(include=_SHARED),
             )
             system.core_config()

@@ -8,10 +8,11 @@ from typing import Literal, get_args
 
 from bench.lengths import FixedLengths, JobLengths, ShareGPTLengths, UniformLengths
 from bench.simulator.arrivals import AllAtOnce, Arrivals, Bursty, ClosedLoop, OnOff, Poisson
-from bench.simulator.system import Attention, Batching, System
+from bench.simulator.system import Attention, System
 from bench.simulator.workload import Stream
 from bench.workload import Lengths
 from protos.errors import InvalidRequest
+from scheduler_svc.settings import Batching
 
 ArrivalKind = Literal["auto", "once", "poisson", "bursty", "onoff", "closed"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scheduler_svc.core.config import CoreConfig
+from scheduler_svc.queue.order import Policy
+from scheduler_svc.settings import Batching
 
-Batching = Literal["continuous", "static"]
 Attention = Literal["paged", "grouped", "padded"]
-Policy = Literal["fcfs", "priority", "fair"]
 
 # As long as a worker keeps 64 reports, a lane plans so many steps ahead of the commits.
 _MAX_UNCOMMITTED_STEPS = 48
@@ -33,7 +33,7 @@ class System:
     max_context: int = 4096
     prefix_caching: bool = True
     enable_preemption: bool = True
-    preemption_margin: float = math.inf
+    preemption_margin_s: float = 10.0
     target_step_us: int = 0
     wait_weight: float = 1.0
     remaining_weight: float = 0.5
@@ -52,6 +52,8 @@ class System:
 
     def core_config(self) -> CoreConfig:
         """Return what one lane's core is told. Raises ValueError as that does."""
+        # As in the scheduler's settings: only priorities make a job displace another.
+        displaces = self.enable_preemption and self.policy == "priority"
         return CoreConfig(
             epoch=1,
             incarnation="0" * 32,
@@ -66,6 +68,6 @@ class System:
             batching=self.batching,
             prefix_caching=self.prefix_caching,
             enable_preemption=self.enable_preemption,
-            preemption_margin=self.preemption_margin,
+            preemption_margin=self.preemption_margin_s if displaces else math.inf,
             target_step_us=self.target_step_us,
         )
