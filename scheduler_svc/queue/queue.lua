@@ -17,7 +17,7 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
                           fingerprint (of the model its output is from), ended (when),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
-                          the prompt)
+                          the prompt, then the tenant)
   log:ID:N        string  tokens of output N, little-endian u32 each
   lp:ID:N         list    log-probabilities of output N, one entry for each token
   idem:DIGEST     string  job id; DIGEST is of tenant and idempotency key
@@ -78,19 +78,25 @@ local function estimate(lengths, tenant, max_tokens)
   return math.max(1, max_tokens)
 end
 
-local function add_to_counter(counters, tenant, amount)
-  if amount == 0 then return end
-  local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
-  redis.call('HSET', counters, tenant, exact(counter + amount))
+-- What was reserved for an output that ends and was not used. One without a token of a job
+-- that no lane has held has cost nothing.
+local function unused(share, num_tokens, was_held)
+  local weight, expected, cost = struct.unpack('<ddd', share)
+  if num_tokens == 0 and not was_held then cost = 0 end
+  return math.max(0, expected - (cost + num_tokens * OUTPUT_TOKEN_COST)) / weight
 end
 
--- Gives back what was reserved for an output and not used. One without a token of a job
--- that no lane has held has cost nothing.
-local function return_reserve(counters, tenant, share, num_tokens, is_claimed)
-  local weight, expected, cost = struct.unpack('<ddd', share)
-  if num_tokens == 0 and not is_claimed then cost = 0 end
-  local unused = expected - (cost + num_tokens * OUTPUT_TOKEN_COST)
-  add_to_counter(counters, tenant, -(math.max(0, unused) / weight))
+-- Adds to the counter of a share's tenant, in `due`: read once, to be stored once.
+local function add_to_counter(counters, due, share, amount)
+  if amount == 0 then return end
+  local tenant = string.sub(share, 25)
+  due[tenant] = (due[tenant] or tonumber(redis.call('HGET', counters, tenant)) or 0) + amount
+end
+
+local function store_counters(counters, due)
+  for tenant, counter in pairs(due) do
+    redis.call('HSET', counters, tenant, exact(counter))
+  end
 end
 
 -- The rank of a stored job in the stored order (time_rank and FairShares.submit of order.py).
@@ -111,7 +117,7 @@ local function rank_of(job, order, lengths, counters, vtime)
   local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
   local start = math.max(counter, tonumber(redis.call('GET', vtime)) or 0)
   redis.call('HSET', counters, tenant, exact(start + asked[5] * expected / weight))
-  redis.call('HSET', job, 'share', struct.pack('<ddd', weight, expected, prompt))
+  redis.call('HSET', job, 'share', struct.pack('<ddd', weight, expected, prompt) .. tenant)
   return start
 end
 
@@ -379,32 +385,32 @@ local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
 local heads, tokens, now = ARGV[5], ARGV[6], time_us()
 local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
 
--- Takes what an output has cost beyond what was reserved for it.
-local function charge(job, share, before, after)
+local due, grown = {}, {}
+
+-- Charges what an output has cost beyond what was reserved for it.
+local function charge(share, before, after)
   local weight, expected, prompt = struct.unpack('<ddd', share)
   local cost = prompt + after * OUTPUT_TOKEN_COST
   if cost <= expected then return end
   local paid = math.max(prompt + before * OUTPUT_TOKEN_COST, expected)
-  add_to_counter(KEYS[8], call('HGET', job, 'tenant'), (cost - paid) / weight)
+  add_to_counter(KEYS[8], due, share, (cost - paid) / weight)
 end
 
 -- Lengths.observe of order.py.
 local function observe(job, num_tokens)
   for _, field in ipairs({'all', 'of:' .. call('HGET', job, 'tenant')}) do
-    local known = call('HGET', KEYS[7], field)
+    local known = grown[field] or call('HGET', KEYS[7], field)
     local count, total = 0, 0
     if known then count, total = struct.unpack('<dd', known) end
     count, total = count + 1, total + num_tokens
     if count >= 1000 then count, total = count / 2, total / 2 end
-    call('HSET', KEYS[7], field, struct.pack('<dd', count, total))
+    grown[field] = struct.pack('<dd', count, total)
   end
 end
 
 local function end_output(job, field, finish, share, num_tokens)
   call('HSET', job, field, finish)
-  if share then
-    return_reserve(KEYS[8], call('HGET', job, 'tenant'), share, num_tokens, true)
-  end
+  if share then add_to_counter(KEYS[8], due, share, -unused(share, num_tokens, true)) end
   if call('HINCRBY', job, 'open', -1) > 0 then return end
   local id, ended = string.sub(job, prefix_length + 1), seconds(now)
   call('HSET', job, 'ended', ended)
@@ -438,7 +444,7 @@ for at = 1, #heads, 20 do
     if skip < num_tokens then
       call('APPEND', log, string.sub(tokens, token + 4 * skip, token + 4 * num_tokens - 1))
       for i = skip, num_logprobs - 1 do call('RPUSH', KEYS[key + 2], ARGV[arg + i]) end
-      if state[4] then charge(job, state[4], length, offset + num_tokens) end
+      if state[4] then charge(state[4], length, offset + num_tokens) end
       length = offset + num_tokens
     end
     if finish then end_output(job, field, finish, state[4], length) end
@@ -453,6 +459,8 @@ for at = 1, #heads, 20 do
   arg = arg + num_logprobs + (finish and 1 or 0)
   token = token + 4 * num_tokens
 end
+store_counters(KEYS[8], due)
+for field, known in pairs(grown) do call('HSET', KEYS[7], field, known) end
 if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
 return table.concat(answers)
 
@@ -462,20 +470,21 @@ return table.concat(answers)
 -- Ends every output that has not ended. The claims key depends on who holds the job: the
 -- caller reads that first, and this script answers 'moved' where it has changed since.
 -- Answers 1 if this ended the job, 0 if it had ended, nil if it is unknown.
-local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'share', 'tenant')
+local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'share')
 if not job[1] or job[2] then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return job[1] and 0 or false
 end
 if (job[3] or '') ~= ARGV[2] then return 'moved' end
-local now = seconds(time_us())
+local now, due = seconds(time_us()), {}
 for index = 0, job[1] - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
   if is_open and job[4] then
     local num_tokens = redis.call('STRLEN', KEYS[9 + index]) / 4
-    return_reserve(KEYS[8], job[5], job[4], num_tokens, job[3])
+    add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
   end
 end
+store_counters(KEYS[8], due)
 redis.call('HSET', KEYS[1], 'ended', now, 'open', 0)
 redis.call('ZADD', KEYS[5], now, ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
