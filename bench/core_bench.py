@@ -168,6 +168,11 @@ def figures(name: str, values: list[float]) -> dict[str, float]:
     return result
 
 
+def cell(value: float) -> str:
+    """Return the number with the digits that a reader needs."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
 def running_table(result: Mapping[str, Any]) -> Table:
     """Return one line for each number of running sequences."""
     view = Table(title="one step, every sequence decoding: µs")
@@ -176,7 +181,7 @@ def running_table(result: Mapping[str, Any]) -> Table:
         view.add_column(name, justify="right")
     for key, row in result.items():
         if key.startswith("running_"):
-            cells = [f"{row[name]:,.2f}" if name in row else "" for name in RUNNING_COLUMNS]
+            cells = [cell(row[name]) if name in row else "" for name in RUNNING_COLUMNS]
             view.add_row(key.removeprefix("running_"), *cells)
     return view
 
