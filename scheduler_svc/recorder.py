@@ -76,6 +76,7 @@ def _sent(command: StepCommand) -> dict[str, Any]:
                 "index": a.index,
                 "num_prompt_tokens": a.num_prompt_tokens,
                 "num_tokens": len(a.token_ids),
+                "num_computed": a.num_computed,
             }
             for a in command.admissions
         ],
