@@ -52,9 +52,9 @@ class Bed:
         """Enough for every place at the longest context: nothing is preempted."""
         return self.batch_size * math.ceil(self.max_context / BLOCK_SIZE)
 
-    def measure(self, load: Load, **flags: object) -> ServiceRun:
+    def measure(self, load: Load, **flags: Any) -> ServiceRun:
         """Start a service, warm it up, load it, and stop it. Raises ServeFailed."""
-        shared = {
+        shared: dict[str, Any] = {
             "max_batch_size": self.batch_size,
             "dtype": self.dtype,
             "num_threads": self.num_threads,
