@@ -1,0 +1,222 @@
+"""The clock: one heap of what happens next, for all lanes and all clients."""
+
+from __future__ import annotations
+
+import gc
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+
+from bench.simulator.collected import Collected
+from bench.simulator.cost import Latencies, StepCosts
+from bench.simulator.lane import Lane
+from bench.simulator.queue import SimulatedQueue
+from bench.simulator.system import System
+from bench.simulator.worker import Tally
+from bench.simulator.workload import Job, Source, Workload
+from protos.errors import InvalidRequest
+
+
+class Stuck(Exception):
+    """Jobs are left and nothing will happen: a fault of the core, or of the simulation."""
+
+
+class Simulation:
+    """Runs a workload on a system, as fast as it can be computed.
+
+    A pure function of its arguments. ``watch`` is called with a lane after each of its turns.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        workload: Workload,
+        costs: StepCosts,
+        latencies: Latencies | None = None,
+        watch: Callable[[Lane], None] | None = None,
+    ) -> None:
+        self.queue = SimulatedQueue(system)
+        self.costs = costs
+        self.latencies = latencies or Latencies()
+        self.now_s = 0.0
+        self.lanes = [Lane(number, system, self) for number in range(system.num_workers)]
+        self.collected = Collected(system, len(workload.streams))
+        self._system = system
+        self._watch = watch
+        self._max_context = system.core_config().max_context
+        self._is_charged = system.policy == "fair"
+        self._sources = workload.sources()
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._num_scheduled = self._num_jobs = 0
+        self._awake: dict[Lane, None] = {}
+        self._waiting: deque[Lane] = deque()
+        # By lane, when each of its steps reached the clients; step 0 is never looked at.
+        self._step_times_s = [array("d", [0.0]) for _ in self.lanes]
+        self._held = [_Held() for _ in self.lanes]
+
+    def run(self, progress: Callable[[Simulation], None] | None = None) -> Collected:
+        """Let everything happen; ``progress`` is called now and then.
+
+        Raises Stuck.
+        """
+        for source in self._sources:
+            self._expect(source)
+        self._awake.update(dict.fromkeys(self.lanes))
+        self._turn_all()
+        # What lives is reachable by plain references and dies by count: collecting cycles
+        # would take a third of the time.
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            self._run(progress)
+        finally:
+            if was_enabled:
+                gc.enable()
+        return self._finish()
+
+    def _run(self, progress: Callable[[Simulation], None] | None) -> None:
+        heap = self._heap
+        num_turns = 0
+        while heap:
+            self.now_s = now_s = heap[0][0]
+            while heap and heap[0][0] == now_s:
+                _, _, action, arguments = heappop(heap)
+                action(*arguments)
+            self._turn_all()
+            num_turns += 1
+            if progress is not None and num_turns % 10_000 == 0:
+                progress(self)
+
+    def after(self, time_s: float, action: Callable[..., None], *arguments: object) -> None:
+        self._num_scheduled += 1
+        heappush(self._heap, (time_s, self._num_scheduled, action, arguments))
+
+    def woken(self, lane: Lane) -> None:
+        self._awake[lane] = None
+
+    def waits(self, lane: Lane) -> None:
+        if not lane.is_waiting:
+            lane.is_waiting = True
+            self._waiting.append(lane)
+
+    def computed(self, duration_us: float, tally: Tally) -> None:
+        if tally.num_rows:
+            shape, collected = tally.shape, self.collected
+            collected.step_us.add(duration_us)
+            collected.busy_us += duration_us
+            collected.num_rows += tally.num_rows
+            collected.num_positions += shape.num_positions
+            collected.num_useful += shape.num_useful
+
+    def committed(self, lane: Lane, step: int, tally: Tally) -> None:
+        """Everything that clients see of the step, they see now."""
+        times_s, now_s = self._step_times_s[lane.number], self.now_s
+        times_s.append(now_s)
+        groups = self.collected.groups
+        for group, count in self._following(tally):
+            groups[group].gap_s.add(now_s - times_s[step - 1], count)
+        for job, last_step in tally.others:
+            if last_step:
+                groups[job.group].gap_s.add(now_s - times_s[last_step])
+            else:
+                self.collected.first_token(job, now_s)
+        if self._is_charged:
+            for job, offset in zip(tally.jobs, tally.offsets, strict=True):
+                self.queue.committed(job, offset)
+
+    def _following(self, tally: Tally) -> Iterable[tuple[int, int]]:
+        """(group, number) of the tokens that follow one of the step before."""
+        if len(self.collected.groups) == 1:
+            return [(0, len(tally.jobs) - len(tally.others))]
+        counts = Counter(job.group for job in tally.jobs)
+        counts.subtract(job.group for job, _ in tally.others)
+        return counts.items()
+
+    def ended(self, job: Job) -> None:
+        """The job's last token has reached its client."""
+        self.queue.ended(job)
+        self.collected.ended(job, self.now_s)
+        source = self._sources[job.group]
+        if source.is_closed_loop:
+            self._arrive(source)
+
+    def _expect(self, source: Source) -> None:
+        """Schedule the stream's next arrival, and the one after when that is there."""
+        time_s = source.next_time_s()
+        if time_s is not None:
+            self.after(time_s, self._come, source)
+
+    def _come(self, source: Source) -> None:
+        self._arrive(source)
+        self._expect(source)
+
+    def _arrive(self, source: Source) -> None:
+        job = source.draw(self._num_jobs, self.now_s)
+        if job is None:
+            return
+        self._num_jobs += 1
+        self._fit(job)
+        self.collected.groups[job.group].num_submitted += 1
+        self.collected.first_arrival_s = min(self.collected.first_arrival_s, self.now_s)
+        self.queue.submit(job)
+        self._ring(job)
+
+    def _fit(self, job: Job) -> None:
+        """Cut the output to the context. Raises InvalidRequest where the prompt fills it."""
+        room = self._max_context - job.prompt
+        if room < 1:
+            raise InvalidRequest("max_context", f"a prompt of {job.prompt} tokens fills it")
+        job.output = min(job.output, room)
+        job.max_tokens = min(job.max_tokens, room)
+
+    def _ring(self, job: Job) -> None:
+        """Of the lanes that would take the job, the one that has waited longest looks for it."""
+        for _ in range(len(self._waiting)):
+            lane = self._waiting.popleft()
+            if lane.wish is None:
+                lane.is_waiting = False
+            elif lane.wish.max_rank > job.rank:
+                lane.is_waiting = False
+                lane.look()
+                return
+            else:
+                self._waiting.append(lane)
+
+    def _turn_all(self) -> None:
+        awake, self._awake = self._awake, {}
+        for lane in awake:
+            lane.turn()
+            held = self._held[lane.number]
+            held.update(self.now_s, lane, self._system.num_blocks)
+            if lane.number == 0:
+                self.collected.series.add(self.now_s, lane.core.num_running, held.num_blocks)
+            if self._watch is not None:
+                self._watch(lane)
+
+    def _finish(self) -> Collected:
+        collected = self.collected
+        if collected.num_ended != self._num_jobs:
+            raise Stuck(f"{self._num_jobs - collected.num_ended} jobs are left, and all is quiet")
+        for lane, held in zip(self.lanes, self._held, strict=True):
+            collected.block_s += held.block_s
+            collected.num_preemptions += lane.worker.num_admitted_again
+            collected.num_computed_twice += lane.worker.num_computed_twice
+            collected.num_prefix_hits += lane.worker.num_prefix_hits
+        return collected
+
+
+class _Held:
+    """The blocks of one lane, integrated over time."""
+
+    __slots__ = ("block_s", "num_blocks", "since_s")
+
+    def __init__(self) -> None:
+        self.num_blocks = 0
+        self.since_s = self.block_s = 0.0
+
+    def update(self, now_s: float, lane: Lane, num_blocks: int) -> None:
+        passed_s = now_s - self.since_s
+        self.block_s += self.num_blocks * passed_s
+        self.since_s = now_s
+        self.num_blocks = num_blocks - lane.core.num_free_blocks

@@ -1,0 +1,61 @@
+"""What is simulated: the scheduler's settings and the worker's limits, as one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from scheduler_svc.core.config import CoreConfig
+
+Batching = Literal["continuous", "static"]
+Attention = Literal["paged", "grouped", "padded"]
+Policy = Literal["fcfs", "priority", "fair"]
+
+# As long as a worker keeps 64 reports, a lane plans so many steps ahead of the commits.
+_MAX_UNCOMMITTED_STEPS = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """The settings of ``stepserve up`` that a simulation can tell apart; defaults alike."""
+
+    batching: Batching = "continuous"
+    attention: Attention = "paged"
+    policy: Policy = "fcfs"
+    num_workers: int = 1
+    max_batch_size: int = 64
+    max_step_tokens: int = 2048
+    max_steps_in_flight: int = 2
+    num_blocks: int = 8192
+    block_size: int = 16
+    max_context: int = 4096
+    prefix_caching: bool = True
+    enable_preemption: bool = True
+    preemption_margin: float = math.inf
+    target_step_us: int = 0
+    wait_weight: float = 1.0
+    remaining_weight: float = 0.5
+    priority_weight: float = 2.0
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def core_config(self) -> CoreConfig:
+        """Return what one lane's core is told. Raises ValueError as that does."""
+        return CoreConfig(
+            epoch=1,
+            incarnation="0" * 32,
+            first_step=1,
+            num_blocks=self.num_blocks,
+            block_size=self.block_size,
+            max_context=min(self.max_context, self.num_blocks * self.block_size),
+            max_batch_size=self.max_batch_size,
+            max_step_tokens=self.max_step_tokens,
+            max_steps_in_flight=self.max_steps_in_flight,
+            max_uncommitted_steps=_MAX_UNCOMMITTED_STEPS,
+            batching=self.batching,
+            prefix_caching=self.prefix_caching,
+            enable_preemption=self.enable_preemption,
+            preemption_margin=self.preemption_margin,
+            target_step_us=self.target_step_us,
+        )
