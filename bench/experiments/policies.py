@@ -75,7 +75,9 @@ class PolicyBench(BaseSettings):
 
     def _experiments(self, trial: Trial) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
         """Return those that are asked for. Raises InvalidRequest."""
-        capacity = functools.cache(lambda: trial.capacity(self.capacity_jobs, batching="continuous"))
+        capacity = functools.cache(
+            lambda: trial.capacity(self.capacity_jobs, batching="continuous")
+        )
         known: dict[str, Callable[[], dict[str, Any]]] = {
             "latency": lambda: latency.run(trial, self.latency_s),
             "split-fuse": lambda: split_fuse.run(trial, self.long_prompt, self.split_fuse_tokens),
