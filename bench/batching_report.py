@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.targets import in_words
+
 # (figure, heading, factor, decimals); a heading's unit is the figure's times the factor.
 ROWS = (
     ("requests_per_s", "requests/s", 1, 2),
@@ -43,13 +45,7 @@ def print_report(result: Mapping[str, Any]) -> None:
         highlight=False,
     )
     for name, target in result["targets"].items():
-        console.print(target_line(name, target), highlight=False)
-
-
-def target_line(name: str, target: Mapping[str, Any]) -> str:
-    """Return one aim in words."""
-    verdict = "reached" if target["is_reached"] else "not reached"
-    return f"{name}: {target['value']:.2f} (target {target['target']:g}, {verdict})"
+        console.print(f"{name}: {in_words(target)}", highlight=False)
 
 
 def _figures(result: Mapping[str, Any]) -> Table:
@@ -68,7 +64,7 @@ def _add_predictions(table: Table, result: Mapping[str, Any]) -> None:
     predicted = [result["predicted"].get(name) for name in result["systems"]]
     for key, heading, factor in (
         ("requests_per_s", "simulated requests/s", 1),
-        ("error", "error of the simulation (%)", 100),
+        ("error", "error of it (%)", 100),
     ):
         cells = ("" if found is None else f"{found[key] * factor:.2f}" for found in predicted)
         table.add_row(heading, *cells)

@@ -52,8 +52,11 @@ class Bed:
         """Enough for every place at the longest context: nothing is preempted."""
         return self.batch_size * math.ceil(self.max_context / BLOCK_SIZE)
 
-    def measure(self, load: Load, **flags: Any) -> ServiceRun:
-        """Start a service, warm it up, load it, and stop it. Raises ServeFailed."""
+    def measure(self, load: Load, record_dir: Path | None = None, **flags: Any) -> ServiceRun:
+        """Start a service, warm it up, load it, and stop it. Raises ServeFailed.
+
+        ``record_dir`` is where its steps are recorded, if anybody else wants them.
+        """
         shared: dict[str, Any] = {
             "max_batch_size": self.batch_size,
             "dtype": self.dtype,
@@ -61,11 +64,12 @@ class Bed:
             "block_size": BLOCK_SIZE,
             "num_blocks": self.num_blocks,
         }
-        with tempfile.TemporaryDirectory(prefix="stepserve-bench-") as record_dir:
-            with serve(self.model, record_dir=record_dir, **{**shared, **flags}) as served:
+        with tempfile.TemporaryDirectory(prefix="stepserve-bench-") as scratch:
+            directory = record_dir or Path(scratch)
+            with serve(self.model, record_dir=directory, **{**shared, **flags}) as served:
                 outcomes = asyncio.run(_loaded(served, load))
                 memory = peak_memory_bytes(descendants(served.process.pid))
-            steps = read_steps(Path(record_dir))
+            steps = read_steps(directory)
         start_s = min(outcome.times.submitted_s for outcome in outcomes)
         return ServiceRun(outcomes, [s for s in steps if s.sent_s >= start_s], memory)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.experiments.trial import Trial, verdict
+from bench.experiments.trial import Trial
+from bench.targets import at_most
 
 LOAD = 0.8  # of what static batches can do
 TARGET = 0.6  # of static's mean latency, at most
@@ -21,7 +22,7 @@ def run(trial: Trial, duration_s: float) -> dict[str, Any]:
     ratio = figures["continuous"]["latency_s_mean"] / figures["static"]["latency_s_mean"]
     return {
         "what": "mean latency, continuous over static, at 80 % of static's capacity",
-        **verdict(ratio, TARGET, at_least=False),
+        **at_most(ratio, TARGET),
         "static_requests_per_s": capacity,
         "num_jobs": len(arrivals),
         **figures,

@@ -17,6 +17,7 @@ from bench.experiments import fairness, latency, split_fuse, urgency
 from bench.experiments.trial import Trial
 from bench.measured import machine
 from bench.service_run import Bed
+from bench.targets import in_words
 from protos.errors import InvalidRequest
 
 MODEL = Path(__file__).parents[1] / "storyteller" / "model"
@@ -92,12 +93,7 @@ class PolicyBench(BaseSettings):
 
 def line(name: str, figures: dict[str, Any]) -> str:
     """Return one experiment's ratio and target in words."""
-    text = f"{name}: {figures['what']}: {_beside_target(figures)}"
+    text = f"{name}: {figures['what']}: {in_words(figures)}"
     if "throughput" in figures:
-        text += f"; throughput, split-fuse over whole: {_beside_target(figures['throughput'])}"
+        text += f"; throughput, split-fuse over whole: {in_words(figures['throughput'])}"
     return text
-
-
-def _beside_target(figures: dict[str, Any]) -> str:
-    reached = "reached" if figures["is_reached"] else "not reached"
-    return f"{figures['ratio']:.2f} (target {figures['target']:g}, {reached})"

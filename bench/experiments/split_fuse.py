@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from bench.experiments.trial import Trial, verdict
+from bench.experiments.trial import Trial
 from bench.lengths import FixedLengths
 from bench.load import Arrival, Outcome, run_job
 from bench.measured import percentile
 from bench.service_run import ServiceRun
+from bench.targets import at_least
 from bench.workload import BenchJob, random_jobs
 from stepserve import AsyncClient
 
@@ -68,8 +69,8 @@ def run(trial: Trial, long_prompt: int, budget: int) -> dict[str, Any]:
     speeds = [runs[name]["tokens_per_s"] for name in ("split_fuse", "whole")]
     return {
         "what": "p99 time between tokens of decoding jobs, whole prompts over split-fuse",
-        **verdict(gaps[0] / gaps[1], TARGET, at_least=True),
-        "throughput": verdict(speeds[0] / speeds[1], TARGET_THROUGHPUT, at_least=True),
+        **at_least(gaps[0] / gaps[1], TARGET),
+        "throughput": at_least(speeds[0] / speeds[1], TARGET_THROUGHPUT),
         "long_prompt_tokens": long_prompt,
         "max_step_tokens": budget,
         **runs,

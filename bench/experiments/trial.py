@@ -99,12 +99,6 @@ class Counting:
             self._console.print(text, highlight=False)
 
 
-def verdict(value: float, target: float, at_least: bool) -> dict[str, float | bool]:
-    """Return a ratio beside what is aimed at."""
-    reached = value >= target if at_least else value <= target
-    return {"ratio": value, "target": target, "is_reached": reached}
-
-
 def _times(rate: float, duration_s: float, chance: random.Random) -> Iterator[float]:
     gaps = (chance.expovariate(rate) for _ in itertools.count())
     return itertools.takewhile(lambda at_s: at_s <= duration_s, itertools.accumulate(gaps))

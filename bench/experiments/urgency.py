@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.experiments.trial import Trial, verdict
+from bench.experiments.trial import Trial
 from bench.load import Arrival, Outcome
 from bench.measured import percentile
 from bench.service_run import ServiceRun
+from bench.targets import at_least
 
 LOAD, URGENT_SHARE, URGENT = 2.0, 0.1, 10
 TARGET = 5.0
@@ -29,7 +30,7 @@ def run(trial: Trial, capacity: float, duration_s: float) -> dict[str, Any]:
     ratio = figures["fcfs"]["urgent_ttft_s_p99"] / figures["priority"]["urgent_ttft_s_p99"]
     return {
         "what": "p99 time to first token of urgent jobs, fcfs over priority, at twice the capacity",
-        **verdict(ratio, TARGET, at_least=True),
+        **at_least(ratio, TARGET),
         "requests_per_s": LOAD * capacity,
         "priority_weight": weight,
         "num_jobs": len(arrivals),
