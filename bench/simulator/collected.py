@@ -56,7 +56,7 @@ class Collected:
         self.step_us = Histogram()
         self.num_rows = self.num_positions = self.num_useful = 0
         self.busy_us = 0.0
-        self.block_s = 0.0  # Blocks held, times seconds.
+        self.block_use = 0.0
         self.first_arrival_s = float("inf")
         self.last_end_s = 0.0
         self.num_preemptions = self.num_computed_twice = self.num_prefix_hits = 0
@@ -107,14 +107,15 @@ class Collected:
             "requests_per_s": everybody.num_ended / span_s,
             "output_tokens_per_s": everybody.num_tokens / span_s,
             **everybody.figures(),
-            "batch_occupancy": self.num_rows / num_steps / system.max_batch_size,
+            "num_steps": self.step_us.count,
+            "rows_per_step": self.num_rows / num_steps,
+            "occupancy": self.num_rows / num_steps / system.max_batch_size,
             "padded_share": 1.0 - self.num_useful / max(1, self.num_positions),
             "step_ms_mean": self.step_us.mean / 1e3,
             "step_ms_p50": self.step_us.quantile(0.5) / 1e3,
             "step_ms_p99": self.step_us.quantile(0.99) / 1e3,
-            "steps": self.step_us.count,
             "worker_busy_share": self.busy_us / 1e6 / worker_s,
-            "block_use_mean": self.block_s / worker_s / system.num_blocks,
+            "block_use_mean": self.block_use,
             "preemptions": self.num_preemptions,
             "tokens_computed_twice": self.num_computed_twice,
             "computed_twice_share": self.num_computed_twice / max(1, self.num_useful),

@@ -53,7 +53,9 @@ class Simulation:
         self._waiting: deque[Lane] = deque()
         # By lane, when each of its steps reached the clients; step 0 is never looked at.
         self._step_times_s = [array("d", [0.0]) for _ in self.lanes]
-        self._held = [_Held() for _ in self.lanes]
+        # From the first tenth of the jobs to the last one's arrival: filling and draining apart.
+        self._block_use = _BlockUse(system.num_workers, system.num_blocks)
+        self._num_warm_up = workload.num_jobs // 10
 
     def run(self, progress: Callable[[Simulation], None] | None = None) -> Collected:
         """Let everything happen; ``progress`` is called now and then.
@@ -161,6 +163,10 @@ class Simulation:
         self.collected.first_arrival_s = min(self.collected.first_arrival_s, self.now_s)
         self.queue.submit(job)
         self._ring(job)
+        if self._num_jobs <= self._num_warm_up:
+            self._block_use.begin(self.now_s)
+        else:
+            self._block_use.end(self.now_s)
 
     def _fit(self, job: Job) -> None:
         """Cut the output to the context. Raises InvalidRequest where the prompt fills it."""
@@ -187,10 +193,9 @@ class Simulation:
         awake, self._awake = self._awake, {}
         for lane in awake:
             lane.turn()
-            held = self._held[lane.number]
-            held.update(self.now_s, lane, self._system.num_blocks)
+            num_blocks = self._block_use.update(self.now_s, lane)
             if lane.number == 0:
-                self.collected.series.add(self.now_s, lane.core.num_running, held.num_blocks)
+                self.collected.series.add(self.now_s, lane.core.num_running, num_blocks)
             if self._watch is not None:
                 self._watch(lane)
 
@@ -198,25 +203,45 @@ class Simulation:
         collected = self.collected
         if collected.num_ended != self._num_jobs:
             raise Stuck(f"{self._num_jobs - collected.num_ended} jobs are left, and all is quiet")
-        for lane, held in zip(self.lanes, self._held, strict=True):
-            collected.block_s += held.block_s
+        collected.block_use = self._block_use.mean(self.now_s)
+        for lane in self.lanes:
             collected.num_preemptions += lane.worker.num_admitted_again
             collected.num_computed_twice += lane.worker.num_computed_twice
             collected.num_prefix_hits += lane.worker.num_prefix_hits
         return collected
 
 
-class _Held:
-    """The blocks of one lane, integrated over time."""
+class _BlockUse:
+    """The blocks that all lanes hold, integrated over time."""
 
-    __slots__ = ("block_s", "num_blocks", "since_s")
+    def __init__(self, num_lanes: int, num_blocks: int) -> None:
+        self._num_held = [0] * num_lanes
+        self._num_blocks = num_blocks
+        self._total = 0
+        self._since_s = self._block_s = 0.0
+        self._begin = self._end = (0.0, 0.0)
 
-    def __init__(self) -> None:
-        self.num_blocks = 0
-        self.since_s = self.block_s = 0.0
+    def update(self, now_s: float, lane: Lane) -> int:
+        """Take note of what the lane holds from now on; return it."""
+        num_held = self._num_blocks - lane.core.num_free_blocks
+        self._block_s += self._total * (now_s - self._since_s)
+        self._since_s = now_s
+        self._total += num_held - self._num_held[lane.number]
+        self._num_held[lane.number] = num_held
+        return num_held
 
-    def update(self, now_s: float, lane: Lane, num_blocks: int) -> None:
-        passed_s = now_s - self.since_s
-        self.block_s += self.num_blocks * passed_s
-        self.since_s = now_s
-        self.num_blocks = num_blocks - lane.core.num_free_blocks
+    def begin(self, now_s: float) -> None:
+        self._begin = self._end = self._at(now_s)
+
+    def end(self, now_s: float) -> None:
+        self._end = self._at(now_s)
+
+    def mean(self, now_s: float) -> float:
+        """The share of all blocks that was held from begin to end; until now where they are one."""
+        end = self._end if self._end[0] > self._begin[0] else self._at(now_s)
+        passed_s = end[0] - self._begin[0]
+        capacity = self._num_blocks * len(self._num_held)
+        return (end[1] - self._begin[1]) / (passed_s * capacity) if passed_s else 0.0
+
+    def _at(self, now_s: float) -> tuple[float, float]:
+        return now_s, self._block_s + self._total * (now_s - self._since_s)
