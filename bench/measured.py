@@ -58,8 +58,12 @@ def figures(jobs: Sequence[JobTimes], peak_memory_bytes: int) -> dict[str, float
 
 
 def ratios(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
-    """Return ours over theirs for each figure that is not 0 there."""
-    return {name: ours[name] / theirs[name] for name in ours if theirs.get(name)}
+    """Return ours over theirs for each figure that is not 0 there, and no share already."""
+    return {
+        name: ours[name] / theirs[name]
+        for name in ours
+        if theirs.get(name) and not name.endswith("_share")
+    }
 
 
 def descendants(pid: int) -> list[int]:

@@ -63,8 +63,8 @@ def run(trial: Trial, long_prompt: int, budget: int) -> dict[str, Any]:
     for name, max_step_tokens in (("whole", whole), ("split_fuse", budget)):
         trial.console.print(f"{name}: {max_step_tokens} tokens a step …", highlight=False)
         load = _load(trial, long_prompt)
-        flags = {"attention": trial.attention, "max_step_tokens": max_step_tokens}
-        runs[name] = _figures(bed.measure(load, **flags), bed.batch_size)
+        measured = bed.measure(load, attention=trial.attention, max_step_tokens=max_step_tokens)
+        runs[name] = _figures(measured, bed.batch_size)
     gaps = [runs[name]["decoding_itl_ms_p99"] for name in ("whole", "split_fuse")]
     speeds = [runs[name]["tokens_per_s"] for name in ("split_fuse", "whole")]
     return {

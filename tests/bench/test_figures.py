@@ -46,7 +46,8 @@ def test_figures_of_two_jobs() -> None:
 
 
 def test_ratios_leave_out_what_is_zero_or_missing() -> None:
-    assert ratios({"a": 3.0, "b": 1.0, "c": 1.0}, {"a": 2.0, "b": 0.0}) == {"a": 1.5}
+    ours = {"a": 3.0, "b": 1.0, "c": 1.0, "padded_share": 0.5}
+    assert ratios(ours, {"a": 2.0, "b": 0.0, "padded_share": 0.6}) == {"a": 1.5}
 
 
 def test_bound_of_static_batches() -> None:
