@@ -5,7 +5,8 @@ from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
 from scheduler_svc.queue.limits import Durability, QueueLimits
-from scheduler_svc.queue.queue import JobQueue, Submitted, Urgency
+from scheduler_svc.queue.order import Order
+from scheduler_svc.queue.queue import JobQueue, Submitted
 from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
 
@@ -20,12 +21,12 @@ __all__ = [
     "JobState",
     "Lease",
     "LogRequest",
+    "Order",
     "OutputSnapshot",
     "QueueLimits",
     "RowAnswer",
     "RowKind",
     "Rung",
     "Submitted",
-    "Urgency",
     "WorkerRecord",
 ]
