@@ -19,19 +19,21 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_batching(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, picture = tmp_path / "out" / "figures.json", tmp_path / "figures.svg"
-    flags = [f"--systems={BASELINE},{PAGED}", "--num-jobs=9", "--scale=0.1", "--batch-size=3"]
+    flags = (
+        f"--systems={BASELINE},{PAGED} --num-jobs=12 --scale=0.1 --batch-size=3 --seed=2".split()
+    )
     assert parse(["bench", "batching", *flags, f"--out={out}", f"--picture={picture}"]).run() == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found == json.loads(out.read_text())
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
     static, paged = (found["systems"][name] for name in (BASELINE, PAGED))
     # Each job's tokens come one a step, whatever the batch; every step has a row.
-    num_tokens = 9 * found["workload"]["mean_output_tokens"]
+    num_tokens = 12 * found["workload"]["mean_output_tokens"]
     for figures in (static, paged):
         assert figures["num_steps"] * figures["rows_per_step"] >= num_tokens
         assert 0 < figures["occupancy"] <= 1
     assert static["num_steps"] > paged["num_steps"]
     assert static["padded_share"] > paged["padded_share"] == 0
-    assert found["same_outputs"] == {BASELINE: "9 of 9", PAGED: "9 of 9"}
+    assert found["same_outputs"] == {BASELINE: "12 of 12", PAGED: "12 of 12"}
     assert found["predicted"].keys() == {BASELINE, PAGED}
     assert f"{PAGED} over {BASELINE}" in found["targets"]

@@ -32,13 +32,14 @@ def test_who_is_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
         assert members[:3] == [{1, 2, 3}] * 3
     # A static batch is waited for to its end.
     assert story(static) == [{1, 2, 3}, {1, 2}, {2}, {4}]
-    # Job 4 takes the place of job 3, beside the others; the lane fetches it in a step's time.
+    # Job 4 takes the place of job 3 beside the two others, who leave when they are done and not
+    # later. How many steps pass before the lane has fetched it from the queue is left open.
     joined = next(i for i, batch in enumerate(continuous) if 4 in batch)
-    assert 3 <= joined <= 4
-    assert continuous[joined] == {1, 2, 4}
-    assert story(continuous[joined:]) == [{1, 2, 4}, {2, 4}, {4}]
+    assert joined >= 3
+    for i, batch in enumerate(continuous[:8]):
+        assert batch - {3, 4} == {number for number in (1, 2) if i < OUTPUTS[number - 1]}
     assert len(static) == 14
-    assert len(continuous) in (9, 10)
+    assert len(continuous) < len(static)
 
 
 def steps() -> list[Step]:
