@@ -144,3 +144,13 @@ class Series:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
+
+
+def capacity(saturated: Collected) -> float:
+    """Return the jobs a second of a run at saturation, without its filling and its draining.
+
+    The jobs have all arrived at the start, so that their latencies are the times of their ends.
+    """
+    ends_s = sorted(saturated.everybody.latency_s)
+    first, last = len(ends_s) // 10, len(ends_s) * 9 // 10
+    return (last - first) / (ends_s[last] - ends_s[first])

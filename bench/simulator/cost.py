@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +33,13 @@ class StepShape(NamedTuple):
 class StepCosts:
     """Microseconds: fixed ones, and one for each of what a ``StepShape`` counts.
 
+    ``link_us`` passes between the lane and its worker, each way, beside the step itself; costs
+    that were fitted to the time between reports have it in their overhead.
     Memory time (weights and the context) and compute time (positions and pairs) add up, or,
     where they ``overlap`` as on a GPU, the longer of the two counts (the roofline).
     """
 
+    link_us: float = 0.0
     overhead_us: float = 0.0
     weights_us: float = 0.0
     row_us: float = 0.0
@@ -62,13 +65,10 @@ class StepCosts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latencies:
-    """What passes around a step, in microseconds.
-
-    As measured on 2 cores: half a millisecond for a command and its report, 0.35 ms to commit
-    16 rows and 1.2 ms for 256.
+    """What Redis takes, in microseconds: as measured on 2 cores, 0.35 ms to commit 16 rows and
+    1.2 ms for 256.
     """
 
-    link_us: float = 250.0  # From the lane to its worker, and back again.
     commit_us: float = 300.0
     commit_row_us: float = 3.5
     claim_us: float = 500.0
@@ -82,6 +82,7 @@ class Gpu:
     flops_per_s: float
     efficiency: float
     overhead_us: float
+    link_us: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,7 @@ class ModelSize:
         bytes_us = 1e6 / (gpu.bytes_per_s * gpu.efficiency)
         flops_us = 1e6 / (gpu.flops_per_s * gpu.efficiency)
         return StepCosts(
+            link_us=gpu.link_us,
             overhead_us=gpu.overhead_us,
             weights_us=self.weight_bytes * bytes_us,
             # A kernel more in each layer, 3 us each.
@@ -113,7 +115,8 @@ class ModelSize:
 
 # An H200 copies 4.3 TB/s and multiplies 790 TFLOP/s in bfloat16 (measured); engines reach 64 to
 # 85 % of such floors with Qwen3-8B (SGLang's deterministic-inference post, September 2025).
-H200 = Gpu(bytes_per_s=4.3e12, flops_per_s=790e12, efficiency=0.7, overhead_us=300.0)
+# A command and its report pass gRPC in half a millisecond (measured on 2 cores).
+H200 = Gpu(bytes_per_s=4.3e12, flops_per_s=790e12, efficiency=0.7, overhead_us=300.0, link_us=250.0)
 # Sizes follow from the models' published configurations (36, 28 layers; 8 KV heads of 128).
 QWEN3_8B = ModelSize(
     weight_bytes=15.14e9, head_bytes=1.245e9, kv_bytes=147_456, attention_width=4096, num_layers=36
@@ -139,7 +142,7 @@ def costs_for(costs: Costs, attention: str) -> StepCosts:
 
 
 def read_costs(name: str) -> Costs:
-    """Return a preset by its name, or what ``write_costs`` wrote. Raises InvalidRequest."""
+    """Return a preset by its name, or what ``add_costs`` wrote. Raises InvalidRequest."""
     if name in PRESETS:
         return {"any": PRESETS[name]}
     try:
@@ -151,11 +154,17 @@ def read_costs(name: str) -> Costs:
         raise InvalidRequest("costs", problem) from None
 
 
-def write_costs(path: Path, costs: Costs, about: Mapping[str, object]) -> None:
-    """Write the costs, and what they were fitted from, as JSON."""
-    document = {"costs": {name: asdict(costs[name]) for name in sorted(costs)}, "about": about}
+def add_costs(path: Path, costs: Costs, about: Mapping[str, object]) -> None:
+    """Write the costs, and by attention what they were fitted from, beside those that are there.
+
+    Raises InvalidRequest where there is another file.
+    """
+    kept = read_costs(str(path)) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8"))["about"] if kept else {}
+    merged = {**kept, **costs}
+    document = {
+        "costs": {name: asdict(merged[name]) for name in sorted(merged)},
+        "about": {**known, **about},
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-FIELDS = tuple(field.name for field in fields(StepCosts))

@@ -41,6 +41,15 @@ class Fit:
     error_mean: float
     period_us_mean: float
 
+    @property
+    def about(self) -> dict[str, float]:
+        """What is to be known of the costs beside them."""
+        return {
+            "num_steps": self.num_steps,
+            "error_mean": self.error_mean,
+            "period_us_mean": self.period_us_mean,
+        }
+
 
 def fit_costs(steps: Sequence[MeasuredStep]) -> Fit:
     """Return the non-negative costs with the least squared relative error.

@@ -12,7 +12,16 @@ from bench.simulator.worker import SimulatedWorker, Tally
 from bench.simulator.workload import Job
 from protos.job import ClaimedJob, JobSpec, OutputLog, SamplingParams
 from protos.step import StepCommand
-from scheduler_svc.core.events import Claim, Claimed, Commit, Committed, Event, Reported, Send
+from scheduler_svc.core.events import (
+    Claim,
+    Claimed,
+    Commit,
+    Committed,
+    Effect,
+    Event,
+    Reported,
+    Send,
+)
 from scheduler_svc.core.scheduler import Core
 
 
@@ -68,10 +77,11 @@ class Lane:
         self._held_groups: frozenset[int] = frozenset()
         self._samplings: dict[int, SamplingParams] = {}
 
-    def turn(self) -> None:
-        """Let the core decide on what has happened, and do what it says."""
+    def turn(self) -> tuple[list[Event], list[Effect]]:
+        """Let the core decide on what has happened, and do what it says; return both."""
         events, self.inbox = self.inbox, []
-        for effect in self.core.handle(events):
+        effects = self.core.handle(events)
+        for effect in effects:
             if isinstance(effect, Send):
                 self._send(effect.command)
             elif isinstance(effect, Commit):
@@ -81,6 +91,7 @@ class Lane:
                 self.look()
             else:
                 raise AssertionError(f"nothing here makes a core ask for {effect}")
+        return events, effects
 
     def look(self) -> None:
         """Look for jobs, one round trip from now, unless that is on its way."""
@@ -120,7 +131,7 @@ class Lane:
     def _send(self, command: StepCommand) -> None:
         """The worker takes one step after another; the report comes when it is through."""
         world = self._world
-        link_s = world.latencies.link_us * 1e-6
+        link_s = world.costs.link_us * 1e-6
         tally = self.worker.execute(command)
         duration_us = world.costs.duration_us(tally.shape) if tally.num_rows else 0.0
         started_s = max(self._worker_free_s, world.now_s + link_s)

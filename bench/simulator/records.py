@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.simulator.cost import StepShape
-from bench.simulator.system import Attention, Batching
+from bench.simulator.system import Attention
 from bench.simulator.worker import SHAPES
+from scheduler_svc.settings import Batching
 
 # The command for a step that follows at once is sent in the turn that takes the report.
 _SAME_TURN_S = 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 
 from bench.simulator.collected import Collected
@@ -16,6 +16,9 @@ from bench.simulator.system import System
 from bench.simulator.worker import Tally
 from bench.simulator.workload import Job, Source, Workload
 from protos.errors import InvalidRequest
+from scheduler_svc.core.events import Effect, Event
+
+Watch = Callable[[Lane, Sequence[Event], Sequence[Effect]], None]
 
 
 class Stuck(Exception):
@@ -25,7 +28,8 @@ class Stuck(Exception):
 class Simulation:
     """Runs a workload on a system, as fast as it can be computed.
 
-    A pure function of its arguments. ``watch`` is called with a lane after each of its turns.
+    A pure function of its arguments. ``watch`` is called with a lane after each of its turns,
+    and with the turn's events and effects.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class Simulation:
         workload: Workload,
         costs: StepCosts,
         latencies: Latencies | None = None,
-        watch: Callable[[Lane], None] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.queue = SimulatedQueue(system)
         self.costs = costs
@@ -192,12 +196,12 @@ class Simulation:
     def _turn_all(self) -> None:
         awake, self._awake = self._awake, {}
         for lane in awake:
-            lane.turn()
+            events, effects = lane.turn()
             num_blocks = self._block_use.update(self.now_s, lane)
             if lane.number == 0:
                 self.collected.series.add(self.now_s, lane.core.num_running, num_blocks)
             if self._watch is not None:
-                self._watch(lane)
+                self._watch(lane, events, effects)
 
     def _finish(self) -> Collected:
         collected = self.collected

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scheduler_svc.core.config import CoreConfig
+from scheduler_svc.queue.order import Policy
+from scheduler_svc.settings import Batching
 
-Batching = Literal["continuous", "static"]
 Attention = Literal["paged", "grouped", "padded"]
-Policy = Literal["fcfs", "priority", "fair"]
 
 # As long as a worker keeps 64 reports, a lane plans so many steps ahead of the commits.
 _MAX_UNCOMMITTED_STEPS = 48
@@ -33,15 +33,27 @@ class System:
     max_context: int = 4096
     prefix_caching: bool = True
     enable_preemption: bool = True
-    preemption_margin: float = math.inf
+    preemption_margin_s: float = 10.0
     target_step_us: int = 0
     wait_weight: float = 1.0
     remaining_weight: float = 0.5
     priority_weight: float = 2.0
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What tells systems apart at a glance."""
+        return f"{self.batching}+{self.attention}"
+
+    @property
+    def alone(self) -> System:
+        """The same with one worker."""
+        return replace(self, num_workers=1)
+
     def core_config(self) -> CoreConfig:
         """Return what one lane's core is told. Raises ValueError as that does."""
+        # As in the scheduler's settings: only priorities make a job displace another.
+        displaces = self.enable_preemption and self.policy == "priority"
         return CoreConfig(
             epoch=1,
             incarnation="0" * 32,
@@ -56,6 +68,6 @@ class System:
             batching=self.batching,
             prefix_caching=self.prefix_caching,
             enable_preemption=self.enable_preemption,
-            preemption_margin=self.preemption_margin,
+            preemption_margin=self.preemption_margin_s if displaces else math.inf,
             target_step_us=self.target_step_us,
         )

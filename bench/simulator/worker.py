@@ -124,10 +124,11 @@ class SimulatedWorker:
     def _admit(self, admission: Admission) -> None:
         job = self._job_of(admission.job_id)
         self._residents[admission.sequence_id] = _Resident(job, admission)
-        if job.num_computed:
+        if job.num_admitted:
             self.num_admitted_again += 1
         else:
             self.num_prefix_hits += admission.num_computed
+        job.num_admitted += 1
         self._num_live += 1
 
     def _leave(self, resident: _Resident, sequence_id: int, step: int) -> None:

@@ -16,8 +16,9 @@ _FILL, _FIRST_PREFIX, _FIRST_NUMBER = 1, 2, 1 << 20
 class Job:
     """One job's life. ``output`` is the length that nobody knows before it ends.
 
-    ``num_done`` tokens are chosen, ``num_computed`` positions were computed at least once, the
-    last token came with ``last_step`` of its lane; ``group`` is the stream it belongs to.
+    ``group`` is the stream it belongs to. ``num_admitted`` times a worker let it in, where
+    ``num_computed`` positions were computed at least once; the last token came with
+    ``last_step`` of its lane, and ``num_done`` says how many there are once it has ended.
     """
 
     __slots__ = (
@@ -26,6 +27,7 @@ class Job:
         "group",
         "last_step",
         "max_tokens",
+        "num_admitted",
         "num_computed",
         "num_done",
         "number",
@@ -50,6 +52,7 @@ class Job:
         self.rank = 0.0
         self.expected = 0.0
         self.num_done = 0
+        self.num_admitted = 0
         self.num_computed = 0
         self.last_step = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from bench.simulator.scenarios.ground import Ground, Verdict
+from bench.simulator.scenarios.ground import Ground, Target, Verdict
 from bench.simulator.scenarios.memory import computed_twice
 from bench.simulator.scenarios.policies import fairness, urgency
 from bench.simulator.scenarios.speed import latency, paging, split_fuse, throughput
@@ -21,4 +21,4 @@ SCENARIOS: Mapping[str, Scenario] = {
     "computed-twice": computed_twice,
 }
 
-__all__ = ["SCENARIOS", "Ground", "Scenario", "Verdict"]
+__all__ = ["SCENARIOS", "Ground", "Scenario", "Target", "Verdict"]
