@@ -99,6 +99,11 @@ class JobQueue:
         """Raises Unavailable unless Redis answers."""
         await self._shard.link.call("PING")
 
+    async def now_s(self) -> float:
+        """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""
+        seconds, microseconds = await self._lanes.link.call("TIME")
+        return float(seconds) + float(microseconds) / 1e6
+
     async def adopt_order(self) -> None:
         """Make this queue's order the stored one; what lives is ranked anew if it was another.
 
