@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,7 +44,7 @@ class StepRecorder:
         """Take note of one turn of the lane's loop."""
         for event in events:
             if isinstance(event, Reported):
-                self._write(_reported(event.report, core.num_free_blocks))
+                self._write(_reported(event.report, core))
         for effect in effects:
             if isinstance(effect, Send):
                 self._write(_sent(effect.command))
@@ -85,7 +86,7 @@ def _sent(command: StepCommand) -> dict[str, Any]:
     }
 
 
-def _reported(report: StepReport, num_free_blocks: int) -> dict[str, Any]:
+def _reported(report: StepReport, core: Core) -> dict[str, Any]:
     return {
         "kind": "reported",
         "step": report.step,
@@ -95,5 +96,6 @@ def _reported(report: StepReport, num_free_blocks: int) -> dict[str, Any]:
         "num_context": report.num_context,
         "sampled": list(report.token_sequence_ids),
         "finished": [sequence_id for sequence_id, _ in report.finished],
-        "num_free_blocks": num_free_blocks,
+        "num_free_blocks": core.num_free_blocks,
+        **asdict(core.counts),
     }
