@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +21,8 @@ class StepRecorder:
     """One JSON line for each step sent and each step reported. Never a prompt, never a token.
 
     ``sent`` lines: step, time (seconds since the epoch), admissions, rows as [sequence id,
-    number of tokens], releases. ``reported`` lines: step, duration, sequences that got a
-    token, that finished, and the free blocks afterwards.
+    number of tokens], releases. ``reported`` lines: step, duration, positions computed and
+    read, sequences that got a token, that finished, and the free blocks afterwards.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -43,7 +44,7 @@ class StepRecorder:
         """Take note of one turn of the lane's loop."""
         for event in events:
             if isinstance(event, Reported):
-                self._write(_reported(event.report, core.num_free_blocks))
+                self._write(_reported(event.report, core))
         for effect in effects:
             if isinstance(effect, Send):
                 self._write(_sent(effect.command))
@@ -76,6 +77,7 @@ def _sent(command: StepCommand) -> dict[str, Any]:
                 "index": a.index,
                 "num_prompt_tokens": a.num_prompt_tokens,
                 "num_tokens": len(a.token_ids),
+                "num_computed": a.num_computed,
             }
             for a in command.admissions
         ],
@@ -84,13 +86,16 @@ def _sent(command: StepCommand) -> dict[str, Any]:
     }
 
 
-def _reported(report: StepReport, num_free_blocks: int) -> dict[str, Any]:
+def _reported(report: StepReport, core: Core) -> dict[str, Any]:
     return {
         "kind": "reported",
         "step": report.step,
         "time_s": time.time(),
         "duration_us": report.duration_us,
+        "num_positions": report.num_positions,
+        "num_context": report.num_context,
         "sampled": list(report.token_sequence_ids),
         "finished": [sequence_id for sequence_id, _ in report.finished],
-        "num_free_blocks": num_free_blocks,
+        "num_free_blocks": core.num_free_blocks,
+        **asdict(core.counts),
     }
