@@ -84,8 +84,8 @@ class Tally:
 class SimulatedWorker:
     """Executes commands at once; how long they take is its ``Tally``'s shape's affair.
 
-    ``job_of`` finds the job of an id. The figures ``num_admitted_again``, ``num_computed_twice``
-    and ``num_prefix_hits`` (in tokens) grow as sequences come and leave.
+    ``job_of`` finds the job of an id. ``num_computed_twice`` counts tokens, when the sequence
+    leaves that computed them again; ``num_prefix_hits`` those that a newcomer found computed.
     """
 
     def __init__(self, system: System, job_of: Callable[[str], Job]) -> None:
@@ -96,7 +96,7 @@ class SimulatedWorker:
         self._shape_of = SHAPES[system.attention]
         self._keeps_rectangle = system.batching == "static" and system.attention == "padded"
         self._num_live = self._num_dead = 0  # Dead: left since the worker last held none.
-        self.num_admitted_again = self.num_computed_twice = self.num_prefix_hits = 0
+        self.num_computed_twice = self.num_prefix_hits = 0
 
     @property
     def num_held_blocks(self) -> int:
@@ -124,9 +124,7 @@ class SimulatedWorker:
     def _admit(self, admission: Admission) -> None:
         job = self._job_of(admission.job_id)
         self._residents[admission.sequence_id] = _Resident(job, admission)
-        if job.num_admitted:
-            self.num_admitted_again += 1
-        else:
+        if not job.num_admitted:
             self.num_prefix_hits += admission.num_computed
         job.num_admitted += 1
         self._num_live += 1
