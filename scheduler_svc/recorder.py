@@ -22,7 +22,8 @@ class StepRecorder:
 
     ``sent`` lines: step, time (seconds since the epoch), admissions, rows as [sequence id,
     number of tokens], releases. ``reported`` lines: step, duration, positions computed and
-    read, sequences that got a token, that finished, and the free blocks afterwards.
+    read, sequences that got a token, that finished, the free blocks afterwards, and the counts
+    of the core so far.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
