@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 
 from bench.simulator.system import System
 from bench.simulator.workload import Job
-from scheduler_svc.queue.order import FairShares, Lengths, Order, output_cost, time_rank
+from scheduler_svc.order import FairShares, Lengths, Order, output_cost, time_rank
 
 # So many of the first in line are looked at for cached prefixes, as in the real queue.
 _NUM_COMPARED = 16
