@@ -60,7 +60,7 @@ class PolicyBench(BaseSettings):
         for name, experiment in self._experiments(trial):
             console.print(f"[bold]{name}[/bold]")
             found[name] = experiment()
-            console.print(line(name, found[name]), highlight=False)
+            console.print(line(name, found[name]), highlight=False, soft_wrap=True)
         result = {
             "workload": {**self.model_dump(exclude={"out"}), "model": os.path.relpath(self.model)},
             "experiments": found,
@@ -96,4 +96,6 @@ def line(name: str, figures: dict[str, Any]) -> str:
     text = f"{name}: {figures['what']}: {in_words(figures)}"
     if "throughput" in figures:
         text += f"; throughput, split-fuse over whole: {in_words(figures['throughput'])}"
+    if "num_not_ended" in figures:
+        text += f"; jobs that did not end: {figures['num_not_ended']}"
     return text
