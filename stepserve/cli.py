@@ -30,7 +30,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench static": ("bench.compare:Bench", "the same"),
     "bench batching": ("bench.batching:BatchingBench", "static, continuous, selective batches"),
     "bench policies": ("bench.experiments.policies:PolicyBench", "what each policy promises"),
+    "bench core": ("bench.core_bench:CoreBench", "what one decision of the scheduler costs"),
     "bench example": ("bench.example:Example", "four jobs in batches of three, step by step"),
+    "simulate": ("bench.simulator.command:Simulate", "the real scheduler in virtual time"),
 }
 
 
