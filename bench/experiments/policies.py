@@ -37,7 +37,7 @@ class PolicyBench(BaseSettings):
 
     model: str = Field(str(MODEL), description="checkpoint directory; default: the demo model")
     only: str = Field(",".join(EXPERIMENTS), description="which, with commas between")
-    latency_s: float = Field(60.0, gt=0, description="how long jobs arrive, for latency")
+    latency_s: float = Field(45.0, gt=0, description="how long jobs arrive, for latency")
     priority_s: float = Field(60.0, gt=0, description="how long jobs arrive, for priority")
     fair_s: float = Field(45.0, gt=0, description="how long jobs arrive, for fair")
     capacity_jobs: int = Field(160, ge=2, description="jobs that the capacity is measured with")
