@@ -37,6 +37,9 @@ class SchedulerSettings(BaseSettings):
     disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
     wait_for_worker: bool = Field(False, description="say ready only once a worker is driven")
     record_dir: str = Field("", description="write what each step did here, without any text")
+    record_events_dir: str = Field(
+        "", description="write what each lane's core was told and wanted here, without any text"
+    )
     reflection: bool = Field(True, description="serve gRPC reflection")
 
     @field_validator("workers")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from hashlib import blake2b
 
@@ -29,16 +29,13 @@ class Chain:
         self.num_prompt_tokens = len(prompt_token_ids)
         self.extend(prompt_token_ids)
 
-    def __len__(self) -> int:
-        return len(self._token_ids)
-
-    def extend(self, token_ids: Iterable[int]) -> None:
+    def extend(self, token_ids: Sequence[int]) -> None:
         """Append tokens. Raises OverflowError for one that is no unsigned 32-bit number."""
-        token_hash, pseudonyms = self._hash, self._pseudonyms
+        self._token_ids.extend(token_ids)
+        token_hash, append = self._hash, self._pseudonyms.append
         for token_id in token_ids:
-            self._token_ids.append(token_id)
             token_hash.update(token_id.to_bytes(4, "little"))
-            pseudonyms.append(int.from_bytes(token_hash.digest(), "little"))
+            append(int.from_bytes(token_hash.digest(), "little"))
 
     def fork(self) -> Chain:
         """Return a chain that goes on from here on its own."""
@@ -48,9 +45,20 @@ class Chain:
         other._pseudonyms = self._pseudonyms[:]
         return other
 
-    def pseudonyms(self, token_ids: Sequence[int], first: int = 0) -> tuple[int, ...] | None:
+    def pseudonyms(self, token_ids: Sequence[int], first: int = 0) -> Sequence[int] | None:
         """Return those of ``token_ids`` from the ``first`` one on; None where it has others."""
         end = first + len(token_ids)
         if self._token_ids[first:end] != array(_ITEM, token_ids):
             return None
-        return tuple(self._pseudonyms[first:end])
+        return self._pseudonyms[first:end]
+
+    def pseudonym(self, token_id: int, place: int) -> int | None:
+        """Return that of the token at ``place``; None where another one is there.
+
+        One that comes next is appended.
+        """
+        if place == len(self._token_ids):
+            self.extend((token_id,))
+        elif not 0 <= place < len(self._token_ids) or self._token_ids[place] != token_id:
+            return None
+        return self._pseudonyms[place]

@@ -185,12 +185,17 @@ def _dataclass(kind: Any) -> Codec:
     hints = get_type_hints(kind)
     codecs = {field.name: codec(hints[field.name]) for field in fields(kind) if field.init}
     packed = {field.name: _packed_default(field, codecs) for field in fields(kind) if field.init}
-    columns = [(name, each.pack, packed[name]) for name, each in codecs.items()]
+    columns = [
+        (name, None if each.pack is _as_it_is else each.pack, packed[name])
+        for name, each in codecs.items()
+    ]
 
     def pack(value: Any) -> dict[str, Any]:
         values = {}
         for name, pack_field, default in columns:
-            item = pack_field(getattr(value, name))
+            item = getattr(value, name)
+            if pack_field is not None:
+                item = pack_field(item)
             if item != default:
                 values[name] = item
         return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -75,6 +75,10 @@ def trace_recorder(
         yield None
         return
     Path(directory).mkdir(parents=True, exist_ok=True)
-    path = Path(directory) / f"{name}.events.jsonl"
-    with path.open("w", encoding="ascii") as file:
+    file = (Path(directory) / f"{name}.events.jsonl").open("w", encoding="ascii")
+    try:
         yield TraceRecorder(file, config, max_bytes)
+    finally:
+        # What cannot be written is tried once more here; the recorder has said so.
+        with suppress(OSError):
+            file.close()

@@ -34,9 +34,9 @@ Turn = tuple[tuple[Event, ...], tuple[Effect, ...]]
 class Redactor:
     """Redacts the turns of one core, in order.
 
-    Tokens become the pseudonyms of their chains, tenants keyed hashes. Job ids, numbers and
-    times stay. Log-probabilities, stop strings and ids, biases, keys, names of models and
-    where a text was cut are dropped.
+    Tokens become the pseudonyms of their chains, tenants keyed hashes. Job ids, which name
+    the model, numbers and times stay. Log-probabilities, stop strings and ids, biases, every
+    other sampling value, idempotency keys and where a text was cut are dropped.
     """
 
     def __init__(self, incarnation: str, key: bytes) -> None:
@@ -122,7 +122,7 @@ class Redactor:
         chain.extend(output.token_ids)
         return OutputLog(
             index=output.index,
-            token_ids=chain.pseudonyms(output.token_ids, len(prompt)) or (),
+            token_ids=chain.pseudonyms(output.token_ids, prompt.num_prompt_tokens) or (),
             offset=output.offset,
             finish=None if output.finish is None else Finish(output.finish.reason),
         )
@@ -144,11 +144,9 @@ class Redactor:
     def _reported_token(self, is_ours: bool, sequence_id: int, offset: int, token_id: int) -> int:
         chain = self._chains.get(self._residents.get(sequence_id, ("", 0))) if is_ours else None
         if chain is not None:
-            place = chain.num_prompt_tokens + offset
-            if place == len(chain):
-                chain.extend((token_id,))
-            if known := chain.pseudonyms((token_id,), place):
-                return known[0]
+            known = chain.pseudonym(token_id, chain.num_prompt_tokens + offset)
+            if known is not None:
+                return known
         # Of another incarnation, or of an output that has ended: the core will not take it.
         return self._stray((sequence_id, offset, token_id))
 
@@ -176,7 +174,7 @@ class Redactor:
     def _row(self, row: CommitRow) -> CommitRow:
         key = row.job_id, row.index
         chain = self._chains.get(key)
-        first = chain.num_prompt_tokens + row.offset if chain else 0
+        first = 0 if chain is None else chain.num_prompt_tokens + row.offset
         finish = row.finish
         if finish is not None:
             self._ended.add(key)
@@ -184,10 +182,10 @@ class Redactor:
         token_ids = self._tokens(key, row.token_ids, first)
         return CommitRow(row.job_id, row.index, row.offset, token_ids, finish=finish)
 
-    def _tokens(self, key: Key, token_ids: Sequence[int], first: int) -> tuple[int, ...]:
+    def _tokens(self, key: Key, token_ids: Sequence[int], first: int) -> Sequence[int]:
         """Tokens that the core has and was never told are its mistake; no replay has them."""
         chain = self._chains.get(key)
-        known = chain.pseudonyms(token_ids, first) if chain else None
+        known = None if chain is None else chain.pseudonyms(token_ids, first)
         if known is None:
             known = tuple(self._stray((i, *token_ids)) for i in range(len(token_ids)))
         return known

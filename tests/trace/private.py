@@ -10,7 +10,7 @@ from typing import Any
 # Job ids and the incarnation identify; reasons and the core's own messages are few; tenants
 # are 16 hexadecimal digits; the rest names the format and its settings.
 ALLOWED = re.compile(
-    r"job\d+|[\w.-]+:[\w.:-]+|[0-9a-f]{32}|[0-9a-f]{16}"
+    r"job\d+|[\w.-]+~[0-9a-f]{32}|[0-9a-f]{32}|[0-9a-f]{16}"
     r"|stop|length|error|cancelled|deadline|the model's logits were not finite"
     r"|stepserve-trace|continuous|static|inf|"
 )
