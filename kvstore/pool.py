@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+
+from kvstore.prefix import Key, PrefixIndex
 
 
 class OutOfBlocks(Exception):
@@ -17,17 +20,26 @@ class DoubleFree(Exception):
 class BlockPool:
     """The blocks 0 to ``num_blocks`` - 1, counted by reference.
 
-    Deterministic: the block that was freed last is taken first, a fresh pool gives 0, 1, 2 ...
+    A block that nobody holds is free, also where its content is still indexed; those are
+    taken last, the longest unused first. Deterministic: of the others the block that was
+    freed last is taken first, a fresh pool gives 0, 1, 2 ...
     """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self._empty = list(range(num_blocks - 1, -1, -1))
+        self._idle: OrderedDict[int, None] = OrderedDict()  # Indexed, held by nobody.
         self._references: dict[int, int] = {}
+        self._index = PrefixIndex()
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return len(self._empty) + len(self._idle)
+
+    @property
+    def num_indexed(self) -> int:
+        """Blocks that a prefix can be found in."""
+        return len(self._index)
 
     @property
     def references(self) -> Mapping[int, int]:
@@ -36,39 +48,68 @@ class BlockPool:
 
     def allocate(self, count: int) -> list[int]:
         """Take ``count`` free blocks, one reference each. Raises OutOfBlocks."""
-        rest = len(self._free) - count
-        if rest < 0:
-            raise OutOfBlocks(f"{count} blocks asked for, {len(self._free)} are free")
-        taken = self._free[rest:]
-        del self._free[rest:]
+        if count > self.num_free:
+            raise OutOfBlocks(f"{count} blocks asked for, {self.num_free} are free")
+        rest = max(0, len(self._empty) - count)
+        taken = self._empty[rest:]
+        del self._empty[rest:]
         taken.reverse()
+        while len(taken) < count:
+            block_id, _ = self._idle.popitem(last=False)
+            self._index.remove(block_id)
+            taken.append(block_id)
         for block_id in taken:
             self._references[block_id] = 1
         return taken
 
+    def index(self, block_id: int, key: Key) -> None:
+        """Let the content of a held block be found by ``key``. Raises DoubleFree."""
+        self._held(block_id)
+        self._index.add(block_id, key)
+
+    def match(self, keys: Iterable[Key]) -> list[int]:
+        """Return the blocks that hold the longest known beginning of ``keys``."""
+        return self._index.match(keys)
+
+    def num_idle(self, block_ids: Iterable[int]) -> int:
+        """How many of these blocks are free now and would be so no more once shared."""
+        return sum(block_id in self._idle for block_id in block_ids)
+
     def share(self, block_ids: Iterable[int]) -> None:
-        """Add one reference to each block. Raises DoubleFree where nobody holds it."""
+        """Add one reference to each block. Raises DoubleFree where its content is nobody's."""
         for block_id in block_ids:
-            self._references[block_id] = self._held(block_id) + 1
+            if block_id in self._idle:
+                del self._idle[block_id]
+                self._references[block_id] = 1
+            else:
+                self._references[block_id] = self._held(block_id) + 1
 
-    def release(self, block_ids: Iterable[int]) -> None:
-        """Drop one reference to each block; the last one frees it.
+    def release(self, block_ids: Sequence[int]) -> None:
+        """Drop one reference to each block of a table; the last one frees it.
 
-        Raises DoubleFree where nobody holds it; the blocks before it stay released.
+        From the end of the table on, so that a long prefix is forgotten from its end.
+        Raises DoubleFree where nobody holds it; the blocks behind it stay released.
         """
-        for block_id in block_ids:
+        for block_id in reversed(block_ids):
             count = self._held(block_id) - 1
             if count:
                 self._references[block_id] = count
+                continue
+            del self._references[block_id]
+            if block_id in self._index:
+                self._idle[block_id] = None
             else:
-                del self._references[block_id]
-                self._free.append(block_id)
+                self._empty.append(block_id)
 
     def check(self) -> None:
         """Assert that every block is either free, once, or held by somebody."""
-        assert len(self._free) + len(self._references) == self.num_blocks, "a block is lost"
-        assert {*self._free, *self._references} == set(range(self.num_blocks)), "a block is twice"
+        places = [*self._empty, *self._idle, *self._references]
+        assert len(places) == self.num_blocks, "a block is lost"
+        assert set(places) == set(range(self.num_blocks)), "a block is twice"
         assert all(count > 0 for count in self._references.values()), "a reference to nobody"
+        assert all(block_id in self._index for block_id in self._idle), "idle for nothing"
+        assert not any(block_id in self._index for block_id in self._empty), "found and empty"
+        self._index.check()
 
     def _held(self, block_id: int) -> int:
         count = self._references.get(block_id, 0)

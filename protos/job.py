@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from protos.step import TokenLogprobs
 
@@ -95,12 +96,14 @@ class ClaimedJob:
     rank: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CommitRow:
-    """New tokens of one output, to be appended at ``offset`` of its log; maybe its end."""
+class CommitRow(NamedTuple):
+    """New tokens of one output, to be appended at ``offset`` of its log; maybe its end.
+
+    A tuple, because there is one for each row of each step: it is made three times as fast.
+    """
 
     job_id: str
-    index: int
+    index: int  # type: ignore[assignment]  # Hides tuple.index, which nobody wants of a row.
     offset: int
     token_ids: Sequence[int]
     logprobs: Sequence[TokenLogprobs] = ()

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence as Series
+from dataclasses import dataclass
+
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.errors import ProtocolError
+from scheduler_svc.core.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What must be remembered of a step until it is reported.
+
+    ``fills`` are the sequences whose row completes a block, and how many full ones each has
+    then.
+    """
+
+    num_tokens: int
+    fills: Series[tuple[Sequence, int]]
 
 
 class Flight:
@@ -15,6 +32,7 @@ class Flight:
     def __init__(self, config: CoreConfig) -> None:
         self._config = config
         self.planned = self.reported = self.committed = config.first_step - 1
+        self._plans: deque[Planned] = deque()
 
     @property
     def num_in_flight(self) -> int:
@@ -28,16 +46,21 @@ class Flight:
             and self.planned - self.committed < self._config.max_uncommitted_steps
         )
 
-    def report(self, step: int) -> bool:
-        """Take the report of ``step``; False where it came before. Raises ProtocolError."""
+    def plan(self, planned: Planned) -> None:
+        """One more step is on its way."""
+        self.planned += 1
+        self._plans.append(planned)
+
+    def report(self, step: int) -> Planned | None:
+        """Take the report of ``step``; None where it came before. Raises ProtocolError."""
         if step <= self.reported:
-            return False
+            return None
         if step != self.reported + 1 or step > self.planned:
             raise ProtocolError(
                 f"step {step} is reported, in flight are {self.reported + 1} to {self.planned}"
             )
         self.reported = step
-        return True
+        return self._plans.popleft()
 
     def commit(self, step: int) -> None:
         """Everything up to ``step`` is in Redis. Raises ProtocolError where it is ahead."""
@@ -48,9 +71,11 @@ class Flight:
     def abandon(self) -> None:
         """Nothing more will be reported; what still arrives is late."""
         self.reported = self.planned
+        self._plans.clear()
 
     def check(self) -> None:
         """Assert the order of the three, and both limits."""
         assert self.committed <= self.reported <= self.planned, "steps out of order"
+        assert len(self._plans) == self.num_in_flight, "a step that nobody planned"
         assert self.num_in_flight <= self._config.max_steps_in_flight, "too deep"
         assert self.planned - self.committed <= self._config.max_uncommitted_steps, "too far ahead"

@@ -17,6 +17,7 @@ def sequences_of(job: ClaimedJob, max_context: int) -> list[Sequence]:
         Sequence(
             spec=spec,
             index=log.index,
+            rank=job.rank,
             sampling=sampling,
             token_ids=[*spec.prompt_token_ids, *log.token_ids],
             max_length=max_length,

@@ -8,6 +8,7 @@ from protos.job import CommitRow, Finish
 from protos.step import FinishReason, StepReport
 from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.events import StopHit
+from scheduler_svc.core.lengths import OutputLengths
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence, State
 
@@ -18,57 +19,66 @@ FINISHES = {
 }
 
 
-def take_outcome(
-    roster: Roster, report: StepReport, stops: Mapping[int, StopHit]
-) -> list[CommitRow]:
-    """Append the tokens, end what ended, and return the rows for both.
+class Outcome:
+    """Takes reports: what they say of the sequences goes to the roster, and to Redis as rows."""
 
-    Tokens of a sequence whose output has ended meanwhile are dropped. Where a stop string
-    and the worker end an output together, the stop string is the reason. Raises
-    ProtocolError for an unknown sequence or a token that is not the next one.
-    """
-    residents = roster.residents
-    ends = dict(report.finished)
-    marked = ends.keys() | stops.keys()
-    tokens = zip(report.token_sequence_ids, report.token_offsets, report.token_ids, strict=True)
-    rows = []
-    for position, (sequence_id, offset, token_id) in enumerate(tokens):
-        sequence = residents[sequence_id]
-        if sequence.state is State.ENDED:
-            continue
-        if offset != len(sequence.token_ids) - sequence.num_prompt_tokens:
-            raise ProtocolError(f"{sequence.key}: offset {offset}, not {sequence.num_outputs}")
-        sequence.token_ids.append(token_id)
-        wants_logprobs = sequence.sampling.num_logprobs >= 0
-        logprobs = (report.logprobs[position],) if wants_logprobs else ()
-        finish = None
-        if sequence_id in marked:
-            finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
-        job_id, index = sequence.key
-        rows.append(CommitRow(job_id, index, offset, (token_id,), logprobs, finish))
-        if finish is not None:
-            roster.end(sequence)
-    return rows + _take_ends(roster, report)
+    def __init__(self, roster: Roster, lengths: OutputLengths) -> None:
+        self._roster = roster
+        self._lengths = lengths
+
+    def take(self, report: StepReport, stops: Mapping[int, StopHit]) -> list[CommitRow]:
+        """Append the tokens, end what ended, and return the rows for both.
+
+        Tokens of a sequence whose output has ended meanwhile are dropped. Where a stop string
+        and the worker end an output together, the stop string is the reason. Raises
+        ProtocolError for an unknown sequence or a token that is not the next one.
+        """
+        residents = self._roster.residents
+        ends = dict(report.finished)
+        marked = ends.keys() | stops.keys()
+        tokens = zip(report.token_sequence_ids, report.token_offsets, report.token_ids, strict=True)
+        rows = []
+        for position, (sequence_id, offset, token_id) in enumerate(tokens):
+            sequence = residents[sequence_id]
+            if sequence.state is State.ENDED:
+                continue
+            token_ids = sequence.token_ids
+            if offset != len(token_ids) - sequence.num_prompt_tokens:
+                raise ProtocolError(f"{sequence.key}: offset {offset}, not {sequence.num_outputs}")
+            token_ids.append(token_id)
+            wants_logprobs = sequence.sampling.num_logprobs >= 0
+            logprobs = (report.logprobs[position],) if wants_logprobs else ()
+            finish = None
+            if sequence_id in marked:
+                finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
+            job_id, index = sequence.key
+            rows.append(CommitRow(job_id, index, offset, (token_id,), logprobs, finish))
+            if finish is not None:
+                self._end(sequence)
+        return rows + self._take_ends(report)
+
+    def _take_ends(self, report: StepReport) -> list[CommitRow]:
+        """Nothing is left to release of what the worker ended; some ended without a token."""
+        rows = []
+        for sequence_id, reason in report.finished:
+            sequence = self._roster.residents[sequence_id]
+            if sequence.state is not State.ENDED:
+                rows.append(end_row(sequence, FINISHES[reason]))
+                self._roster.end(sequence)
+            self._roster.finished(sequence_id)
+        return rows
+
+    def _end(self, sequence: Sequence) -> None:
+        self._lengths.add(sequence.spec.tenant, sequence.num_outputs)
+        self._roster.end(sequence)
 
 
-def end_row(sequence: Sequence, reason: FinishReason) -> CommitRow:
+def end_row(sequence: Sequence, finish: Finish) -> CommitRow:
     """Return the row that ends an output without another token."""
-    return CommitRow(*sequence.key, sequence.num_outputs, (), (), FINISHES[reason])
+    return CommitRow(*sequence.key, sequence.num_outputs, (), (), finish)
 
 
 def _finish(offset: int, reason: FinishReason | None, hit: StopHit | None) -> Finish | None:
     if hit is not None and hit.offset == offset:
         return Finish("stop", text_bytes=hit.text_bytes)
     return None if reason is None else FINISHES[reason]
-
-
-def _take_ends(roster: Roster, report: StepReport) -> list[CommitRow]:
-    """Nothing is left to release of what the worker ended; some ended without a token."""
-    rows = []
-    for sequence_id, reason in report.finished:
-        sequence = roster.residents[sequence_id]
-        if sequence.state is not State.ENDED:
-            rows.append(end_row(sequence, reason))
-            roster.end(sequence)
-        roster.finished(sequence_id)
-    return rows

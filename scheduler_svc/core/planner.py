@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections import Counter
 
 from kvstore.pool import BlockPool
-from protos.step import Admission, StepCommand
+from scheduler_svc.core import victim
+from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.config import CoreConfig
-from scheduler_svc.core.policy import Policy
+from scheduler_svc.core.counts import Counts
+from scheduler_svc.core.draft import Draft
+from scheduler_svc.core.room import Room
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A command in the making; ``budget`` is how many tokens it may still compute."""
-
-    step: int
-    budget: int
-    admissions: list[Admission] = field(default_factory=list)
-    sequence_ids: list[int] = field(default_factory=list)
-    num_tokens: list[int] = field(default_factory=list)
-    num_new_blocks: list[int] = field(default_factory=list)
-    block_ids: list[int] = field(default_factory=list)
-
-    def add_row(self, sequence: Sequence, num_tokens: int, num_new_blocks: int) -> None:
-        """Compute ``num_tokens`` more; where that leaves none pending, one is chosen."""
-        self.budget -= num_tokens
-        sequence.last_step = self.step
-        sequence.num_computed += num_tokens
-        if sequence.num_computed == sequence.num_tokens:
-            sequence.num_tokens += 1
-        self.sequence_ids.append(sequence.sequence_id)
-        self.num_tokens.append(num_tokens)
-        self.num_new_blocks.append(num_new_blocks)
 
 
 class Planner:
@@ -44,38 +24,27 @@ class Planner:
     at most.
     """
 
-    def __init__(self, config: CoreConfig, policy: Policy, pool: BlockPool, roster: Roster) -> None:
+    def __init__(self, config: CoreConfig, pool: BlockPool, roster: Roster, room: Room) -> None:
         self._config = config
         self._pool = pool
         self._roster = roster
-        self._policy = policy
+        self._room = room
+        self._gate = _Gate(config, roster)
+        self.budget = StepBudget(config)
+        self.counts = Counts()
 
-    def plan(self, step: int, committed_step: int) -> StepCommand | None:
-        """Plan ``step``; None where there is nothing to do."""
-        draft = _Draft(step, self._config.max_step_tokens)
+    def plan(self, step: int) -> Draft:
+        """Plan the rows, admissions and preemptions of ``step``."""
+        draft = Draft(step, self.budget.tokens, self._config.block_size)
+        # Before any row: who leaves has none.
         self._make_room()
+        self._make_place()
         chunked = self._continue_decodes(draft)
-        self._continue_prefills(draft, chunked)
-        self._admit(draft)
-        release_ids = self._roster.release(step)
-        if not draft.sequence_ids and not release_ids:
-            return None
-        assert draft.budget >= 0, "over budget"
-        return StepCommand(
-            epoch=self._config.epoch,
-            incarnation=self._config.incarnation,
-            step=step,
-            committed_step=committed_step,
-            release_ids=release_ids,
-            admissions=draft.admissions,
-            row_sequence_ids=draft.sequence_ids,
-            row_num_tokens=draft.num_tokens,
-            row_num_new_blocks=draft.num_new_blocks,
-            new_block_ids=draft.block_ids,
-        )
+        self._fuse(draft, chunked)
+        return draft
 
     def _make_room(self) -> None:
-        """Preempt until what the running sequences want is no more than there is.
+        """Preempt until the running sequences want no more blocks than there are.
 
         Blocks of those that leave count as there: they come back whatever happens, and
         until then a row that lacks one waits.
@@ -83,14 +52,26 @@ class Planner:
         running = self._roster.running
         if len(running) <= self._pool.num_free:
             return
-        block_size = self._config.block_size
-        wanted = sum(s.num_blocks_wanted(block_size) for s in running.values())
-        while wanted > self._pool.num_blocks:
-            victim = self._policy.victim(running.values())
-            wanted -= victim.num_blocks_wanted(block_size)
-            self._roster.preempt(victim)
+        while len(running) > 1 and self._num_wanted() > self._num_coming():
+            self._preempt(victim.for_blocks(running.values()))
 
-    def _continue_decodes(self, draft: _Draft) -> list[Sequence]:
+    def _num_wanted(self) -> int:
+        """Blocks that the running sequences lack for what is pending."""
+        size = self._config.block_size
+        running = self._roster.running.values()
+        return sum(s.num_blocks_wanted(size) - len(s.block_ids) for s in running)
+
+    def _num_coming(self) -> int:
+        """Blocks that are free, or held by nobody but sequences that leave."""
+        left = Counter(block_id for s in self._roster.departing for block_id in s.block_ids)
+        references = self._pool.references
+        return self._pool.num_free + sum(references[b] == count for b, count in left.items())
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.counts.num_preemptions += 1
+        self._roster.preempt(sequence)
+
+    def _continue_decodes(self, draft: Draft) -> list[Sequence]:
         """Give each decoding sequence its row; return those with more than one pending."""
         chunked = []
         block_size = self._config.block_size
@@ -107,28 +88,110 @@ class Planner:
                 draft.add_row(sequence, 1, 1)
         return chunked
 
-    def _continue_prefills(self, draft: _Draft, chunked: list[Sequence]) -> None:
-        for sequence in chunked:
-            if draft.budget == 0:
-                return
-            draft.add_row(sequence, min(sequence.num_pending, draft.budget), 0)
+    def _fuse(self, draft: Draft, chunked: list[Sequence]) -> None:
+        """Share what the decodes left among prompts: half for the first, half for the others.
 
-    def _admit(self, draft: _Draft) -> None:
-        """Let sequences in, in the policy's order, while there are places, tokens and blocks."""
+        So a long prompt is split, short ones pass beside it, and neither waits for the other.
+        Decodes leave at least a block's worth, as far as the worker can take it.
+        """
+        least = min(self._config.block_size, self._config.max_step_tokens - len(draft.sequence_ids))
+        draft.budget = max(draft.budget, least)
+        kept = min(chunked[0].num_pending, (draft.budget + 1) // 2) if chunked else 0
+        draft.budget -= kept
+        for sequence in chunked[1:]:
+            if draft.budget:
+                draft.add_row(sequence, min(sequence.num_pending, draft.budget), 0)
+        self._admit(draft)
+        draft.budget += kept
+        if chunked and draft.budget:
+            draft.add_row(chunked[0], min(chunked[0].num_pending, draft.budget), 0)
+
+    def _make_place(self) -> None:
+        """Let somebody go for the first that waits, where that one is much more urgent.
+
+        One in a step; what leaves counts as gone, since it is on its way.
+        """
         waiting, running = self._roster.waiting, self._roster.running
-        while waiting and draft.budget and len(running) < self._config.num_places:
-            sequence = self._policy.next(waiting.values())
-            wanted = sequence.num_blocks_wanted(self._config.block_size)
-            # One block to grow by is left to each that runs: else the one let in now
-            # would be the next victim, and its prompt computed for nothing.
-            if wanted + len(running) > self._pool.num_free:
-                return
-            self._roster.admit(sequence)
-            draft.admissions.append(sequence.admission())
-            self._grow(draft, sequence, wanted)
-            draft.add_row(sequence, min(sequence.num_pending, draft.budget), wanted)
+        margin = self._config.preemption_margin
+        if not waiting or margin == math.inf or self._config.batching == "static":
+            return
+        first = waiting[0]
+        has_place = len(running) < self._config.num_places
+        if has_place and self._fits(first, self._cached_blocks(first), self._num_coming()):
+            return
+        chosen = victim.for_urgent(running.values(), first.rank, margin)
+        if chosen is not None:
+            self._preempt(chosen)
 
-    def _grow(self, draft: _Draft, sequence: Sequence, count: int) -> None:
+    def _admit(self, draft: Draft) -> None:
+        """Let sequences in, in order, while there are places, tokens and blocks."""
+        waiting = self._roster.waiting
+        while waiting and draft.budget and self._gate.is_open():
+            sequence = waiting[0]
+            cached = self._cached_blocks(sequence)
+            if not self._fits(sequence, cached, self._pool.num_free):
+                self._gate.shut()
+                return
+            self._enter(draft, self._roster.admit(), cached)
+
+    def _enter(self, draft: Draft, sequence: Sequence, cached: list[int]) -> None:
+        """Let it begin behind the blocks that are computed already."""
+        self._gate.pass_through()
+        wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
+        self._pool.share(cached)
+        sequence.block_ids = cached
+        sequence.num_indexed = len(cached)
+        sequence.num_computed = len(cached) * self._config.block_size
+        self.counts.num_cached_tokens += sequence.num_computed
+        self.counts.num_recomputed_tokens += max(0, sequence.num_lost - sequence.num_computed)
+        draft.admissions.append(sequence.admission())
+        self._grow(draft, sequence, wanted)
+        draft.add_row(sequence, min(sequence.num_pending, draft.budget), wanted)
+
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold its beginning; its last token is always computed."""
+        if not self._config.prefix_caching:
+            return []
+        size = self._config.block_size
+        return self._pool.match(sequence.keys_of((sequence.num_tokens - 1) // size, size))
+
+    def _fits(self, sequence: Sequence, cached: list[int], num_free: int) -> bool:
+        """Whether there are blocks for it now, and by expectation later.
+
+        One block to grow by is left to each that runs: else the one let in now would be the
+        next victim, and its prompt computed for nothing. Alone it fits in any case.
+        """
+        running = self._roster.running
+        wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
+        if wanted + self._pool.num_idle(cached) + len(running) > num_free:
+            return False
+        return not running or self._room.holds((*running.values(), sequence))
+
+    def _grow(self, draft: Draft, sequence: Sequence, count: int) -> None:
         block_ids = self._pool.allocate(count)
         sequence.block_ids += block_ids
         draft.block_ids += block_ids
+
+
+class _Gate:
+    """Through which newcomers come: one by one, or batch by batch."""
+
+    def __init__(self, config: CoreConfig, roster: Roster) -> None:
+        self._config = config
+        self._roster = roster
+        self._num_left = 0  # Of a static batch: how many may still come.
+
+    def is_open(self) -> bool:
+        """Whether there is a place. A static batch is who waits when the last one has left."""
+        if self._config.batching == "static":
+            if not self._roster.running:
+                self._num_left = min(len(self._roster.waiting), self._config.num_places)
+            return self._num_left > 0
+        return len(self._roster.running) < self._config.num_places
+
+    def pass_through(self) -> None:
+        self._num_left -= 1
+
+    def shut(self) -> None:
+        """The next one does not fit: a static batch is complete without it."""
+        self._num_left = 0

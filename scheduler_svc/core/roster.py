@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 from scheduler_svc.core.errors import ProtocolError
@@ -19,14 +20,14 @@ class Roster:
     """The sequences by place; every move goes through here, so that place follows state.
 
     ``live`` are those whose output has not ended, by (job id, index). ``waiting`` are in the
-    lane. ``residents`` are those the worker may know, by sequence id: ``running`` ones,
-    ``leaving`` ones that the next command releases, and ``departing`` ones that no later
-    step will name, which return with the report of the last step that does.
+    lane, first in order first. ``residents`` are those the worker may know, by sequence id:
+    ``running`` ones, ``leaving`` ones that the next command releases, and ``departing`` ones
+    that no later step will name, which return with the report of the last step that does.
     """
 
     def __init__(self) -> None:
         self.live: dict[tuple[str, int], Sequence] = {}
-        self.waiting: dict[tuple[str, int], Sequence] = {}
+        self.waiting: list[Sequence] = []
         self.running: dict[int, Sequence] = {}
         self.residents = _Residents()
         self._leaving: dict[int, Sequence] = {}
@@ -38,16 +39,24 @@ class Roster:
         """Sequences that are on their way out of the worker."""
         return len(self._leaving) + len(self._departing)
 
+    @property
+    def departing(self) -> Iterator[Sequence]:
+        """Sequences on their way out, whose blocks come back with reports that are due."""
+        yield from self._leaving.values()
+        yield from self._departing.values()
+
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait."""
-        self.live[sequence.key] = self.waiting[sequence.key] = sequence
+        self.live[sequence.key] = sequence
+        self._wait(sequence)
 
-    def admit(self, sequence: Sequence) -> None:
-        """Give it an id, never used before, and let it run."""
+    def admit(self) -> Sequence:
+        """Take the first that waits, give it an id, never used before, and let it run."""
+        sequence = self.waiting.pop(0)
         sequence.move(Move.ADMIT)
-        del self.waiting[sequence.key]
         self._last_id = sequence.sequence_id = self._last_id + 1
         self.residents[sequence.sequence_id] = self.running[sequence.sequence_id] = sequence
+        return sequence
 
     def preempt(self, sequence: Sequence) -> None:
         """Take it off the worker; it waits again once its blocks are back."""
@@ -60,7 +69,7 @@ class Roster:
         sequence.move(Move.END)
         del self.live[sequence.key]
         if was is State.WAITING:
-            del self.waiting[sequence.key]
+            del self.waiting[bisect_left(self.waiting, sequence.order, key=_order)]
         elif was is State.RUNNING:
             self._leaving[sequence.sequence_id] = self.running.pop(sequence.sequence_id)
 
@@ -87,20 +96,21 @@ class Roster:
             sequence.move(Move.RETURN)
             if sequence.state is State.WAITING:
                 sequence.rewind()
-                self.waiting[sequence.key] = sequence
+                self._wait(sequence)
 
-    def forget(self) -> list[int]:
-        """Empty every place; return the blocks that were held."""
-        block_ids = [block_id for s in self.residents.values() for block_id in s.block_ids]
+    def forget(self) -> list[list[int]]:
+        """Empty every place; return each table of blocks that was held."""
+        tables = [sequence.block_ids for sequence in self.residents.values()]
         self.live.clear()
         self.waiting.clear()
         for place in (self.running, self.residents, self._leaving, self._departing):
             place.clear()
-        return block_ids
+        return tables
 
     def check(self) -> None:
         """Assert that every sequence is in one place, the one its state names."""
-        for sequence in self.waiting.values():
+        assert self.waiting == sorted(self.waiting, key=_order), "the wait is out of order"
+        for sequence in self.waiting:
             assert sequence.state is State.WAITING, f"{sequence.key} waits in another state"
             assert not sequence.block_ids, f"{sequence.key} waits and holds blocks"
         for sequence in self.running.values():
@@ -112,6 +122,13 @@ class Roster:
         assert set(places) == set(self.residents), "a sequence is nowhere"
         assert self.live == {s.key: s for s in self._unended()}, "live and its places differ"
 
+    def _wait(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=_order)
+
     def _unended(self) -> Iterator[Sequence]:
-        yield from self.waiting.values()
+        yield from self.waiting
         yield from (s for s in self.residents.values() if s.state is not State.ENDED)
+
+
+def _order(sequence: Sequence) -> tuple[float, float, str, int]:
+    return sequence.order

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Series
 
 from kvstore.blocks import num_blocks_for
 from kvstore.pool import BlockPool
-from protos.step import FinishReason, StepCommand
+from kvstore.prefix import Key, extend_keys, salt_of
+from protos.job import CommitRow
+from protos.step import FinishReason, StepCommand, StepReport
 from scheduler_svc.core.config import CoreConfig
+from scheduler_svc.core.counts import Counts
 from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.events import (
     Cancelled,
@@ -22,15 +26,20 @@ from scheduler_svc.core.events import (
     Reported,
     Requeue,
     Send,
+    Ticked,
     WorkerLost,
 )
-from scheduler_svc.core.flight import Flight
+from scheduler_svc.core.flight import Flight, Planned
 from scheduler_svc.core.intake import sequences_of
-from scheduler_svc.core.outcome import end_row, take_outcome
+from scheduler_svc.core.lengths import OutputLengths
+from scheduler_svc.core.outcome import FINISHES, Outcome, end_row
 from scheduler_svc.core.planner import Planner
-from scheduler_svc.core.policy import FirstComeFirstServed, Policy
+from scheduler_svc.core.punctuality import Punctuality
+from scheduler_svc.core.room import Room
 from scheduler_svc.core.roster import Roster
-from scheduler_svc.core.sequence import Sequence
+from scheduler_svc.core.sequence import Sequence, State
+
+NO_CLAIM = Claim(0)
 
 
 class Core:
@@ -40,12 +49,17 @@ class Core:
     ``WorkerLost`` it is empty and stays so; jobs that were claimed for it go back.
     """
 
-    def __init__(self, config: CoreConfig, policy: Policy | None = None) -> None:
+    def __init__(self, config: CoreConfig) -> None:
         self._config = config
         self._pool = BlockPool(config.num_blocks)
         self._roster = Roster()
         self._flight = Flight(config)
-        self._planner = Planner(config, policy or FirstComeFirstServed(), self._pool, self._roster)
+        lengths = OutputLengths()
+        room = Room(config, lengths)
+        self._outcome = Outcome(self._roster, lengths)
+        self._planner = Planner(config, self._pool, self._roster, room)
+        self._punctuality = Punctuality(self._planner.budget, room)
+        self._claim = NO_CLAIM
         self._num_claiming = 0
         self._is_lost = False
         self._absorb: Mapping[type[Event], Callable[..., Iterable[Effect]]] = {
@@ -53,6 +67,7 @@ class Core:
             Reported: self._reported,
             Committed: self._committed,
             Cancelled: self._cancelled,
+            Ticked: self._ticked,
             WorkerLost: self._worker_lost,
         }
 
@@ -66,7 +81,7 @@ class Core:
             effects += self._absorb[type(event)](event)
         while self._flight.has_room and (command := self._plan()):
             effects.append(Send(command))
-        return effects + self._claim()
+        return effects + self._renewed_claim()
 
     @property
     def job_ids(self) -> frozenset[str]:
@@ -94,19 +109,69 @@ class Core:
     def num_steps_in_flight(self) -> int:
         return self._flight.num_in_flight
 
-    def _plan(self) -> StepCommand | None:
-        command = self._planner.plan(self._flight.planned + 1, self._flight.committed)
-        if command is not None:
-            self._flight.planned = command.step
-        return command
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return self._planner.counts
 
-    def _claim(self) -> list[Effect]:
-        """Ask for as many jobs as there are free places, once until it is answered."""
-        num_free = self._config.num_places - len(self._roster.live)
-        if num_free <= 0 or self._num_claiming or self._is_lost:
+    @property
+    def pace_us(self) -> float:
+        """How long a step takes at present, in microseconds; 0 before the first one."""
+        return self._planner.budget.pace_us
+
+    def num_cached_tokens(self, tenant: str, prompt_token_ids: Series[int]) -> int:
+        """Return how many of a prompt's tokens need not be computed now."""
+        if not self._config.prefix_caching:
+            return 0
+        size, keys = self._config.block_size, list[Key]()
+        num_blocks = (len(prompt_token_ids) - 1) // size
+        extend_keys(keys, salt_of(tenant), prompt_token_ids, size, num_blocks)
+        return len(self._pool.match(keys)) * size
+
+    def _plan(self) -> StepCommand | None:
+        """Plan the next step; None where there is nothing to do."""
+        draft = self._planner.plan(self._flight.planned + 1)
+        release_ids = self._roster.release(draft.step)
+        if not draft.sequence_ids and not release_ids:
+            return None
+        assert draft.budget >= 0, "over budget"
+        self._flight.plan(draft.planned())
+        return StepCommand(
+            epoch=self._config.epoch,
+            incarnation=self._config.incarnation,
+            step=draft.step,
+            committed_step=self._flight.committed,
+            release_ids=release_ids,
+            admissions=draft.admissions,
+            row_sequence_ids=draft.sequence_ids,
+            row_num_tokens=draft.num_tokens,
+            row_num_new_blocks=draft.num_new_blocks,
+            new_block_ids=draft.block_ids,
+        )
+
+    def _renewed_claim(self) -> list[Effect]:
+        """Ask for as many jobs as there is room for, where that is not what was asked last."""
+        claim = self._wanted_claim()
+        if claim in (self._claim, NO_CLAIM) or self._is_lost:
             return []
-        self._num_claiming = num_free
-        return [Claim(num_free)]
+        self._claim = claim
+        self._num_claiming = max(self._num_claiming, claim.max_jobs)
+        return [Claim(claim.max_jobs, claim.max_rank)]
+
+    def _wanted_claim(self) -> Claim:
+        """Who is much more urgent than one that runs may come though all places are taken.
+
+        A static batch is claimed while the one before it runs.
+        """
+        num_places, roster = self._config.num_places, self._roster
+        if self._config.batching == "static":
+            return Claim(max(0, num_places - len(roster.waiting)))
+        if (num_free := num_places - len(roster.live)) > 0:
+            return Claim(num_free)
+        margin = self._config.preemption_margin
+        if margin == math.inf or not roster.running or len(roster.live) >= 2 * num_places:
+            return NO_CLAIM
+        return Claim(1, max(s.rank for s in roster.running.values()) - margin)
 
     def _claimed(self, event: Claimed) -> list[Effect]:
         """Let the jobs wait; outputs that have no room for another token end here and now."""
@@ -114,28 +179,52 @@ class Core:
             return _requeue(job.spec.job_id for job in event.jobs)
         if len(event.jobs) > self._num_claiming:
             raise ProtocolError(f"{len(event.jobs)} jobs came, {self._num_claiming} were claimed")
-        self._num_claiming = 0
+        self._num_claiming, self._claim = 0, NO_CLAIM
         rows = []
         for job in event.jobs:
             for sequence in sequences_of(job, self._config.max_context):
                 if sequence.is_full:
-                    rows.append(end_row(sequence, FinishReason.LENGTH))
+                    rows.append(end_row(sequence, FINISHES[FinishReason.LENGTH]))
                 # A queue that lost its memory may give a job that is here already.
                 elif sequence.key not in self._roster.live:
                     self._roster.add(sequence)
+                    self._punctuality.watch(sequence)
         return [Commit(self._flight.reported, tuple(rows))] if rows else []
 
     def _reported(self, event: Reported) -> list[Effect]:
         """Take tokens, ends and blocks. What was reported before, or to another, is ignored."""
         report = event.report
-        if report.incarnation != self._config.incarnation or not self._flight.report(report.step):
+        if report.incarnation != self._config.incarnation:
             return []
-        rows = take_outcome(self._roster, report, event.stops)
+        planned = self._flight.report(report.step)
+        if planned is None:
+            return []
+        self._planner.budget.observe(planned.num_tokens, report.duration_us)
+        self._planner.counts.num_computed_tokens += planned.num_tokens
+        self._index(planned, report)
+        rows = self._outcome.take(report, event.stops)
         for sequence_id, block_ids in report.freed:
             self._roster.residents[sequence_id].give_back(block_ids)
             self._pool.release(block_ids)
         self._roster.settle(report.step)
         return [Commit(report.step, tuple(rows))]
+
+    def _index(self, planned: Planned, report: StepReport) -> None:
+        """Let the blocks that the step filled be found by others.
+
+        Not where the sequence had ended: the worker computed its row no further. Nor where
+        it broke in this step: numbers that are not finite must not spread.
+        """
+        if not self._config.prefix_caching:
+            return
+        broken = {i for i, reason in report.finished if reason is FinishReason.ERROR}
+        for sequence, num_full in planned.fills:
+            if sequence.state is State.ENDED or sequence.sequence_id in broken:
+                continue
+            keys = sequence.keys_of(num_full, self._config.block_size)
+            for position in range(sequence.num_indexed, num_full):
+                self._pool.index(sequence.block_ids[position], keys[position])
+            sequence.num_indexed = num_full
 
     def _committed(self, event: Committed) -> list[Effect]:
         """Nobody wants more of an output that had ended in Redis before its rows came."""
@@ -152,11 +241,20 @@ class Core:
                 self._roster.end(sequence)
         return []
 
+    def _ticked(self, event: Ticked) -> list[Effect]:
+        """End who is late, and who would be."""
+        rows: list[CommitRow] = []
+        for sequence, finish in self._punctuality.late(event.now_s):
+            rows.append(end_row(sequence, finish))
+            self._roster.end(sequence)
+        return [Commit(self._flight.reported, tuple(rows))] if rows else []
+
     def _worker_lost(self, _: WorkerLost) -> list[Effect]:
         """Give every job back; whatever was reported has gone to be committed already."""
         effects = _requeue(job_id for job_id, _ in self._roster.live)
         self._flight.abandon()
-        self._pool.release(self._roster.forget())
+        for block_ids in self._roster.forget():
+            self._pool.release(block_ids)
         self._is_lost = True
         return effects
 
@@ -169,7 +267,7 @@ class Core:
             b for sequence in self._roster.residents.values() for b in sequence.block_ids
         )
         assert held == self._pool.references, "a block's holders are not those it is held by"
-        assert len(self.job_ids) <= self._config.num_places, "more jobs than places"
+        assert len(self.job_ids) <= 2 * self._config.num_places, "more jobs than can wait"
         assert self.num_running <= self._config.num_places, "more running than places"
         for sequence in self._roster.running.values():
             self._check_running(sequence)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from kvstore.blocks import num_blocks_for
+from kvstore.prefix import Key, extend_keys, salt_of
 from protos.job import JobSpec
 from protos.step import Admission, Sampling
 from scheduler_svc.core.errors import IllegalMove, ProtocolError
@@ -48,25 +49,33 @@ class Sequence:
     ``num_tokens`` runs ahead of it by the tokens that the steps in flight will choose, and
     ``num_computed`` counts what those steps will have computed. What is pending is the
     difference. ``max_length`` bounds prompt and output together; the last token is chosen,
-    never computed.
+    never computed. ``order`` is its place among all, lowest first: by the rank that the
+    policy gave its job.
     """
 
     spec: JobSpec = field(repr=False)
     index: int
+    rank: float
     sampling: Sampling = field(repr=False)
     token_ids: list[int] = field(repr=False)
     max_length: int
     state: State = State.WAITING
     sequence_id: int = 0
     key: tuple[str, int] = field(init=False)
+    order: tuple[float, float, str, int] = field(init=False)
     num_prompt_tokens: int = field(init=False)
     num_tokens: int = field(init=False)
     num_computed: int = 0
     block_ids: list[int] = field(default_factory=list)
     last_step: int = 0  # The newest step that names it.
+    block_keys: list[Key] = field(default_factory=list, repr=False)
+    num_indexed: int = 0  # Blocks that the prefix index has been told of.
+    num_preemptions: int = 0
+    num_lost: int = 0  # Tokens whose computation was lost when it was preempted.
 
     def __post_init__(self) -> None:
         self.key = self.spec.job_id, self.index
+        self.order = self.rank, self.spec.arrival_s, *self.key
         self.num_prompt_tokens = len(self.spec.prompt_token_ids)
         self.num_tokens = len(self.token_ids)
 
@@ -95,8 +104,15 @@ class Sequence:
         """Blocks for every token that it will have computed once nothing is pending."""
         return num_blocks_for(min(self.num_tokens, self.max_length - 1), block_size)
 
+    def keys_of(self, num_blocks: int, block_size: int) -> list[Key]:
+        """Return the keys of its first blocks; their tokens must be known."""
+        if len(self.block_keys) < num_blocks:
+            salt = salt_of(self.spec.tenant)
+            extend_keys(self.block_keys, salt, self.token_ids, block_size, num_blocks)
+        return self.block_keys[:num_blocks]
+
     def admission(self) -> Admission:
-        """Return the sequence in full, as the worker gets it."""
+        """Return the sequence in full, as the worker gets it: with the blocks it has now."""
         return Admission(
             sequence_id=self.sequence_id,
             job_id=self.spec.job_id,
@@ -104,6 +120,8 @@ class Sequence:
             token_ids=tuple(self.token_ids),
             num_prompt_tokens=self.num_prompt_tokens,
             sampling=self.sampling,
+            num_computed=self.num_computed,
+            block_ids=tuple(self.block_ids),
         )
 
     def give_back(self, block_ids: Iterable[int]) -> None:
@@ -116,5 +134,7 @@ class Sequence:
 
     def rewind(self) -> None:
         """Forget the worker: everything is pending again, nothing is in flight."""
-        self.sequence_id = self.num_computed = self.last_step = 0
+        self.num_preemptions += 1
+        self.num_lost = self.num_computed
+        self.sequence_id = self.num_computed = self.num_indexed = self.last_step = 0
         self.num_tokens = len(self.token_ids)

@@ -38,16 +38,21 @@ def job(
     outputs: Mapping[int, Sequence[int]] | None = None,
     ended: Sequence[int] = (),
     arrival_s: float = 0.0,
-    **sampling: Any,
+    **more: Any,
 ) -> ClaimedJob:
-    """A claimed job; ``outputs`` are the tokens it has by index, ``ended`` the ended ones."""
-    params = SamplingParams(**({"max_tokens": 8} | sampling))
+    """A claimed job; ``outputs`` are the tokens it has by index, ``ended`` the ended ones.
+
+    ``more`` are a rank (default: the arrival), fields of the spec, and sampling values.
+    """
+    rank = more.pop("rank", arrival_s)
+    envelope = {name: more.pop(name) for name in ("tenant", "deadline_s") if name in more}
+    params = SamplingParams(**({"max_tokens": 8} | more))
     logs = {index: OutputLog(index) for index in range(params.n)}
     for index, token_ids in (outputs or {}).items():
         finish = Finish("stop") if index in ended else None
         logs[index] = OutputLog(index, token_ids, finish=finish)
-    spec = JobSpec(job_id, "model", prompt, params, arrival_s=arrival_s)
-    return ClaimedJob(spec, tuple(logs.values()))
+    spec = JobSpec(job_id, "model", prompt, params, arrival_s=arrival_s, **envelope)
+    return ClaimedJob(spec, tuple(logs.values()), rank)
 
 
 def report(

@@ -11,6 +11,11 @@ from tests.core.model_worker import NOT_FINITE, end_of, logprobs_of, next_token
 Key = tuple[str, int]
 
 
+def rank_of(spec: JobSpec) -> float:
+    """As the priority policy would have it, but for the estimate."""
+    return spec.arrival_s - 2.0 * spec.priority
+
+
 def is_stop_string(spec: JobSpec, token_id: int) -> bool:
     """Every stop string here is one token's."""
     return str(token_id) in spec.sampling.stop
@@ -79,8 +84,11 @@ class ModelQueue:
     def has_ended(self, job_id: str) -> bool:
         return all(key in self._finishes for key in self._keys(job_id))
 
-    def claim(self, max_jobs: int) -> tuple[ClaimedJob, ...]:
-        job_ids, self._queued = self._queued[:max_jobs], self._queued[max_jobs:]
+    def claim(self, max_jobs: int, max_rank: float) -> tuple[ClaimedJob, ...]:
+        waiting = sorted(self._queued, key=lambda job_id: rank_of(self._specs[job_id]))
+        allowed = [job_id for job_id in waiting if rank_of(self._specs[job_id]) < max_rank]
+        job_ids = allowed[:max_jobs]
+        self._queued = [job_id for job_id in self._queued if job_id not in job_ids]
         self._claimed.update(job_ids)
         return tuple(
             ClaimedJob(
@@ -89,6 +97,7 @@ class ModelQueue:
                     OutputLog(key[1], tuple(self._logs[key]), finish=self._finishes.get(key))
                     for key in self._keys(job_id)
                 ),
+                rank_of(self._specs[job_id]),
             )
             for job_id in job_ids
         )
@@ -122,7 +131,7 @@ class ModelQueue:
     def check_all_ended(self) -> None:
         """Assert that every output is the lone run's, or was cancelled within it."""
         for key, (tokens, finish) in self._lone.items():
-            if self._finishes[key].reason != "cancelled":
+            if self._finishes[key].reason not in ("cancelled", "deadline"):
                 assert self._logs[key] == tokens, "not the lone run"
                 assert self._finishes[key].reason == finish.reason, "ended for another reason"
 
@@ -135,7 +144,10 @@ class ModelQueue:
         wants_logprobs = self._specs[row.job_id].sampling.logprobs >= 0
         expected = [logprobs_of(token_id) for token_id in row.token_ids if wants_logprobs]
         assert list(row.logprobs) == expected, "another token's log-probability"
-        if row.finish is not None:
+        if row.finish is not None and row.finish.reason == "deadline":
+            assert self._specs[row.job_id].deadline_s, "late without a deadline"
+            self._finishes[key] = row.finish
+        elif row.finish is not None:
             assert row.finish.reason == finish.reason, "ended for another reason"
             assert row.finish.text_bytes == finish.text_bytes, "cut elsewhere"
             assert log == tokens, "ended too early"

@@ -8,6 +8,7 @@ follow.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,6 +43,15 @@ def end_of(
     return FinishReason.LENGTH if is_full or len(token_ids) >= max_context else None
 
 
+def content_of(token_ids: Sequence[int]) -> list[int]:
+    """Return what the cache holds of each token: a hash of all up to it."""
+    contents, content = [], 0
+    for token_id in token_ids:
+        content = zlib.crc32(repr((content, token_id)).encode())
+        contents.append(content)
+    return contents
+
+
 def logprobs_of(token_id: int) -> TokenLogprobs:
     return TokenLogprobs(-float(token_id), ((token_id, -float(token_id)),))
 
@@ -70,8 +80,8 @@ class ModelWorker:
         self._config = config
         self._residents: dict[int, _Resident] = {}
         self._last_id = 0
-        self._holder: dict[int, int] = {}  # Block id to the sequence that may write it.
-        self._cache: dict[int, tuple[int, int]] = {}  # Slot to (sequence id, position).
+        self._num_holders: Counter[int] = Counter()  # By block id.
+        self._cache: dict[int, int] = {}  # Slot to the content of its token.
         self.last_step = config.first_step - 1
         self.num_tokens = 0
 
@@ -99,7 +109,7 @@ class ModelWorker:
 
     @property
     def num_held_blocks(self) -> int:
-        return len(self._holder)
+        return len(self._num_holders)
 
     def _check_command(self, command: StepCommand) -> None:
         config = self._config
@@ -117,8 +127,14 @@ class ModelWorker:
     def _admit(self, admission: Admission) -> None:
         assert admission.sequence_id > self._last_id, "a sequence id was used before"
         self._last_id = admission.sequence_id
-        assert not admission.block_ids, "a prefix hit without a prefix index"
-        self._residents[admission.sequence_id] = _Resident(admission, list(admission.token_ids))
+        num_cached = len(admission.block_ids) * self._config.block_size
+        assert admission.num_computed == num_cached, "a hit is whole blocks"
+        assert num_cached < len(admission.token_ids), "the last token is always computed"
+        assert self._config.prefix_caching or not num_cached, "a hit without a prefix index"
+        self._num_holders.update(admission.block_ids)
+        self._residents[admission.sequence_id] = _Resident(
+            admission, list(admission.token_ids), num_cached, list(admission.block_ids)
+        )
         num_live = sum(not resident.has_ended for resident in self._residents.values())
         assert num_live <= self._config.max_batch_size, "more sequences than places"
 
@@ -131,8 +147,8 @@ class ModelWorker:
             return
         for block_id in block_ids:
             assert 0 <= block_id < self._config.num_blocks, "no such block"
-            assert block_id not in self._holder, "a block of another sequence"
-            self._holder[block_id] = sequence_id
+            assert block_id not in self._num_holders, "a block of another sequence"
+            self._num_holders[block_id] = 1
         resident.block_ids += block_ids
         self._compute(resident, num_tokens)
         if resident.num_computed == len(resident.token_ids):
@@ -140,13 +156,15 @@ class ModelWorker:
 
     def _compute(self, resident: _Resident, num_tokens: int) -> None:
         """Write the cache, then read all of it back as attention would."""
-        sequence_id = resident.admission.sequence_id
         start, end = resident.num_computed, resident.num_computed + num_tokens
         assert end <= len(resident.token_ids), "more than is pending"
+        contents = content_of(resident.token_ids)
         for position in range(start, end):
-            self._cache[self._slot(resident, position)] = (sequence_id, position)
+            slot = self._slot(resident, position)
+            assert self._num_holders[slot // self._config.block_size] == 1, "a shared block"
+            self._cache[slot] = contents[position]
         for position in range(end):
-            assert self._cache[self._slot(resident, position)] == (sequence_id, position)
+            assert self._cache[self._slot(resident, position)] == contents[position]
         resident.num_computed = end
         self.num_tokens += num_tokens
 
@@ -179,8 +197,7 @@ class ModelWorker:
     def _drop(self, sequence_id: int, outcome: _Outcome) -> None:
         resident = self._residents[sequence_id]
         resident.has_ended = True
-        for block_id in resident.block_ids:
-            del self._holder[block_id]
+        self._num_holders -= Counter(resident.block_ids)
         outcome.freed.setdefault(sequence_id, []).extend(resident.block_ids)
 
     def _report(self, command: StepCommand, outcome: _Outcome) -> StepReport:
@@ -196,4 +213,5 @@ class ModelWorker:
             outcome.logprobs,
             outcome.finished,
             [(sequence_id, tuple(ids)) for sequence_id, ids in outcome.freed.items()],
+            duration_us=100 + 10 * sum(command.row_num_tokens),
         )

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 
 from scheduler_svc.core.errors import ProtocolError
-from scheduler_svc.core.flight import Flight
+from scheduler_svc.core.flight import Flight, Planned
 from tests.core.build import core_config
 
 
 def flight(planned: int, **changes: Any) -> Flight:
     subject = Flight(core_config(first_step=11, max_steps_in_flight=2, **changes))
-    subject.planned = planned
+    for _ in range(11, planned + 1):
+        subject.plan(Planned(1, ()))
     return subject
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from protos.job import CommitRow
 from protos.step import FinishReason
 from scheduler_svc.core.events import (
@@ -101,9 +103,9 @@ def test_who_came_last_gives_its_blocks_to_who_came_first() -> None:
     assert (lane.core.num_waiting, lane.core.job_ids) == (1, {"a", "b"})
 
 
-def preempted_lane() -> Lane:
+def preempted_lane(**changes: Any) -> Lane:
     """At depth 2; sequence 2 is released by step 7 while step 6 names it."""
-    lane = Lane(num_blocks=4, max_context=16)
+    lane = Lane(num_blocks=4, max_context=16, **changes)
     lane.tell(Claimed((job("a", (1, 2, 3)), job("b", (1, 2, 3), arrival_s=1.0))))
     for step in range(1, 6):
         lane.tell(report(step, (1, step - 1, 5), (2, step - 1, 5)))
@@ -127,7 +129,19 @@ def test_it_comes_back_under_another_id_with_all_its_tokens() -> None:
     assert admission.sequence_id == 3
     assert admission.token_ids == (1, 2, 3, 5, 5, 5, 5, 5, 6)
     assert admission.num_prompt_tokens == 3
+    # Blocks of the other, which had the same tokens, hold all but the last one.
+    assert (admission.num_computed, admission.block_ids) == (8, (0, 2))
+    assert lane.rows == [[(3, 1)], [(3, 1)]]
+    assert (lane.core.counts.num_preemptions, lane.core.counts.num_recomputed_tokens) == (1, 0)
+
+
+def test_without_a_prefix_index_it_is_computed_again() -> None:
+    lane = preempted_lane(prefix_caching=False)
+    stop = [(1, FinishReason.STOP)]
+    lane.tell(report(6, (1, 5, 5), (2, 5, 6), finished=stop, freed=[(1, [0, 2])]))
+    lane.tell(report(7, freed=[(2, [1, 3])]))
     assert lane.rows == [[(3, 9)], [(3, 1)]]
+    assert lane.core.counts.num_recomputed_tokens == 8
 
 
 def test_it_can_end_while_it_is_preempted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +46,11 @@ def configs(draw: st.DrawFn) -> CoreConfig:
         max_step_tokens=draw(st.one_of(st.integers(4, 16), st.integers(1, 64))),
         max_steps_in_flight=draw(st.sampled_from((2, 1, 3))),
         max_uncommitted_steps=draw(st.integers(1, 6)),
+        batching=draw(st.sampled_from(("continuous", "continuous", "static"))),
+        prefix_caching=draw(st.booleans()),
+        enable_preemption=draw(st.sampled_from((True, True, False))),
+        preemption_margin=draw(st.sampled_from((math.inf, 0.0, 3.0))),
+        target_step_us=draw(st.sampled_from((0, 0, 150, 1000))),
     )
 
 
@@ -59,8 +65,19 @@ def jobs(draw: st.DrawFn) -> tuple[JobSpec, dict[int, int]]:
         logprobs=draw(st.integers(-1, 1)),
         n=draw(st.sampled_from((1, 1, 1, 2, 3))),
     )
-    prompt = draw(st.lists(st.integers(1, 15), min_size=1, max_size=12))
-    spec = JobSpec("", "model", prompt, sampling, arrival_s=float(draw(st.integers(0, 5))))
+    # Few beginnings, so that many prompts share one.
+    beginning = draw(st.sampled_from(((), (1,) * 9, (1, 2, 3) * 3)))
+    prompt = [*beginning, *draw(st.lists(st.integers(1, 15), min_size=1, max_size=6))]
+    spec = JobSpec(
+        "",
+        "model",
+        prompt,
+        sampling,
+        priority=draw(st.integers(-2, 2)),
+        tenant=draw(st.sampled_from(("", "a"))),
+        arrival_s=float(draw(st.integers(0, 5))),
+        deadline_s=draw(st.sampled_from((0.0, 0.0, 7.0))),
+    )
     return spec, draw(st.dictionaries(st.integers(0, 2), st.integers(0, 20), max_size=2))
 
 
@@ -122,6 +139,10 @@ class LaneMachine(RuleBasedStateMachine):
     def cancel(self, choice: int, is_told: bool) -> None:
         unended = self.world.queue.unended
         self.world.cancel(unended[choice % len(unended)], is_told)
+
+    @rule(now_s=st.sampled_from((6.0, 6.999, 8.0)))
+    def tick(self, now_s: float) -> None:
+        self.world.tick(now_s)
 
     @precondition(lambda self: self.num_losses < MAX_LOSSES)
     @rule(answer_claim=st.booleans())

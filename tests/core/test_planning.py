@@ -48,17 +48,17 @@ def test_a_long_prompt_is_computed_in_chunks_of_the_budget() -> None:
     assert [command.row_num_new_blocks for command in lane.commands] == [[3], [0], [0], [0], [0]]
 
 
-def test_decodes_come_before_chunks_and_chunks_before_the_waiting() -> None:
+def test_decodes_come_first_and_the_first_prompt_keeps_half_of_the_rest() -> None:
     lane = Lane(job("a", (1,)), job("b", range(1, 21)), max_step_tokens=8, max_batch_size=3)
     assert lane.rows == [[(1, 1), (2, 7)], [(1, 1), (2, 7)]]
     lane.tell(Claimed((job("c", (1, 2, 3, 4)),)))
     lane.tell(report(1, (1, 0, 5)))
-    assert lane.rows == [[(1, 1), (2, 6), (3, 1)]]
+    assert lane.rows == [[(1, 1), (3, 3), (2, 4)]]
     lane.tell(report(2, (1, 1, 5)))
-    assert lane.rows == [[(1, 1), (2, 1), (3, 3)]]
+    assert lane.rows == [[(1, 1), (3, 1), (2, 2)]]
 
 
-def test_chunks_that_find_no_budget_wait_for_the_next_step() -> None:
+def test_a_short_prompt_passes_a_long_one() -> None:
     lane = Lane(
         job("a", range(1, 13)),
         job("b", (1,), arrival_s=1.0),
@@ -66,19 +66,20 @@ def test_chunks_that_find_no_budget_wait_for_the_next_step() -> None:
         max_batch_size=2,
         max_steps_in_flight=3,
     )
-    assert lane.rows == [[(1, 6)], [(1, 6)], [(1, 1), (2, 1)]]
+    assert lane.rows == [[(1, 6)], [(2, 1), (1, 5)], [(1, 1), (2, 1)]]
 
 
-def test_two_chunked_prompts_share_what_the_first_leaves() -> None:
+def test_three_prompts_share_the_budget_and_the_first_gets_at_least_half() -> None:
     lane = Lane(max_step_tokens=8, max_steps_in_flight=1)
-    lane.tell(Claimed((job("a", range(1, 6)), job("b", range(1, 21)), job("c", range(1, 21)))))
-    assert lane.rows == [[(1, 5), (2, 3)]]
-    lane.tell(report(1, (1, 0, 5)))
-    assert lane.rows == [[(1, 1), (2, 7)]]
-    lane.tell(report(2, (1, 1, 5)))
-    assert lane.rows == [[(1, 1), (2, 7)]]
-    lane.tell(report(3, (1, 2, 5)))
-    assert lane.rows == [[(1, 1), (2, 3), (3, 4)]]
+    jobs = [job(name, [i] * 20, arrival_s=i) for i, name in enumerate("abc", start=1)]
+    lane.tell(Claimed(tuple(jobs)))
+    assert lane.rows == [[(1, 8)]]
+    lane.tell(report(1))
+    assert lane.rows == [[(2, 4), (1, 4)]]
+    lane.tell(report(2))
+    assert lane.rows == [[(2, 4), (1, 4)]]
+    lane.tell(report(3))
+    assert lane.rows == [[(2, 4), (1, 4)]]
 
 
 @pytest.mark.parametrize(("max_tokens", "max_context"), [(2, 64), (50, 5)])

