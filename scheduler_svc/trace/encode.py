@@ -1,8 +1,8 @@
 """Frozen values as JSON and back, from their types: no encoder is written by hand.
 
-A dataclass is an object of the fields that differ from their defaults, so that a new field
-with a default leaves what is recorded readable, and the same bytes; one of a union's
-dataclasses is ``{its name: it}``. A mapping is a list of pairs, in its order. A number that
+A dataclass or named tuple is an object of the fields that differ from their defaults, so that
+a new field with a default leaves what is recorded readable, and the same bytes; one of a
+union's dataclasses is ``{its name: it}``. A mapping is a list of pairs, in its order. A number that
 JSON lacks is a text: "inf", "-inf", "nan". Decoding is strict: what is not ours raises.
 """
 
@@ -46,7 +46,11 @@ def codec(kind: Any) -> Codec:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return Codec(lambda value: value.value, partial(_enum, kind))
     if is_dataclass(kind):
-        return _dataclass(kind)
+        return _record(kind, {field.name: _default(field) for field in fields(kind) if field.init})
+    if hasattr(kind, "_field_defaults"):  # a NamedTuple
+        return _record(
+            kind, {name: kind._field_defaults.get(name, MISSING) for name in kind._fields}
+        )
     if (generic := GENERICS.get(get_origin(kind))) is not None:
         return generic(get_args(kind))
     raise TypeError(f"no encoding for {kind}")
@@ -181,13 +185,25 @@ GENERICS: Mapping[Any, Callable[[Sequence[Any]], Codec]] = {
 }
 
 
-def _dataclass(kind: Any) -> Codec:
+def _default(field: Field[Any]) -> Any:
+    """Return the field's default; MISSING where it has none."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _record(kind: Any, defaults: Mapping[str, Any]) -> Codec:
+    """``kind`` has the fields of ``defaults``, in that order."""
     hints = get_type_hints(kind)
-    codecs = {field.name: codec(hints[field.name]) for field in fields(kind) if field.init}
-    packed = {field.name: _packed_default(field, codecs) for field in fields(kind) if field.init}
+    codecs = {name: codec(hints[name]) for name in defaults}
     columns = [
-        (name, None if each.pack is _as_it_is else each.pack, packed[name])
-        for name, each in codecs.items()
+        (
+            name,
+            None if codecs[name].pack is _as_it_is else codecs[name].pack,
+            # Equal to nothing where there is none.
+            MISSING if default is MISSING else codecs[name].pack(default),
+        )
+        for name, default in defaults.items()
     ]
 
     def pack(value: Any) -> dict[str, Any]:
@@ -212,12 +228,3 @@ def _dataclass(kind: Any) -> Codec:
             raise BadTrace(f"{kind.__name__}: {error}") from None
 
     return Codec(pack, unpack)
-
-
-def _packed_default(field: Field[Any], codecs: Mapping[str, Codec]) -> Any:
-    """Return what JSON stands for the field's default; MISSING, equal to nothing, without one."""
-    if field.default is not MISSING:
-        return codecs[field.name].pack(field.default)
-    if field.default_factory is not MISSING:
-        return codecs[field.name].pack(field.default_factory())
-    return MISSING

@@ -16,7 +16,6 @@ from tests.trace.private import check_private
 from tests.trace.tape import KEY, Tape, TapedCore
 
 PRIVATE = {
-    "tenant": "acme-secret",
     "idempotency_key": "retry-4711",
     "model": "tuned-for-acme",
     "tokenizer_fingerprint": "fingerprint-1",
@@ -31,7 +30,9 @@ class PrivateLanes(LaneMachine):
     def submit(self, job: tuple[JobSpec, dict[int, int]]) -> None:
         spec, num_outputs = job
         sampling = replace(spec.sampling, logit_bias=((4, 0.125),), stop_token_ids=(0, 31))
-        super().submit((replace(spec, sampling=sampling, **PRIVATE), num_outputs))
+        tenant = f"acme-{spec.tenant}-secret"
+        spec = replace(spec, sampling=sampling, tenant=tenant, **PRIVATE)
+        super().submit((spec, num_outputs))
 
     def teardown(self) -> None:
         super().teardown()

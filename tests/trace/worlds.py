@@ -12,19 +12,24 @@ from tests.core.build import core_config
 from tests.core.world import World
 from tests.trace.tape import KEY, Tape, TapedCore
 
-NUM_JOBS = 14
-NUM_MOVES = 260
+NUM_JOBS = 24
+NUM_MOVES = 300
 
-# What is unlike ``SETTINGS``, by name.
+# What is unlike ``SETTINGS``, by name. "tight" has too few blocks for all who run.
 SETTINGS = {"num_blocks": 24, "max_context": 40}
 WORLDS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "tight": {"num_blocks": 10},
-    "chunks": {"max_step_tokens": 5},
-    "depth-1": {"max_steps_in_flight": 1},
-    "tight-depth-3": {"num_blocks": 10, "max_steps_in_flight": 3},
+    "tight": {"num_blocks": 7, "max_context": 28},
+    "tight-depth-3": {"num_blocks": 7, "max_context": 28, "max_steps_in_flight": 3},
+    "chunks-depth-1": {"max_step_tokens": 5, "max_steps_in_flight": 1},
     "few-uncommitted": {"max_uncommitted_steps": 2},
     "blocks-of-1": {"num_blocks": 40, "block_size": 1},
+    "no-prefixes": {"num_blocks": 12, "prefix_caching": False},
+    "no-preemption": {"num_blocks": 12, "enable_preemption": False},
+    "urgent": {"num_blocks": 16, "preemption_margin": 1.0},
+    "static": {"batching": "static"},
+    "static-tight": {"batching": "static", "num_blocks": 7, "max_context": 28},
+    "target": {"max_step_tokens": 64, "target_step_us": 150},
 }
 
 
@@ -36,7 +41,7 @@ def record(name: str) -> list[Tape]:
         world = World(core_config(**(SETTINGS | WORLDS[name])))
         specs = [_spec(chance, number) for number in range(NUM_JOBS)]
         for move in range(NUM_MOVES):
-            if specs and move % 12 < 3:
+            if specs and move % 25 < 3:
                 world.submit(specs.pop(), {0: chance.choice((0, 0, 0, 2))})
             if move == NUM_MOVES // 2:
                 world.lose_worker(answer_claim=True)
@@ -53,6 +58,8 @@ def _move(world: World, chance: random.Random) -> None:
         world.cancel(chance.choice(world.queue.unended), is_told=luck < 0.01)
     elif luck < 0.04 and world.history:
         world.repeat_report(chance.randrange(100))
+    elif luck < 0.06:
+        world.tick(chance.choice((6.0, 6.9999, 8.0)))
     elif luck < 0.3 and world.commands:
         world.execute()
     elif luck < 0.5 and world.redis:
@@ -65,14 +72,19 @@ def _move(world: World, chance: random.Random) -> None:
 
 def _spec(chance: random.Random, number: int) -> JobSpec:
     shared = [1 + i % 15 for i in range(8)]
-    prompt = shared[: chance.choice((0, 4, 8))] + [chance.randint(1, 15) for _ in range(6)]
-    sampling = SamplingParams(
-        max_tokens=chance.choice((1, 6, 20)),
-        seed=number,
-        stop=("7", "11") if chance.random() < 0.3 else (),
-        stop_token_ids=(0,),
-        n=chance.choice((1, 1, 1, 2, 3)),
+    return JobSpec(
+        f"job{number}",
+        "model",
+        shared[: chance.choice((0, 4, 8))] + [chance.randint(1, 15) for _ in range(6)],
+        SamplingParams(
+            max_tokens=chance.choice((1, 6, 20)),
+            seed=number,
+            stop=("7", "11") if chance.random() < 0.3 else (),
+            stop_token_ids=(0,),
+            n=chance.choice((1, 1, 1, 2, 3)),
+        ),
+        priority=chance.randint(-2, 2),
+        tenant=chance.choice(("", "a")),
+        arrival_s=float(chance.randint(0, 5)),
+        deadline_s=chance.choice((0.0, 0.0, 0.0, 7.0)),
     )
-    tenant = chance.choice(("", "a", "b"))
-    arrival_s = float(chance.randint(0, 5))
-    return JobSpec(f"job{number}", "model", prompt, sampling, tenant=tenant, arrival_s=arrival_s)
