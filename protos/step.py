@@ -94,6 +94,10 @@ class StepReport:
     # (sequence id, block ids) for each sequence that dropped its references.
     freed: Sequence[tuple[int, Sequence[int]]] = ()
     duration_us: int = 0
+    # Token positions that went through the layers, and key positions that attention read in
+    # each of them: padding included.
+    num_positions: int = 0
+    num_context: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,8 @@ def encode_report(report: StepReport) -> pb.StepReport:
         freed_num_blocks=pack(len(block_ids) for _, block_ids in report.freed),
         freed_block_ids=pack(chain.from_iterable(block_ids for _, block_ids in report.freed)),
         duration_us=report.duration_us,
+        num_positions=report.num_positions,
+        num_context=report.num_context,
     )
 
 
@@ -221,6 +223,8 @@ def decode_report(message: pb.StepReport) -> StepReport:
         finished=_decode_finished(message),
         freed=_decode_freed(message),
         duration_us=message.duration_us,
+        num_positions=message.num_positions,
+        num_context=message.num_context,
     )
 
 

@@ -71,6 +71,11 @@ def core_config(lease: Lease, reply: HelloReply, settings: SchedulerSettings) ->
         max_step_tokens=min(settings.max_step_tokens, info.max_step_tokens),
         max_steps_in_flight=settings.max_steps_in_flight,
         max_uncommitted_steps=max(1, int(info.max_kept_reports * KEPT_REPORTS_SHARE)),
+        batching=settings.batching,
+        prefix_caching=settings.prefix_caching,
+        enable_preemption=settings.enable_preemption,
+        preemption_margin=settings.preemption_margin,
+        target_step_us=int(settings.target_step_ms * 1000),
     )
 
 

@@ -2,16 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from scheduler_svc.queue.order import Order, Policy
 
-class SchedulerSettings(BaseSettings):
-    """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
+Batching = Literal["continuous", "static"]
+
+
+class PlanningSettings(BaseSettings):
+    """How jobs are ordered, and how steps are made of them: of every command that plans."""
 
     model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+
+    batching: Batching = Field(
+        "continuous",
+        description="continuous: jobs join and leave at every step; "
+        "static: a batch enters when the one before has left",
+    )
+    policy: Policy = Field(
+        "fcfs",
+        description="which waiting job goes first: the one that came first; the highest of "
+        "waiting, priority and nearness of its end, weighted; or tenants by their shares",
+    )
+    wait_weight: float = Field(1.0, gt=0, description="priority policy: of a second of waiting")
+    remaining_weight: float = Field(
+        0.5, ge=0, description="priority policy: of 1 / the expected number of tokens"
+    )
+    priority_weight: float = Field(2.0, ge=0, description="priority policy: of a priority's point")
+    tenant_weights: str = Field(
+        "", description="fair policy: shares, TENANT=WEIGHT[,TENANT=WEIGHT]; 1 where not named"
+    )
+    enable_preemption: bool = Field(
+        True,
+        description="take running sequences out when blocks run out or a much more urgent job "
+        "waits; without it nobody is let in for whom there might be no blocks later",
+    )
+    preemption_margin_s: float = Field(
+        10.0, ge=0, description="priority policy: how much more urgent, in seconds of waiting"
+    )
+    prefix_caching: bool = Field(
+        True, description="do not compute again what a block of the same tenant holds"
+    )
+    max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
+    max_step_tokens: int = Field(
+        2048, ge=1, description="tokens in a step at most; long prompts are split into chunks"
+    )
+    target_step_ms: float = Field(
+        0.0, ge=0, description="adapt the tokens of a step so that it takes this long; 0: do not"
+    )
+    max_steps_in_flight: int = Field(2, ge=1, le=8, description="steps planned ahead of reports")
+    record_dir: str = Field("", description="write what each step did here, without any text")
+    record_events_dir: str = Field(
+        "", description="write what was decided and why here, to be replayed; without any text"
+    )
+
+    @model_validator(mode="after")
+    def _has_order(self) -> Self:
+        _ = self.order
+        return self
+
+    @property
+    def order(self) -> Order:
+        """The policy and its weights. Raises ValueError where they are none."""
+        return Order(
+            policy=self.policy,
+            wait_weight=self.wait_weight,
+            remaining_weight=self.remaining_weight,
+            priority_weight=self.priority_weight,
+            tenant_weights=_weights(self.tenant_weights),
+        )
+
+    @property
+    def preemption_margin(self) -> float:
+        """By how much a rank must be lower to displace another; infinite: never.
+
+        Only priorities make a job more urgent than those that came before it.
+        """
+        displaces = self.enable_preemption and self.policy == "priority"
+        return self.preemption_margin_s if displaces else math.inf
+
+
+class SchedulerSettings(PlanningSettings):
+    """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")
     model_name: str = Field("", description="name to serve it under; default: its last part")
@@ -25,21 +101,12 @@ class SchedulerSettings(BaseSettings):
     durability: Literal["local", "fsync", "replicated"] = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"
     )
-    max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
-    max_step_tokens: int = Field(
-        2048, ge=1, description="tokens in a step at most; long prompts are split into chunks"
-    )
-    max_steps_in_flight: int = Field(2, ge=1, le=8, description="steps planned ahead of reports")
     max_queued_jobs: int = Field(10_000, ge=1, description="queued jobs at most, then refusal")
     retention_s: float = Field(86_400, gt=0, description="how long an ended job can be read")
     lease_ttl_s: float = Field(5.0, ge=0.5, description="a silent scheduler loses its workers then")
     step_timeout_s: float = Field(60.0, gt=0, description="a worker silent for so long is dead")
     disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
     wait_for_worker: bool = Field(False, description="say ready only once a worker is driven")
-    record_dir: str = Field("", description="write what each step did here, without any text")
-    record_events_dir: str = Field(
-        "", description="write what each lane's core was told and wanted here, without any text"
-    )
     reflection: bool = Field(True, description="serve gRPC reflection")
 
     @field_validator("workers")
@@ -55,3 +122,14 @@ class SchedulerSettings(BaseSettings):
     def worker_addresses(self) -> tuple[str, ...]:
         """The addresses as given, not yet resolved."""
         return tuple(filter(None, self.workers.split(",")))
+
+
+def _weights(text: str) -> dict[str, float]:
+    weights = {}
+    for item in filter(None, text.split(",")):
+        tenant, _, weight = item.rpartition("=")
+        try:
+            weights[tenant] = float(weight)
+        except ValueError:
+            raise ValueError(f"tenant_weights: {item!r} is not TENANT=WEIGHT") from None
+    return weights

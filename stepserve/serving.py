@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protos.errors import StepserveError
+from stepserve.flags import flag
 from stepserve.ready import ready_fields
 from stepserve.tether import tethered
 
@@ -37,7 +38,7 @@ def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterato
     Raises ServeFailed where it ends before it is ready; its message is on stderr.
     ``redis_url`` is no flag: it may hold a password, and command lines can be read by others.
     """
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    options = [flag(name, value) for name, value in flags.items()]
     process = subprocess.Popen(
         tethered("stepserve.cli", "up", f"--model={model}", "--port=0", *options),
         stdout=subprocess.PIPE,

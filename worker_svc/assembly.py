@@ -9,6 +9,7 @@ import torch
 from protos.step import WorkerInfo
 from worker_svc.checkpoint import first_line
 from worker_svc.kernels import KernelsUnavailable, select
+from worker_svc.layout import layout_for
 from worker_svc.limits import Limits
 from worker_svc.loading import LoadedModel, load_model
 from worker_svc.room import WorkerUnavailable, make_room
@@ -35,10 +36,11 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
         torch.set_num_threads(settings.num_threads)
     device = _device(settings.device)
     try:
-        kernels = select(settings.kernels, device)
+        kernels = select(settings.kernels, device, settings.attention)
         model = load_model(settings.model, settings.dtype, device, kernels)
-        limits, cache = make_room(settings, model)
-        runner = Runner(model.decoder, cache, limits)
+        layout = layout_for(settings.attention, settings.batching)
+        limits, cache = make_room(settings, model, layout)
+        runner = Runner(model.decoder, cache, limits, layout)
         runner.warm_up()
     except KernelsUnavailable as error:
         raise WorkerUnavailable(f"--kernels {settings.kernels}: {error}") from error

@@ -70,7 +70,7 @@ class Decoder:
         write = RotaryWrite(self._cos, self._sin, batch.positions, batch.slots, k_cache, v_cache)
         kernels.rotary_write(query, key, value, write)
         mixed = kernels.paged_attention(
-            query, k_cache, v_cache, batch.ragged, config.head_dim**-0.5, config.windows[index]
+            query, k_cache, v_cache, batch.context, config.head_dim**-0.5, config.windows[index]
         )
         return layer.output(mixed.reshape(-1, config.num_heads * config.head_dim))
 

@@ -95,6 +95,12 @@ class Residents:
         self._live: dict[int, Resident] = {}
         self._ended: dict[int, int] = {}
         self._free_lines = list(range(limits.max_batch_size - 1, -1, -1))
+        self._most_live = 0
+
+    @property
+    def num_dead(self) -> int:
+        """Places that those who left have left empty since there was last nobody."""
+        return self._most_live - len(self._live)
 
     def describe(self) -> tuple[ResidentSequence, ...]:
         """Every live sequence, as a HelloReply tells it."""
@@ -164,6 +170,7 @@ class Residents:
         for resident in plan.admitted:
             resident.line = self._free_lines.pop()
             self._live[resident.sequence_id] = resident
+        self._most_live = max(self._most_live, len(self._live))
         for row in plan.rows:
             row.resident.block_ids += row.new_block_ids
 
@@ -180,6 +187,8 @@ class Residents:
 
     def _remove(self, resident: Resident) -> None:
         del self._live[resident.sequence_id]
+        if not self._live:
+            self._most_live = 0
         self._free_lines.append(resident.line)
 
 

@@ -10,6 +10,7 @@ from kvstore.blocks import num_blocks_for
 from kvstore.cache import CacheShape, KVCache
 from protos.errors import StepserveError
 from worker_svc.checkpoint import first_line
+from worker_svc.layout import Layout
 from worker_svc.limits import Limits
 from worker_svc.loading import LoadedModel
 from worker_svc.memory import free_bytes, peak_bytes
@@ -25,7 +26,9 @@ class WorkerUnavailable(StepserveError):
     """These settings can't be served on this machine; the message says what to change."""
 
 
-def make_room(settings: WorkerSettings, model: LoadedModel) -> tuple[Limits, KVCache]:
+def make_room(
+    settings: WorkerSettings, model: LoadedModel, layout: Layout
+) -> tuple[Limits, KVCache]:
     """The cache, and the limits that it and the model set. Raises WorkerUnavailable."""
     config, device = model.config, model.decoder.device
     shape = model.cache_shape(settings.block_size)
@@ -42,9 +45,11 @@ def make_room(settings: WorkerSettings, model: LoadedModel) -> tuple[Limits, KVC
         _check_num_blocks(num_blocks, shape, device)
     else:
         fraction = settings.memory_fraction or MEMORY_FRACTIONS[device.type]
-        num_blocks = _num_blocks_free(fraction, model, shape, limits)
+        num_blocks = _num_blocks_free(fraction, model, layout, limits)
     num_places = num_blocks * settings.block_size
     limits = replace(limits, num_blocks=num_blocks, max_context=min(limits.max_context, num_places))
+    if settings.attention == "padded" and device.type == "cpu":
+        _check_rectangle(model, layout, limits)
     try:
         return limits, KVCache(shape, num_blocks, device)
     except RuntimeError as error:
@@ -71,17 +76,43 @@ def _check_num_blocks(num_blocks: int, shape: CacheShape, device: torch.device) 
         )
 
 
-def _num_blocks_free(fraction: float, model: LoadedModel, shape: CacheShape, limits: Limits) -> int:
+def _check_rectangle(model: LoadedModel, layout: Layout, limits: Limits) -> None:
+    """Raise WorkerUnavailable where the largest padded step does not fit beside a CPU's cache.
+
+    A GPU's step is measured, a CPU's cannot be: this counts what the decoder and attention hold
+    at once, the mask with the booleans that it is made from.
+    """
+    config, itemsize = model.config, model.decoder.dtype.itemsize
+    rows = layout.largest_rows(limits)
+    num_positions, context = sum(count for count, _ in rows), rows[0][1]
+    heads = 2 * (config.num_heads + config.num_kv_heads)
+    layer = 4 * config.hidden_size + max(3 * config.intermediate_size, heads * config.head_dim)
+    gathered = 2 * len(rows) * context * config.num_kv_heads * config.head_dim
+    step = (num_positions * layer + gathered) * itemsize
+    step += num_positions * context * (itemsize + 2)
+    cache = limits.num_blocks * model.cache_shape(limits.block_size).bytes_per_block
+    free = free_bytes(model.decoder.device) - cache
+    if step > free:
+        raise WorkerUnavailable(
+            f"--attention padded: the largest step takes {step / 2**30:.1f} GiB, "
+            f"{max(0, free) / 2**30:.1f} GiB are left beside the KV cache: "
+            "lower --max-batch-size, --max-step-tokens or --max-context"
+        )
+
+
+def _num_blocks_free(fraction: float, model: LoadedModel, layout: Layout, limits: Limits) -> int:
     """A GPU's memory is all taken; of a CPU's no more than can be used."""
-    device = model.decoder.device
+    device, shape = model.decoder.device, model.cache_shape(limits.block_size)
     if device.type == "cpu":
         wanted = limits.max_batch_size * num_blocks_for(limits.max_context, limits.block_size)
         num_blocks = min(wanted, shape.num_blocks_that_fit(free_bytes(device), fraction))
     else:
 
         def execute_the_largest() -> None:
-            trial = Runner(model.decoder, KVCache(shape, limits.num_blocks, device), limits)
-            trial.execute(largest_step(limits))
+            command = largest_step(limits, layout)
+            enough = replace(limits, max_step_tokens=sum(command.row_num_tokens))
+            cache = KVCache(shape, limits.num_blocks, device)
+            Runner(model.decoder, cache, enough, layout).execute(command)
 
         step = peak_bytes(device, execute_the_largest)
         total = torch.cuda.get_device_properties(device).total_memory

@@ -16,8 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from worker_svc.batch import Batch
-from worker_svc.kernels import Ragged
 from worker_svc.limits import Limits
 from worker_svc.resident import Resident, Row
 
@@ -95,41 +93,14 @@ class RowTable:
         packed = self._to_device(np.stack([lines, places, block_ids]))
         self.block_tables[packed[0], packed[1]] = packed[2]
 
-    def batch(self, rows: Sequence[Row]) -> Batch:
-        """Lay the rows' next tokens end to end; those that leave nothing pending are sampled."""
-        counts = np.array([row.num_tokens for row in rows])
-        starts = np.array([row.resident.num_computed for row in rows])
-        lines = np.array([row.resident.line for row in rows])
-        samples = np.array([row.num_tokens == row.resident.num_pending for row in rows])
-        context_lens = starts + counts
-        ends = counts.cumsum()
-        positions = np.arange(ends[-1]) + (starts - ends + counts).repeat(counts)
-        parts = (
-            lines,
-            [0, *ends],
-            context_lens,
-            positions,
-            lines.repeat(counts),
-            ends[samples] - 1,
-        )
-        packed = self._pack(parts)
-        row_ids, query_starts, device_lens, device_positions, token_lines, sampled = packed
-        ragged = Ragged(
-            row_ids=row_ids,
-            query_starts=query_starts,
-            context_lens=device_lens,
-            block_tables=self.block_tables,
-            max_query_len=int(counts.max()),
-            max_context_len=int(context_lens.max()),
-        )
-        blocks = self.block_tables[token_lines, device_positions // self.block_size]
-        return Batch(
-            token_ids=self.token_ids[token_lines, device_positions].long(),
-            positions=device_positions,
-            slots=blocks * self.block_size + device_positions % self.block_size,
-            ragged=ragged,
-            sample_positions=sampled.long(),
-        )
+    def tokens(self, lines: Tensor, positions: Tensor) -> Tensor:
+        """``[T]`` int64: the tokens at ``positions`` of ``lines``, ``[T]`` each."""
+        return self.token_ids[lines, positions].long()
+
+    def slots(self, lines: Tensor, positions: Tensor) -> Tensor:
+        """``[T]`` int32: where the keys and values of these tokens lie."""
+        blocks = self.block_tables[lines, positions // self.block_size]
+        return blocks * self.block_size + positions % self.block_size
 
     def append(self, residents: Sequence[Resident], token_ids: Tensor) -> None:
         """Write the tokens ``[S]`` that were chosen behind the sequences' last ones."""
@@ -138,7 +109,7 @@ class RowTable:
         )
         self.token_ids[packed[0], packed[1]] = token_ids.to(torch.int32)
 
-    def _pack(self, parts: Sequence[Sequence[int] | npt.NDArray[Any]]) -> list[Tensor]:
+    def pack(self, parts: Sequence[Sequence[int] | npt.NDArray[Any]]) -> list[Tensor]:
         """The parts as views of one int32 tensor: one copy to the device.
 
         Each begins where 16 bytes do, in every step: Triton compiles anew for another alignment.

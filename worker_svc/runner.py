@@ -16,6 +16,7 @@ from protos.step import (
     StepReport,
     TokenLogprobs,
 )
+from worker_svc.layout import Layout
 from worker_svc.limits import Limits
 from worker_svc.model import Decoder
 from worker_svc.resident import Resident, Residents, Row
@@ -34,6 +35,8 @@ class _Outcome:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     finished: list[tuple[int, FinishReason]] = field(default_factory=list)
     freed: list[tuple[int, Sequence[int]]] = field(default_factory=list)
+    num_positions: int = 0
+    num_context: int = 0
 
 
 class Runner:
@@ -43,10 +46,11 @@ class Runner:
     ledger before it sees to that.
     """
 
-    def __init__(self, decoder: Decoder, cache: KVCache, limits: Limits) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, limits: Limits, layout: Layout) -> None:
         self._decoder = decoder
         self._cache = cache
         self._limits = limits
+        self._layout = layout
         self._residents = Residents(limits)
         self._table = RowTable(limits, decoder.device)
         self._sampler = Sampler(self._table, decoder.kernels)
@@ -88,17 +92,20 @@ class Runner:
             finished=tuple(outcome.finished),
             freed=tuple(outcome.freed),
             duration_us=(time.perf_counter_ns() - started_ns) // 1000,
+            num_positions=outcome.num_positions,
+            num_context=outcome.num_context,
         )
 
     def _compute(self, rows: Sequence[Row], step: int, outcome: _Outcome) -> None:
-        batch = self._table.batch(rows)
+        batch = self._layout.lay(rows, self._table, self._residents.num_dead)
+        outcome.num_positions, outcome.num_context = batch.num_positions, batch.num_context
         logits = self._decoder.forward(batch, self._cache)
         for row in rows:
             row.resident.num_computed += row.num_tokens
         complete = [row.resident for row in rows if row.resident.num_pending == 0]
         if not complete:
             return
-        sampled = self._sampler.sample(logits, complete)
+        sampled = self._sampler.sample(logits[: len(complete)], complete)
         self._table.append(complete, sampled.token_ids)
         chosen = zip(sampled.token_ids.tolist(), sampled.is_finite.tolist(), strict=True)
         for position, (resident, (token_id, is_finite)) in enumerate(

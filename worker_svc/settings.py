@@ -24,6 +24,17 @@ class WorkerSettings(BaseSettings):
     kernels: Literal["auto", "triton", "cpu", "torch"] = Field(
         "auto", description="auto: triton on cuda, compiled CPU kernels elsewhere"
     )
+    attention: Literal["paged", "grouped", "padded"] = Field(
+        "paged",
+        description="paged: every row's context is read where its blocks lie, nothing is padded; "
+        "grouped: rows of equal lengths are gathered and attended to together; "
+        "padded: the whole step is a rectangle, each row as long as the longest",
+    )
+    batching: Literal["continuous", "static"] = Field(
+        "continuous",
+        description="static, with --attention padded: the rectangle keeps a row for each sequence "
+        "that has ended until none lives any more, as transformers' generate does",
+    )
     block_size: int = Field(16, ge=1, le=1024, description="token places in a block of KV cache")
     num_blocks: int | None = Field(
         None, ge=1, description="blocks in the KV cache; default: what the free memory holds"

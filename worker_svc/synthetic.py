@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from kvstore.blocks import num_blocks_for
 from protos.step import Admission, Sampling, StepCommand
+from worker_svc.layout import Layout
 from worker_svc.limits import MAX_LOGPROBS, Limits
 
 # A context that attention's Triton kernel divides, where the longest one is not too long for that.
@@ -28,13 +29,10 @@ def warm_up_steps(limits: Limits) -> Iterator[StepCommand]:
         yield _step([row], sampling, limits)
 
 
-def largest_step(limits: Limits) -> StepCommand:
-    """As many rows, tokens and context as there can be, each row through every sampling stage."""
-    num_rows = min(limits.max_batch_size, limits.max_step_tokens)
-    longest = limits.max_context - 1
-    num_tokens = min(limits.max_step_tokens // num_rows, longest)
+def largest_step(limits: Limits, layout: Layout) -> StepCommand:
+    """The step that takes the most memory, each row through every sampling stage."""
     sampling = Sampling(max_tokens=1, top_p=0.9, repetition_penalty=1.1, num_logprobs=MAX_LOGPROBS)
-    return _step([(num_tokens, longest)] * num_rows, sampling, limits)
+    return _step(layout.largest_rows(limits), sampling, limits)
 
 
 def _step(rows: Sequence[tuple[int, int]], sampling: Sampling, limits: Limits) -> StepCommand:

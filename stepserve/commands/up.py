@@ -13,22 +13,21 @@ from types import FrameType
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from scheduler_svc.settings import PlanningSettings
+from stepserve.flags import flag
 from stepserve.processes import Service, Stopped, Supervisor, check_port
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
 
 
-class Up(BaseSettings):
+class Up(PlanningSettings):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
     what dies, and prints `ready grpc=HOST:PORT model=NAME` when a job can be submitted.
     """
-
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
 
     model: str = Field(description="checkpoint directory or Hugging Face id")
     model_name: str = Field("", description="name to serve it under; default: its last part")
@@ -43,12 +42,11 @@ class Up(BaseSettings):
     durability: Literal["local", "fsync"] = Field(
         "local", description="what a job survives: killed processes, or a host's crash"
     )
-    batching: Literal["continuous"] = Field("continuous", description="how batches are formed")
-    attention: Literal["paged"] = Field("paged", description="how the worker attends")
-    policy: Literal["fcfs"] = Field("fcfs", description="which waiting job goes first")
-    max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
-    max_step_tokens: int = Field(2048, ge=1, description="tokens in a step at most")
-    max_steps_in_flight: int = Field(2, ge=1, le=8, description="steps planned ahead of reports")
+    attention: Literal["paged", "grouped", "padded"] = Field(
+        "paged",
+        description="paged: each row through its block table; grouped: rows of equal length "
+        "together; padded: one rectangle, as long as the longest row",
+    )
     block_size: int = Field(16, ge=1, description="tokens in a KV block")
     num_blocks: int | None = Field(None, ge=1, description="KV blocks; default: what memory holds")
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = Field(
@@ -59,7 +57,6 @@ class Up(BaseSettings):
         "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")
-    record_dir: str = Field("", description="write what each step did here, without any text")
 
     @model_validator(mode="after")
     def _has_ports(self) -> Self:
@@ -126,8 +123,8 @@ class Up(BaseSettings):
 
     def _worker(self, number: int) -> Service:
         flags = self._flags(
-            "model", "model_name", "block_size", "num_blocks", "max_batch_size",
-            "max_step_tokens", "dtype", "device", "kernels", "num_threads",
+            "model", "model_name", "attention", "batching", "block_size", "num_blocks",
+            "max_batch_size", "max_step_tokens", "dtype", "device", "kernels", "num_threads",
         )  # fmt: skip
         if self.device == "cpu" and self.workers > 1:
             # They look at the free memory at the same moment; each takes its part of the share.
@@ -136,9 +133,8 @@ class Up(BaseSettings):
 
     def _scheduler(self, number: int, redis_url: str, addresses: list[str]) -> Service:
         flags = self._flags(
-            "model", "model_name", "host", "durability", "max_batch_size", "max_step_tokens",
-            "max_steps_in_flight", "record_dir",
-        )  # fmt: skip
+            "model", "model_name", "host", "durability", *PlanningSettings.model_fields
+        )
         port = self.port + number if self.port else 0
         return Service(
             f"scheduler {number}",
@@ -149,12 +145,8 @@ class Up(BaseSettings):
         )  # fmt: skip
 
     def _flags(self, *names: str) -> list[str]:
-        values = {name: getattr(self, name) for name in names}
-        return [
-            f"--{name.replace('_', '-')}={value}"
-            for name, value in values.items()
-            if value not in (None, "")
-        ]
+        values = ((name, getattr(self, name)) for name in names)
+        return [flag(name, value) for name, value in values if value not in (None, "")]
 
 
 @contextmanager

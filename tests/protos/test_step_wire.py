@@ -122,6 +122,8 @@ def reports(draw: st.DrawFn) -> StepReport:
         finished=tuple(draw(st.lists(st.tuples(u32, reasons), max_size=3))),
         freed=tuple(draw(st.lists(st.tuples(u32, ids), max_size=3))),
         duration_us=draw(u64),
+        num_positions=draw(u64),
+        num_context=draw(u64),
     )
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tests.worker.conftest import Assemble
 from worker_svc.engine import Engine
 from worker_svc.kernels import select
+from worker_svc.layout import Flat
 from worker_svc.limits import Limits
 from worker_svc.room import WorkerUnavailable, cache_bytes
 from worker_svc.runner import Runner
@@ -102,7 +103,7 @@ def test_the_largest_step_is_as_large_as_a_step_can_be(
     expected: tuple[int, int],
 ) -> None:
     limits = Limits(257, max_context, 4, 64, max_batch_size, max_step_tokens)
-    command = largest_step(limits)
+    command = largest_step(limits, Flat())
     num_rows, num_tokens = expected
     assert command.row_num_tokens == (num_tokens,) * num_rows
     report = assembled(max_step_tokens=64).runner.execute(command)

@@ -7,6 +7,7 @@ import random
 import torch
 
 from protos.step import Admission, Sampling
+from worker_svc.layout import Flat
 from worker_svc.limits import Limits
 from worker_svc.resident import Resident, Row
 from worker_svc.rows import RowTable
@@ -51,8 +52,8 @@ GREEDY = Sampling(max_tokens=30, temperature=0.0)
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     """The batch of the next ``counts`` tokens of each line, entry by entry."""
     rows = [Row(tables.residents[line], count, ()) for line, count in counts.items()]
-    batch = tables.table.batch(rows)
-    batch.ragged.check()
+    batch = Flat().lay(rows, tables.table, 0)
+    batch.context.check()
     tokens, positions, slots, sampled, starts = [], [], [], [], [0]
     for line, count in counts.items():
         resident = tables.residents[line]
@@ -69,15 +70,15 @@ def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     assert batch.positions.tolist() == positions
     assert batch.slots.tolist() == slots
     assert batch.sample_positions.tolist() == sampled
-    assert batch.ragged.row_ids.tolist() == list(counts)
-    assert batch.ragged.query_starts.tolist() == starts
-    assert batch.ragged.max_query_len == max(counts.values())
+    assert batch.context.row_ids.tolist() == list(counts)
+    assert batch.context.query_starts.tolist() == starts
+    assert batch.context.max_query_len == max(counts.values())
     for (line, count), length in zip(
-        counts.items(), batch.ragged.context_lens.tolist(), strict=True
+        counts.items(), batch.context.context_lens.tolist(), strict=True
     ):
         resident = tables.residents[line]
         assert length == resident.num_computed + count
-        table = batch.ragged.block_tables[line, : len(resident.block_ids)]
+        table = batch.context.block_tables[line, : len(resident.block_ids)]
         assert table.tolist() == resident.block_ids
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from worker_svc.kernels.activation import silu_mul_reference, silu_mul_triton
 from worker_svc.kernels.attention import paged_attention_reference
+from worker_svc.kernels.attention_grouped import Groups, grouped_attention
+from worker_svc.kernels.attention_padded import Rectangle, padded_attention
 from worker_svc.kernels.attention_triton import MAX_HEAD_DIM, paged_attention_triton
 from worker_svc.kernels.norm import (
     add_rms_norm_reference,
@@ -28,6 +31,9 @@ from worker_svc.kernels.rotary import (
 )
 from worker_svc.kernels.sampling import categorical_reference, categorical_triton
 
+# Where a step's tokens stand, and what each kind of attention takes: paged, grouped, padded.
+Context = Ragged | Groups | Rectangle
+
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
@@ -40,8 +46,9 @@ class Kernels:
         rotary_write: ``(query [T, Hq, D], key [T, Hkv, D], value [T, Hkv, D], RotaryWrite)``;
             rotates the query in place, writes the rotated key and the value to the cache.
         write_kv: ``(key, value, RotaryWrite)``; writes both unrotated.
-        paged_attention: ``(query [T, Hq, D], k_cache, v_cache, Ragged, scale, window) ->
-            [T, Hq, D]``; causal; window 0 is none.
+        paged_attention: ``(query [T, Hq, D], k_cache, v_cache, context, scale, window) ->
+            [T, Hq, D]``; causal; window 0 is none. The context is the ``Context`` that this
+            attention takes.
         silu_mul: ``[T, 2 I] -> [T, I]``.
         categorical: ``(logits [S, V], uniforms [S]) -> ids [S]`` int64.
         uniforms: ``(seeds [S] int64, indexes [S], offsets [S]) -> [S]`` float64 in [0, 1).
@@ -52,7 +59,7 @@ class Kernels:
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     rotary_write: Callable[[Tensor, Tensor, Tensor, RotaryWrite], None]
     write_kv: Callable[[Tensor, Tensor, RotaryWrite], None]
-    paged_attention: Callable[[Tensor, Tensor, Tensor, Ragged, float, int], Tensor]
+    paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float, int], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
     categorical: Callable[[Tensor, Tensor], Tensor]
     uniforms: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -76,16 +83,28 @@ class KernelsUnavailable(RuntimeError):
     """The kernels asked for can't run here; the message says what is missing."""
 
 
-def select(name: str, device: torch.device | str) -> Kernels:
+def select(
+    name: str,
+    device: torch.device | str,
+    attention: Literal["paged", "grouped", "padded"] = "paged",
+) -> Kernels:
     """The kernels called ``name`` ("auto", "triton", "cpu" or "torch") for ``device``.
 
-    "auto" is "triton" on a CUDA device and "cpu" elsewhere.
+    "auto" is "triton" on a CUDA device and "cpu" elsewhere. Attention that gathers what it reads,
+    "grouped" and "padded", is the same in all of them.
 
     Raises:
         ValueError: no such kernels.
         KernelsUnavailable: they need a package or a device that is not there.
     """
-    device = torch.device(device)
+    kernels = _select(name, torch.device(device))
+    if attention == "paged":
+        return kernels
+    gathering = grouped_attention if attention == "grouped" else padded_attention
+    return replace(kernels, paged_attention=gathering)
+
+
+def _select(name: str, device: torch.device) -> Kernels:
     if name == "auto":
         name = "triton" if device.type == "cuda" else "cpu"
     if name == "torch":

@@ -181,7 +181,7 @@ class Sampling(_message.Message):
     def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop_token_ids: _Optional[bytes] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., logit_bias_ids: _Optional[bytes] = ..., logit_bias_values: _Optional[bytes] = ..., num_logprobs: _Optional[int] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("incarnation", "epoch", "step", "token_sequence_ids", "token_offsets", "token_ids", "logprobs", "finished_ids", "finish_reasons", "freed_ids", "freed_num_blocks", "freed_block_ids", "duration_us")
+    __slots__ = ("incarnation", "epoch", "step", "token_sequence_ids", "token_offsets", "token_ids", "logprobs", "finished_ids", "finish_reasons", "freed_ids", "freed_num_blocks", "freed_block_ids", "duration_us", "num_positions", "num_context")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +195,8 @@ class StepReport(_message.Message):
     FREED_NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     FREED_BLOCK_IDS_FIELD_NUMBER: _ClassVar[int]
     DURATION_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     epoch: int
     step: int
@@ -208,7 +210,9 @@ class StepReport(_message.Message):
     freed_num_blocks: bytes
     freed_block_ids: bytes
     duration_us: int
-    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., token_sequence_ids: _Optional[bytes] = ..., token_offsets: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., logprobs: _Optional[_Iterable[_Union[RowLogprobs, _Mapping]]] = ..., finished_ids: _Optional[bytes] = ..., finish_reasons: _Optional[bytes] = ..., freed_ids: _Optional[bytes] = ..., freed_num_blocks: _Optional[bytes] = ..., freed_block_ids: _Optional[bytes] = ..., duration_us: _Optional[int] = ...) -> None: ...
+    num_positions: int
+    num_context: int
+    def __init__(self, incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., token_sequence_ids: _Optional[bytes] = ..., token_offsets: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., logprobs: _Optional[_Iterable[_Union[RowLogprobs, _Mapping]]] = ..., finished_ids: _Optional[bytes] = ..., finish_reasons: _Optional[bytes] = ..., freed_ids: _Optional[bytes] = ..., freed_num_blocks: _Optional[bytes] = ..., freed_block_ids: _Optional[bytes] = ..., duration_us: _Optional[int] = ..., num_positions: _Optional[int] = ..., num_context: _Optional[int] = ...) -> None: ...
 
 class RowLogprobs(_message.Message):
     __slots__ = ("position", "logprob", "top_ids", "top_logprobs")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from worker_svc.kernels import Ragged
@@ -88,3 +89,20 @@ ATTENTION_CASES = (
 def with_dtype(dtype: torch.dtype) -> tuple[AttentionCase, ...]:
     """Every attention case in one dtype."""
     return tuple(replace(case, dtype=dtype) for case in ATTENTION_CASES)
+
+
+@st.composite
+def random_cases(draw: st.DrawFn) -> AttentionCase:
+    """A case of any shape, in float64."""
+    lengths = st.tuples(st.integers(0, 40), st.integers(0, 100)).map(lambda q: (q[0], q[0] + q[1]))
+    rows = draw(st.lists(lengths, min_size=1, max_size=5).map(tuple))
+    num_kv_heads = draw(st.integers(1, 3))
+    return AttentionCase(
+        rows=rows,
+        num_heads=num_kv_heads * draw(st.integers(1, 5)),
+        num_kv_heads=num_kv_heads,
+        head_dim=2 * draw(st.integers(1, 20)),
+        block_size=draw(st.sampled_from([1, 3, 8, 16, 32, 128])),
+        window=draw(st.sampled_from([0, 1, 5, 64, 70])),
+        dtype=torch.float64,
+    )

@@ -13,9 +13,14 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase, with_dtype
+from tests.worker.kernels.cases import (
+    ATTENTION_CASES,
+    MIXED,
+    AttentionCase,
+    random_cases,
+    with_dtype,
+)
 from worker_svc.kernels import Ragged
 from worker_svc.kernels.attention import paged_attention_reference
 from worker_svc.kernels.attention_cpu import paged_attention_cpu
@@ -60,24 +65,8 @@ def test_two_threads_share_the_work_to_the_same_bits() -> None:
     assert torch.equal(paged_attention_cpu(**arguments), expected)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> AttentionCase:
-    lengths = st.tuples(st.integers(0, 40), st.integers(0, 100)).map(lambda q: (q[0], q[0] + q[1]))
-    rows = draw(st.lists(lengths, min_size=1, max_size=5).map(tuple))
-    num_kv_heads = draw(st.integers(1, 3))
-    return AttentionCase(
-        rows=rows,
-        num_heads=num_kv_heads * draw(st.integers(1, 5)),
-        num_kv_heads=num_kv_heads,
-        head_dim=2 * draw(st.integers(1, 20)),
-        block_size=draw(st.sampled_from([1, 3, 8, 16, 32, 128])),
-        window=draw(st.sampled_from([0, 1, 5, 64, 70])),
-        dtype=torch.float64,
-    )
-
-
 @settings(max_examples=60, deadline=None)
-@given(cases())
+@given(random_cases())
 def test_equals_the_reference_for_any_shape(case: AttentionCase) -> None:
     check(case)
 

@@ -30,6 +30,7 @@ from worker_svc.kernels.norm import add_rms_norm_triton, rms_norm_triton
 from worker_svc.kernels.philox import uniforms_triton
 from worker_svc.kernels.rotary import rotary_write_triton, write_kv_triton
 from worker_svc.kernels.sampling import categorical_triton
+from worker_svc.layout import Flat
 from worker_svc.limits import Limits
 from worker_svc.resident import Resident, Row
 from worker_svc.rows import RowTable
@@ -152,7 +153,7 @@ def batch_of(rows: list[tuple[int, int]]) -> Batch:
         resident = Resident.of(admission, LIMITS.max_context)
         resident.line = line
         laid.append(Row(resident, num_tokens, ()))
-    return table.batch(laid)
+    return Flat().lay(laid, table, 0)
 
 
 def launch_step(batch: Batch) -> None:
@@ -163,7 +164,7 @@ def launch_step(batch: Batch) -> None:
     cache = torch.zeros(4, 2, 16, 64, dtype=torch.bfloat16)
     args = RotaryWrite(table, table, batch.positions, batch.slots, cache, cache)
     rotary_write_triton(query, key, value, args)
-    paged_attention_triton(query, cache, cache, batch.ragged, 0.1, 0)
+    paged_attention_triton(query, cache, cache, batch.context, 0.1, 0)
     numbers = torch.zeros(num_sampled, dtype=torch.int64)
     uniforms_triton(numbers, numbers, numbers)
     categorical_triton(torch.zeros(num_sampled, 1024), torch.zeros(num_sampled))

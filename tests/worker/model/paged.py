@@ -88,7 +88,8 @@ class PagedModel:
         last = torch.tensor(starts[1:], dtype=torch.int64) - 1
         wanted = {"all": torch.arange(len(token_ids)), "last": last, "none": last[:0]}
         tokens = torch.tensor(token_ids, dtype=torch.int64)
-        return Batch(tokens, _int32(positions), _int32(slots), ragged, wanted[sampled])
+        places = (_int32(positions), _int32(slots))
+        return Batch(tokens, *places, ragged, wanted[sampled], sum(context_lens))
 
 
 def random_tokens(vocab_size: int, length: int, seed: int) -> list[int]:
