@@ -34,7 +34,8 @@ def requests(seed: int) -> list[Request]:
         Request(
             prompt_token_ids=shared[: chance.choice((0, 16, 40))] + _tokens(chance, 12),
             sampling=SamplingParams(
-                max_tokens=chance.choice((3, 24, 60)),
+                max_tokens=chance.choice((3, 60, 60)),
+                ignore_eos=True,
                 temperature=chance.choice((0.0, 1.0)),
                 stop=("ab", "%") if chance.random() < 0.3 else (),
                 stop_token_ids=(11,),
