@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from protos.errors import Unavailable
 from protos.job import ClaimedJob, JobSpec
 from protos.step import HelloReply, StepCommand
 from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.claimer import Claimer
 from scheduler_svc.committer import Committer
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import (
@@ -24,6 +26,7 @@ from scheduler_svc.core.events import (
     Event,
     Requeue,
     Send,
+    Ticked,
     WorkerLost,
 )
 from scheduler_svc.core.scheduler import Core
@@ -40,7 +43,8 @@ log = logging.getLogger(__name__)
 
 # A lane whose commits lag behind pauses at this share of the reports a worker keeps.
 KEPT_REPORTS_SHARE = 0.75
-DOORBELL_WAIT_S = 1.0
+# How late a job with a deadline may be ended.
+TICK_S = 0.2
 
 
 class LeaseLost(Exception):
@@ -98,7 +102,6 @@ class Lane:
         self._shard = shard
         self._lease = lease
         self._stream = stream
-        self._fingerprint = reply.info.fingerprint
         self._core = Core(core_config(lease, reply, shard.settings))
         self._inbox = Inbox()
         self._specs: dict[str, JobSpec] = {}
@@ -106,8 +109,15 @@ class Lane:
         self._committer = Committer(shard.queue, lease, self._inbox)
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
-        self._claims: Destination[Claim] = Destination(self._claim)
-        self._keeper = LeaseKeeper(shard.queue, lease)
+        self._claimer = Claimer(
+            shard.queue,
+            lease,
+            reply.info.fingerprint,
+            self._moor,
+            self._take,
+            self._core.num_cached_tokens if shard.settings.prefix_caching else None,
+        )
+        self._keeper = LeaseKeeper(shard.queue, lease, lambda: int(self._core.pace_us))
         self._recorder = recorder
         self._trace = trace
         self._is_adrift = False
@@ -125,7 +135,8 @@ class Lane:
             self._stream.watch(),
             self._commands.run(),
             self._commits.run(),
-            self._claims.run(),
+            self._claimer.run(),
+            self._tell_time(),
             _until(stop),
         ]
         is_fenced = False
@@ -182,7 +193,7 @@ class Lane:
             case Requeue():
                 self._commits.put(effect)
             case Claim():
-                self._claims.put(effect)
+                self._claimer.want(effect)
 
     def _forget(self, job_ids: Iterable[str]) -> None:
         """Drop what is known of these jobs, unless another of their outputs goes on."""
@@ -194,22 +205,20 @@ class Lane:
         async for report in self._stream.reports():
             self._inbox.put(self._stops.annotate(report))
 
-    async def _claim(self, claim: Claim) -> None:
-        queue = self._shard.queue
-        jobs: Sequence[ClaimedJob] = ()
-        while not jobs:
-            seen = queue.num_arrivals
-            try:
-                await self._moor()
-                jobs = await queue.claim(self._lease, self._fingerprint, claim.max_jobs)
-                if not jobs:
-                    await queue.wait_for_jobs(seen, DOORBELL_WAIT_S)
-            except Unavailable:
-                await asyncio.sleep(DOORBELL_WAIT_S)
+    def _take(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Jobs were claimed: remember what is needed of them, tell the core."""
         for job in jobs:
             self._specs[job.spec.job_id] = job.spec
         self._committer.remember(jobs)
         self._inbox.put(Claimed(tuple(jobs)))
+
+    async def _tell_time(self) -> None:
+        """Tell the core what time it is while there are jobs with a deadline."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if any(spec.deadline_s for spec in self._specs.values()):
+                with contextlib.suppress(Unavailable):
+                    self._inbox.put(Ticked(await self._shard.queue.now_s()))
 
     async def _moor(self) -> None:
         """After a time in which Redis may have lost something: give back what nobody runs.

@@ -20,7 +20,7 @@ from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.lane import Shard
 from scheduler_svc.lanes import Lanes
-from scheduler_svc.queue import JobQueue, QueueLimits
+from scheduler_svc.queue import JobQueue, QueueLimits, redacted
 from scheduler_svc.settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
         lease_grace_s=settings.lease_ttl_s,
     )
     async with AsyncExitStack() as stack:
-        queue = await stack.enter_async_context(JobQueue(redis_url(settings), card.name, limits))
-        await _ping(queue, settings)
+        queue = await stack.enter_async_context(
+            JobQueue(redis_url(settings), card.name, limits, settings.order)
+        )
+        await _prepare(queue, settings)
         await stack.enter_async_context(_background(_sweep(queue)))
         address = ""
         if settings.roles != "lane":
@@ -80,11 +82,12 @@ def redis_url(settings: SchedulerSettings) -> str:
     return url
 
 
-async def _ping(queue: JobQueue, settings: SchedulerSettings) -> None:
+async def _prepare(queue: JobQueue, settings: SchedulerSettings) -> None:
+    """See that Redis is there, and that the jobs in it are in our order."""
     try:
-        await queue.ping()
+        await queue.adopt_order()
     except Unavailable as error:
-        raise StepserveError(f"no Redis at {settings.redis_url}: {error}") from None
+        raise StepserveError(f"no Redis at {redacted(settings.redis_url)}: {error}") from None
 
 
 async def _sweep(queue: JobQueue) -> None:

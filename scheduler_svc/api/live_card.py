@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from protos.errors import Unavailable
 from scheduler_svc.api.model_card import ModelCard
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import JobQueue, WorkerRecord
 
 # So old may be what is known of the workers; a submit is one round trip to Redis then.
 MAX_AGE_S = 1.0
@@ -25,6 +26,7 @@ class LiveCard:
         self._queue = queue
         self._card = card
         self._live = card
+        self._step_s = 0.0
         self._known_at_s = float("-inf")
         self._asking = asyncio.Lock()
 
@@ -34,11 +36,18 @@ class LiveCard:
         async with self._asking:
             if clock() - self._known_at_s > MAX_AGE_S:
                 with contextlib.suppress(Unavailable):
-                    self._live = replace(self._card, max_context=await self._max_context())
+                    self._look_at(await self._queue.workers())
                 self._known_at_s = clock()
             return self._live
 
-    async def _max_context(self) -> int:
-        infos = [worker.info for worker in await self._queue.workers()]
+    @property
+    def step_s(self) -> float:
+        """How long a step takes on the fastest worker; 0 while that has not been measured."""
+        return self._step_s
+
+    def _look_at(self, workers: Sequence[WorkerRecord]) -> None:
+        infos = [worker.info for worker in workers]
         limits = [int(info["max_context"]) for info in infos if "max_context" in info]
-        return min([self._card.max_context, *limits])
+        self._live = replace(self._card, max_context=min([self._card.max_context, *limits]))
+        measured = [worker.step_us for worker in workers if worker.step_us]
+        self._step_s = min(measured, default=0) / 1e6

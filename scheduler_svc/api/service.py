@@ -15,7 +15,7 @@ from scheduler_svc.api.follow import FollowHub
 from scheduler_svc.api.gate import Gate
 from scheduler_svc.api.live_card import LiveCard
 from scheduler_svc.api.model_card import ModelCard
-from scheduler_svc.api.validate import check_model, resolve
+from scheduler_svc.api.validate import check_deadline, check_model, resolve
 from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
 
 DEFAULT_LISTED_JOBS = 100
@@ -39,13 +39,13 @@ class InferenceService(wire.InferenceServicer):
         self._absence = absence
 
     async def Submit(self, request: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
-        spec = await resolve(request, await self._live_card.get())
+        spec = await self._resolve(request)
         # Only a Generate has a stream whose end could mean anything.
         submitted = await self._submit(replace(spec, cancel_on_disconnect=False))
         return wire.SubmitResponse(job_id=submitted.job_id, existed=submitted.existed)
 
     async def Generate(self, request: wire.SubmitRequest, context: Any) -> None:
-        spec = await resolve(request, await self._live_card.get())
+        spec = await self._resolve(request)
         job_id = (await self._submit(spec)).job_id
         with self._absence.stream(job_id, watch=spec.cancel_on_disconnect):
             await context.write(wire.encode_event(StreamEvent(job_id)))
@@ -86,6 +86,14 @@ class InferenceService(wire.InferenceServicer):
             num_queued_jobs=await self._queue.num_queued(),
         )
         return wire.encode_models([model])
+
+    async def _resolve(self, request: wire.SubmitRequest) -> JobSpec:
+        spec = await resolve(request, await self._live_card.get())
+        step_s = self._live_card.step_s
+        if spec.deadline_s and step_s:
+            max_tokens = spec.sampling.max_tokens
+            check_deadline(spec, await self._queue.estimate(spec.tenant, max_tokens), step_s)
+        return spec
 
     async def _submit(self, spec: JobSpec) -> Submitted:
         async with self._gate.place():

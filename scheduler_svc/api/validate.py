@@ -46,6 +46,18 @@ async def resolve(request: SubmitRequest, card: ModelCard) -> JobSpec:
     )
 
 
+def check_deadline(spec: JobSpec, num_tokens: float, step_s: float) -> None:
+    """Raise InvalidRequest where the job can't meet its deadline even if it starts at once.
+
+    It needs a step of ``step_s`` for each of the ``num_tokens`` that an output is expected
+    to become.
+    """
+    needed_s = num_tokens * step_s
+    if 0 < spec.deadline_s < needed_s:
+        problem = f"about {num_tokens:.0f} tokens need {needed_s:.3g} s at least"
+        raise InvalidRequest("deadline_s", f"{problem}, {spec.deadline_s:.3g} s are given")
+
+
 def check_model(model: str, card: ModelCard) -> None:
     """Raise NotFound unless ``model`` is the served one's name, or empty."""
     if model not in ("", card.name):

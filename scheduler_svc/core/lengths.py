@@ -19,7 +19,7 @@ class Histogram:
         self.num_samples = 0
         self._counts = [0] * (len(EDGES) + 1)
         self._totals = [0] * (len(EDGES) + 1)
-        self._tails: tuple[list[int], list[int]] | None = None
+        self._tails: tuple[list[float], list[float]] | None = None
 
     def add(self, length: int) -> None:
         """Count one output of ``length`` tokens."""
@@ -32,13 +32,19 @@ class Histogram:
     def remaining(self, generated: int) -> float:
         """Return the mean of what outputs longer than ``generated`` tokens have still to come.
 
-        Of those in the bucket of ``generated`` itself all count as longer. 0 where none is.
+        Those in the bucket of ``generated`` itself count as spread evenly over it. 0 where
+        none is longer.
         """
         if self._tails is None:
             self._tails = _tail_sums(self._counts), _tail_sums(self._totals)
-        counts, totals = self._tails
         bucket = bisect_right(EDGES, generated)
-        return max(0.0, totals[bucket] / counts[bucket] - generated) if counts[bucket] else 0.0
+        counts, totals = self._tails[0][bucket + 1], self._tails[1][bucket + 1]
+        if 0 < bucket < len(EDGES):
+            low, high = EDGES[bucket - 1], EDGES[bucket]
+            longer = self._counts[bucket] * (high - generated) / (high - low)
+            counts += longer
+            totals += longer * (generated + high) / 2
+        return totals / counts - generated if counts else 0.0
 
 
 class OutputLengths:
@@ -72,5 +78,6 @@ class OutputLengths:
         return min(limit, max(1.0, histogram.remaining(generated)))
 
 
-def _tail_sums(values: list[int]) -> list[int]:
-    return list(accumulate(reversed(values)))[::-1]
+def _tail_sums(values: list[int]) -> list[float]:
+    """Sums of each value and all after it; 0 behind the last."""
+    return [*list(accumulate(reversed(values)))[::-1], 0]

@@ -33,25 +33,25 @@ class Outcome:
         and the worker end an output together, the stop string is the reason. Raises
         ProtocolError for an unknown sequence or a token that is not the next one.
         """
-        residents = self._roster.residents
+        residents, has_ended = self._roster.residents, State.ENDED
         ends = dict(report.finished)
         marked = ends.keys() | stops.keys()
         tokens = zip(report.token_sequence_ids, report.token_offsets, report.token_ids, strict=True)
-        rows = []
+        rows: list[CommitRow] = []
+        # Once for each row of each step: what can be had before the loop is.
         for position, (sequence_id, offset, token_id) in enumerate(tokens):
             sequence = residents[sequence_id]
-            if sequence.state is State.ENDED:
+            if sequence.state is has_ended:
                 continue
             token_ids = sequence.token_ids
             if offset != len(token_ids) - sequence.num_prompt_tokens:
                 raise ProtocolError(f"{sequence.key}: offset {offset}, not {sequence.num_outputs}")
             token_ids.append(token_id)
-            wants_logprobs = sequence.sampling.num_logprobs >= 0
-            logprobs = (report.logprobs[position],) if wants_logprobs else ()
-            finish = None
-            if sequence_id in marked:
-                finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
             job_id, index = sequence.key
+            logprobs = (report.logprobs[position],) if sequence.wants_logprobs else ()
+            finish = None
+            if marked and sequence_id in marked:
+                finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
             rows.append(CommitRow(job_id, index, offset, (token_id,), logprobs, finish))
             if finish is not None:
                 self._end(sequence)

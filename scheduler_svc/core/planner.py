@@ -74,18 +74,30 @@ class Planner:
     def _continue_decodes(self, draft: Draft) -> list[Sequence]:
         """Give each decoding sequence its row; return those with more than one pending."""
         chunked = []
-        block_size = self._config.block_size
+        step, size = draft.step, self._config.block_size
         for sequence in self._roster.running.values():
             num_tokens = sequence.num_tokens
             if num_tokens - sequence.num_computed > 1:
                 chunked.append(sequence)
-            elif num_tokens >= sequence.max_length:
                 continue
-            elif num_tokens <= len(sequence.block_ids) * block_size:
-                draft.add_row(sequence, 1, 0)
-            elif self._pool.num_free:
+            if num_tokens >= sequence.max_length:
+                continue
+            num_new_blocks = 0
+            if num_tokens > len(sequence.block_ids) * size:
+                if not self._pool.num_free:
+                    continue
                 self._grow(draft, sequence, 1)
-                draft.add_row(sequence, 1, 1)
+                num_new_blocks = 1
+            # draft.add_row for one token, spelled out: most rows of most steps are this.
+            sequence.last_step = step
+            sequence.num_computed = num_tokens
+            sequence.num_tokens = num_tokens + 1
+            if not num_tokens % size:
+                draft.fills.append((sequence, num_tokens // size))
+            draft.sequence_ids.append(sequence.sequence_id)
+            draft.num_new_blocks.append(num_new_blocks)
+        draft.num_tokens += [1] * len(draft.sequence_ids)
+        draft.budget -= len(draft.sequence_ids)
         return chunked
 
     def _fuse(self, draft: Draft, chunked: list[Sequence]) -> None:
@@ -163,9 +175,11 @@ class Planner:
         """
         running = self._roster.running
         wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
-        if wanted + self._pool.num_idle(cached) + len(running) > num_free:
+        num_idle = self._pool.num_idle(cached)
+        if wanted + num_idle + len(running) > num_free:
             return False
-        return not running or self._room.holds((*running.values(), sequence))
+        num_shared = len(cached) - num_idle
+        return not running or self._room.holds(running.values(), sequence, num_shared)
 
     def _grow(self, draft: Draft, sequence: Sequence, count: int) -> None:
         block_ids = self._pool.allocate(count)

@@ -6,7 +6,7 @@ Scheduler for LLM Serving under SLA Guarantees", section 4, with expectations fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from kvstore.blocks import num_blocks_for
 from scheduler_svc.core.config import CoreConfig
@@ -21,21 +21,24 @@ class Room:
         self._config = config
         self._lengths = lengths
 
-    def holds(self, sequences: Iterable[Sequence]) -> bool:
+    def holds(self, running: Collection[Sequence], newcomer: Sequence, num_shared: int) -> bool:
         """Whether the cache holds what is to be expected of all these.
 
-        Where nobody may be preempted: whether it holds whatever they may grow to.
+        ``num_shared`` of the newcomer's blocks are held by others already. Where nobody may
+        be preempted: whether it holds whatever they may grow to.
         """
+        newcomer.num_shared = num_shared
         if self._config.enable_preemption:
-            return self._peak_blocks(sequences) <= self._config.num_blocks
+            return self._peak_blocks([*running, newcomer]) <= self._config.num_blocks
         size = self._config.block_size
-        most = sum(num_blocks_for(sequence.max_length - 1, size) for sequence in sequences)
+        most = sum(num_blocks_for(s.max_length - 1, size) for s in (*running, newcomer))
         return most <= self._config.num_blocks
 
     def _peak_blocks(self, sequences: Iterable[Sequence]) -> float:
         """Let all grow by a token a step: the need is greatest just before one of the ends."""
         size = self._config.block_size
-        futures = sorted(((self.remaining(s), s.num_tokens) for s in sequences), reverse=True)
+        futures = [(self.remaining(s), s.num_tokens - s.num_shared * size) for s in sequences]
+        futures.sort(reverse=True)
         peak = held = 0.0
         for count, (remaining, num_tokens) in enumerate(futures, start=1):
             held += num_tokens

@@ -64,11 +64,13 @@ class Sequence:
     key: tuple[str, int] = field(init=False)
     order: tuple[float, float, str, int] = field(init=False)
     num_prompt_tokens: int = field(init=False)
+    wants_logprobs: bool = field(init=False)
     num_tokens: int = field(init=False)
     num_computed: int = 0
     block_ids: list[int] = field(default_factory=list)
     last_step: int = 0  # The newest step that names it.
     block_keys: list[Key] = field(default_factory=list, repr=False)
+    num_shared: int = 0  # Blocks that others held when it was let in.
     num_indexed: int = 0  # Blocks that the prefix index has been told of.
     num_preemptions: int = 0
     num_lost: int = 0  # Tokens whose computation was lost when it was preempted.
@@ -77,6 +79,7 @@ class Sequence:
         self.key = self.spec.job_id, self.index
         self.order = self.rank, self.spec.arrival_s, *self.key
         self.num_prompt_tokens = len(self.spec.prompt_token_ids)
+        self.wants_logprobs = self.sampling.num_logprobs >= 0
         self.num_tokens = len(self.token_ids)
 
     @property

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from protos.job import ClaimedJob, Finish, JobSpec, OutputLog
-from scheduler_svc.queue.codec import Corrupt, decode_spec
+from scheduler_svc.queue.codec import Corrupt, decode_spec, unpack_u32
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import Fenced, Lease
+from scheduler_svc.queue.order import FAIR_SLACK, TIME_SLACK_S
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
 
 _MAX_PASSED_OVER = 64
 _MAX_DOUBTFUL = 1024
+# So many of the first in line are looked at for cached prefixes.
+_MAX_COMPARED = 16
+
+# How many tokens of a tenant's prompt a lane has cached.
+Prefer = Callable[[str, Sequence[int]], int]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a lane claims: so many jobs of a rank below ``max_rank``; see ``JobQueue.claim``."""
+
+    fingerprint: str
+    max_jobs: int
+    max_rank: float
+    prefer: Prefer | None
 
 
 class Claiming:
@@ -31,13 +48,13 @@ class Claiming:
         self._ending = ending
         self._doubtful: dict[int, list[str]] = {}
 
-    async def claim(self, lease: Lease, fingerprint: str, max_jobs: int) -> list[ClaimedJob]:
+    async def claim(self, lease: Lease, wish: Wish) -> list[ClaimedJob]:
         named = self._doubtful.setdefault(lease.epoch, [])
         if len(self._doubtful) > _MAX_DOUBTFUL:
             # Of a lease that was lost long ago; one that is held claims again and again.
             del self._doubtful[next(iter(self._doubtful))]
         try:
-            records = await self._take(lease, fingerprint, max_jobs, named)
+            records = await self._take(lease, wish, named)
             jobs = await self._read(records)
         except Fenced:
             self._doubtful.pop(lease.epoch, None)
@@ -70,46 +87,72 @@ class Claiming:
             raise Fenced(f"the lease on {lease.worker_id} is another's")
         return frozenset(job_id.decode() for job_id in answer)
 
-    async def _take(
-        self, lease: Lease, fingerprint: str, max_jobs: int, named: list[str]
-    ) -> list[Any]:
+    async def _take(self, lease: Lease, wish: Wish, named: list[str]) -> list[Any]:
         """Claims page by page, so that jobs for another model never hide those behind them."""
         taken: list[Any] = []
-        least, seen, page_size = "-inf", set(named), max_jobs
+        least, seen, page_size = "-inf", set(named), wish.max_jobs
+        if wish.prefer is not None:
+            page_size = max(page_size, _MAX_COMPARED)
         candidates = list(named)
         while True:
-            page, least = await self._page(least, page_size)
-            fresh = [job_id for job_id in page if job_id not in seen]
+            page = await self._page(least, wish.max_rank, page_size)
+            fresh = [job_id for job_id, _ in page if job_id not in seen]
+            if wish.prefer is not None and not seen and len(page) > wish.max_jobs:
+                fresh = await self._reorder(page, wish.fingerprint, wish.prefer)
             seen.update(fresh)
             named += fresh
             candidates += fresh
             # Also where there is none: a lane that is fenced off learns it here.
-            taken += await self._claim(lease, fingerprint, max_jobs - len(taken), candidates)
-            if not fresh or len(page) < page_size or len(taken) >= max_jobs:
+            taken += await self._claim(lease, wish, wish.max_jobs - len(taken), candidates)
+            if not fresh or len(page) < page_size or len(taken) >= wish.max_jobs:
                 return taken
-            candidates, page_size = [], max_jobs + _MAX_PASSED_OVER
+            least = repr(page[-1][1])
+            candidates, page_size = [], wish.max_jobs + _MAX_PASSED_OVER
 
-    async def _page(self, least: str, size: int) -> tuple[list[str], str]:
-        """Ids of the first jobs with a score of at least ``least``, and the last one's score."""
+    async def _page(self, least: str, max_rank: float, size: int) -> list[tuple[str, float]]:
+        """Ids and ranks of the first jobs from rank ``least`` on and below ``max_rank``."""
         answer = await self._shard.link.call(
-            *("ZRANGEBYSCORE", self._shard.keys.queue, least, "+inf"),
+            *("ZRANGEBYSCORE", self._shard.keys.queue, least, f"({max_rank!r}"),
             *("WITHSCORES", "LIMIT", 0, size),
         )
-        if not answer:
-            return [], least
-        return [job_id.decode() for job_id in answer[::2]], answer[-1].decode()
+        ids = [job_id.decode() for job_id in answer[::2]]
+        return list(zip(ids, map(float, answer[1::2]), strict=True))
+
+    async def _reorder(
+        self, page: Sequence[tuple[str, float]], fingerprint: str, prefer: Prefer
+    ) -> list[str]:
+        """The page's ids; of those close behind the first one, what is cached goes first.
+
+        Nobody is overtaken by a job whose rank is further behind than the slack, so the
+        number of those that overtake a job is bounded whatever is cached.
+        """
+        head, keys = page[:_MAX_COMPARED], self._shard.keys
+        fields = ("tenant", "prompt", "fingerprint")
+        policy, *records = await self._shard.link.pipeline(
+            [
+                ("HGET", keys.order, "policy"),
+                *(("HMGET", keys.job(job_id), *fields) for job_id, _ in head),
+            ]
+        )
+        last = head[0][1] + (FAIR_SLACK if policy == b"fair" else TIME_SLACK_S)
+        cached = {
+            job_id: prefer(tenant.decode(), unpack_u32(prompt))
+            for (job_id, rank), (tenant, prompt, of) in zip(head, records, strict=True)
+            if rank <= last and prompt and of in (None, fingerprint.encode())
+        }
+        return sorted((job_id for job_id, _ in page), key=lambda job_id: -cached.get(job_id, 0))
 
     async def _claim(
-        self, lease: Lease, fingerprint: str, room: int, candidates: Sequence[str]
+        self, lease: Lease, wish: Wish, room: int, candidates: Sequence[str]
     ) -> list[Any]:
         keys = self._shard.keys
         answer = await self._shard.run(
             "claim",
             [
                 *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.queue),
-                *map(keys.job, candidates),
+                *(keys.vtime, *map(keys.job, candidates)),
             ],
-            [lease.worker_id, lease.epoch, fingerprint, room, *candidates],
+            [lease.worker_id, lease.epoch, wish.fingerprint, room, wish.max_rank, *candidates],
         )
         if answer is None:
             raise Fenced(f"the lease on {lease.worker_id} is another's")
@@ -117,7 +160,7 @@ class Claiming:
 
     async def _read(self, records: Sequence[Any]) -> list[ClaimedJob]:
         jobs: list[ClaimedJob] = []
-        for job_id, spec, prompt, arrival, deadline, fingerprint in records:
+        for job_id, spec, prompt, arrival, deadline, fingerprint, rank in records:
             try:
                 decoded = decode_spec(spec, prompt, arrival, deadline)
                 outputs = await self._outputs(decoded, fingerprint is not None)
@@ -125,7 +168,7 @@ class Claiming:
                 log.error("job %s cannot be read: %s", job_id.decode(), error)
                 await self._ending.end(job_id.decode(), Finish("error", str(error)))
             else:
-                jobs.append(ClaimedJob(decoded, outputs))
+                jobs.append(ClaimedJob(decoded, outputs, float(rank)))
         return jobs
 
     async def _outputs(self, spec: JobSpec, has_output: bool) -> tuple[OutputLog, ...]:

@@ -9,11 +9,14 @@ from protos.errors import Unavailable
 from protos.job import Finish
 from scheduler_svc.queue.codec import encode_finish
 from scheduler_svc.queue.leasing import Leasing
+from scheduler_svc.queue.ranking import holder_of
 from scheduler_svc.queue.shard import Shard
 
 _MAX_SWEPT = 256
 _MAX_ROUNDS = 16
 _MAX_ATTEMPTS = 10
+
+OVERDUE = Finish("deadline", "the job's deadline has passed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,16 @@ class Ending:
         """Ends every output that has not ended; False where the job had ended or is unknown."""
         keys = self._shard.keys
         for _ in range(_MAX_ATTEMPTS):
-            claim = await self._shard.link.call("HGET", keys.job(job_id), "claim") or b""
-            worker_id = claim.decode().rpartition(":")[0]
+            claim, n = await self._shard.link.call("HMGET", keys.job(job_id), "claim", "n")
+            worker_id = holder_of(claim or b"")
             answer = await self._shard.run(
                 "cancel",
                 [
                     *(keys.job(job_id), keys.queue, keys.claims(worker_id)),
-                    *(keys.deadlines, keys.ended, keys.bell, keys.rings),
+                    *(keys.deadlines, keys.ended, keys.bell, keys.rings, keys.counters),
+                    *(keys.log(job_id, index) for index in range(int(n or 0))),
                 ],
-                [job_id, claim, encode_finish(finish)],
+                [job_id, claim or b"", encode_finish(finish)],
                 durable=True,
             )
             if answer != b"moved":
@@ -76,7 +80,7 @@ class Ending:
         return num_settled
 
     async def _end_overdue(self, job_id: str) -> bool:
-        return await self.end(job_id, Finish("deadline", "the job's deadline has passed"))
+        return await self.end(job_id, OVERDUE)
 
     async def _due(self, index: str, until: float) -> list[str]:
         members = await self._shard.link.call(

@@ -24,10 +24,14 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker that a lane drives now; ``info`` is what its lane told about it."""
+    """A worker that a lane drives now; ``info`` is what its lane told about it.
+
+    ``step_us``: how long a step takes there; 0 while that has not been measured.
+    """
 
     worker_id: str
     holder: str
     epoch: int
     expires_s: float
     info: Mapping[str, str]
+    step_us: int = 0

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from scheduler_svc.queue.lease import Lease, WorkerRecord
 from scheduler_svc.queue.shard import Shard
 
+_RECORD_FIELDS = ("holder", "epoch", "expires", "info", "step_us")
+
 
 class Leasing:
     """The leases of one shard. A lease that is taken over raises the epoch: that is the fence."""
@@ -32,11 +34,11 @@ class Leasing:
         )
         return None if epoch is None else Lease(worker_id, holder, int(epoch), ttl_ms)
 
-    async def renew(self, lease: Lease) -> bool:
+    async def renew(self, lease: Lease, step_us: int = 0) -> bool:
         answer = await self._shard.run(
             "renew",
             [self._shard.keys.lease(lease.worker_id), self._shard.keys.workers],
-            [lease.worker_id, lease.epoch, lease.ttl_ms],
+            [lease.worker_id, lease.epoch, lease.ttl_ms, step_us],
         )
         return answer is not None
 
@@ -67,11 +69,12 @@ async def live_workers(shard: Shard) -> list[WorkerRecord]:
     (seconds, microseconds), ids = await link.pipeline([("TIME",), ("ZRANGE", keys.workers, 0, -1)])
     now_s = seconds + microseconds / 1e6
     names = [worker_id.decode() for worker_id in ids]
-    leases = await link.pipeline(
-        [("HMGET", keys.lease(name), "holder", "epoch", "expires", "info") for name in names]
-    )
+    leases = await link.pipeline([("HMGET", keys.lease(name), *_RECORD_FIELDS) for name in names])
     return [
-        WorkerRecord(name, holder.decode(), int(epoch), int(expires) / 1000, json.loads(info))
-        for name, (holder, epoch, expires, info) in zip(names, leases, strict=True)
+        WorkerRecord(
+            *(name, holder.decode(), int(epoch), int(expires) / 1000),
+            *(json.loads(info), int(step_us or 0)),
+        )
+        for name, (holder, epoch, expires, info, step_us) in zip(names, leases, strict=True)
         if holder and int(expires) / 1000 > now_s
     ]

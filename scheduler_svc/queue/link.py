@@ -66,6 +66,12 @@ class PacksFast:
         return [b"".join(parts)]
 
 
+def redacted(url: str) -> str:
+    """Return a Redis URL without its password, for messages and logs."""
+    url = re.sub(r"(://[^:@/?#]*):[^/?#]*@", r"\1:***@", url)
+    return re.sub(r"(?<=[?&]password=)[^&#]*", "***", url)
+
+
 class RedisLink:
     """Runs scripts and commands. Everything raises Unavailable when Redis does not serve.
 

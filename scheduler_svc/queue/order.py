@@ -18,6 +18,9 @@ Policy = Literal["fcfs", "priority", "fair"]
 # those of Sheng et al., "Fairness in Serving Large Language Models" (2024).
 PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1.0, 2.0
 
+# How far affinity to a cached prefix may go against the order: virtual tokens, or arrival.
+FAIR_SLACK, TIME_SLACK_S = 2048.0, 1.0
+
 # So many outputs must have finished before their mean length says anything.
 _MIN_FINISHED = 8
 # At so many the counts are halved: what finished long ago fades.
@@ -50,11 +53,8 @@ class Order:
 
     @property
     def affinity_slack(self) -> float:
-        """How far behind another a job of a cached prefix may go first: in ranks.
-
-        One second of arrival; under "fair" 2,048 virtual tokens.
-        """
-        return 2048.0 if self.policy == "fair" else 1.0
+        """How far behind the first in line a job of a cached prefix may go first, in ranks."""
+        return FAIR_SLACK if self.policy == "fair" else TIME_SLACK_S
 
 
 def time_rank(order: Order, arrival_s: float, priority: int, estimate: float) -> float:

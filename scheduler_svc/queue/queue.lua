@@ -5,20 +5,33 @@ This file is split at the lines that begin with "--@"; the section "common" is p
 front of every other one. A script touches only the keys that it is given in KEYS;
 all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster slot.
 
-  queue           zset    id -> score, lowest first; the jobs that wait
+  queue           zset    id -> rank, lowest first; the jobs that wait
   jobs            zset    id -> arrival, every job that is remembered
   ended           zset    id -> when it ended
   deadlines       zset    id -> deadline, of jobs that have one and have not ended
   workers         zset    worker id -> when its lease expires (ms)
-  job:ID          hash    spec (JSON), prompt (u32s), n, arrival, deadline, idem (digest);
+  job:ID          hash    spec (JSON), prompt (u32s), n, arrival, deadline, idem (digest),
+                          tenant, priority, max_tokens;
                           open (outputs that have not ended), fN (finish of output N),
                           claim ("worker:epoch" that holds it or last held it),
-                          fingerprint (of the model its output is from), ended (when)
+                          fingerprint (of the model its output is from), ended (when),
+                          share (what is reserved, under the policy "fair": three doubles,
+                          the tenant's weight, the expected cost of each output and that of
+                          the prompt, then the tenant)
   log:ID:N        string  tokens of output N, little-endian u32 each
   lp:ID:N         list    log-probabilities of output N, one entry for each token
   idem:DIGEST     string  job id; DIGEST is of tenant and idempotency key
-  lease:WORKER    hash    epoch, holder, expires (ms), info (JSON), fingerprint
-  claims:WORKER   zset    id -> score it had in the queue; what the lease's holder runs
+  lease:WORKER    hash    epoch, holder, expires (ms), info (JSON), fingerprint,
+                          step_us (how long a step takes there, once that was measured)
+  claims:WORKER   zset    id -> rank; what the lease's holder runs
+  order           hash    the order that all submits rank by, whoever sends them: policy,
+                          wait, remaining, priority (weights), weight:TENANT (of those that
+                          have one), terms (all of it as text, to compare)
+  unranked        zset    id -> rank; live jobs whose rank is of an earlier order
+  lengths         hash    "all" or "of:TENANT" -> how many outputs ended by themselves and
+                          their tokens (two doubles; the counts fade, see order.py)
+  counters        hash    tenant -> virtual tokens it was charged, under "fair"
+  vtime           string  virtual time: the highest rank that was claimed, under "fair"
   rings           string  number of the last doorbell entry
   bell            stream  doorbell; entry "N-0" holds one field: what happened
                           ("queued", "moved", "ended") and the job ids, NUL between them
@@ -27,7 +40,8 @@ A job is queued while it is in queue, running while it is in a claims set, and e
 for good once its hash has "ended". Times are Redis's own; job times are seconds with
 six decimals. A script that needs a lease compares epochs, never times, and answers nil
 where the lease has another one: the caller is fenced off and nothing was changed.
-Every script may be sent again after a lost answer.
+Every script may be sent again after a lost answer. order.py has the rules of ranks,
+lengths and counters, and is the twin of what is done with them here.
 ]]
 
 --@ common
@@ -44,6 +58,67 @@ end
 local function ring(bell, rings, kind, ids)
   local number = redis.call('INCR', rings)
   redis.call('XADD', bell, 'MAXLEN', '~', 1024, number .. '-0', kind, table.concat(ids, '\0'))
+end
+
+-- A number as text that loses nothing.
+local function exact(number)
+  return string.format('%.17g', number)
+end
+
+local PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
+
+-- Lengths.estimate of order.py.
+local function estimate(lengths, tenant, max_tokens)
+  for _, known in ipairs(redis.call('HMGET', lengths, 'of:' .. tenant, 'all')) do
+    if known then
+      local count, total = struct.unpack('<dd', known)
+      if count >= 8 then return math.max(1, math.min(max_tokens, total / count)) end
+    end
+  end
+  return math.max(1, max_tokens)
+end
+
+-- What was reserved for an output that ends and was not used. One without a token of a job
+-- that no lane has held has cost nothing.
+local function unused(share, num_tokens, was_held)
+  local weight, expected, cost = struct.unpack('<ddd', share)
+  if num_tokens == 0 and not was_held then cost = 0 end
+  return math.max(0, expected - (cost + num_tokens * OUTPUT_TOKEN_COST)) / weight
+end
+
+-- Adds to the counter of a share's tenant, in `due`: read once, to be stored once.
+local function add_to_counter(counters, due, share, amount)
+  if amount == 0 then return end
+  local tenant = string.sub(share, 25)
+  due[tenant] = (due[tenant] or tonumber(redis.call('HGET', counters, tenant)) or 0) + amount
+end
+
+local function store_counters(counters, due)
+  for tenant, counter in pairs(due) do
+    redis.call('HSET', counters, tenant, exact(counter))
+  end
+end
+
+-- The rank of a stored job in the stored order (time_rank and FairShares.submit of order.py).
+local function rank_of(job, order, lengths, counters, vtime)
+  local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open')
+  local tenant, arrival = asked[1], tonumber(asked[3])
+  local terms = redis.call('HMGET', order, 'policy', 'wait', 'remaining', 'priority',
+    'weight:' .. tenant)
+  if terms[1] ~= 'fair' then
+    redis.call('HDEL', job, 'share')
+    if terms[1] == 'fcfs' then return arrival end
+    local remaining = estimate(lengths, tenant, tonumber(asked[2]))
+    return arrival - (terms[4] * asked[4] + terms[3] / remaining) / terms[2]
+  end
+  local prompt = redis.call('HSTRLEN', job, 'prompt') / 4 * PROMPT_TOKEN_COST
+  local output = estimate(lengths, tenant, tonumber(asked[2])) * OUTPUT_TOKEN_COST
+  local weight, expected = tonumber(terms[5]) or 1, prompt + output
+  local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
+  local start = math.max(counter, tonumber(redis.call('GET', vtime)) or 0)
+  redis.call('HSET', counters, tenant, exact(start + asked[5] * expected / weight))
+  redis.call('HSET', job, 'share', struct.pack('<ddd', weight, expected, prompt) .. tenant)
+  return start
 end
 
 -- Puts every claimed job back to where it stood in the queue.
@@ -66,28 +141,115 @@ local function next_epoch(stored, now_us)
 end
 
 --@ submit
--- KEYS  job queue jobs deadlines bell rings [idem]
--- ARGV  id, most queued jobs, seconds to add to the score, seconds until the deadline
---       (0: none), digest, n, spec, prompt
--- Answers {id, 1 if an idempotency key matched else 0}, nil where the queue is full.
-local known = KEYS[7] and redis.call('GET', KEYS[7])
+-- KEYS  job queue jobs deadlines bell rings order lengths counters vtime [idem]
+-- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
+--       tenant, priority, max_tokens
+-- Answers {id, 1 if an idempotency key matched else 0}, nil where the queue is full,
+-- 'order' where none is stored.
+local known = KEYS[11] and redis.call('GET', KEYS[11])
 if known and known ~= ARGV[1] then return {known, 1} end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {ARGV[1], 0} end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then return false end
+if redis.call('EXISTS', KEYS[7]) == 0 then return 'order' end
 local id, now = ARGV[1], time_us()
 local arrival = seconds(now)
-redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[5], 'n', ARGV[6],
-  'open', ARGV[6], 'spec', ARGV[7], 'prompt', ARGV[8])
-if tonumber(ARGV[4]) > 0 then
-  local deadline = seconds(now + ARGV[4] * 1000000)
+redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
+  'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
+  'priority', ARGV[9], 'max_tokens', ARGV[10])
+if tonumber(ARGV[3]) > 0 then
+  local deadline = seconds(now + ARGV[3] * 1000000)
   redis.call('HSET', KEYS[1], 'deadline', deadline)
   redis.call('ZADD', KEYS[4], deadline, id)
 end
-if KEYS[7] then redis.call('SET', KEYS[7], id) end
-redis.call('ZADD', KEYS[2], seconds(now + ARGV[3] * 1000000), id)
+if KEYS[11] then redis.call('SET', KEYS[11], id) end
+local rank = rank_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
+redis.call('ZADD', KEYS[2], exact(rank), id)
 redis.call('ZADD', KEYS[3], arrival, id)
 ring(KEYS[5], KEYS[6], 'queued', {id})
 return {id, 0}
+
+--@ adopt
+-- KEYS  order unranked counters vtime workers queue, then the claims of every worker
+-- ARGV  policy, terms, number of workers, then those, then name and value of every weight
+-- Stores the order that jobs are ranked by from now on. Those that live have ranks of the
+-- order before, which say nothing in this one: they become unranked, for the script
+-- "rerank". Not where both are "fair": tags and counters are of one kind then.
+-- Answers 1 if the order was another one, 0 if not, 'moved' where the workers are others.
+local known = redis.call('HMGET', KEYS[1], 'policy', 'terms')
+if known[2] == ARGV[2] then return 0 end
+local num_workers = tonumber(ARGV[3])
+local workers = redis.call('ZRANGE', KEYS[5], 0, -1)
+if #workers ~= num_workers then return 'moved' end
+for i, worker in ipairs(workers) do
+  if worker ~= ARGV[3 + i] then return 'moved' end
+end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'policy', ARGV[1], 'terms', ARGV[2])
+for i = 4 + num_workers, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if known[1] == 'fair' and ARGV[1] == 'fair' then return 1 end
+redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('ZUNIONSTORE', KEYS[2], num_workers + 1, unpack(KEYS, 6))
+return 1
+
+--@ rerank
+-- KEYS  order unranked lengths counters vtime queue, then for every id: job, and the claims
+--       of whoever holds it or last held it
+-- ARGV  for every id: id, the job's claim as it was read ('' for none)
+-- Ranks unranked jobs anew. One whose claim has changed since stays for the next time.
+for i = 1, #ARGV, 2 do
+  local id, job, place = ARGV[i], KEYS[i + 6], nil
+  if redis.call('ZSCORE', KEYS[2], id) then
+    for _, index in ipairs({KEYS[6], KEYS[i + 7]}) do
+      if redis.call('ZSCORE', index, id) then place = index end
+    end
+    local known = redis.call('EXISTS', job) == 1
+    if place and known then
+      local rank = rank_of(job, KEYS[1], KEYS[3], KEYS[4], KEYS[5])
+      redis.call('ZADD', place, exact(rank), id)
+    end
+    if place or (redis.call('HGET', job, 'claim') or '') == ARGV[i + 1] then
+      redis.call('ZREM', KEYS[2], id)
+    end
+  end
+end
+return redis.call('ZCARD', KEYS[2])
+
+--@ estimate
+-- KEYS  lengths
+-- ARGV  tenant, max_tokens
+-- Answers how many tokens an output is expected to become, as text.
+return exact(estimate(KEYS[1], ARGV[1], tonumber(ARGV[2])))
+
+--@ prune
+-- KEYS  counters vtime lengths
+-- ARGV  most tenants to remember
+-- Forgets tenants while there are more. Counters up to the virtual time first: they say
+-- nothing. Then the lowest, whose tenants gain least by it; lengths of those of whom the
+-- fewest outputs are known.
+local most = tonumber(ARGV[1])
+local function keep(key, most, worth, least)
+  local tenants, entries = {}, redis.call('HGETALL', key)
+  for i = 1, #entries, 2 do
+    local value = worth(entries[i], entries[i + 1])
+    if value <= least then
+      redis.call('HDEL', key, entries[i])
+    else
+      tenants[#tenants + 1] = {value, entries[i]}
+    end
+  end
+  table.sort(tenants, function(a, b) return a[1] > b[1] or a[1] == b[1] and a[2] < b[2] end)
+  for i = most + 1, #tenants do redis.call('HDEL', key, tenants[i][2]) end
+end
+if redis.call('HLEN', KEYS[1]) > most then
+  local now = tonumber(redis.call('GET', KEYS[2])) or 0
+  keep(KEYS[1], most, function(_, counter) return tonumber(counter) end, now)
+end
+if redis.call('HLEN', KEYS[3]) > most + 1 then
+  keep(KEYS[3], most + 1, function(field, known)
+    return field == 'all' and math.huge or (struct.unpack('<d', known))
+  end, 0)
+end
+return 1
 
 --@ acquire
 -- KEYS  lease claims queue workers bell rings
@@ -102,6 +264,7 @@ local epoch = next_epoch(lease[1], now)
 local expires = string.format('%.0f', now / 1000 + ARGV[3])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', ARGV[2], 'expires', expires,
   'info', ARGV[4])
+redis.call('HDEL', KEYS[1], 'step_us')
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[4], expires, ARGV[1])
 give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
@@ -109,11 +272,12 @@ return epoch
 
 --@ renew
 -- KEYS  lease workers
--- ARGV  worker, epoch, ttl_ms
+-- ARGV  worker, epoch, ttl_ms, step_us (0: not measured)
 -- Answers 1. A lease that expired but was not taken is renewed like any other.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
 local expires = string.format('%.0f', time_us() / 1000 + ARGV[3])
 redis.call('HSET', KEYS[1], 'expires', expires)
+if tonumber(ARGV[4]) > 0 then redis.call('HSET', KEYS[1], 'step_us', ARGV[4]) end
 redis.call('ZADD', KEYS[2], expires, ARGV[1])
 return 1
 
@@ -137,36 +301,44 @@ give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
 return 1
 
 --@ claim
--- KEYS  lease claims queue, then the job of every candidate
--- ARGV  worker, epoch, fingerprint, most jobs to claim, then the candidates' ids
+-- KEYS  lease claims queue vtime, then the job of every candidate
+-- ARGV  worker, epoch, fingerprint, most jobs to claim, rank that theirs must be below, then
+--       the candidates' ids
 -- Which jobs are first is known only after a look at the queue, and keys must be named
 -- beforehand: the caller looks, names the candidates in order, and this script decides
--- again. A job with output under another fingerprint is passed over. A candidate that
--- this lease holds already is answered again: the first answer was lost.
--- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint}.
+-- again. A job with output under another fingerprint is passed over, and one whose
+-- deadline has passed is left to the sweep. A candidate that this lease holds already is
+-- answered again: the first answer was lost.
+-- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank}.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[3])
 local mark, room, claimed = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[4]), {}
-for i = 5, #ARGV do
+local below, now, highest = tonumber(ARGV[5]), time_us(), 0
+for i = 6, #ARGV do
   local id, key = ARGV[i], KEYS[i - 1]
   local ours = redis.call('ZSCORE', KEYS[2], id)
-  local score = not ours and room > 0 and redis.call('ZSCORE', KEYS[3], id)
-  if ours or score then
+  local rank = not ours and room > 0 and redis.call('ZSCORE', KEYS[3], id)
+  if ours or (rank and tonumber(rank) < below) then
     local job = redis.call('HMGET', key, 'spec', 'prompt', 'arrival', 'deadline',
-      'fingerprint')
-    if score and not job[1] then
+      'fingerprint', 'share')
+    if rank and not job[1] then
       redis.call('ZREM', KEYS[3], id)
-    elseif score and (not job[5] or job[5] == ARGV[3]) then
+    elseif rank and (not job[5] or job[5] == ARGV[3])
+      and not (job[4] and now >= job[4] * 1000000) then
       redis.call('ZREM', KEYS[3], id)
-      redis.call('ZADD', KEYS[2], score, id)
+      redis.call('ZADD', KEYS[2], rank, id)
       redis.call('HSET', key, 'claim', mark)
-      ours = score
+      if job[6] then highest = math.max(highest, tonumber(rank)) end
+      ours = rank
     end
     if ours then
       room = room - 1
-      claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5]}
+      claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours}
     end
   end
+end
+if highest > 0 and highest > (tonumber(redis.call('GET', KEYS[4])) or 0) then
+  redis.call('SET', KEYS[4], exact(highest))
 end
 return claimed
 
@@ -196,84 +368,123 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 return redis.call('ZRANGE', KEYS[2], 0, -1)
 
 --@ commit
--- KEYS  lease claims deadlines ended bell rings, then for every row: job, log, and lp
---       where the row has log-probabilities
--- ARGV  worker, epoch, length of a job key without its id,
---       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends),
---       the tokens of all rows, then for every row its log-probabilities and its finish
--- One step of a lane. Answers one i32 for each row, packed: -1 applied, -2 existed,
+-- KEYS  lease claims deadlines ended bell rings lengths counters, then for every row: job,
+--       log, and lp where the row has log-probabilities
+-- ARGV  worker, epoch, length of a job key without its id, finish of what is overdue,
+--       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends, 2 if by
+--       itself), the tokens of all rows, then for every row its log-probabilities and its
+--       finish
+-- One step of a lane. A row of a job whose deadline has passed ends its output with that and
+-- brings nothing else. Answers one i32 for each row, packed: -1 applied, -2 existed,
 -- -3 ended (or not claimed by this lease any more), else the length of the log, which is
 -- shorter than the row's offset.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'fingerprint')
 if lease[1] ~= ARGV[2] then return false end
 local APPLIED, EXISTED, ENDED = -1, -2, -3
 local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
-local heads, tokens = ARGV[4], ARGV[5]
+local heads, tokens, now = ARGV[5], ARGV[6], time_us()
 local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
 
-local function end_output(job, field, finish)
+local due, grown = {}, {}
+
+-- Charges what an output has cost beyond what was reserved for it.
+local function charge(share, before, after)
+  local weight, expected, prompt = struct.unpack('<ddd', share)
+  local cost = prompt + after * OUTPUT_TOKEN_COST
+  if cost <= expected then return end
+  local paid = math.max(prompt + before * OUTPUT_TOKEN_COST, expected)
+  add_to_counter(KEYS[8], due, share, (cost - paid) / weight)
+end
+
+-- Lengths.observe of order.py.
+local function observe(job, num_tokens)
+  for _, field in ipairs({'all', 'of:' .. call('HGET', job, 'tenant')}) do
+    local known = grown[field] or call('HGET', KEYS[7], field)
+    local count, total = 0, 0
+    if known then count, total = struct.unpack('<dd', known) end
+    count, total = count + 1, total + num_tokens
+    if count >= 1000 then count, total = count / 2, total / 2 end
+    grown[field] = struct.pack('<dd', count, total)
+  end
+end
+
+local function end_output(job, field, finish, share, num_tokens)
   call('HSET', job, field, finish)
+  if share then add_to_counter(KEYS[8], due, share, -unused(share, num_tokens, true)) end
   if call('HINCRBY', job, 'open', -1) > 0 then return end
-  local id, now = string.sub(job, prefix_length + 1), seconds(time_us())
-  call('HSET', job, 'ended', now)
-  call('ZADD', KEYS[4], now, id)
+  local id, ended = string.sub(job, prefix_length + 1), seconds(now)
+  call('HSET', job, 'ended', ended)
+  call('ZADD', KEYS[4], ended, id)
   call('ZREM', KEYS[2], id)
   call('ZREM', KEYS[3], id)
 end
 
 local answers, ids, last = {}, {}, nil
-local key, arg, token = 7, 6, 1
+local key, arg, token = 9, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
   local job, log, field = KEYS[key], KEYS[key + 1], 'f' .. index
-  local finish = ends == 1 and ARGV[arg + num_logprobs]
-  local state = call('HMGET', job, 'claim', field)
+  local finish = ends > 0 and ARGV[arg + num_logprobs]
+  local state = call('HMGET', job, 'claim', field, 'deadline', 'share')
   local length = call('STRLEN', log) / 4
-  local skip, answer = length - offset, EXISTED
+  local skip, answer, has_moved = length - offset, EXISTED, false
   if state[2] then
     local same = state[2] == finish and skip == num_tokens
     answer = same and EXISTED or ENDED
   elseif state[1] ~= mark then
     answer = ENDED
+  elseif state[3] and now >= state[3] * 1000000 then
+    answer, has_moved = ENDED, true
+    end_output(job, field, ARGV[4], state[4], length)
   elseif skip < 0 then
     answer = length
   elseif skip < num_tokens or finish then
-    answer = APPLIED
+    answer, has_moved = APPLIED, true
     if length == 0 then call('HSETNX', job, 'fingerprint', lease[2]) end
     if skip < num_tokens then
       call('APPEND', log, string.sub(tokens, token + 4 * skip, token + 4 * num_tokens - 1))
       for i = skip, num_logprobs - 1 do call('RPUSH', KEYS[key + 2], ARGV[arg + i]) end
+      if state[4] then charge(state[4], length, offset + num_tokens) end
+      length = offset + num_tokens
     end
-    if finish then end_output(job, field, finish) end
-    if job ~= last then
-      ids[#ids + 1] = string.sub(job, prefix_length + 1)
-      last = job
-    end
+    if finish then end_output(job, field, finish, state[4], length) end
+    if ends == 2 then observe(job, length) end
+  end
+  if has_moved and job ~= last then
+    ids[#ids + 1] = string.sub(job, prefix_length + 1)
+    last = job
   end
   answers[#answers + 1] = pack_answer('<i4', answer)
   key = key + (num_logprobs > 0 and 3 or 2)
-  arg = arg + num_logprobs + ends
+  arg = arg + num_logprobs + (finish and 1 or 0)
   token = token + 4 * num_tokens
 end
+store_counters(KEYS[8], due)
+for field, known in pairs(grown) do call('HSET', KEYS[7], field, known) end
 if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
 return table.concat(answers)
 
 --@ cancel
--- KEYS  job queue claims deadlines ended bell rings
+-- KEYS  job queue claims deadlines ended bell rings counters, then the log of every output
 -- ARGV  id, the job's claim as it was read ('' for none), finish
 -- Ends every output that has not ended. The claims key depends on who holds the job: the
 -- caller reads that first, and this script answers 'moved' where it has changed since.
 -- Answers 1 if this ended the job, 0 if it had ended, nil if it is unknown.
-local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim')
+local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'share')
 if not job[1] or job[2] then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return job[1] and 0 or false
 end
 if (job[3] or '') ~= ARGV[2] then return 'moved' end
-local now = seconds(time_us())
+local now, due = seconds(time_us()), {}
 for index = 0, job[1] - 1 do
-  redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3])
+  local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
+  if is_open and job[4] then
+    local num_tokens = redis.call('STRLEN', KEYS[9 + index]) / 4
+    add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
+  end
 end
+store_counters(KEYS[8], due)
 redis.call('HSET', KEYS[1], 'ended', now, 'open', 0)
 redis.call('ZADD', KEYS[5], now, ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 from protos.errors import Exhausted
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 from scheduler_svc.queue.bell import Bell, Follower
-from scheduler_svc.queue.claiming import Claiming
-from scheduler_svc.queue.codec import encode_spec, pack_u32
-from scheduler_svc.queue.ending import Ending, Sweep
+from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
+from scheduler_svc.queue.codec import encode_finish, encode_spec, pack_u32
+from scheduler_svc.queue.ending import OVERDUE, Ending, Sweep
 from scheduler_svc.queue.keys import Keys, idempotency_digest
 from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.order import Order
+from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     LogRequest,
     RowAnswer,
@@ -37,13 +41,7 @@ from scheduler_svc.queue.snapshot import (
 
 _RETRY_AFTER_MS = 1000
 _MAX_OUTPUTS = 16
-
-# Seconds that a job's place in the queue differs from its arrival; a constant of the job.
-Urgency = Callable[[JobSpec], float]
-
-
-def first_come(_spec: JobSpec) -> float:
-    return 0.0
+_OVERDUE = encode_finish(OVERDUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,8 @@ class JobQueue:
 
     Every method raises ``Unavailable`` when Redis does not serve; all may be called
     again then. Those that take a lease raise ``Fenced`` when it is another's now.
+    Jobs are ranked in the order that is stored: ``order`` (first come first
+    served by default) where there is none, and from ``adopt_order`` on.
     Belongs to one event loop. Close it.
     """
 
@@ -67,13 +67,13 @@ class JobQueue:
         url: str,
         model: str,
         limits: QueueLimits | None = None,
-        urgency: Urgency = first_come,
+        order: Order | None = None,
     ) -> None:
         limits = limits or QueueLimits()
         self._shard = Shard(RedisLink(url, limits), Keys(model), limits, load_scripts())
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
         self._lanes = replace(self._shard, link=RedisLink(url, limits))
-        self._urgency = urgency
+        self._ranking = Ranking(self._shard, order or Order())
         self._leasing = Leasing(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
@@ -99,29 +99,53 @@ class JobQueue:
         """Raises Unavailable unless Redis answers."""
         await self._shard.link.call("PING")
 
+    async def now_s(self) -> float:
+        """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""
+        seconds, microseconds = await self._lanes.link.call("TIME")
+        return float(seconds) + float(microseconds) / 1e6
+
+    async def adopt_order(self) -> None:
+        """Make this queue's order the stored one; what lives is ranked anew if it was another.
+
+        To be called when a process starts, before it claims: the last one to start decides.
+        """
+        await self._ranking.adopt()
+
     # Clients' side.
 
     async def submit(self, spec: JobSpec) -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now. Exhausted where the queue is full."""
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= _MAX_OUTPUTS:
             raise ValueError("a job needs an id without NUL and 1 to 16 outputs")
-        keys = self._shard.keys
-        digest = idempotency_digest(spec.tenant, spec.idempotency_key)
-        names = [keys.job(spec.job_id), keys.queue, keys.jobs, keys.deadlines, keys.bell]
-        names += [keys.rings, *([keys.idem(digest)] if digest else [])]
-        answer = await self._shard.run(
-            "submit",
-            names,
-            [
-                *(spec.job_id, self._shard.limits.max_queued_jobs, self._urgency(spec)),
-                *(spec.deadline_s, digest, spec.sampling.n),
-                *(encode_spec(spec), pack_u32(spec.prompt_token_ids)),
-            ],
-            durable=True,
-        )
+        answer = await self._submit(spec)
+        if answer == b"order":
+            await self._ranking.adopt()
+            answer = await self._submit(spec)
         if answer is None:
             raise Exhausted("the queue is full", _RETRY_AFTER_MS)
         return Submitted(answer[0].decode(), answer[1] == 1)
+
+    async def _submit(self, spec: JobSpec) -> Any:
+        keys = self._shard.keys
+        digest = idempotency_digest(spec.tenant, spec.idempotency_key)
+        return await self._shard.run(
+            "submit",
+            [
+                *(keys.job(spec.job_id), keys.queue, keys.jobs, keys.deadlines, keys.bell),
+                *(keys.rings, keys.order, keys.lengths, keys.counters, keys.vtime),
+                *([keys.idem(digest)] if digest else []),
+            ],
+            [
+                *(spec.job_id, self._shard.limits.max_queued_jobs, spec.deadline_s, digest),
+                *(spec.sampling.n, encode_spec(spec), pack_u32(spec.prompt_token_ids)),
+                *(spec.tenant, spec.priority, spec.sampling.max_tokens),
+            ],
+            durable=True,
+        )
+
+    async def estimate(self, tenant: str, max_tokens: int) -> float:
+        """How many tokens an output of the tenant is expected to become, at most that many."""
+        return await self._ranking.estimate(tenant, max_tokens)
 
     async def cancel(self, job_id: str, reason: str = "cancelled", message: str = "") -> bool:
         """Ends every output that has not ended. False where the job had ended or is unknown."""
@@ -184,9 +208,13 @@ class JobQueue:
         """
         return await self._leasing.acquire(worker_id, holder, ttl_ms, info or {})
 
-    async def renew(self, lease: Lease) -> bool:
-        """False: it is another's now. An expired one that nobody took is renewed."""
-        return await self._leasing.renew(lease)
+    async def renew(self, lease: Lease, step_us: int = 0) -> bool:
+        """False: it is another's now. An expired one that nobody took is renewed.
+
+        ``step_us`` is told to everyone who asks for the workers: how long a step takes, 0
+        where that has not been measured.
+        """
+        return await self._leasing.renew(lease, step_us)
 
     async def release(self, lease: Lease) -> bool:
         """Gives the lease up and what is claimed under it back; False: it is another's."""
@@ -201,17 +229,31 @@ class JobQueue:
         """Returns once ``num_arrivals`` is not ``seen`` any more, or after ``timeout_s``."""
         await self._bell.wait_arrivals(seen, timeout_s)
 
-    async def claim(self, lease: Lease, fingerprint: str, max_jobs: int) -> list[ClaimedJob]:
+    async def claim(
+        self,
+        lease: Lease,
+        fingerprint: str,
+        max_jobs: int,
+        max_rank: float = math.inf,
+        prefer: Prefer | None = None,
+    ) -> list[ClaimedJob]:
         """Takes up to ``max_jobs`` jobs, first in line first, with the output they have.
+
+        Only jobs of a rank below ``max_rank``. Where more wait than are taken, ``prefer``
+        says how many tokens of a tenant's prompt are cached, and of the first 16 those with
+        the most go first, as far as the order's ``affinity_slack`` reaches.
 
         Passes over jobs that have output of a model with another fingerprint. One call at
         a time for each lease. After Unavailable, what was claimed unnoticed comes with the
-        next claim.
+        next claim, whatever its rank.
         """
-        return await self._claiming.claim(lease, fingerprint, max_jobs)
+        return await self._claiming.claim(lease, Wish(fingerprint, max_jobs, max_rank, prefer))
 
     async def commit(self, lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
-        """Writes a step's rows in one call; an answer for each. Committing again is harmless."""
+        """Writes a step's rows in one call; an answer for each. Committing again is harmless.
+
+        A row of a job whose deadline has passed is answered ENDED: its output has ended so.
+        """
         if not rows:
             return []
         keys = self._shard.keys
@@ -220,9 +262,9 @@ class JobQueue:
             "commit",
             [
                 *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.deadlines),
-                *(keys.ended, keys.bell, keys.rings, *names),
+                *(keys.ended, keys.bell, keys.rings, keys.lengths, keys.counters, *names),
             ],
-            [lease.worker_id, lease.epoch, len(keys.job_prefix), *args],
+            [lease.worker_id, lease.epoch, len(keys.job_prefix), _OVERDUE, *args],
             durable=True,
         )
         if answer is None:
@@ -242,8 +284,10 @@ class JobQueue:
     async def sweep(self) -> Sweep:
         """Ends overdue jobs, forgets ended ones after their retention, frees dead leases.
 
+        Also ranks anew what an adopted order has left, and forgets tenants beyond a bound.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
+        await self._ranking.sweep()
         return await self._ending.sweep()
 
     async def workers(self) -> list[WorkerRecord]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from protos.job import CommitRow, OutputLog
+from protos.job import CommitRow, Finish, OutputLog
 from scheduler_svc.queue.codec import (
     decode_finish,
     decode_logprobs,
@@ -51,6 +51,10 @@ _ANSWERS = {
 }
 
 
+# Why an output ends of its own accord.
+_OWN_REASONS = ("stop", "length")
+
+
 @dataclass(frozen=True, slots=True)
 class LogRequest:
     """Which part of which output to read: from token ``offset`` to its present end.
@@ -81,9 +85,16 @@ def encode_rows(keys: Keys, rows: Sequence[CommitRow]) -> tuple[list[str], list[
             payload += map(encode_logprobs, logprobs)
         if finish is not None:
             payload.append(encode_finish(finish))
-        numbers += (index, row.offset, len(row.token_ids), len(logprobs), int(finish is not None))
+        numbers += (index, row.offset, len(row.token_ids), len(logprobs), _ends(finish))
         token_ids += row.token_ids
     return names, [pack_u32(numbers), pack_u32(token_ids), *payload]
+
+
+def _ends(finish: Finish | None) -> int:
+    """2 where the length of the output says something of those to come."""
+    if finish is None:
+        return 0
+    return 2 if finish.reason in _OWN_REASONS else 1
 
 
 def decode_answers(answer: bytes) -> list[RowAnswer]:

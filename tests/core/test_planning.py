@@ -116,7 +116,7 @@ def test_with_less_budget_than_places_all_that_run_still_decode_in_each_step() -
 
 def test_who_comes_in_leaves_a_block_to_each_that_runs() -> None:
     lane = Lane(job("a", range(1, 10)), num_blocks=5, max_context=20)
-    lane.tell(Claimed((job("b", range(1, 6), arrival_s=1.0), job("c", (1,), arrival_s=2.0))))
+    lane.tell(Claimed((job("b", [9] * 5, arrival_s=1.0), job("c", (1,), arrival_s=2.0))))
     lane.tell(report(1, (1, 0, 5)))
     # Two blocks are free, b's prompt alone would take both. c would fit, but b is first.
     assert lane.rows == [[(1, 1)]]

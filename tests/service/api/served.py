@@ -111,6 +111,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serve ``card`` on a free port for the time of the block."""
     async with JobQueue(redis_url, card.name, limits) as queue:
+        await queue.adopt_order()
         lease = await queue.acquire("worker", "test", ttl_ms=60_000)
         assert lease is not None
         async with Served(queue, card, Lane(queue, lease), grace_s) as served:

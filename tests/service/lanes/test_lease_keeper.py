@@ -29,7 +29,7 @@ async def test_planning_stops_while_redis_is_away(tmp_path: Path, signum: signal
             lease = await queue.acquire("worker", "lane", int(TTL_S * 1000))
             assert lease is not None
             assert redis.pid is not None
-            keeper = LeaseKeeper(queue, lease)
+            keeper = LeaseKeeper(queue, lease, lambda: 0)
             task = asyncio.create_task(keeper.run())
             os.kill(redis.pid, signum)
             asked_s = time.monotonic()
@@ -50,4 +50,4 @@ async def test_a_lease_that_was_taken_over_is_fenced(redis_url: str) -> None:
         assert lease is not None
         assert await queue.acquire("worker", "lane", 60_000) is not None
         with pytest.raises(Fenced):
-            await LeaseKeeper(queue, lease).run()
+            await LeaseKeeper(queue, lease, lambda: 0).run()

@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from redis import Redis
+
 from protos.job import CommitRow, Finish, JobSpec, OutputLog, SamplingParams
 from scheduler_svc.queue import JobQueue, Lease, LogRequest, QueueLimits, RowAnswer, RowKind
+from scheduler_svc.queue.keys import Keys
 
 FINGERPRINT = "fingerprint"
 STOP = Finish("stop")
+OVERDUE = Finish("deadline", "the job's deadline has passed")
 APPLIED = RowAnswer(RowKind.APPLIED)
 EXISTED = RowAnswer(RowKind.EXISTED)
 ENDED = RowAnswer(RowKind.ENDED)
@@ -26,7 +30,7 @@ def short(length: int) -> RowAnswer:
 
 def spec(prompt: Sequence[int] = (1, 2, 3), n: int = 1, logprobs: int = -1, **more: Any) -> JobSpec:
     """A job with an id of its own."""
-    sampling = SamplingParams(max_tokens=100, n=n, logprobs=logprobs)
+    sampling = SamplingParams(max_tokens=more.pop("max_tokens", 100), n=n, logprobs=logprobs)
     job_id = more.pop("job_id", f"job-{next(_numbers):05}")
     return JobSpec(job_id, "model", tuple(prompt), sampling, **more)
 
@@ -52,6 +56,12 @@ async def claim_ids(
     queue: JobQueue, lease: Lease, count: int, fingerprint: str = FINGERPRINT
 ) -> list[str]:
     return [job.spec.job_id for job in await queue.claim(lease, fingerprint, count)]
+
+
+def make_overdue(redis: Redis, keys: Keys, job_id: str) -> None:
+    """As if the deadline that it was submitted with had passed."""
+    redis.hset(keys.job(job_id), "deadline", "1.000000")
+    redis.zadd(keys.deadlines, {job_id: 1.0}, xx=True)
 
 
 def row(

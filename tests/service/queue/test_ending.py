@@ -13,9 +13,11 @@ from scheduler_svc.queue import JobQueue, QueueLimits, ending
 from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
     ENDED,
+    OVERDUE,
     STOP,
     claim_ids,
     lease_on,
+    make_overdue,
     output,
     row,
     running,
@@ -88,10 +90,11 @@ async def test_a_job_that_is_claimed_while_it_is_cancelled_is_not_held(
     assert taken, "the two have met"
 
 
-async def test_overdue_jobs_end_with_deadline(queue: JobQueue) -> None:
+async def test_overdue_jobs_end_with_deadline(queue: JobQueue, redis: Redis, keys: Keys) -> None:
     lease = await lease_on(queue)
-    claimed = await running(queue, lease, deadline_s=0.001)
+    claimed = await running(queue, lease, deadline_s=60.0)
     await queue.commit(lease, [row(claimed, 0, [1])])
+    make_overdue(redis, keys, claimed)
     [waiting, later, never] = [
         (await queue.submit(spec(deadline_s=seconds))).job_id for seconds in (0.001, 60.0, 0.0)
     ]
@@ -100,9 +103,7 @@ async def test_overdue_jobs_end_with_deadline(queue: JobQueue) -> None:
         while num_overdue < 2:
             num_overdue += (await queue.sweep()).num_overdue
     for job_id in (claimed, waiting):
-        finish = (await output(queue, job_id)).finish
-        assert finish is not None
-        assert finish.reason == "deadline"
+        assert (await output(queue, job_id)).finish == OVERDUE
     assert await tokens_of(queue, claimed) == (1,)
     assert await claim_ids(queue, lease, 9) == [later, never]
     assert (await queue.sweep()).num_overdue == 0
@@ -112,8 +113,8 @@ async def test_a_job_that_ended_in_time_is_not_overdue(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
     lease = await lease_on(queue)
-    finished = await running(queue, lease, deadline_s=0.001)
-    [cancelled] = await submit(queue, 1, deadline_s=0.001)
+    finished = await running(queue, lease, deadline_s=60.0)
+    [cancelled] = await submit(queue, 1, deadline_s=60.0)
     await queue.commit(lease, [row(finished, 0, [1], STOP)])
     await queue.cancel(cancelled)
     assert redis.zcard(keys.deadlines) == 0
@@ -147,7 +148,7 @@ async def test_after_its_retention_nothing_is_left_of_a_job(
         left = {
             key.rpartition(b":")[2] for key in set(redis.scan_iter(f"ss:{{{model}}}:*")) - before
         }
-        assert left == {b"bell", b"rings", b"worker"}
+        assert left == {b"bell", b"rings", b"worker", b"order", b"lengths"}
 
 
 async def test_a_sweep_keeps_up_with_many_and_stays_bounded(

@@ -105,6 +105,21 @@ async def test_workers_are_those_with_good_leases(queue: JobQueue) -> None:
     assert record.info == {"max_context": "512"}
 
 
+async def test_a_lane_tells_how_long_a_step_takes(queue: JobQueue) -> None:
+    async def step_us() -> int:
+        [record] = await queue.workers()
+        return record.step_us
+
+    lease = await lease_on(queue)
+    assert await step_us() == 0
+    assert await queue.renew(lease, 12_000)
+    assert await step_us() == 12_000
+    assert await queue.renew(lease)
+    assert await step_us() == 12_000, "not measured since"
+    await lease_on(queue)
+    assert await step_us() == 0, "it may be another model now"
+
+
 async def test_jobs_of_a_worker_that_never_comes_back_wait_again(
     redis_url: str, model: str
 ) -> None:

@@ -4,30 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from redis import Redis
 
 from protos.errors import Exhausted
 from protos.job import CommitRow, Finish
-from scheduler_svc.queue import Fenced, JobQueue, Lease, LogRequest, QueueLimits
-from tests.service.queue.build import STOP, claim_ids, row, spec
+from scheduler_svc.queue import Fenced, JobQueue, Lease, LogRequest, Order, QueueLimits
+from scheduler_svc.queue.keys import Keys
+from tests.service.queue.build import STOP, make_overdue, row, spec
 from tests.service.queue.model import ModelQueue
 
 T = TypeVar("T")
 
 MAX_QUEUED = 6
 CANCELLED = Finish("cancelled")
+ORDERS = [
+    Order(),
+    Order(policy="priority"),
+    Order(policy="priority", wait_weight=0.25, remaining_weight=3.0, priority_weight=0.5),
+    Order(policy="fair", tenant_weights={"a": 3.0}),
+    Order(policy="fair", tenant_weights={"b": 0.5}),
+]
 
 workers = st.sampled_from(["a", "b"])
 fingerprints = st.sampled_from(["old", "old", "old", "new"])
 jobs = st.integers(0, 5)
 row_shapes = st.tuples(
     jobs, st.integers(0, 1), st.integers(-2, 1), st.integers(0, 3), st.integers(0, 3)
+)
+
+envelopes = st.fixed_dictionaries(
+    {
+        "tenant": st.sampled_from(["a", "b"]),
+        "priority": st.sampled_from([0, 0, -10, 7]),
+        "max_tokens": st.sampled_from([1, 3, 100]),
+        "prompt": st.sampled_from([(1,), tuple(range(9))]),
+        "deadline_s": st.sampled_from([0.0, 1e6]),
+    }
 )
 
 _numbers = itertools.count()
@@ -37,13 +58,18 @@ class QueueMachine(RuleBasedStateMachine):
     """Leases expire at once, so any acquire is a takeover; old leases are tried again later."""
 
     url = ""
+    first_order = 0
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        limits = QueueLimits(max_queued_jobs=MAX_QUEUED)
-        self.queue = JobQueue(self.url, f"machine/{next(_numbers)}", limits)
-        self.model = ModelQueue()
+        limits = QueueLimits(max_queued_jobs=MAX_QUEUED, lease_grace_s=1e6)
+        name = f"machine/{next(_numbers)}"
+        self.queues = [JobQueue(self.url, name, limits, order) for order in ORDERS]
+        self.queue = self.queues[self.first_order]
+        self.redis = Redis.from_url(self.url)
+        self.keys = Keys(name)
+        self.model = ModelQueue(ORDERS[self.first_order])
         self.ids: list[str] = []
         self.leases: dict[str, Lease] = {}
         self.stale: list[Lease] = []
@@ -52,7 +78,9 @@ class QueueMachine(RuleBasedStateMachine):
         return self.runner.run(coroutine)
 
     def teardown(self) -> None:
-        self.run(self.queue.close())
+        for queue in self.queues:
+            self.run(queue.close())
+        self.redis.close()
         self.runner.close()
 
     def job(self, number: int) -> str:
@@ -65,25 +93,48 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        for n in (1, 2, 1):
-            self.submit(n, "")
+        for n, tenant in ((1, "a"), (2, "b"), (1, "a")):
+            self.submit(n, "", {"tenant": tenant})
         for worker in ("a", "b"):
             self.acquire(worker)
-        self.claim("a", "old", 2)
+        self.claim("a", "old", 2, None)
 
-    @rule(n=st.integers(1, 2), key=st.sampled_from(["", "", "x", "y"]))
-    def submit(self, n: int, key: str) -> None:
-        asked = spec(n=n, idempotency_key=key)
-        expected = self.model.submit(asked.job_id, n, key, MAX_QUEUED)
+    @rule(n=st.integers(1, 2), key=st.sampled_from(["", "", "x", "y"]), envelope=envelopes)
+    def submit(self, n: int, key: str, envelope: dict[str, Any]) -> None:
+        # A job id of one tenant: keys of two tenants are never the same.
+        key = key and f"{envelope['tenant']}{key}"
+        asked = spec(n=n, idempotency_key=key, **envelope)
         try:
-            answer = self.run(self.queue.submit(asked))
-        except Exhausted:
-            assert expected is None
+            existing = self.model.find(key, MAX_QUEUED)
+        except OverflowError:
+            with pytest.raises(Exhausted):
+                self.run(self.queue.submit(asked))
             return
-        assert answer.job_id == expected
-        assert answer.existed == (expected != asked.job_id)
-        if not answer.existed:
+        answer = self.run(self.queue.submit(asked))
+        assert answer.job_id == (existing or asked.job_id)
+        assert answer.existed == (existing is not None)
+        if existing is None:
             self.ids.append(asked.job_id)
+            arrival = self.redis.hget(self.keys.job(asked.job_id), "arrival")
+            self.model.submit(replace(asked, arrival_s=float(arrival)))
+
+    @rule(number=st.integers(0, len(ORDERS) - 1), luck=st.integers(0, 3))
+    def adopt(self, number: int, luck: int) -> None:
+        if luck == 0:
+            self.queue = self.queues[number]
+            self.run(self.queue.adopt_order())
+            self.model.adopt(ORDERS[number])
+
+    @rule(number=jobs, luck=st.integers(0, 3))
+    def pass_a_deadline(self, number: int, luck: int) -> None:
+        job = self.model.jobs.get(self.job(number))
+        if job is not None and job.spec.deadline_s and not job.ended and luck == 0:
+            make_overdue(self.redis, self.keys, job.job_id)
+            job.is_overdue = True
+
+    @rule()
+    def sweep(self) -> None:
+        assert self.run(self.queue.sweep()).num_overdue == self.model.sweep()
 
     @rule(worker=workers, luck=st.integers(0, 3))
     def lose(self, worker: str, luck: int) -> None:
@@ -103,11 +154,21 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.run(self.queue.release(self.leases[worker]))
             self.retire(worker)
 
-    @rule(worker=workers, fingerprint=fingerprints, count=st.integers(1, 4))
-    def claim(self, worker: str, fingerprint: str, count: int) -> None:
+    @rule(
+        worker=workers,
+        fingerprint=fingerprints,
+        count=st.integers(1, 4),
+        below=st.sampled_from([None, None, 1, 3]),
+    )
+    def claim(self, worker: str, fingerprint: str, count: int, below: int | None) -> None:
+        """``below``: whose rank theirs must be below, by its place in line."""
+        ranks = [job.rank for job in self.model.waiting()]
+        max_rank = ranks[below] if below is not None and below < len(ranks) else math.inf
         if worker in self.leases:
-            claimed = self.run(claim_ids(self.queue, self.leases[worker], count, fingerprint))
-            assert claimed == self.model.claim(worker, fingerprint, count)
+            lease = self.leases[worker]
+            claimed = self.run(self.queue.claim(lease, fingerprint, count, max_rank))
+            expected = self.model.claim(worker, fingerprint, count, max_rank)
+            assert [(job.spec.job_id, job.rank) for job in claimed] == expected
 
     @rule(worker=workers, numbers=st.lists(jobs, max_size=3, unique=True))
     def requeue(self, worker: str, numbers: list[int]) -> None:
@@ -185,12 +246,27 @@ class QueueMachine(RuleBasedStateMachine):
         states = {job.spec.job_id: job.state for job in await self.queue.jobs(limit=99)}
         assert states == {job.job_id: job.state for job in expected}
         assert await self.queue.num_queued() == sum(job.state == "queued" for job in expected)
+        self.compare_ranks()
+
+    def compare_ranks(self) -> None:
+        """Bit by bit: the scripts and the pure twins do the same arithmetic."""
+        indices = [self.keys.queue, *map(self.keys.claims, ("a", "b"))]
+        found = [pair for index in indices for pair in self.redis.zrange(index, 0, -1, False, True)]
+        live = [job for job in self.model.jobs.values() if not job.ended]
+        assert {i.decode(): rank for i, rank in found} == {job.job_id: job.rank for job in live}
+        counters = self.redis.hgetall(self.keys.counters)
+        shares = self.model.shares
+        assert {t.decode(): float(counter) for t, counter in counters.items()} == shares.counters
+        assert float(self.redis.get(self.keys.vtime) or 0.0) == shares.virtual_time
+        assert self.redis.zcard(self.keys.unranked) == 0
 
 
-def test_scripts_and_model_agree(redis_url: str) -> None:
+@pytest.mark.parametrize("first_order", [0, 1, 3], ids=["fcfs", "priority", "fair"])
+def test_scripts_and_model_agree(redis_url: str, first_order: int) -> None:
     QueueMachine.url = redis_url
+    QueueMachine.first_order = first_order
     QueueMachine.TestCase.settings = settings(
-        max_examples=50,
+        max_examples=25,
         stateful_step_count=35,
         deadline=None,
         derandomize=True,

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import pytest
 from redis import Redis
 
 from protos.step import TokenLogprobs
-from scheduler_svc.queue import JobQueue, LogRequest, QueueLimits
+from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, ranking
 from scheduler_svc.queue.scripts import load_scripts
 from tests.service.queue.build import STOP, claim_ids, lease_on, row, spec
 
 KEYLESS = {"TIME"}
 
 
-async def everything(queue: JobQueue) -> None:
-    """Runs every script through its branches that write."""
-    asked = [spec(n=2, idempotency_key=f"k{i}", deadline_s=60.0) for i in range(4)]
+async def everything(queue: JobQueue, other: JobQueue) -> None:
+    """Runs every script through its branches that write; ``other`` has another order."""
+    await queue.estimate("", 5)
+    asked = [spec(n=2, max_tokens=1, idempotency_key=f"k{i}", deadline_s=60.0) for i in range(4)]
     for job in asked:
         await queue.submit(job)
     ids = [job.job_id for job in asked]
     lease = await lease_on(queue)
     await claim_ids(queue, lease, 3)
     await queue.claimed(lease)
-    rows = [row(ids[0], 0, [1], logprobs=[TokenLogprobs(-1.0)])]
+    await other.adopt_order()
+    await queue.adopt_order()
+    rows = [row(ids[0], 0, [1, 2], logprobs=[TokenLogprobs(-1.0)] * 2)]
     rows += [row(ids[i], 0, [1], STOP, index=j) for i in (1, 2) for j in (0, 1)]
     await queue.commit(lease, rows)
     await queue.read([LogRequest(ids[0], 0, 0, True), LogRequest(ids[1])])
@@ -31,7 +35,7 @@ async def everything(queue: JobQueue) -> None:
     await claim_ids(queue, lease, 1)
     await queue.cancel(ids[0])
     await queue.cancel(ids[3])
-    await queue.renew(lease)
+    await queue.renew(lease, 5)
     await queue.jobs()
     lease = await lease_on(queue)
     await queue.release(lease)
@@ -40,16 +44,21 @@ async def everything(queue: JobQueue) -> None:
 
 
 async def test_scripts_touch_only_declared_keys_of_one_slot(
-    redis: Redis, redis_url: str, model: str
+    redis: Redis, redis_url: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ranking, "_MAX_TENANTS", 0)
     scripts = {script.sha: script.name for script in load_scripts().values()}
     for script in load_scripts().values():
         redis.script_load(script.source)
     touched: dict[str, set[str]] = defaultdict(set)
     declared: list[str] = []
     with redis.monitor() as monitor:
-        async with JobQueue(redis_url, model, QueueLimits(retention_s=0.0)) as queue:
-            await everything(queue)
+        limits = QueueLimits(retention_s=0.0)
+        async with (
+            JobQueue(redis_url, model, limits, Order(policy="fair")) as queue,
+            JobQueue(redis_url, model, limits, Order(policy="priority")) as other,
+        ):
+            await everything(queue, other)
         redis.echo("the end")
         name = ""
         for event in iter(monitor.next_command, None):

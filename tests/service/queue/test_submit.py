@@ -9,7 +9,7 @@ import pytest
 
 from protos.errors import Exhausted
 from protos.job import SamplingParams
-from scheduler_svc.queue import JobQueue, QueueLimits
+from scheduler_svc.queue import JobQueue, Order, QueueLimits
 from tests.service.queue.build import FINGERPRINT, claim_ids, lease_on, spec, submit
 
 
@@ -78,8 +78,8 @@ async def test_a_full_queue_refuses_and_keeps_nothing(redis_url: str, model: str
         assert (await queue.submit(refused)).existed is False
 
 
-async def test_an_urgency_moves_a_job_ahead(redis_url: str, model: str) -> None:
-    async with JobQueue(redis_url, model, urgency=lambda spec: -2.0 * spec.priority) as queue:
+async def test_a_priority_moves_a_job_ahead(redis_url: str, model: str) -> None:
+    async with JobQueue(redis_url, model, order=Order(policy="priority")) as queue:
         normal, urgent = await submit(queue, 1), await submit(queue, 1, priority=10)
         assert await claim_ids(queue, await lease_on(queue), 2) == urgent + normal
 

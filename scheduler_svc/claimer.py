@@ -1,0 +1,83 @@
+"""Asks the queue for jobs, as many and as urgent as a lane's core wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from protos.errors import Unavailable
+from protos.job import ClaimedJob
+from scheduler_svc.core.events import Claim
+from scheduler_svc.queue import JobQueue, Lease, Prefer
+
+DOORBELL_WAIT_S = 1.0
+
+
+class Claimer:
+    """One wish at a time: the newest counts, and is answered once, when there are jobs.
+
+    ``moor`` is awaited before each look at the queue, ``take`` gets what was claimed.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        lease: Lease,
+        fingerprint: str,
+        moor: Callable[[], Awaitable[None]],
+        take: Callable[[Sequence[ClaimedJob]], None],
+        prefer: Prefer | None,
+    ) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._fingerprint = fingerprint
+        self._moor = moor
+        self._take = take
+        self._prefer = prefer
+        self._claim: Claim | None = None
+        self._wished = asyncio.Event()
+        self._eased = asyncio.Event()
+
+    def want(self, claim: Claim) -> None:
+        """Let this wish take the place of the one before."""
+        if self._claim is None or claim.max_rank > self._claim.max_rank:
+            self._eased.set()  # Jobs that were passed over may be wanted now.
+        self._claim = claim
+        self._wished.set()
+
+    async def run(self) -> None:
+        """Claim again and again, until cancelled. Raises Fenced where the lease is lost."""
+        while True:
+            await self._wished.wait()
+            self._eased.clear()
+            seen = self._queue.num_arrivals
+            try:
+                jobs = await self._ask()
+            except Unavailable:
+                await asyncio.sleep(DOORBELL_WAIT_S)
+                continue
+            if jobs:
+                # Whatever was wished meanwhile did not know of these.
+                self._claim = None
+                self._wished.clear()
+                self._take(jobs)
+            else:
+                await self._wait(seen)
+
+    async def _ask(self) -> Sequence[ClaimedJob]:
+        await self._moor()
+        claim = self._claim
+        assert claim is not None, "a wish stands until it is answered"
+        return await self._queue.claim(
+            self._lease, self._fingerprint, claim.max_jobs, claim.max_rank, self._prefer
+        )
+
+    async def _wait(self, seen: int) -> None:
+        """Wait until jobs arrived, or more of them are wanted."""
+        waits = (self._queue.wait_for_jobs(seen, DOORBELL_WAIT_S), self._eased.wait())
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()

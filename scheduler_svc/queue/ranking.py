@@ -1,0 +1,94 @@
+"""The stored order of a shard: adopting another one, and what its ranks are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from protos.errors import Unavailable
+from scheduler_svc.queue.link import Argument
+from scheduler_svc.queue.order import Order
+from scheduler_svc.queue.shard import Shard
+
+_PAGE = 128
+_MAX_PAGES = 256
+_MAX_ATTEMPTS = 10
+# So many tenants' counters and lengths are remembered.
+_MAX_TENANTS = 4096
+
+
+def holder_of(claim: bytes) -> str:
+    """Return the worker of a job's claim, "worker:epoch"; of none, none."""
+    return claim.decode().rpartition(":")[0]
+
+
+class Ranking:
+    """Ranks of one shard's jobs.
+
+    One order is stored, and every submit ranks by it, whichever process sends it. When
+    another is adopted, jobs that live have ranks that compare with nothing: they are
+    marked in the same moment, and ranked anew page by page, which any process goes on
+    with. While that lasts, a job may be taken before its turn, none is forgotten.
+    """
+
+    def __init__(self, shard: Shard, order: Order) -> None:
+        self._shard = shard
+        self._order = order
+
+    async def adopt(self) -> None:
+        """Store the order and rank anew; in bounded pages, the sweeps do what is left."""
+        for _ in range(_MAX_ATTEMPTS):
+            if await self._store() != b"moved":
+                return await self._rerank()
+        raise Unavailable("workers come and go too often to change the order of jobs now")
+
+    async def estimate(self, tenant: str, max_tokens: int) -> float:
+        """Return the expected length of an output, in tokens."""
+        return float(
+            await self._shard.run("estimate", [self._shard.keys.lengths], [tenant, max_tokens])
+        )
+
+    async def sweep(self) -> None:
+        """Go on ranking anew, and forget tenants beyond the bound."""
+        keys = self._shard.keys
+        await self._shard.run("prune", [keys.counters, keys.vtime, keys.lengths], [_MAX_TENANTS])
+        await self._rerank()
+
+    async def _store(self) -> bytes | int:
+        keys, order = self._shard.keys, self._order
+        workers = [w.decode() for w in await self._shard.link.call("ZRANGE", keys.workers, 0, -1)]
+        weights: list[Argument] = ["wait", order.wait_weight, "remaining", order.remaining_weight]
+        weights += ["priority", order.priority_weight]
+        for tenant, weight in order.tenant_weights.items():
+            weights += [f"weight:{tenant}", weight]
+        terms = json.dumps(asdict(order), sort_keys=True)
+        answer: bytes | int = await self._shard.run(
+            "adopt",
+            [
+                *(keys.order, keys.unranked, keys.counters, keys.vtime, keys.workers, keys.queue),
+                *map(keys.claims, workers),
+            ],
+            [order.policy, terms, len(workers), *workers, *weights],
+            durable=True,
+        )
+        return answer
+
+    async def _rerank(self) -> None:
+        """Rank so many pages of jobs that have ranks of an earlier order."""
+        keys, link = self._shard.keys, self._shard.link
+        for _ in range(_MAX_PAGES):
+            page = [i.decode() for i in await link.call("ZRANGE", keys.unranked, 0, _PAGE - 1)]
+            if not page:
+                return
+            claims = await link.pipeline([("HGET", keys.job(i), "claim") for i in page])
+            names = [keys.order, keys.unranked, keys.lengths, keys.counters, keys.vtime]
+            args: list[Argument] = []
+            for job_id, claim in zip(page, claims, strict=True):
+                args += [job_id, claim or b""]
+            pairs = [
+                (keys.job(job_id), keys.claims(holder_of(claim or b"")))
+                for job_id, claim in zip(page, claims, strict=True)
+            ]
+            await self._shard.run(
+                "rerank", [*names, keys.queue, *(key for pair in pairs for key in pair)], args
+            )

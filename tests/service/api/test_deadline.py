@@ -1,0 +1,67 @@
+"""A deadline that can't be met is refused at once, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from protos.inference_json import request_from_json
+from protos.job import Finish
+from scheduler_svc.api import live_card
+from scheduler_svc.queue import JobQueue
+from tests.service.api.served import Served
+from tests.service.api.test_service import refusal, submit
+
+
+@pytest.fixture(autouse=True)
+def _workers_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_card, "MAX_AGE_S", -1.0)
+
+
+async def measure(queue: JobQueue, worker: str, step_us: int) -> None:
+    lease = await queue.acquire(worker, "test", 60_000)
+    assert lease is not None
+    assert await queue.renew(lease, step_us)
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused(served: Served, stub: Any) -> None:
+    await measure(served.queue, "slow", 500_000)
+    await measure(served.queue, "fast", 20_000)
+    await measure(served.queue, "unmeasured", 0)
+    sampling = {"max_tokens": 60}
+    code, text = await refusal(submit(stub, sampling=sampling, deadline_s=0.5))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert text == "deadline_s: about 60 tokens need 1.2 s at least, 0.5 s are given"
+    assert await served.queue.num_queued() == 0
+    await submit(stub, sampling=sampling, deadline_s=1.25)
+    await submit(stub, sampling={"max_tokens": 24}, deadline_s=0.5)
+    await submit(stub, sampling=sampling)
+
+
+async def test_a_stream_is_refused_alike(served: Served, stub: Any) -> None:
+    await measure(served.queue, "slow", 500_000)
+    asked = {"prompt": "Once", "sampling": {"max_tokens": 5}, "deadline_s": 2.0}
+    code, text = await refusal(stub.Generate(request_from_json(asked)).read())
+    assert (code, text[:10]) == (grpc.StatusCode.INVALID_ARGUMENT, "deadline_s")
+
+
+async def test_it_goes_by_how_long_outputs_became(served: Served, stub: Any) -> None:
+    for _ in range(8):
+        await submit(stub, tenant="brief")
+        job = await served.lane.claim()
+        await served.lane.commit(job.spec.job_id, [5] * 10, Finish("stop"))
+    await measure(served.queue, "slow", 100_000)
+    asked = {"sampling": {"max_tokens": 50}, "tenant": "brief"}
+    await submit(stub, **asked, deadline_s=1.01)
+    code, text = await refusal(submit(stub, **asked, deadline_s=0.9))
+    assert (code, text) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "deadline_s: about 10 tokens need 1 s at least, 0.9 s are given",
+    )
+
+
+async def test_unmeasured_nothing_is_refused(served: Served, stub: Any) -> None:
+    await submit(stub, sampling={"max_tokens": 60}, deadline_s=0.001)
+    assert await served.queue.workers()

@@ -1,0 +1,26 @@
+"""What is said of a Redis never holds its password."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler_svc.queue.link import redacted
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://:secret@host:6379/0", "redis://:***@host:6379/0"),
+        ("rediss://user:sec:r@et@host/0?db=1", "rediss://user:***@host/0?db=1"),
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("unix://user:secret@/run/redis.sock?db=2", "unix://user:***@/run/redis.sock?db=2"),
+        (
+            "unix:///run/a@b.sock?username=u&password=secret",
+            "unix:///run/a@b.sock?username=u&password=***",
+        ),
+        ("no URL at all", "no URL at all"),
+    ],
+)
+def test_a_password_is_not_said(url: str, said: str) -> None:
+    assert redacted(url) == said
