@@ -177,9 +177,13 @@ class Lane:
             self._recorder.observe(events, effects, self._core)
 
     def _handle(self, events: Sequence[Event]) -> Sequence[Effect]:
-        effects = self._core.handle(events)
-        if self._trace is not None:
-            self._trace.observe(events, effects)
+        effects: Sequence[Effect] = ()
+        try:
+            effects = self._core.handle(events)
+        finally:
+            # Also a turn that raised: it is the one to be replayed.
+            if self._trace is not None:
+                self._trace.observe(events, effects)
         return effects
 
     def _perform(self, effect: Effect) -> None:

@@ -22,10 +22,10 @@ MAX_TRACE_BYTES = 1 << 30
 class TraceRecorder:
     """Writes one core's trace into ``file``, up to ``max_bytes``, 0 being no limit.
 
-    It must see every turn from the core's first on. Each is written before the next one, so
-    that what led to a crash is there. At the limit, or where the file cannot be written, it
-    stops and says so: the lane goes on. ``key`` is drawn where none is given, and kept
-    nowhere.
+    It must see every turn from the core's first on, one that raised as well. Each is written
+    before the next one, so that what led to a crash is there. At the limit, or where the file
+    cannot be written, it stops and says so: the lane goes on. ``key`` is drawn where none is
+    given, and kept nowhere.
     """
 
     def __init__(
@@ -43,7 +43,10 @@ class TraceRecorder:
         self._write(header_line(config))
 
     def observe(self, events: Sequence[Event], effects: Sequence[Effect]) -> None:
-        """Take note of one turn: ``effects`` are what ``Core.handle(events)`` returned."""
+        """Take note of one turn: ``effects`` are what ``Core.handle(events)`` returned.
+
+        None where it raised: a replay then shows what.
+        """
         if not self._has_stopped:
             self._write(turn_line(self._redactor.turn(events, effects)))
             self._num_turns += 1

@@ -46,6 +46,7 @@ def requests(seed: int) -> list[Request]:
             ),
             tenant=TENANTS[number % 2],
             priority=number % 3,
+            deadline_s=chance.choice((0.0, 600.0)),
             idempotency_key=f"retry-{uuid4().hex}",
         )
         for number in range(NUM_JOBS)
@@ -68,6 +69,8 @@ async def record(model: Path, redis_url: str, directory: Path, asked: list[Reque
             port=0,
             workers=",".join(addresses),
             redis_url=redis_url,
+            policy="priority",
+            preemption_margin_s=1.0,
             max_step_tokens=48,
             record_events_dir=str(directory),
         )

@@ -19,16 +19,16 @@ NUM_MOVES = 300
 SETTINGS = {"num_blocks": 24, "max_context": 40}
 WORLDS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "tight": {"num_blocks": 7, "max_context": 28},
-    "tight-depth-3": {"num_blocks": 7, "max_context": 28, "max_steps_in_flight": 3},
+    "tight": {"num_blocks": 14, "max_batch_size": 8},
+    "tight-depth-3": {"num_blocks": 14, "max_batch_size": 8, "max_steps_in_flight": 3},
     "chunks-depth-1": {"max_step_tokens": 5, "max_steps_in_flight": 1},
     "few-uncommitted": {"max_uncommitted_steps": 2},
     "blocks-of-1": {"num_blocks": 40, "block_size": 1},
-    "no-prefixes": {"num_blocks": 12, "prefix_caching": False},
+    "no-prefixes": {"num_blocks": 14, "max_batch_size": 8, "prefix_caching": False},
     "no-preemption": {"num_blocks": 12, "enable_preemption": False},
     "urgent": {"num_blocks": 16, "preemption_margin": 1.0},
     "static": {"batching": "static"},
-    "static-tight": {"batching": "static", "num_blocks": 7, "max_context": 28},
+    "static-tight": {"batching": "static", "num_blocks": 14, "max_batch_size": 8},
     "target": {"max_step_tokens": 64, "target_step_us": 150},
 }
 
@@ -77,10 +77,10 @@ def _spec(chance: random.Random, number: int) -> JobSpec:
         "model",
         shared[: chance.choice((0, 4, 8))] + [chance.randint(1, 15) for _ in range(6)],
         SamplingParams(
-            max_tokens=chance.choice((1, 6, 20)),
+            max_tokens=chance.choice((1, 16, 28)),
             seed=number,
             stop=("7", "11") if chance.random() < 0.3 else (),
-            stop_token_ids=(0,),
+            stop_token_ids=(0,) if chance.random() < 0.3 else (),
             n=chance.choice((1, 1, 1, 2, 3)),
         ),
         priority=chance.randint(-2, 2),
