@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +17,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from bench.measured import JobTimes, figures, machine, peak_memory_bytes
+from bench.load import Arrival, run_job, warm_up
+from bench.measured import JobTimes, descendants, figures, machine, peak_memory_bytes, ratios
 from bench.workload import BenchJob, Lengths, read_jobs, uniform_jobs, write_jobs
 from protos.errors import StepserveError
-from protos.inference import Request, SamplingParams
 from stepserve import AsyncClient
 from stepserve.serving import serve
 
 MODEL = Path(__file__).parent / "storyteller" / "model"
-NUM_WARM_UP_JOBS = 4
 
 
 class Bench(BaseSettings):
@@ -113,37 +111,9 @@ class Bench(BaseSettings):
 async def run_jobs(target: str, jobs: Sequence[BenchJob]) -> tuple[list[JobTimes], list[list[int]]]:
     """Submit all jobs at once, greedily; return each one's times and tokens."""
     async with AsyncClient(target) as client:
-        warm_up = [BenchJob(job.prompt_token_ids, 4) for job in jobs[:NUM_WARM_UP_JOBS]]
-        await asyncio.gather(*(run_job(client, job) for job in warm_up))
-        results = await asyncio.gather(*(run_job(client, job) for job in jobs))
-    return [times for times, _ in results], [tokens for _, tokens in results]
-
-
-async def run_job(client: AsyncClient, job: BenchJob) -> tuple[JobTimes, list[int]]:
-    """Run one job; note when each of its tokens came."""
-    sampling = SamplingParams(max_tokens=job.max_tokens, temperature=0.0, ignore_eos=True)
-    times = JobTimes(time.perf_counter())
-    tokens: list[int] = []
-    request = Request(prompt_token_ids=job.prompt_token_ids, sampling=sampling)
-    async for event in client.generate(request):
-        now_s = time.perf_counter()
-        times.token_times_s += [now_s] * len(event.token_ids)
-        tokens += event.token_ids
-    return times, tokens
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the process's id and those of all processes below it."""
-    found = [pid]
-    for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += [int(child) for child in children.read_text().split()]
-    return found
-
-
-def ratios(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
-    """Return ours over theirs for each figure."""
-    return {name: ours[name] / theirs[name] for name in ours if theirs[name]}
+        await warm_up(client)
+        outcomes = await asyncio.gather(*(run_job(client, Arrival(0.0, job)) for job in jobs))
+    return [o.times for o in outcomes], [o.token_ids for o in outcomes]
 
 
 def table(result: Mapping[str, Any]) -> Table:

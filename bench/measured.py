@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -27,7 +28,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     if not values:
         return float("nan")
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+    # The product may be a rounding error above a whole number.
+    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
 
 
 def figures(jobs: Sequence[JobTimes], peak_memory_bytes: int) -> dict[str, float]:
@@ -48,8 +50,29 @@ def figures(jobs: Sequence[JobTimes], peak_memory_bytes: int) -> dict[str, float
         "itl_ms_p50": percentile(gaps_ms, 0.5),
         "itl_ms_p99": percentile(gaps_ms, 0.99),
         "latency_s_mean": sum(latencies_s) / len(latencies_s),
+        "latency_s_p50": percentile(latencies_s, 0.5),
+        "latency_s_p90": percentile(latencies_s, 0.9),
+        "latency_s_p99": percentile(latencies_s, 0.99),
         "peak_memory_mib": peak_memory_bytes / 2**20,
     }
+
+
+def ratios(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
+    """Return ours over theirs for each figure that is not 0 there, and no share already."""
+    return {
+        name: ours[name] / theirs[name]
+        for name in ours
+        if theirs.get(name) and not name.endswith("_share")
+    }
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the process's id and those of all processes below it."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(child) for child in children.read_text().split()]
+    return found
 
 
 def peak_memory_bytes(pids: Sequence[int]) -> int:

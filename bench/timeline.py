@@ -40,18 +40,30 @@ class Doing(Enum):
 
 @dataclass(slots=True)
 class Step:
-    """One step as recorded: when it was sent, how long it took (0: unreported), who was in it."""
+    """One step as recorded: when it was sent, how long it took (0: unreported), who was in it.
+
+    ``row_tokens`` holds how many tokens of each row were computed, and ``lengths`` how many
+    tokens its context had then. ``num_positions`` went through the token-wise layers, padding
+    included; ``num_context`` keys were read (both 0 where the worker does not say).
+    """
 
     number: int
     sent_s: float
     duration_us: int = 0
     num_free_blocks: int = -1
-    num_tokens: int = 0
+    num_positions: int = 0
+    num_context: int = 0
     doing: dict[SequenceName, Doing] = field(default_factory=dict)
+    row_tokens: dict[SequenceName, int] = field(default_factory=dict)
+    lengths: dict[SequenceName, int] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
-        return sum(doing is not Doing.PREEMPTED for doing in self.doing.values())
+        return len(self.row_tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.row_tokens.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +109,32 @@ class _Reader:
             sequence_id = admitted["sequence_id"]
             self._names[sequence_id] = (admitted["job_id"], admitted["index"])
             self._num_tokens[sequence_id] = admitted["num_tokens"]
-            self._num_computed[sequence_id] = 0
+            self._num_computed[sequence_id] = admitted.get("num_computed", 0)
         for sequence_id in line["released"]:
             step.doing[self._names[sequence_id]] = Doing.PREEMPTED
         for sequence_id, num_tokens in line["rows"]:
+            name = self._names[sequence_id]
             prefills = self._num_computed[sequence_id] < self._num_tokens[sequence_id]
-            step.doing[self._names[sequence_id]] = Doing.PREFILLS if prefills else Doing.DECODES
-            step.num_tokens += num_tokens
             self._num_computed[sequence_id] += num_tokens
+            step.doing[name] = Doing.PREFILLS if prefills else Doing.DECODES
+            step.row_tokens[name] = num_tokens
+            step.lengths[name] = self._num_computed[sequence_id]
 
     def _reported(self, line: dict[str, Any]) -> None:
         step = self._steps[line["step"]]
         step.duration_us = line["duration_us"]
         step.num_free_blocks = line["num_free_blocks"]
+        step.num_positions = line.get("num_positions", 0)
+        step.num_context = line.get("num_context", 0)
         for sequence_id in line["finished"]:
-            step.doing[self._names[sequence_id]] = Doing.LEAVES
+            name = self._names[sequence_id]
+            step.doing[name] = Doing.LEAVES
             # A step that was planned before the end was known names it once more; the
             # worker skips that row.
             for later in self._steps.values():
                 if later.number > step.number:
-                    later.doing.pop(self._names[sequence_id], None)
+                    for rows in (later.doing, later.row_tokens, later.lengths):
+                        rows.pop(name, None)
 
 
 def cells(line: Line, steps: Sequence[Step]) -> list[Doing | None]:

@@ -7,6 +7,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.lengths import JobLengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,30 @@ def uniform_jobs(
         )
         for _ in range(num_jobs)
     ]
+
+
+def random_jobs(
+    num_jobs: int, vocab_size: int, lengths: JobLengths, chance: random.Random
+) -> list[BenchJob]:
+    """Return jobs of these lengths, of token ids as ``uniform_jobs`` draws them."""
+    drawn = [lengths.draw(chance) for _ in range(num_jobs)]
+    return [
+        BenchJob(chance.choices(range(10, vocab_size), k=prompt), output)
+        for prompt, output in drawn
+    ]
+
+
+def static_bound(outputs: Sequence[int], batch_size: int) -> float:
+    """Return what static batches lose at most: their longest output over the mean output.
+
+    Jobs enter in order, ``batch_size`` at a time. A static batch runs as many steps as its
+    longest output has tokens; were every place always filled, that many steps would do
+    ``longest / mean`` times the work.
+    """
+    longest = [
+        max(outputs[first : first + batch_size]) for first in range(0, len(outputs), batch_size)
+    ]
+    return sum(longest) / len(longest) / (sum(outputs) / len(outputs))
 
 
 def write_jobs(path: Path, jobs: Sequence[BenchJob]) -> None:

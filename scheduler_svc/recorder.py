@@ -20,8 +20,8 @@ class StepRecorder:
     """One JSON line for each step sent and each step reported. Never a prompt, never a token.
 
     ``sent`` lines: step, time (seconds since the epoch), admissions, rows as [sequence id,
-    number of tokens], releases. ``reported`` lines: step, duration, sequences that got a
-    token, that finished, and the free blocks afterwards.
+    number of tokens], releases. ``reported`` lines: step, duration, positions computed and
+    read, sequences that got a token, that finished, and the free blocks afterwards.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -76,6 +76,7 @@ def _sent(command: StepCommand) -> dict[str, Any]:
                 "index": a.index,
                 "num_prompt_tokens": a.num_prompt_tokens,
                 "num_tokens": len(a.token_ids),
+                "num_computed": a.num_computed,
             }
             for a in command.admissions
         ],
@@ -90,6 +91,8 @@ def _reported(report: StepReport, num_free_blocks: int) -> dict[str, Any]:
         "step": report.step,
         "time_s": time.time(),
         "duration_us": report.duration_us,
+        "num_positions": report.num_positions,
+        "num_context": report.num_context,
         "sampled": list(report.token_sequence_ids),
         "finished": [sequence_id for sequence_id, _ in report.finished],
         "num_free_blocks": num_free_blocks,

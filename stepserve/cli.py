@@ -27,6 +27,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
     "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),
     "bench": ("bench.compare:Bench", "measure against transformers' static batches"),
+    "bench static": ("bench.compare:Bench", "the same"),
+    "bench batching": ("bench.batching:BatchingBench", "static, continuous, selective batches"),
+    "bench policies": ("bench.experiments.policies:PolicyBench", "what each policy promises"),
+    "bench core": ("bench.core_bench:CoreBench", "what one decision of the scheduler costs"),
+    "bench example": ("bench.example:Example", "four jobs in batches of three, step by step"),
+    "simulate": ("bench.simulator.command:Simulate", "the real scheduler in virtual time"),
 }
 
 
@@ -37,7 +43,7 @@ class Command(Protocol):
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<14} {purpose}" for name, (_, purpose) in COMMANDS.items())
     return (
         "usage: stepserve COMMAND [options]\n\n"
         "LLM inference with durable jobs: schedulers plan every forward iteration,\n"
@@ -57,6 +63,8 @@ def parse(argv: Sequence[str]) -> Command:
         print(usage())
         raise SystemExit(0 if argv else 2)
     name, *rest = argv
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name = f"{name} {rest.pop(0)}"
     if name == "--version":
         from importlib.metadata import version
 

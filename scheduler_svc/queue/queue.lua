@@ -100,19 +100,21 @@ local function store_counters(counters, due)
 end
 
 -- The rank of a stored job in the stored order (time_rank and FairShares.submit of order.py).
+-- Jobs of a version that knew no ranks lack tenant, max_tokens and priority.
 local function rank_of(job, order, lengths, counters, vtime)
   local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open')
-  local tenant, arrival = asked[1], tonumber(asked[3])
+  local tenant, arrival = asked[1] or '', tonumber(asked[3])
+  local max_tokens, priority = tonumber(asked[2]) or 1, tonumber(asked[4]) or 0
   local terms = redis.call('HMGET', order, 'policy', 'wait', 'remaining', 'priority',
     'weight:' .. tenant)
   if terms[1] ~= 'fair' then
     redis.call('HDEL', job, 'share')
     if terms[1] == 'fcfs' then return arrival end
-    local remaining = estimate(lengths, tenant, tonumber(asked[2]))
-    return arrival - (terms[4] * asked[4] + terms[3] / remaining) / terms[2]
+    local remaining = estimate(lengths, tenant, max_tokens)
+    return arrival - (terms[4] * priority + terms[3] / remaining) / terms[2]
   end
   local prompt = redis.call('HSTRLEN', job, 'prompt') / 4 * PROMPT_TOKEN_COST
-  local output = estimate(lengths, tenant, tonumber(asked[2])) * OUTPUT_TOKEN_COST
+  local output = estimate(lengths, tenant, max_tokens) * OUTPUT_TOKEN_COST
   local weight, expected = tonumber(terms[5]) or 1, prompt + output
   local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
   local start = math.max(counter, tonumber(redis.call('GET', vtime)) or 0)
@@ -398,7 +400,7 @@ end
 
 -- Lengths.observe of order.py.
 local function observe(job, num_tokens)
-  for _, field in ipairs({'all', 'of:' .. call('HGET', job, 'tenant')}) do
+  for _, field in ipairs({'all', 'of:' .. (call('HGET', job, 'tenant') or '')}) do
     local known = grown[field] or call('HGET', KEYS[7], field)
     local count, total = 0, 0
     if known then count, total = struct.unpack('<dd', known) end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from itertools import chain
 
 from protos.errors import Unavailable
 from scheduler_svc.queue.link import Argument
@@ -57,18 +57,20 @@ class Ranking:
     async def _store(self) -> bytes | int:
         keys, order = self._shard.keys, self._order
         workers = [w.decode() for w in await self._shard.link.call("ZRANGE", keys.workers, 0, -1)]
-        weights: list[Argument] = ["wait", order.wait_weight, "remaining", order.remaining_weight]
-        weights += ["priority", order.priority_weight]
-        for tenant, weight in order.tenant_weights.items():
-            weights += [f"weight:{tenant}", weight]
-        terms = json.dumps(asdict(order), sort_keys=True)
+        weights: dict[Argument, Argument] = {
+            "wait": order.wait_weight,
+            "remaining": order.remaining_weight,
+            "priority": order.priority_weight,
+            **{f"weight:{tenant}": weight for tenant, weight in order.tenant_weights.items()},
+        }
+        terms = json.dumps([order.policy, weights], sort_keys=True)
         answer: bytes | int = await self._shard.run(
             "adopt",
             [
                 *(keys.order, keys.unranked, keys.counters, keys.vtime, keys.workers, keys.queue),
                 *map(keys.claims, workers),
             ],
-            [order.policy, terms, len(workers), *workers, *weights],
+            [order.policy, terms, len(workers), *workers, *chain(*weights.items())],
             durable=True,
         )
         return answer
@@ -82,13 +84,9 @@ class Ranking:
                 return
             claims = await link.pipeline([("HGET", keys.job(i), "claim") for i in page])
             names = [keys.order, keys.unranked, keys.lengths, keys.counters, keys.vtime]
+            names.append(keys.queue)
             args: list[Argument] = []
             for job_id, claim in zip(page, claims, strict=True):
-                args += [job_id, claim or b""]
-            pairs = [
-                (keys.job(job_id), keys.claims(holder_of(claim or b"")))
-                for job_id, claim in zip(page, claims, strict=True)
-            ]
-            await self._shard.run(
-                "rerank", [*names, keys.queue, *(key for pair in pairs for key in pair)], args
-            )
+                names += (keys.job(job_id), keys.claims(holder_of(claim or b"")))
+                args += (job_id, claim or b"")
+            await self._shard.run("rerank", names, args)

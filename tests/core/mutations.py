@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 POOL = "kvstore/pool.py"
+PREFIX = "kvstore/prefix.py"
+BUDGET = "scheduler_svc/core/budget.py"
 CONFIG = "scheduler_svc/core/config.py"
+DRAFT = "scheduler_svc/core/draft.py"
 FLIGHT = "scheduler_svc/core/flight.py"
 INTAKE = "scheduler_svc/core/intake.py"
+LENGTHS = "scheduler_svc/core/lengths.py"
 OUTCOME = "scheduler_svc/core/outcome.py"
 PLANNER = "scheduler_svc/core/planner.py"
-POLICY = "scheduler_svc/core/policy.py"
+PUNCTUALITY = "scheduler_svc/core/punctuality.py"
+ROOM = "scheduler_svc/core/room.py"
 ROSTER = "scheduler_svc/core/roster.py"
 SCHEDULER = "scheduler_svc/core/scheduler.py"
 SEQUENCE = "scheduler_svc/core/sequence.py"
+VICTIM = "scheduler_svc/core/victim.py"
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,11 @@ class Mutant:
 
 MUTANTS = (
     Mutant("a double free goes through", POOL, "if count == 0:", "if False:"),
-    Mutant("allocated blocks stay free", POOL, "del self._free[rest:]", "pass"),
+    Mutant("allocated blocks stay free", POOL, "del self._empty[rest:]", "pass"),
     Mutant("a shared block is freed at once", POOL, "            if count:", "            if 0:"),
-    Mutant("one block too many is given", POOL, "if rest < 0:", "if rest < -1:"),
+    Mutant(
+        "one block too many is given", POOL, "count > self.num_free:", "count > 1 + self.num_free:"
+    ),
     Mutant(
         "more run than can decode in a step",
         CONFIG,
@@ -59,20 +67,20 @@ MUTANTS = (
     Mutant(
         "tokens after the end are kept",
         OUTCOME,
-        "        if sequence.state is State.ENDED:\n            continue\n",
+        "            if sequence.state is has_ended:\n                continue\n",
         "",
     ),
     Mutant(
         "tokens of the preempted are dropped",
         OUTCOME,
-        "if sequence.state is State.ENDED:",
+        "if sequence.state is has_ended:",
         "if sequence.state is not State.RUNNING:",
     ),
     Mutant("any token completes a stop string", OUTCOME, " and hit.offset == offset", ""),
     Mutant(
         "another row's log-probability", OUTCOME, "report.logprobs[position]", "report.logprobs[0]"
     ),
-    Mutant("log-probabilities of 0 are none", OUTCOME, "num_logprobs >= 0", "num_logprobs > 0"),
+    Mutant("log-probabilities of 0 are none", SEQUENCE, "num_logprobs >= 0", "num_logprobs > 0"),
     Mutant("offsets are not compared", OUTCOME, "if offset != len", "if offset < -len"),
     Mutant(
         "a stop string does not end it",
@@ -83,35 +91,94 @@ MUTANTS = (
     Mutant(
         "an end without a token is lost",
         OUTCOME,
-        "            rows.append(end_row(sequence, reason))\n",
+        "                rows.append(end_row(sequence, FINISHES[reason]))\n",
         "",
     ),
-    Mutant("planning forgets the token to come", PLANNER, "sequence.num_tokens += 1", "pass"),
+    Mutant("planning forgets the token to come", DRAFT, "sequence.num_tokens += 1", "pass"),
     Mutant(
-        "a row is not remembered as its last", PLANNER, "last_step = self.step", "last_step = 0"
+        "a decode forgets the token to come",
+        PLANNER,
+        "sequence.num_tokens = num_tokens + 1",
+        "sequence.num_tokens = num_tokens",
     ),
+    Mutant("a row is not remembered as its last", DRAFT, "last_step = self.step", "last_step = 0"),
+    Mutant("a decode is not its last row", PLANNER, "sequence.last_step = step", "pass"),
     Mutant(
         "decodes go on past the last token",
         PLANNER,
-        "elif num_tokens >= sequence.max_length:",
-        "elif num_tokens > sequence.max_length:",
+        "if num_tokens >= sequence.max_length:",
+        "if num_tokens > sequence.max_length:",
     ),
-    Mutant("a decode takes a block there is not", PLANNER, "elif self._pool.num_free:", "else:"),
+    Mutant(
+        "a decode takes a block there is not", PLANNER, "if not self._pool.num_free:", "if False:"
+    ),
     Mutant(
         "a block comes one token late",
         PLANNER,
-        "elif num_tokens <= len",
-        "elif num_tokens <= 1 + len",
+        "if num_tokens > len(sequence.block_ids)",
+        "if num_tokens > 1 + len(sequence.block_ids)",
     ),
-    Mutant("nobody makes room", PLANNER, "while wanted > self", "while wanted < 0 * self"),
+    Mutant("nobody makes room", PLANNER, "self._num_wanted() > self", "0 > self"),
     Mutant(
-        "room is made before it is needed", PLANNER, "while wanted > self", "while wanted >= self"
+        "room is made before it is needed",
+        PLANNER,
+        "self._num_wanted() > self",
+        "1 + self._num_wanted() > self",
+    ),
+    Mutant("the last that runs gives way", PLANNER, "while len(running) > 1 and", "while"),
+    Mutant(
+        "blocks that are shared come back once for each",
+        PLANNER,
+        "sum(references[b] == count for b, count in left.items())",
+        "sum(left.values())",
+    ),
+    Mutant(
+        "the first prompt keeps nothing",
+        PLANNER,
+        "        draft.budget -= kept\n",
+        "        kept = 0\n",
+    ),
+    Mutant(
+        "prompts wait for a budget of decodes", PLANNER, "max(draft.budget, least)", "draft.budget"
+    ),
+    Mutant(
+        "the urgent displace in a static batch",
+        PLANNER,
+        ' or self._config.batching == "static":\n            return',
+        ":\n            return",
+    ),
+    Mutant(
+        "a static batch is never complete",
+        PLANNER,
+        "            return self._num_left > 0\n",
+        "",
+    ),
+    Mutant("who passes the gate is not counted", PLANNER, "self._num_left -= 1", "pass"),
+    Mutant("idle blocks cost nothing", PLANNER, "wanted + num_idle +", "wanted +"),
+    Mutant(
+        "the last token may be cached",
+        PLANNER,
+        "sequence.keys_of((sequence.num_tokens - 1) // size",
+        "sequence.keys_of(sequence.num_tokens // size",
+    ),
+    Mutant("cached blocks are not shared", PLANNER, "        self._pool.share(cached)\n", ""),
+    Mutant(
+        "what is cached is computed again",
+        PLANNER,
+        "sequence.num_computed = len(cached) * self._config.block_size",
+        "sequence.num_computed = 0",
+    ),
+    Mutant(
+        "what was lost is not counted",
+        PLANNER,
+        "max(0, sequence.num_lost",
+        "min(0, sequence.num_lost",
     ),
     Mutant(
         "chunks break the budget",
         PLANNER,
-        "min(sequence.num_pending, draft.budget), 0)",
-        "sequence.num_pending, 0)",
+        "draft.add_row(chunked[0], min(chunked[0].num_pending, draft.budget), 0)",
+        "draft.add_row(chunked[0], chunked[0].num_pending, 0)",
     ),
     Mutant(
         "a prompt is let in and computed at once",
@@ -119,13 +186,24 @@ MUTANTS = (
         "min(sequence.num_pending, draft.budget), wanted)",
         "sequence.num_pending, wanted)",
     ),
-    Mutant("no block is left to grow by", PLANNER, "wanted + len(running) >", "wanted >"),
+    Mutant("no block is left to grow by", PLANNER, "num_idle + len(running) >", "num_idle >"),
     Mutant(
-        "one place too many", PLANNER, "len(running) < self._config", "len(running) <= self._config"
+        "one place too many",
+        PLANNER,
+        "return len(self._roster.running) <",
+        "return len(self._roster.running) <=",
     ),
-    Mutant("releases alone are not sent", PLANNER, " and not release_ids", ""),
-    Mutant("who came first gives way", POLICY, "max(running", "min(running"),
-    Mutant("who came last is next", POLICY, "min(waiting", "max(waiting"),
+    Mutant("releases alone are not sent", SCHEDULER, " and not release_ids", ""),
+    Mutant("who came first gives way", VICTIM, "by_order[len(by_order) // 2 :]", "by_order[:1]"),
+    Mutant(
+        "the dearest gives way",
+        VICTIM,
+        "return min(candidates, key=_cost)",
+        "return max(candidates, key=_cost)",
+    ),
+    Mutant("who gave way before costs the same", VICTIM, " * (1 + sequence.num_preemptions)", ""),
+    Mutant("there is no margin", VICTIM, "- rank > margin", "- rank > 0"),
+    Mutant("who came last is next", ROSTER, "self.waiting.pop(0)", "self.waiting.pop()"),
     Mutant("an id is used again", ROSTER, "self._last_id + 1", "max(self.running, default=0) + 1"),
     Mutant(
         "what the worker ended is released too",
@@ -143,24 +221,99 @@ MUTANTS = (
         "jobs beyond the claim are taken", SCHEDULER, "if len(event.jobs) > self", "if 0 > self"
     ),
     Mutant(
-        "a claim is out twice",
+        "the same is wished again",
         SCHEDULER,
-        "num_free <= 0 or self._num_claiming or",
-        "num_free <= 0 or",
+        "claim in (self._claim, NO_CLAIM)",
+        "claim == NO_CLAIM",
     ),
+    Mutant(
+        "a full lane asks for anybody",
+        SCHEDULER,
+        "        return Claim(1, max(s.rank for s in roster.running.values()) - margin)\n",
+        "        return Claim(1)\n",
+    ),
+    Mutant(
+        "a static batch is not claimed ahead",
+        SCHEDULER,
+        "num_places - len(roster.waiting)",
+        "num_places - len(roster.live)",
+    ),
+    Mutant(
+        "blocks are found that the worker skipped",
+        SCHEDULER,
+        "sequence.state is State.ENDED or sequence",
+        "sequence",
+    ),
+    Mutant("broken blocks are found", SCHEDULER, "or sequence.sequence_id in broken", ""),
+    Mutant(
+        "blocks are found before their report",
+        SCHEDULER,
+        "draft.planned())",
+        'draft.planned())\n        self._index(draft.planned(), StepReport("", 0, 0))',
+    ),
+    Mutant("a block is found by another's key", SCHEDULER, "keys[position])", "keys[0])"),
+    Mutant("nobody is late", PUNCTUALITY, "if left_s <= 0:", "if False:"),
+    Mutant("who would be late waits on", PUNCTUALITY, "if needed_s <= left_s:", "if True:"),
+    Mutant(
+        "a prompt takes no time",
+        PUNCTUALITY,
+        "ceil(sequence.num_pending / self._budget.tokens)",
+        "0",
+    ),
+    Mutant(
+        "the budget has no bounds", BUDGET, "min(max(wanted, self._least), self._most)", "wanted"
+    ),
+    Mutant("the budget never shrinks", BUDGET, "max(factor, MAX_CUT)", "max(factor, 1)"),
+    Mutant(
+        "spare tokens raise the budget",
+        BUDGET,
+        "num_tokens >= int(self._tokens) or factor < 1",
+        "True",
+    ),
+    Mutant("nothing is foreseen", ROOM, "self._peak_blocks([*running, newcomer]) <=", "0 <="),
+    Mutant("shared blocks count for each", ROOM, " - s.num_shared * size", ""),
+    Mutant("all grow to their limits", ROOM, "if self._config.enable_preemption:", "if False:"),
+    Mutant(
+        "few samples are enough",
+        LENGTHS,
+        "if histogram.num_samples < MIN_SAMPLES:\n            return",
+        "if False:\n            return",
+    ),
+    Mutant("tenants are alike", LENGTHS, "self._tenants.get(tenant, self._all)", "self._all"),
+    Mutant("tenants are never forgotten", LENGTHS, "len(self._tenants) > MAX_TENANTS", "False"),
+    Mutant(
+        "what is longer counts for nothing",
+        LENGTHS,
+        "[bucket + 1], self._tails[1][bucket + 1]",
+        "[-1], self._tails[1][-1]",
+    ),
+    Mutant("tenants share prefixes", PREFIX, "tenant.encode()", 'b""'),
+    Mutant("a key forgets what came before", PREFIX, "(keys[-1] if keys else salt)", "salt"),
+    Mutant(
+        "a twin takes the key over",
+        PREFIX,
+        "self._blocks.setdefault(key, block_id) == block_id",
+        "self._blocks.update({key: block_id}) is None",
+    ),
+    Mutant(
+        "evicted content is still found", POOL, "            self._index.remove(block_id)\n", ""
+    ),
+    Mutant("the longest unused stays", POOL, "popitem(last=False)", "popitem()"),
+    Mutant("a prefix is forgotten from its beginning", POOL, "reversed(block_ids)", "block_ids"),
+    Mutant("a shared block stays idle", POOL, "                del self._idle[block_id]\n", ""),
     Mutant("the lost claim on", SCHEDULER, " or self._is_lost:", ":"),
     Mutant("the lost keep what they claimed", SCHEDULER, "self._is_lost = True", "pass"),
     Mutant(
         "another incarnation's report counts",
         SCHEDULER,
-        "report.incarnation != self._config.incarnation or ",
-        "",
+        "if report.incarnation != self._config.incarnation:",
+        "if False:",
     ),
     Mutant(
         "waiting jobs take no place",
         SCHEDULER,
-        "num_places - len(self._roster.live)",
-        "num_places - self.num_running",
+        "(num_free := num_places - len(roster.live))",
+        "(num_free := num_places - self.num_running)",
     ),
     Mutant("a job is requeued once an output", SCHEDULER, "dict.fromkeys(job_ids)", "job_ids"),
     Mutant("a full output is computed further", SCHEDULER, "if sequence.is_full:", "if False:"),
@@ -173,15 +326,20 @@ MUTANTS = (
     Mutant(
         "an early end bears a step to come",
         SCHEDULER,
-        "Commit(self._flight.reported, tuple",
-        "Commit(self._flight.planned, tuple",
+        "self._punctuality.watch(sequence)\n        return [Commit(self._flight.reported",
+        "self._punctuality.watch(sequence)\n        return [Commit(self._flight.planned",
     ),
-    Mutant("freed blocks stay held", SCHEDULER, "            self._pool.release(block_ids)\n", ""),
+    Mutant(
+        "freed blocks stay held",
+        SCHEDULER,
+        ".give_back(block_ids)\n            self._pool.release(block_ids)\n",
+        ".give_back(block_ids)\n",
+    ),
     Mutant(
         "the lost keep their blocks",
         SCHEDULER,
-        "self._pool.release(self._roster.forget())",
-        "self._roster.forget()",
+        "for block_ids in self._roster.forget():",
+        "for block_ids in self._roster.forget()[1:]:",
     ),
     Mutant(
         "outputs that ended in Redis go on", SCHEDULER, "for key in event.ended:", "for key in ():"

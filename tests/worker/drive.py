@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from pathlib import Path
 
 from protos.step import Sampling, StepCommand
+from tests.checkpoints import lone_greedy
 from tests.worker.lane import Lane
 from worker_svc.runner import Runner
 
@@ -49,3 +51,39 @@ def most_tokens(lane: Lane, sequence_id: int) -> int:
 def all_is_free(runner: Runner, lane: Lane) -> None:
     assert runner.residents() == ()
     assert lane.pool.num_free == lane.pool.num_blocks
+
+
+def keep_every_promise(runner: Runner, checkpoint: Path, seed: int) -> None:
+    """Admit, decode, split prompts and release at random, two steps ahead; check what comes of it.
+
+    Every token is that of a lone run, whoever ended or left freed its blocks, and those alone.
+    """
+    rng = random.Random(seed)
+    lane, waiting, released = lane_for(), deque[StepCommand](), set[int]()
+    for _ in range(60):
+        live = [i for i, j in lane.jobs.items() if j.finish is None and i not in released]
+        if len(live) < 5 and len(lane.jobs) < 14:
+            lane.admit(prompt(rng.randint(1, 14), len(lane.jobs)), GREEDY)
+            live.append(len(lane.jobs))
+        leaving = [i for i in live if rng.random() < 0.03]
+        released.update(leaving)
+        rows = {
+            i: rng.randint(1, min(lane.pending(i), 8))
+            for i in live
+            if i not in leaving
+            and rng.random() < 0.8
+            and (lane.jobs[i].num_tokens < most_tokens(lane, i) or lane.pending(i) > 1)
+        }
+        waiting.append(lane.command(rows, leaving))
+        if len(waiting) == 2:
+            lane.take(runner.execute(waiting.popleft()))
+    while waiting:
+        lane.take(runner.execute(waiting.popleft()))
+    for sequence_id, job in lane.jobs.items():
+        token_ids = job.admission.token_ids
+        alone = lone_greedy(checkpoint, token_ids, 12, stop_token_ids=()).tokens
+        assert job.tokens == alone[: len(job.tokens)]
+        assert job.freed == (sequence_id in released or job.finish is not None)
+    assert sum(job.finish is not None for job in lane.jobs.values()) >= 5
+    held = sum(len(job.blocks) for job in lane.jobs.values())
+    assert lane.pool.num_free == lane.pool.num_blocks - held

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tests.worker.conftest import Assemble
 from worker_svc.engine import Engine
 from worker_svc.kernels import select
-from worker_svc.layout import Flat
+from worker_svc.layout import Flat, layout_for
 from worker_svc.limits import Limits
 from worker_svc.room import WorkerUnavailable, cache_bytes
 from worker_svc.runner import Runner
@@ -108,6 +108,35 @@ def test_the_largest_step_is_as_large_as_a_step_can_be(
     assert command.row_num_tokens == (num_tokens,) * num_rows
     report = assembled(max_step_tokens=64).runner.execute(command)
     assert len(report.token_ids) == len(report.logprobs) == num_rows
+
+
+@pytest.mark.parametrize("batching", ["continuous", "static"])
+def test_a_rectangle_that_does_not_fit_beside_the_cache_is_refused(
+    assembled: Assemble, monkeypatch: pytest.MonkeyPatch, batching: str
+) -> None:
+    padded = {"attention": "padded", "batching": batching, "max_context": 100}
+    assert assembled(**padded).info.max_batch_size == 6
+    monkeypatch.setattr("worker_svc.room.free_bytes", lambda _: 64 * BYTES_PER_BLOCK + 10**6)
+    with pytest.raises(WorkerUnavailable) as caught:
+        assembled(**padded)
+    problem, advice = str(caught.value).split("KV cache: ")
+    assert problem.startswith("--attention padded: the largest step takes 0.0 GiB")
+    assert advice == "lower --max-batch-size, --max-step-tokens or --max-context"
+    assert assembled(**padded, max_batch_size=1, max_step_tokens=8).info.max_batch_size == 1
+    assert assembled(attention="grouped").info.max_batch_size == 6
+
+
+@pytest.mark.parametrize("batching", ["continuous", "static"])
+def test_the_largest_rectangle_can_be_tried(assembled: Assemble, batching: str) -> None:
+    """With a limit that dead rows do not count against."""
+    limits, layout = Limits(257, 100, 4, 64, 6, 16), layout_for("padded", batching)  # type: ignore[arg-type]
+    command = largest_step(limits, layout)
+    settings = {"attention": "padded", "batching": batching}
+    report = assembled(**settings, max_step_tokens=sum(command.row_num_tokens)).runner.execute(
+        command
+    )
+    assert report.num_positions == {"continuous": 66, "static": 96}[batching]
+    assert report.num_context == 6 * 99
 
 
 def test_memory_that_runs_out_is_said_in_one_line(

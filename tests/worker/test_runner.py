@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +10,17 @@ import pytest
 import torch
 
 from protos.errors import StepRefused
-from protos.step import FinishReason, Sampling, StepCommand
+from protos.step import FinishReason, Sampling
 from tests.checkpoints import lone_greedy
 from tests.worker.conftest import Assemble
-from tests.worker.drive import GREEDY, all_is_free, finish_all, lane_for, most_tokens, prompt
+from tests.worker.drive import (
+    GREEDY,
+    all_is_free,
+    finish_all,
+    keep_every_promise,
+    lane_for,
+    prompt,
+)
 from worker_svc.runner import Runner
 
 
@@ -242,35 +247,7 @@ def test_logprobs_are_those_of_transformers(runner: Runner, small_checkpoint: Pa
 
 
 def test_a_random_schedule_keeps_every_promise(runner: Runner, small_checkpoint: Path) -> None:
-    rng = random.Random(5)
-    lane, waiting, released = lane_for(), deque[StepCommand](), set[int]()
-    for _ in range(60):
-        live = [i for i, j in lane.jobs.items() if j.finish is None and i not in released]
-        if len(live) < 5 and len(lane.jobs) < 14:
-            lane.admit(prompt(rng.randint(1, 14), len(lane.jobs)), GREEDY)
-            live.append(len(lane.jobs))
-        leaving = [i for i in live if rng.random() < 0.03]
-        released.update(leaving)
-        rows = {
-            i: rng.randint(1, min(lane.pending(i), 8))
-            for i in live
-            if i not in leaving
-            and rng.random() < 0.8
-            and (lane.jobs[i].num_tokens < most_tokens(lane, i) or lane.pending(i) > 1)
-        }
-        waiting.append(lane.command(rows, leaving))
-        if len(waiting) == 2:
-            lane.take(runner.execute(waiting.popleft()))
-    while waiting:
-        lane.take(runner.execute(waiting.popleft()))
-    for sequence_id, job in lane.jobs.items():
-        token_ids = job.admission.token_ids
-        alone = lone_greedy(small_checkpoint, token_ids, 12, stop_token_ids=()).tokens
-        assert job.tokens == alone[: len(job.tokens)]
-        assert job.freed == (sequence_id in released or job.finish is not None)
-    assert sum(job.finish is not None for job in lane.jobs.values()) >= 5
-    held = sum(len(job.blocks) for job in lane.jobs.values())
-    assert lane.pool.num_free == lane.pool.num_blocks - held
+    keep_every_promise(runner, small_checkpoint, seed=5)
 
 
 def test_a_worker_warms_up_within_the_smallest_limits(assembled: Assemble) -> None:

@@ -19,22 +19,17 @@ from worker_svc.kernels.attention_dense import Integers, attend_dense, gather, h
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Neighbouring rows of equal lengths, and where in the gathered blocks their keys lie.
+    """Neighbouring rows of equal lengths, and where in what was gathered their keys lie.
 
-    ``mask`` is that of ``attend_dense``; ``keys`` counts from the beginning of the first block.
+    ``view`` is the size ``[rows, Hkv, keys, D]``, the strides and the offset: one call makes it
+    where slices would take three, for each group in each layer. ``mask`` is ``attend_dense``'s.
     """
 
     num_rows: int
     query_len: int
     tokens: slice
-    blocks: slice
-    keys: slice
+    view: tuple[tuple[int, ...], tuple[int, ...], int]
     mask: Tensor | None
-
-    def context(self, gathered: Tensor, num_kv_heads: int, head_dim: int) -> Tensor:
-        """The group's keys or values, ``[rows, Hkv, keys, D]``: a view of what was gathered."""
-        blocks = gathered[self.blocks].view(self.num_rows, num_kv_heads, -1, head_dim)
-        return blocks[:, :, self.keys]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +78,7 @@ class Groups:
         head, block = within // num_blocks[row], first[row] + within % num_blocks[row]
         places = to_device(np.stack((self.row_ids[row], block, head)), cache.device)
         lines = self.block_tables[places[0], places[1]] * num_kv_heads + places[2]
-        return _Reading(lines, tuple(self._group(window, cache, sizes)))
+        return _Reading(lines, tuple(self._groups(window, cache, sizes)))
 
     def _first_keys(self, window: int) -> Integers:
         """The first position that any of a row's tokens sees."""
@@ -92,20 +87,25 @@ class Groups:
         oldest: Integers = self.context_lens - self.query_lens - window + 1
         return oldest.clip(min=0)
 
-    def _group(self, window: int, cache: Tensor, sizes: Integers) -> Iterator[_Group]:
+    def _groups(self, window: int, cache: Tensor, sizes: Integers) -> Iterator[_Group]:
+        _, num_kv_heads, block_size, head_dim = cache.shape
         lengths = np.stack((self.query_lens, self.context_lens))
         begins = np.flatnonzero((np.diff(lengths, prepend=0) != 0).any(0))
         token_ends, block_ends = self.query_lens.cumsum(), sizes.cumsum()
         for begin, end in zip(begins, [*begins[1:], len(sizes)], strict=True):
             query_len, context_len = int(self.query_lens[begin]), int(self.context_lens[begin])
             first = int(self._first_keys(window)[begin])
-            skipped = first % cache.shape[2]
+            num_places = int(sizes[begin]) // num_kv_heads * block_size
+            before = int(block_ends[begin] - sizes[begin]) * block_size + first % block_size
             yield _Group(
                 num_rows=int(end - begin),
                 query_len=query_len,
                 tokens=slice(int(token_ends[begin]) - query_len, int(token_ends[end - 1])),
-                blocks=slice(int(block_ends[begin] - sizes[begin]), int(block_ends[end - 1])),
-                keys=slice(skipped, skipped + context_len - first),
+                view=(
+                    (int(end - begin), num_kv_heads, context_len - first, head_dim),
+                    (num_kv_heads * num_places * head_dim, num_places * head_dim, head_dim, 1),
+                    before * head_dim,
+                ),
                 mask=_mask((query_len, context_len), first, window, cache),
             )
 
@@ -130,17 +130,17 @@ def grouped_attention(
 
     Any floating dtype, on any device; 16-bit weights are rounded before they meet the values.
     """
-    _, num_kv_heads, _, head_dim = k_cache.shape
+    num_heads, head_dim = query.shape[1:]
     reading = groups.reading(window, k_cache)
     keys, values = gather(k_cache, reading.lines), gather(v_cache, reading.lines)
     mixed = [
         attend_dense(
-            query[group.tokens].view(group.num_rows, group.query_len, -1, head_dim),
-            group.context(keys, num_kv_heads, head_dim),
-            group.context(values, num_kv_heads, head_dim),
+            query[group.tokens].view(group.num_rows, group.query_len, num_heads, head_dim),
+            keys.as_strided(*group.view),
+            values.as_strided(*group.view),
             group.mask,
             scale,
-        ).reshape(-1, query.shape[1], head_dim)
+        ).reshape(-1, num_heads, head_dim)
         for group in reading.groups
     ]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)

@@ -8,9 +8,11 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from redis import Redis
 
 from protos.job import Finish
 from scheduler_svc.queue import JobQueue, Order
+from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.order import FairShares, Lengths, time_rank
 from tests.service.queue.build import (
     APPLIED,
@@ -95,6 +97,23 @@ async def test_only_jobs_of_a_lower_rank_are_claimed(queue: JobQueue) -> None:
     assert [job.spec.job_id for job in below] == ids[:2]
     assert await queue.claim(lease, FINGERPRINT, 5, max_rank=jobs[2].rank) == []
     assert await claim_ids(queue, lease, 5) == ids[2:]
+
+
+async def test_a_job_that_is_ranked_anew_meanwhile_is_not_claimed(
+    queue: JobQueue, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await submit(queue, 1)
+    lease, link = await lease_on(queue), queue._lanes.link
+    call = link.call
+
+    async def look(*command: Any) -> Any:
+        answer = await call(*command)
+        redis.zadd(keys.queue, {job_id: 3e9})
+        return answer
+
+    monkeypatch.setattr(link, "call", look)
+    assert await queue.claim(lease, FINGERPRINT, 1, max_rank=3e9) == []
+    assert await claim_ids(queue, lease, 1) == [job_id]
 
 
 observations = st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 60)), max_size=40)

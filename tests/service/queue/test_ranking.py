@@ -11,11 +11,13 @@ from scheduler_svc.queue import JobQueue, Order, ranking
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.order import Policy
 from tests.service.queue.build import (
+    APPLIED,
     FINGERPRINT,
     STOP,
     claim_ids,
     lease_on,
     row,
+    running,
     submit,
 )
 
@@ -76,6 +78,41 @@ async def test_a_change_that_was_interrupted_is_gone_on_with(
     assert set(ranks) == {*ids} - {ids[20], ids[21]}
     assert set(held) | set(moved) <= set(ranks)
     assert max(ranks.values()) < 1e6, "tags, not times"
+
+
+async def test_what_has_ended_is_not_reserved_again(
+    redis_url: str, model: str, redis: Redis, keys: Keys
+) -> None:
+    async with (
+        JobQueue(redis_url, model) as old,
+        JobQueue(redis_url, model, order=Order(policy="fair")) as new,
+    ):
+        lease = await lease_on(old)
+        job_id = await running(old, lease, n=3, tenant="t")
+        await old.commit(lease, [row(job_id, 0, [1], STOP), row(job_id, 0, [1], index=1)])
+        await new.adopt_order()
+        assert float(redis.hget(keys.counters, "t")) == 2 * 203
+        rows = [row(job_id, 1, [], STOP, index=1), row(job_id, 0, [1, 2], STOP, index=2)]
+        assert await new.commit(lease, rows) == [APPLIED] * 2
+        assert float(redis.hget(keys.counters, "t")) == 5 + 7
+
+
+async def test_jobs_of_a_version_that_knew_no_ranks_are_ranked_and_served(
+    redis_url: str, model: str, redis: Redis, keys: Keys
+) -> None:
+    async with JobQueue(redis_url, model) as old:
+        ids = await submit(old, 2, tenant="t")
+        for job_id in ids:
+            redis.hdel(keys.job(job_id), "tenant", "max_tokens", "priority")
+        redis.delete(keys.order)
+    for policy in POLICIES:
+        async with JobQueue(redis_url, model, order=Order(policy=policy)) as queue:
+            await queue.adopt_order()
+            assert redis.zcard(keys.unranked) == 0
+    async with JobQueue(redis_url, model) as queue:
+        lease = await lease_on(queue)
+        assert sorted(await claim_ids(queue, lease, 9)) == ids
+        assert await queue.commit(lease, [row(i, 0, [1], STOP) for i in ids]) == [APPLIED] * 2
 
 
 async def test_the_same_order_again_changes_nothing(

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from worker_svc.kernels import KernelsUnavailable, select
+from worker_svc.kernels.attention_grouped import grouped_attention
+from worker_svc.kernels.attention_padded import padded_attention
 
 
 @pytest.mark.parametrize(
@@ -17,6 +23,17 @@ from worker_svc.kernels import KernelsUnavailable, select
 )
 def test_select(name: str, device: str | torch.device, chosen: str) -> None:
     assert select(name, device).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("attention", "function"), [("grouped", grouped_attention), ("padded", padded_attention)]
+)
+def test_attention_that_gathers_leaves_the_other_kernels_as_they_are(
+    attention: Literal["grouped", "padded"], function: Callable[..., Tensor]
+) -> None:
+    kernels = select("cpu", "cpu", attention)
+    assert kernels.paged_attention is function
+    assert kernels == replace(select("cpu", "cpu", "paged"), paged_attention=function)
 
 
 def test_auto_on_a_gpu_is_triton() -> None:

@@ -1,0 +1,172 @@
+"""``stepserve bench batching``: ways to form batches, side by side on the real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from rich.console import Console
+
+from bench.batching_report import print_report
+from bench.batching_systems import BASELINE, DEFAULT, System, parse_systems
+from bench.batching_targets import targets
+from bench.lengths import ShareGPTLengths
+from bench.load import Outcome, burst
+from bench.measured import machine, ratios
+from bench.service_run import Bed, ServiceRun
+from bench.workload import BenchJob, random_jobs, static_bound
+from stepserve import AsyncClient
+
+MODEL = Path(__file__).parent / "storyteller" / "model"
+# So many batches of other jobs are run first, for the costs of a step.
+NUM_CALIBRATION_BATCHES = 4
+
+
+class BatchingBench(BaseSettings):
+    """Measure static, continuous and selective batching, and split-fuse, one after another.
+
+    Each is a setting of the same service: Redis, a scheduler and a worker are started for
+    each, and get the same jobs, which all wait before the first may run. Lengths are
+    ShareGPT's, times --scale; outputs are greedy and have exactly the length that is asked
+    for. With --fit, other jobs run first, and what their steps cost goes to the simulator,
+    whose requests/s are printed beside the measured ones.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+
+    model: str = Field(str(MODEL), description="checkpoint directory; default: the demo model")
+    systems: str = Field(DEFAULT, description="which: BATCHING+ATTENTION[+split-fuse],…")
+    num_jobs: int = Field(384, ge=1, description="jobs")
+    scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
+    batch_size: int = Field(16, ge=1, description="rows at most")
+    split_fuse_tokens: int = Field(128, ge=1, description="tokens in a step, with split-fuse")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for all")
+    num_threads: int = Field(1, ge=1, description="CPU threads of the worker")
+    seed: int = Field(0, description="of lengths and tokens")
+    fit: bool = Field(True, description="simulate too, with costs from other jobs' steps")
+    costs: str = Field("", description="simulate with the costs in this file instead")
+    picture: str = Field("", description="also draw the figures into this SVG or PNG file")
+    out: str = Field("", description="also write the figures to this JSON file")
+
+    def run(self) -> int:
+        """Measure; the last line printed is a JSON object with the figures."""
+        systems = parse_systems(self.systems)
+        bed = Bed(self.model, self.batch_size, self.dtype, self.num_threads)
+        jobs = self._jobs(bed, self.num_jobs, self.seed)
+        runs: dict[str, ServiceRun] = {}
+        with tempfile.TemporaryDirectory(prefix="stepserve-bench-") as scratch:
+            for system in systems:
+                Console(stderr=True).print(f"{system.name} …", highlight=False)
+                runs[system.name] = self._measure(bed, system, jobs, Path(scratch))
+            predicted = self._predictions(bed, systems, jobs, Path(scratch))
+        result = self._result(jobs, runs, predicted)
+        print_report(result)
+        if self.picture:
+            from bench.figure_batching import draw
+
+            draw(Path(self.picture), runs, self.batch_size)
+        if self.out:
+            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(result))
+        return 0
+
+    def _jobs(self, bed: Bed, num_jobs: int, seed: int) -> list[BenchJob]:
+        lengths = ShareGPTLengths(bed.max_context, self.scale)
+        return random_jobs(num_jobs, bed.vocab_size, lengths, random.Random(seed))
+
+    def _flags(self, system: System, jobs: Sequence[BenchJob]) -> dict[str, Any]:
+        return system.flags(whole_prompts(jobs, self.batch_size), self.split_fuse_tokens)
+
+    def _measure(
+        self, bed: Bed, system: System, jobs: Sequence[BenchJob], scratch: Path
+    ) -> ServiceRun:
+        num_gates = 1 if system.batching == "static" else self.batch_size
+        records = scratch / f"{system.name} all"
+        num_others = NUM_CALIBRATION_BATCHES * self.batch_size if self._is_fitting else 0
+        others = self._jobs(bed, num_others, self.seed + 1)
+
+        async def load(client: AsyncClient) -> list[Outcome]:
+            if others:
+                await burst(client, others, num_gates)
+                shutil.copytree(records, scratch / system.name)
+            return await burst(client, jobs, num_gates)
+
+        flags = self._flags(system, [*jobs, *others])
+        return bed.measure(load, records, **flags)
+
+    @property
+    def _is_fitting(self) -> bool:
+        return self.fit and not self.costs
+
+    def _predictions(
+        self, bed: Bed, systems: Sequence[System], jobs: Sequence[BenchJob], scratch: Path
+    ) -> dict[str, float]:
+        """Return each system's requests/s as simulated; nothing where that is not asked for."""
+        if not self.costs and not self.fit:
+            return {}
+        from bench.batching_prediction import Predictor, fitted_costs, known_costs
+
+        records = {scratch / system.name: system for system in systems}
+        costs = known_costs(self.costs) if self.costs else fitted_costs(records)
+        predictor = Predictor(bed, jobs, costs)
+        return {s.name: predictor.requests_per_s(s, self._flags(s, jobs)) for s in systems}
+
+    def _result(
+        self,
+        jobs: Sequence[BenchJob],
+        runs: Mapping[str, ServiceRun],
+        predicted: Mapping[str, float],
+    ) -> dict[str, Any]:
+        figures = {name: run.figures(self.batch_size) for name, run in runs.items()}
+        bound = static_bound([job.max_tokens for job in jobs], self.batch_size)
+        settings = self.model_dump(exclude={"out", "picture", "systems"})
+        return {
+            "workload": {
+                **settings,
+                "model": os.path.relpath(self.model),
+                "mean_prompt_tokens": sum(len(job.prompt_token_ids) for job in jobs) / len(jobs),
+                "mean_output_tokens": sum(job.max_tokens for job in jobs) / len(jobs),
+            },
+            "static_bound": bound,
+            "systems": figures,
+            "ratios_to_static": {
+                name: ratios(figures[name], figures[BASELINE])
+                for name in figures
+                if BASELINE in figures and name != BASELINE
+            },
+            "predicted": {
+                name: {
+                    "requests_per_s": value,
+                    "error": value / figures[name]["requests_per_s"] - 1.0,
+                }
+                for name, value in predicted.items()
+            },
+            "same_outputs": same_outputs(runs),
+            "targets": targets(figures, bound, predicted),
+            "machine": machine(),
+        }
+
+
+def whole_prompts(jobs: Sequence[BenchJob], batch_size: int) -> int:
+    """Return a step's token budget that never splits a prompt of these jobs."""
+    prompts = sorted((len(job.prompt_token_ids) for job in jobs), reverse=True)
+    return sum(prompts[:batch_size]) + batch_size
+
+
+def same_outputs(runs: Mapping[str, ServiceRun]) -> dict[str, str]:
+    """Return for each run how many of its outputs are those of the first run."""
+    first = next(iter(runs.values())).outcomes
+    return {
+        name: f"{sum(a.token_ids == b.token_ids for a, b in zip(first, run.outcomes, strict=True))}"
+        f" of {len(first)}"
+        for name, run in runs.items()
+    }

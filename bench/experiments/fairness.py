@@ -1,0 +1,61 @@
+"""One tenant sends ten times its share: what the others notice of it under ``fair``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from bench.experiments.trial import Trial
+from bench.load import Arrival
+from bench.measured import percentile
+from bench.service_run import ServiceRun
+from bench.targets import at_most
+
+GREEDY, FACTOR = "greedy", 10.0
+OTHERS = ("one", "two", "three")
+# The others send a little less than their shares, so that a queue of theirs has an end.
+OTHERS_LOAD = 0.8
+TARGET = 1.3
+
+
+def run(trial: Trial, capacity: float, duration_s: float) -> dict[str, Any]:
+    """Return the others' p99 latencies while one tenant sends its share, and ten times that."""
+    share = capacity / (len(OTHERS) + 1)
+    others = [
+        replace(arrival, tenant=tenant)
+        for tenant in OTHERS
+        for arrival in trial.poisson(OTHERS_LOAD * share, duration_s, f"fair {tenant}")
+    ]
+    figures = {}
+    for name, factor in (("its_share", 1.0), ("greedy", FACTOR)):
+        greedy = [
+            replace(arrival, tenant=GREEDY)
+            for arrival in trial.poisson(factor * share, duration_s, f"fair {name}")
+        ]
+        arrivals = sorted([*others, *greedy], key=lambda arrival: arrival.at_s)
+        figures[name] = _figures(trial.offered(arrivals, _is_other, policy="fair"))
+    ratio = figures["greedy"]["others_latency_s_p99"] / figures["its_share"]["others_latency_s_p99"]
+    return {
+        "what": "the others' p99 latency, a tenant at ten times its share over one at its share",
+        **at_most(ratio, TARGET),
+        "share_requests_per_s": share,
+        **figures,
+    }
+
+
+def _is_other(arrival: Arrival) -> bool:
+    return arrival.tenant != GREEDY
+
+
+def _figures(run: ServiceRun) -> dict[str, float]:
+    others = [outcome for outcome in run.ended if _is_other(outcome.arrival)]
+    greedy = [outcome for outcome in run.ended if not _is_other(outcome.arrival)]
+    return {
+        "others_latency_s_p50": percentile([o.latency_s for o in others], 0.5),
+        "others_latency_s_p99": percentile([o.latency_s for o in others], 0.99),
+        "others_ttft_s_p99": percentile([o.ttft_s for o in others], 0.99),
+        "greedy_latency_s_p50": percentile([o.latency_s for o in greedy], 0.5),
+        "num_others": len(others),
+        "num_greedy": len(greedy),
+        "num_greedy_left": len(run.outcomes) - len(run.ended),
+    }

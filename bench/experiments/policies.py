@@ -1,0 +1,99 @@
+"""``stepserve bench policies``: what each policy promises, measured on the real service."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from rich.console import Console
+
+from bench.experiments import fairness, latency, split_fuse, urgency
+from bench.experiments.trial import Trial
+from bench.measured import machine
+from bench.service_run import Bed
+from bench.targets import in_words
+from protos.errors import InvalidRequest
+
+MODEL = Path(__file__).parents[1] / "storyteller" / "model"
+EXPERIMENTS = ("latency", "split-fuse", "priority", "fair")
+
+
+class PolicyBench(BaseSettings):
+    """Measure continuous batching, split-fuse, priority and fair against what each promises.
+
+    `latency`: continuous beside static batches at 80 % of static's capacity. `split-fuse`: long
+    prompts among decodes, whole and in chunks. `priority`: urgent jobs at twice the capacity,
+    beside fcfs. `fair`: a tenant at ten times its share. Jobs arrive whether or not the ones
+    before have ended; progress is told on standard error.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+
+    model: str = Field(str(MODEL), description="checkpoint directory; default: the demo model")
+    only: str = Field(",".join(EXPERIMENTS), description="which, with commas between")
+    latency_s: float = Field(60.0, gt=0, description="how long jobs arrive, for latency")
+    priority_s: float = Field(60.0, gt=0, description="how long jobs arrive, for priority")
+    fair_s: float = Field(45.0, gt=0, description="how long jobs arrive, for fair")
+    capacity_jobs: int = Field(160, ge=2, description="jobs that the capacity is measured with")
+    scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
+    long_prompt: int = Field(1500, ge=1, description="tokens of a long prompt, for split-fuse")
+    split_fuse_tokens: int = Field(128, ge=1, description="tokens in a step, with split-fuse")
+    attention: Literal["padded", "grouped", "paged"] = Field("paged", description="for all")
+    batch_size: int = Field(16, ge=1, description="rows at most")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for all")
+    num_threads: int = Field(1, ge=1, description="CPU threads of the worker")
+    seed: int = Field(0, description="of lengths, tokens and arrivals")
+    out: str = Field("", description="also write the figures to this JSON file")
+
+    def run(self) -> int:
+        """Measure; the last line printed is a JSON object with the figures."""
+        bed = Bed(self.model, self.batch_size, self.dtype, self.num_threads)
+        console = Console(stderr=True)
+        trial = Trial(bed, self.attention, self.scale, self.seed, console)
+        found: dict[str, Any] = {}
+        for name, experiment in self._experiments(trial):
+            console.print(f"[bold]{name}[/bold]")
+            found[name] = experiment()
+            console.print(line(name, found[name]), highlight=False)
+        result = {
+            "workload": {**self.model_dump(exclude={"out"}), "model": os.path.relpath(self.model)},
+            "experiments": found,
+            "machine": machine(),
+        }
+        for name, figures in found.items():
+            print(line(name, figures))
+        if self.out:
+            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(result))
+        return 0
+
+    def _experiments(self, trial: Trial) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Return those that are asked for. Raises InvalidRequest."""
+        capacity = functools.cache(
+            lambda: trial.capacity(self.capacity_jobs, batching="continuous")
+        )
+        known: dict[str, Callable[[], dict[str, Any]]] = {
+            "latency": lambda: latency.run(trial, self.latency_s),
+            "split-fuse": lambda: split_fuse.run(trial, self.long_prompt, self.split_fuse_tokens),
+            "priority": lambda: urgency.run(trial, capacity(), self.priority_s),
+            "fair": lambda: fairness.run(trial, capacity(), self.fair_s),
+        }
+        names = [name.strip() for name in self.only.split(",")]
+        if unknown := set(names) - known.keys():
+            raise InvalidRequest("only", f"{', '.join(unknown)}: none of {', '.join(known)}")
+        return [(name, known[name]) for name in names]
+
+
+def line(name: str, figures: dict[str, Any]) -> str:
+    """Return one experiment's ratio and target in words."""
+    text = f"{name}: {figures['what']}: {in_words(figures)}"
+    if "throughput" in figures:
+        text += f"; throughput, split-fuse over whole: {in_words(figures['throughput'])}"
+    return text

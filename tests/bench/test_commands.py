@@ -1,0 +1,39 @@
+"""The commands, run for real on a handful of jobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.batching_systems import BASELINE, PAGED
+from stepserve.cli import parse
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STEPSERVE_REDIS_URL", raising=False)
+
+
+def test_batching(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, picture = tmp_path / "out" / "figures.json", tmp_path / "figures.svg"
+    flags = (
+        f"--systems={BASELINE},{PAGED} --num-jobs=12 --scale=0.1 --batch-size=3 --seed=2".split()
+    )
+    assert parse(["bench", "batching", *flags, f"--out={out}", f"--picture={picture}"]).run() == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found == json.loads(out.read_text())
+    assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+    static, paged = (found["systems"][name] for name in (BASELINE, PAGED))
+    # Each job's tokens come one a step, whatever the batch; every step has a row.
+    num_tokens = 12 * found["workload"]["mean_output_tokens"]
+    for figures in (static, paged):
+        assert figures["num_steps"] * figures["rows_per_step"] >= num_tokens
+        assert 0 < figures["occupancy"] <= 1
+    assert static["num_steps"] > paged["num_steps"]
+    assert static["padded_share"] > paged["padded_share"] == 0
+    assert found["same_outputs"] == {BASELINE: "12 of 12", PAGED: "12 of 12"}
+    assert found["predicted"].keys() == {BASELINE, PAGED}
+    assert f"{PAGED} over {BASELINE}" in found["targets"]

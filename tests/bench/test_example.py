@@ -1,0 +1,94 @@
+"""Four jobs in batches of three: who is in which step, as the texts have it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.example import CONTINUOUS, OUTPUTS, SELECTIVE, STATIC, play, queue_without_workers
+from bench.narration import Narrator, Told
+from bench.timeline import Doing, Line, Step, write_svg
+
+
+def story(batches: list[set[int]]) -> list[set[int]]:
+    """Return the batches in order, each once."""
+    return [b for i, b in enumerate(batches) if i == 0 or b != batches[i - 1]]
+
+
+def test_who_is_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STEPSERVE_REDIS_URL", raising=False)
+    with queue_without_workers() as (redis_url, target):
+        static, continuous = (
+            play(redis_url, target, strategy).members() for strategy in (STATIC, CONTINUOUS)
+        )
+    for members in (static, continuous):
+        # Exactly as many steps as tokens, one after another, and never more than three jobs.
+        for number, output in enumerate(OUTPUTS, 1):
+            steps = [i for i, batch in enumerate(members) if number in batch]
+            assert steps == list(range(steps[0], steps[0] + output))
+        assert max(map(len, members)) == 3
+        # Jobs 1, 2 and 3 begin together, and job 3 is done first.
+        assert members[:3] == [{1, 2, 3}] * 3
+    # A static batch is waited for to its end.
+    assert story(static) == [{1, 2, 3}, {1, 2}, {2}, {4}]
+    # Job 4 takes the place of job 3 beside the two others, who leave when they are done and not
+    # later. How many steps pass before the lane has fetched it from the queue is left open.
+    joined = next(i for i, batch in enumerate(continuous) if 4 in batch)
+    assert joined >= 3
+    for i, batch in enumerate(continuous[:8]):
+        assert batch - {3, 4} == {number for number in (1, 2) if i < OUTPUTS[number - 1]}
+    assert len(static) == 14
+    assert len(continuous) < len(static)
+
+
+def steps() -> list[Step]:
+    """A batch of two, of which b is done; then c joins, as long as a."""
+    a, b, c = (("a", 0), ("b", 0), ("c", 0))
+    return [
+        Step(
+            1, 0.0,
+            doing={a: Doing.PREFILLS, b: Doing.LEAVES},
+            row_tokens={a: 3, b: 2}, lengths={a: 3, b: 2},
+        ),
+        Step(2, 0.1),
+        Step(
+            3, 0.2,
+            doing={a: Doing.LEAVES, c: Doing.PREFILLS},
+            row_tokens={a: 1, c: 1}, lengths={a: 4, c: 4},
+        ),
+    ]  # fmt: skip
+
+
+def test_steps_in_words() -> None:
+    jobs = {("a", 0): Told(1, 2), ("b", 0): Told(2, 1), ("c", 0): Told(3, 5)}
+    assert list(Narrator(jobs).tell(steps())) == [
+        "Step 0: batch of 2",
+        "  job 1: 1 of 2 tokens",
+        "  job 2: 1 of 1 tokens (done)",
+        "Step 1: batch of 2",
+        "  job 1: 2 of 2 tokens (done)",
+        "  job 3: 1 of 5 tokens (joined: took the place of job 2)",
+    ]
+    selective = Narrator(jobs, is_selective=True).tell(steps())
+    assert [line for line in selective if not line.startswith("  job")] == [
+        "Step 0: batch of 2",
+        "  attention:",
+        "    a group of 1 job at length 3, 3 of them new",
+        "    a group of 1 job at length 2, 2 of them new",
+        "  feed-forward: 5 tokens of all 2 jobs at once",
+        "Step 1: batch of 2",
+        "  attention:",
+        "    a group of 2 jobs at length 4",
+        "  feed-forward: 2 tokens of all 2 jobs at once",
+    ]
+
+
+def test_selective_batching_is_the_grouped_attention() -> None:
+    assert (SELECTIVE.batching, SELECTIVE.attention) == ("continuous", "grouped")
+
+
+def test_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "steps.svg"
+    write_svg(path, [Line(("a", 0), "job 1", 0.0)], steps())
+    assert "job 1" in path.read_text()

@@ -1,0 +1,58 @@
+"""Systems by name, what is said of them, and the aims."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.batching import same_outputs, whole_prompts
+from bench.batching_systems import BASELINE, DEFAULT, PADDED, PAGED, parse_systems
+from bench.batching_targets import targets
+from bench.load import Arrival, Outcome
+from bench.measured import JobTimes
+from bench.service_run import ServiceRun
+from bench.targets import in_words
+from bench.workload import BenchJob
+from protos.errors import InvalidRequest
+
+
+def test_names_go_both_ways() -> None:
+    assert [system.name for system in parse_systems(DEFAULT)] == DEFAULT.split(",")
+    whole, split = (parse_systems(PAGED + suffix)[0] for suffix in ("", "+split-fuse"))
+    assert whole.flags(500, 20)["max_step_tokens"] == 500
+    assert split.flags(500, 20)["max_step_tokens"] == 20
+
+
+@pytest.mark.parametrize("name", ["", "static", "paged", "dynamic+paged", "static+paged+x"])
+def test_what_is_no_system_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="systems"):
+        parse_systems(name)
+
+
+def test_no_prompt_is_split_by_a_whole_budget() -> None:
+    jobs = [BenchJob([10] * n, 1) for n in (3, 9, 5, 1)]
+    assert whole_prompts(jobs, 2) == 9 + 5 + 2
+
+
+def test_aims() -> None:
+    figures = {
+        name: {"requests_per_s": speed} for name, speed in ((BASELINE, 2), (PADDED, 5), (PAGED, 6))
+    }
+    found = targets(figures, 3.0, {PAGED: 5.4, PADDED: 5.1})
+    assert found[f"{PADDED} over {BASELINE}"] == {"value": 2.5, "at_least": 2.3, "is_reached": True}
+    error = found["largest error of the simulated requests/s"]
+    assert (error["value"], error["is_reached"]) == (pytest.approx(0.1), True)
+    share = found[f"{PADDED} over {BASELINE}, as a share of the bound"]
+    assert (share["value"], share["is_reached"]) == (pytest.approx(2.5 / 3), False)
+    assert found[f"{PAGED} over {PADDED}"]["value"] == pytest.approx(1.2)
+    assert in_words(share) == "0.83 (target: at least 0.85, not reached)"
+    assert in_words(error) == "0.10 (target: at most 0.15, reached)"
+    assert targets({PAGED: {"requests_per_s": 6}}, 3.0, {}) == {}
+
+
+def test_outputs_are_compared_with_the_first() -> None:
+    def run(*outputs: list[int]) -> ServiceRun:
+        arrival = Arrival(0.0, BenchJob([10], 2))
+        return ServiceRun([Outcome(arrival, JobTimes(0.0), "", o) for o in outputs], [], 0)
+
+    runs = {"a": run([1, 2], [3, 4]), "b": run([1, 2], [3, 5])}
+    assert same_outputs(runs) == {"a": "2 of 2", "b": "1 of 2"}
