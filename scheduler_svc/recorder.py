@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,8 @@ class StepRecorder:
 
     ``sent`` lines: step, time (seconds since the epoch), admissions, rows as [sequence id,
     number of tokens], releases. ``reported`` lines: step, duration, positions computed and
-    read, sequences that got a token, that finished, and the free blocks afterwards.
+    read, sequences that got a token, that finished, the free blocks afterwards, and the counts
+    of the core so far.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -43,7 +45,7 @@ class StepRecorder:
         """Take note of one turn of the lane's loop."""
         for event in events:
             if isinstance(event, Reported):
-                self._write(_reported(event.report, core.num_free_blocks))
+                self._write(_reported(event.report, core))
         for effect in effects:
             if isinstance(effect, Send):
                 self._write(_sent(effect.command))
@@ -85,7 +87,7 @@ def _sent(command: StepCommand) -> dict[str, Any]:
     }
 
 
-def _reported(report: StepReport, num_free_blocks: int) -> dict[str, Any]:
+def _reported(report: StepReport, core: Core) -> dict[str, Any]:
     return {
         "kind": "reported",
         "step": report.step,
@@ -95,5 +97,6 @@ def _reported(report: StepReport, num_free_blocks: int) -> dict[str, Any]:
         "num_context": report.num_context,
         "sampled": list(report.token_sequence_ids),
         "finished": [sequence_id for sequence_id, _ in report.finished],
-        "num_free_blocks": num_free_blocks,
+        "num_free_blocks": core.num_free_blocks,
+        **asdict(core.counts),
     }

@@ -125,7 +125,6 @@ MUTANTS = (
         "self._num_wanted() > self",
         "1 + self._num_wanted() > self",
     ),
-    Mutant("the last that runs gives way", PLANNER, "while len(running) > 1 and", "while"),
     Mutant(
         "blocks that are shared come back once for each",
         PLANNER,
