@@ -36,6 +36,7 @@ from scheduler_svc.queue import Fenced, JobQueue, Lease
 from scheduler_svc.recorder import StepRecorder
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.stop_watch import StopWatch
+from scheduler_svc.trace.recorder import TraceRecorder
 from scheduler_svc.worker_stream import WorkerGone, WorkerStream
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Lane:
         stream: WorkerStream,
         reply: HelloReply,
         recorder: StepRecorder | None = None,
+        trace: TraceRecorder | None = None,
     ) -> None:
         self._shard = shard
         self._lease = lease
@@ -117,6 +119,7 @@ class Lane:
         )
         self._keeper = LeaseKeeper(shard.queue, lease, lambda: int(self._core.pace_us))
         self._recorder = recorder
+        self._trace = trace
         self._is_adrift = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -161,7 +164,7 @@ class Lane:
             self._turn(self._inbox.take())
 
     def _turn(self, events: Sequence[Event]) -> None:
-        effects = self._core.handle(events)
+        effects = self._handle(events)
         for effect in effects:
             self._perform(effect)
         for event in events:
@@ -172,6 +175,16 @@ class Lane:
                 self._forget({job_id for job_id, _ in event.ended})
         if self._recorder is not None:
             self._recorder.observe(events, effects, self._core)
+
+    def _handle(self, events: Sequence[Event]) -> Sequence[Effect]:
+        effects: Sequence[Effect] = ()
+        try:
+            effects = self._core.handle(events)
+        finally:
+            # Also a turn that raised: it is the one to be replayed.
+            if self._trace is not None:
+                self._trace.observe(events, effects)
+        return effects
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -243,7 +256,7 @@ class Lane:
     async def _hand_over(self) -> None:
         """Write what was reported, give the jobs back, and let go of the lease."""
         events = [*self._inbox.take(), WorkerLost()]
-        for effect in self._core.handle(events):
+        for effect in self._handle(events):
             if isinstance(effect, Commit | Requeue):
                 self._commits.put(effect)
         try:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from protos.errors import Unavailable
 from protos.step import PROTOCOL_VERSION, Hello, WorkerInfo
-from scheduler_svc.lane import Lane, LeaseLost, Shard
+from scheduler_svc.lane import Lane, LeaseLost, Shard, core_config
 from scheduler_svc.queue import Lease
 from scheduler_svc.recorder import recorder
+from scheduler_svc.trace.recorder import trace_recorder
 from scheduler_svc.worker_stream import WorkerGone, WorkerStream
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,14 @@ async def _drive(shard: Shard, lease: Lease, stream: WorkerStream, stop: asyncio
         return
     reply = await stream.open(Hello(lease.epoch, shard.holder, reset=True))
     log.info("worker %s: driving %s", lease.worker_id, reply.info.incarnation)
-    with recorder(shard.settings.record_dir, lease) as recording:
-        await Lane(shard, lease, stream, reply, recording).run(stop)
+    settings = shard.settings
+    name = f"{lease.worker_id.replace(':', '_')}-{lease.epoch}"
+    config = core_config(lease, reply, settings)
+    with (
+        recorder(settings.record_dir, lease) as recording,
+        trace_recorder(settings.record_events_dir, name, config) as trace,
+    ):
+        await Lane(shard, lease, stream, reply, recording, trace).run(stop)
 
 
 def _check(info: WorkerInfo, shard: Shard) -> None:

@@ -23,6 +23,7 @@ NEEDED: dict[str, list[str]] = {
     "attach": ["j"],
     "cancel": ["j"],
     "batch": ["in", "out"],
+    "replay": ["trace"],
 }
 TEXTS = (
     *("", " x ", ",", "a,b", "[", "]", "{", '{"a": 1}', "[1]", '"q"', "'", "\\", "\\n", "\n"),
@@ -131,7 +132,7 @@ def test_every_option_has_a_variable(
     needed = NEEDED.get(name, [])
     # What is on the command line comes before the variable.
     given = any(entry.startswith(f"{flag(field)}=") for entry in needed)
-    positional = field in ("prompt", "job_id", "input", "output")
+    positional = field in ("prompt", "job_id", "input", "output", "files")
     found = getattr(parse([name, *needed]), field)
     assert found == value or given or positional
 
@@ -148,7 +149,7 @@ def test_switches_go_both_ways(name: str) -> None:
 
 def test_a_client_command_needs_neither_redis_nor_torch() -> None:
     heavy = ["torch", "redis", "transformers", "tokenizers", "numpy", "scipy", "worker_svc"]
-    services = ("scheduler", "worker", "bench")
+    services = ("scheduler", "worker", "bench", "replay")
     clients = [
         [name, *NEEDED.get(name, [])] for name in COMMANDS if name.split()[0] not in services
     ]

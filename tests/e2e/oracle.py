@@ -19,17 +19,29 @@ LOGPROB_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 
 @dataclass(frozen=True, slots=True)
 class OracleJob:
-    """A greedy job with log-probabilities."""
+    """A greedy job with log-probabilities; all its ``n`` outputs are the same."""
 
     prompt_token_ids: list[int]
     max_tokens: int
     ignore_eos: bool
+    n: int = 1
+    tenant: str = ""
+    priority: int = 0
 
     def request(self) -> Request:
         sampling = SamplingParams(
-            temperature=0.0, max_tokens=self.max_tokens, ignore_eos=self.ignore_eos, logprobs=2
+            temperature=0.0,
+            max_tokens=self.max_tokens,
+            ignore_eos=self.ignore_eos,
+            logprobs=2,
+            n=self.n,
         )
-        return Request(prompt_token_ids=self.prompt_token_ids, sampling=sampling)
+        return Request(
+            prompt_token_ids=self.prompt_token_ids,
+            sampling=sampling,
+            tenant=self.tenant,
+            priority=self.priority,
+        )
 
     def alone(self, checkpoint: Path, dtype: str) -> LoneRun:
         stops = () if self.ignore_eos else (EOS_TOKEN_ID,)
@@ -67,6 +79,39 @@ def jobs(seed: int, vocab_size: int, count: int = 32) -> list[OracleJob]:
         )
         for _ in range(count)
     ]
+
+
+def mixed_jobs(seed: int, vocab_size: int, count: int) -> list[OracleJob]:
+    """Return jobs of two tenants and three priorities; many share beginnings, some have n > 1.
+
+    Of those that share one, some are wholly the beginning of another, to the block.
+    """
+    chance = random.Random(seed)
+    beginnings = [_tokens(chance, vocab_size, length) for length in (16, 40)]
+    return [
+        OracleJob(
+            chance.choice((*beginnings, []))
+            + _tokens(chance, vocab_size, chance.choice((1, 3, 8, 16, 24))),
+            chance.choice((1, 6, 20, 36)),
+            ignore_eos=chance.random() < 0.7,
+            n=chance.choice((1, 1, 1, 2, 3)),
+            tenant=chance.choice(("", "a", "b")),
+            priority=chance.choice((0, 0, 1, 5)),
+        )
+        for _ in range(count)
+    ]
+
+
+def _tokens(chance: random.Random, vocab_size: int, count: int) -> list[int]:
+    return [chance.randrange(1, vocab_size) for _ in range(count)]
+
+
+async def collect_each(client: AsyncClient, job_id: str, n: int) -> list[Output]:
+    """Attach and follow every output of a job to the end."""
+    outputs = [Output() for _ in range(n)]
+    async for event in client.attach(job_id):
+        outputs[event.index].add(event)
+    return outputs
 
 
 async def collect(client: AsyncClient, job_id: str, offset: int = 0) -> Output:
