@@ -163,7 +163,7 @@ class World:
                 self.redis.append(effect)
             case Claim(max_jobs):
                 assert effect not in self.claiming, "the same wish again"
-                assert 0 < max_jobs <= self.config.num_places
+                assert 0 < max_jobs <= 2 * self.config.num_places
                 self.claiming = [effect]
             case Requeue():
                 self.redis.append(effect)
