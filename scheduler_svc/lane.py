@@ -165,6 +165,8 @@ class Lane:
 
     def _turn(self, events: Sequence[Event]) -> None:
         effects = self._handle(events)
+        if any(isinstance(event, Claimed) for event in events):
+            self._claimer.absorbed()
         for effect in effects:
             self._perform(effect)
         for event in events:
