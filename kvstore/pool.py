@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -74,6 +74,11 @@ class BlockPool:
     def num_idle(self, block_ids: Iterable[int]) -> int:
         """How many of these blocks are free now and would be so no more once shared."""
         return sum(block_id in self._idle for block_id in block_ids)
+
+    def num_freed_by(self, tables: Iterable[Iterable[int]]) -> int:
+        """How many blocks are free once these tables are released, each one holder's."""
+        dropped = Counter(block_id for table in tables for block_id in table)
+        return sum(self._references[block_id] == count for block_id, count in dropped.items())
 
     def share(self, block_ids: Iterable[int]) -> None:
         """Add one reference to each block. Raises DoubleFree where its content is nobody's."""

@@ -14,7 +14,7 @@ class StepBudget:
 
     Without a target it is ``max_step_tokens``. With one it is multiplied after each step
     that used it up by target / measured, within bounds: a step's time grows with its tokens,
-    so this settles where both are equal.
+    so this settles where both are equal. All that decode always fit, and a block of a prompt.
     """
 
     def __init__(self, config: CoreConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 from kvstore.pool import BlockPool
 from scheduler_svc.core import victim
@@ -63,9 +62,8 @@ class Planner:
 
     def _num_coming(self) -> int:
         """Blocks that are free, or held by nobody but sequences that leave."""
-        left = Counter(block_id for s in self._roster.departing for block_id in s.block_ids)
-        references = self._pool.references
-        return self._pool.num_free + sum(references[b] == count for b, count in left.items())
+        tables = (sequence.block_ids for sequence in self._roster.departing)
+        return self._pool.num_free + self._pool.num_freed_by(tables)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.counts.num_preemptions += 1
@@ -104,10 +102,7 @@ class Planner:
         """Share what the decodes left among prompts: half for the first, half for the others.
 
         So a long prompt is split, short ones pass beside it, and neither waits for the other.
-        Decodes leave at least a block's worth, as far as the worker can take it.
         """
-        least = min(self._config.block_size, self._config.max_step_tokens - len(draft.sequence_ids))
-        draft.budget = max(draft.budget, least)
         kept = min(chunked[0].num_pending, (draft.budget + 1) // 2) if chunked else 0
         draft.budget -= kept
         for sequence in chunked[1:]:

@@ -113,6 +113,7 @@ class Roster:
         for sequence in self.waiting:
             assert sequence.state is State.WAITING, f"{sequence.key} waits in another state"
             assert not sequence.block_ids, f"{sequence.key} waits and holds blocks"
+            assert not sequence.num_computed, f"{sequence.key} waits with computed tokens"
         for sequence in self.running.values():
             assert sequence.state is State.RUNNING, f"{sequence.key} runs in another state"
         for sequence in (*self._leaving.values(), *self._departing.values()):

@@ -127,18 +127,15 @@ MUTANTS = (
     ),
     Mutant(
         "blocks that are shared come back once for each",
-        PLANNER,
-        "sum(references[b] == count for b, count in left.items())",
-        "sum(left.values())",
+        POOL,
+        "sum(self._references[block_id] == count for block_id, count in dropped.items())",
+        "sum(dropped.values())",
     ),
     Mutant(
         "the first prompt keeps nothing",
         PLANNER,
         "        draft.budget -= kept\n",
         "        kept = 0\n",
-    ),
-    Mutant(
-        "prompts wait for a budget of decodes", PLANNER, "max(draft.budget, least)", "draft.budget"
     ),
     Mutant(
         "the urgent displace in a static batch",
@@ -311,8 +308,8 @@ MUTANTS = (
     Mutant(
         "waiting jobs take no place",
         SCHEDULER,
-        "(num_free := num_places - len(roster.live))",
-        "(num_free := num_places - self.num_running)",
+        "num_free = num_places - len(roster.live)",
+        "num_free = num_places - self.num_running",
     ),
     Mutant("a job is requeued once an output", SCHEDULER, "dict.fromkeys(job_ids)", "job_ids"),
     Mutant("a full output is computed further", SCHEDULER, "if sequence.is_full:", "if False:"),

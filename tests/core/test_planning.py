@@ -123,6 +123,17 @@ def test_who_comes_in_leaves_a_block_to_each_that_runs() -> None:
     assert (lane.core.num_free_blocks, lane.core.num_waiting) == (2, 2)
 
 
+def test_also_where_little_is_expected_a_block_is_left_to_each_that_runs() -> None:
+    lane = Lane(
+        max_steps_in_flight=1, num_blocks=5, block_size=16, max_context=80, max_step_tokens=32
+    )
+    lane.tell(Claimed((job("a", [1] * 16), job("b", [2] * 16, arrival_s=1.0))))
+    lane.tell(Claimed((job("c", [3] * 16, arrival_s=2.0),)))
+    lane.tell(report(1, (1, 0, 5), (2, 0, 5)))
+    assert lane.rows == [[(1, 1), (2, 1)]]
+    assert (lane.core.num_free_blocks, lane.core.num_waiting) == (1, 1)
+
+
 def test_alone_a_sequence_may_take_every_block() -> None:
     lane = Lane(job("a", range(1, 16)), num_blocks=4, max_context=16)
     assert lane.rows == [[(1, 15)]]

@@ -156,6 +156,15 @@ def test_a_static_batch_is_let_in_when_the_one_before_has_left() -> None:
     assert [a.job_id for a in lane.commands[0].admissions] == ["c", "d"]
 
 
+def test_in_a_static_batch_nobody_is_displaced() -> None:
+    lane = Lane(
+        job("a", rank=10.0), batching="static", preemption_margin=1.0, max_steps_in_flight=1
+    )
+    lane.tell(Claimed((job("urgent", rank=0.0),)))
+    lane.tell(report(1, (1, 0, 5)))
+    assert (lane.core.counts.num_preemptions, lane.core.num_waiting) == (0, 1)
+
+
 def test_a_static_batch_larger_than_a_step_still_enters_together() -> None:
     jobs = [job(name, [1] * 5, arrival_s=i) for i, name in enumerate("abc")]
     lane = Lane(*jobs, batching="static", max_steps_in_flight=3, max_step_tokens=8)
