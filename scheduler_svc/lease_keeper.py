@@ -39,12 +39,12 @@ class LeaseKeeper:
             asked_s = time.monotonic()
             try:
                 async with asyncio.timeout(self._patience_s(trusted_until_s)):
-                    is_ours = await self._queue.renew(self._lease, self._step_us())
+                    renewal = await self._queue.renew(self._lease, self._step_us())
             except (Unavailable, TimeoutError):
                 if time.monotonic() >= trusted_until_s:
                     self.is_sure.clear()
                 continue
-            if not is_ours:
+            if not renewal.is_ours:
                 raise Fenced(self._lease.worker_id)
             trusted_until_s = asked_s + self._ttl_s * TRUST_SHARE
             self.is_sure.set()
