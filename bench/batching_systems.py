@@ -11,9 +11,9 @@ Batching = Literal["static", "continuous"]
 Attention = Literal["padded", "grouped", "paged"]
 SPLIT_FUSE = "split-fuse"
 
-BASELINE = "static+padded"
-PADDED, PAGED = "continuous+padded", "continuous+paged"
-DEFAULT = f"{BASELINE},{PADDED},continuous+grouped,{PAGED},{PAGED}+{SPLIT_FUSE}"
+BASELINE, STATIC_PAGED = "static+padded", "static+paged"
+PADDED, GROUPED, PAGED = "continuous+padded", "continuous+grouped", "continuous+paged"
+DEFAULT = ",".join((BASELINE, STATIC_PAGED, PADDED, GROUPED, PAGED, f"{PAGED}+{SPLIT_FUSE}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ class Bench(BaseSettings):
 
     Both run one after the other on this machine, all jobs submitted at once. Jobs are
     random token ids, and every output has exactly the length that its job asks for.
+
+    Other benchmarks: `stepserve bench batching`, `policies`, `core` and `example`.
     """
 
     model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)

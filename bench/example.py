@@ -32,7 +32,9 @@ from stepserve.serving import serve
 MODEL = Path(__file__).parent / "storyteller" / "model"
 PROMPTS = ([11, 12, 13], [14, 15], [16], [17, 18, 19, 20])
 OUTPUTS = (5, 8, 3, 6)
-BATCH_SIZE = 3
+# Three jobs have a block each, and each leaves one to grow by to those that run: there is no
+# room for a fourth. It waits in the lane, so that it is at hand when a place is free.
+NUM_BLOCKS, BLOCK_SIZE = 6, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ SELECTIVE = Strategy("Selective batching", "continuous", "grouped", (2.8, 60, 7.
 class Example(BaseSettings):
     """Run four jobs in batches of three: static, continuous and selective, step by step.
 
-    The jobs are in the queue, in order, before a worker comes; what is printed is what the
-    scheduler recorded. The demo model computes them.
+    The jobs are in the queue, in order, before a worker comes, whose cache has room for three
+    of them; what is printed is what the scheduler recorded. The demo model computes them.
     """
 
     model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
@@ -149,9 +151,10 @@ def play(redis_url: str, target: str, strategy: Strategy) -> Played:
         flags = {
             "batching": strategy.batching,
             "attention": strategy.attention,
-            "max_batch_size": BATCH_SIZE,
+            "max_batch_size": len(PROMPTS),
+            "num_blocks": NUM_BLOCKS,
+            "block_size": BLOCK_SIZE,
             "max_steps_in_flight": 1,
-            "num_blocks": 128,
             "num_threads": 1,
         }
         with serve(MODEL, redis_url=redis_url, record_dir=record_dir, **flags):

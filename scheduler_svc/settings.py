@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from scheduler_svc.queue.order import Order, Policy
+from scheduler_svc.order import Order, Policy
 
 Batching = Literal["continuous", "static"]
 
@@ -55,10 +55,6 @@ class PlanningSettings(BaseSettings):
         0.0, ge=0, description="adapt the tokens of a step so that it takes this long; 0: do not"
     )
     max_steps_in_flight: int = Field(2, ge=1, le=8, description="steps planned ahead of reports")
-    record_dir: str = Field("", description="write what each step did here, without any text")
-    record_events_dir: str = Field(
-        "", description="write what was decided and why here, to be replayed; without any text"
-    )
 
     @model_validator(mode="after")
     def _has_order(self) -> Self:
@@ -86,7 +82,16 @@ class PlanningSettings(BaseSettings):
         return self.preemption_margin_s if displaces else math.inf
 
 
-class SchedulerSettings(PlanningSettings):
+class LaneSettings(PlanningSettings):
+    """What lanes do besides: what they write down."""
+
+    record_dir: str = Field("", description="write what each step did here, without any text")
+    record_events_dir: str = Field(
+        "", description="write what was decided and why here, to be replayed; without any text"
+    )
+
+
+class SchedulerSettings(LaneSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")

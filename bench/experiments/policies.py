@@ -37,7 +37,7 @@ class PolicyBench(BaseSettings):
 
     model: str = Field(str(MODEL), description="checkpoint directory; default: the demo model")
     only: str = Field(",".join(EXPERIMENTS), description="which, with commas between")
-    latency_s: float = Field(60.0, gt=0, description="how long jobs arrive, for latency")
+    latency_s: float = Field(45.0, gt=0, description="how long jobs arrive, for latency")
     priority_s: float = Field(60.0, gt=0, description="how long jobs arrive, for priority")
     fair_s: float = Field(45.0, gt=0, description="how long jobs arrive, for fair")
     capacity_jobs: int = Field(160, ge=2, description="jobs that the capacity is measured with")
@@ -60,7 +60,7 @@ class PolicyBench(BaseSettings):
         for name, experiment in self._experiments(trial):
             console.print(f"[bold]{name}[/bold]")
             found[name] = experiment()
-            console.print(line(name, found[name]), highlight=False)
+            console.print(line(name, found[name]), highlight=False, soft_wrap=True)
         result = {
             "workload": {**self.model_dump(exclude={"out"}), "model": os.path.relpath(self.model)},
             "experiments": found,
@@ -96,4 +96,6 @@ def line(name: str, figures: dict[str, Any]) -> str:
     text = f"{name}: {figures['what']}: {in_words(figures)}"
     if "throughput" in figures:
         text += f"; throughput, split-fuse over whole: {in_words(figures['throughput'])}"
+    if "num_not_ended" in figures:
+        text += f"; jobs that did not end: {figures['num_not_ended']}"
     return text

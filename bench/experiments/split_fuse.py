@@ -10,26 +10,28 @@ from itertools import pairwise
 from typing import Any
 
 from bench.experiments.trial import Trial
-from bench.lengths import FixedLengths
+from bench.lengths import FixedLengths, UniformLengths
 from bench.load import Arrival, Outcome, run_job
 from bench.measured import percentile
 from bench.service_run import ServiceRun
 from bench.targets import at_least
-from bench.workload import BenchJob, random_jobs
+from bench.workload import BenchJob, Lengths, random_jobs
 from stepserve import AsyncClient
 
 TARGET, TARGET_THROUGHPUT = 3.0, 0.95
 # Three of four places decode; the others are for long prompts.
 DECODING_SHARE = 0.75
-JOBS_PER_CLIENT, DECODING = 8, FixedLengths(16, 128)
-JOBS_PER_LONG_PROMPT, LONG_OUTPUT = 4, 4
+# Outputs of different lengths: clients in step would send their long prompts all at once.
+JOBS_PER_CLIENT, DECODING = 8, UniformLengths(Lengths(8, 24), Lengths(64, 192))
+JOBS_PER_LONG_PROMPT, LONG_OUTPUT = 3, 4
 LONG = "long"
 
 
 @dataclass(slots=True)
 class _Load:
-    """Clients that send one decoding job after another; with every fourth that ends comes a
-    long prompt. So both runs compute the same, and the long prompts come among decodes in both.
+    """Clients that send one decoding job after another; with every third that ends comes a
+    long prompt. So both runs compute the same, and the long prompts come among decodes in both,
+    often enough that one in fifty gaps or so is such a prompt's.
     """
 
     num_clients: int

@@ -86,7 +86,6 @@ class Counting:
     ) -> None:
         self._console, self._what, self._total, self._counts = console, what, total, counts
         self._num_ended = 0
-        self._start_s = time.monotonic()
         console.print(f"{what} …", highlight=False)
 
     def __call__(self, outcome: Outcome) -> None:
@@ -94,7 +93,8 @@ class Counting:
             return
         self._num_ended += 1
         if self._num_ended % max(1, self._total // 10) == 0:
-            elapsed_s = time.monotonic() - self._start_s
+            start_s = outcome.times.submitted_s - outcome.arrival.at_s
+            elapsed_s = time.time() - start_s
             text = f"  {self._num_ended} of {self._total} have ended, {elapsed_s:.0f} s"
             self._console.print(text, highlight=False)
 

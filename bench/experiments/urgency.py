@@ -32,6 +32,7 @@ def run(trial: Trial, capacity: float, duration_s: float) -> dict[str, Any]:
         "what": "p99 time to first token of urgent jobs, fcfs over priority, at twice the capacity",
         **at_least(ratio, TARGET),
         "requests_per_s": LOAD * capacity,
+        "num_not_ended": sum(int(found["num_not_ended"]) for found in figures.values()),
         "priority_weight": weight,
         "num_jobs": len(arrivals),
         "num_urgent": sum(arrival.priority == URGENT for arrival in arrivals),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import CliSuppress, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from bench.simulator.cost import add_costs, read_costs
@@ -125,9 +125,6 @@ class Simulate(PlanningSettings):
     costs_out: str = Field("", description="where the fitted costs go; another attention's stay")
     plots: str = Field("", description="write pictures into this directory")
     out: str = Field("", description="also write the JSON object to this file")
-    # What is simulated is not recorded.
-    record_dir: CliSuppress[str] = ""
-    record_events_dir: CliSuppress[str] = ""
 
     def run(self) -> int:
         """Simulate; 1 where an experiment misses its target."""

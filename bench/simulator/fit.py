@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import nnls
 
 from bench.simulator.cost import Costs, StepCosts, StepShape
@@ -18,6 +19,7 @@ from protos.errors import InvalidRequest
 # are taken together.
 _WINDOW = 4
 _MIN_WINDOWS = 10
+_ROUNDS = 20
 _COUNTS = {
     "row_us": "num_rows",
     "group_us": "num_groups",
@@ -26,6 +28,9 @@ _COUNTS = {
     "position_us": "num_positions",
     "pair_us": "num_pairs",
 }
+
+
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,13 @@ class Fit:
 
 
 def fit_costs(steps: Sequence[MeasuredStep]) -> Fit:
-    """Return the non-negative costs with the least squared relative error.
+    """Return the non-negative costs that explain the steps best.
 
-    They are then scaled so that all the steps together take as long as they did: what a
-    disturbed step took is a part of any run. Raises InvalidRequest where there are too few
-    steps.
+    What disturbs a step (another process, a collection of garbage) disturbs long ones more
+    often: the variance of a time grows with the time. That is a quasi-Poisson regression with
+    an identity link (McCullagh and Nelder, "Generalized Linear Models", 1989, chapter 9), here
+    with coefficients of at least 0; its fitted times add up to the measured ones. Raises
+    InvalidRequest where there are too few steps.
     """
     windows = list(_windows(steps))
     if len(windows) < _MIN_WINDOWS:
@@ -64,15 +71,22 @@ def fit_costs(steps: Sequence[MeasuredStep]) -> Fit:
     counts = np.array([features for features, _ in windows])
     periods_us = np.array([period_us for _, period_us in windows])
     scales = np.maximum(counts.max(axis=0), 1.0)
-    weighted = counts / scales / periods_us[:, None]
-    solution: Any = nnls(weighted, np.ones(len(windows)))[0]
-    values = solution / scales
-    predicted_us = counts @ values
-    values *= periods_us.sum() / predicted_us.sum()
+    values = _regress(counts / scales, periods_us) / scales
     error = np.abs(counts @ values / periods_us - 1.0).mean()
     named: dict[str, Any] = dict(zip(("overhead_us", *_COUNTS), map(float, values), strict=True))
     num_steps = int(counts[:, 0].sum())
     return Fit(StepCosts(**named), num_steps, float(error), float(periods_us.sum() / num_steps))
+
+
+def _regress(counts: _Floats, times: _Floats) -> _Floats:
+    """Least squares, weighted by what the round before expects the variances to be."""
+    expected = np.full_like(times, times.mean())
+    values = np.zeros(counts.shape[1])
+    for _ in range(_ROUNDS):
+        weights = np.maximum(expected, 1e-3 * times.mean()) ** -0.5
+        values = np.asarray(nnls(counts * weights[:, None], times * weights)[0], np.float64)
+        expected = counts @ values
+    return values * float(times.sum() / expected.sum())
 
 
 def fit_recordings(recordings: Iterable[Recording]) -> tuple[Costs, dict[str, Fit]]:

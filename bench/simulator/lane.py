@@ -74,7 +74,6 @@ class Lane:
         self._is_looking = False
         self._worker_free_s = self._commits_free_s = 0.0
         self._tallies: dict[int, Tally] = {}
-        self._held_groups: frozenset[int] = frozenset()
         self._samplings: dict[int, SamplingParams] = {}
 
     def turn(self) -> tuple[list[Event], list[Effect]]:
@@ -104,13 +103,21 @@ class Lane:
         self._is_looking = False
         if self.wish is None:
             return
-        claimed = self._world.queue.claim(self.wish.max_jobs, self.wish.max_rank, self._held_groups)
+        known: dict[int, int] = {}
+
+        def cached(job: Job) -> int:
+            # Prompts of a group begin alike; those without a shared prefix are like no other.
+            if job.prefix and job.group not in known:
+                token_ids = job.prompt_token_ids(True)[: job.prefix + 1]
+                known[job.group] = self.core.num_cached_tokens(job.tenant, token_ids)
+            return known.get(job.group, 0) if job.prefix else 0
+
+        prefer = cached if self._are_hashed else None
+        claimed = self._world.queue.claim(self.wish.max_jobs, self.wish.max_rank, prefer)
         if not claimed:
             self._world.waits(self)
             return
         self.wish = None
-        if self._are_hashed:
-            self._held_groups |= {job.group for job in claimed if job.prefix}
         self._tell(Claimed(tuple(map(self._claimed_job, claimed))))
 
     def _claimed_job(self, job: Job) -> ClaimedJob:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 
 from bench.simulator.system import System
 from bench.simulator.workload import Job
-from scheduler_svc.queue.order import FairShares, Lengths, Order, output_cost, time_rank
+from scheduler_svc.order import FairShares, Lengths, Order, output_cost, time_rank
 
-# A lane that looks for a prefix that it holds looks so far, as the real queue does.
-_NUM_CANDIDATES = 64
+# So many of the first in line are looked at for cached prefixes, as in the real queue.
+_NUM_COMPARED = 16
+
+_Entry = tuple[float, int, Job]
 
 
 class SimulatedQueue:
@@ -24,10 +27,9 @@ class SimulatedQueue:
             tenant_weights=system.tenant_weights,
         )
         self._is_fair = system.policy == "fair"
-        self._has_affinity = system.prefix_caching
         self._lengths = Lengths()
         self._shares = FairShares()
-        self._waiting: list[tuple[float, int, Job]] = []
+        self._waiting: list[_Entry] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -43,15 +45,27 @@ class SimulatedQueue:
             job.rank = time_rank(self.order, job.arrival_s, job.priority, estimate)
         heappush(self._waiting, (job.rank, job.number, job))
 
-    def claim(self, max_jobs: int, max_rank: float, held: frozenset[int]) -> list[Job]:
-        """Return the next jobs below ``max_rank``; near the first, the ``held`` groups' first."""
-        claimed = []
-        for _ in range(max_jobs):
-            if not self._waiting or self._waiting[0][0] >= max_rank:
-                break
-            job = self._take(max_rank, held) if held and self._has_affinity else self._first()
-            claimed.append(job)
-            if self._is_fair:
+    def claim(
+        self, max_jobs: int, max_rank: float, cached: Callable[[Job], int] | None = None
+    ) -> list[Job]:
+        """Return the next jobs below ``max_rank``.
+
+        Of the first ones, no further behind than the order's slack, those go first of which the
+        lane has most tokens ``cached``.
+        """
+        size = max_jobs if cached is None else max(max_jobs, _NUM_COMPARED)
+        page: list[_Entry] = []
+        while self._waiting and len(page) < size and self._waiting[0][0] < max_rank:
+            page.append(heappop(self._waiting))
+        if cached is not None and len(page) > max_jobs:
+            last = page[0][0] + self.order.affinity_slack
+            num_near = sum(rank <= last for rank, _, _ in page[:_NUM_COMPARED])
+            page[:num_near] = sorted(page[:num_near], key=lambda entry: -cached(entry[2]))
+        for entry in page[max_jobs:]:
+            heappush(self._waiting, entry)
+        claimed = [job for _, _, job in page[:max_jobs]]
+        if self._is_fair:
+            for job in claimed:
                 self._shares.claimed(job.rank)
         return claimed
 
@@ -70,21 +84,3 @@ class SimulatedQueue:
             weight = self.order.weight_of(job.tenant)
             cost = output_cost(job.prompt, job.num_done)
             self._shares.ended(job.tenant, weight, job.expected, cost)
-
-    def _first(self) -> Job:
-        return heappop(self._waiting)[2]
-
-    def _take(self, max_rank: float, held: frozenset[int]) -> Job:
-        """Take the first job whose prefix is held, no further than the slack behind the first."""
-        last = min(self._waiting[0][0] + self.order.affinity_slack, max_rank)
-        passed: list[tuple[float, int, Job]] = []
-        chosen = None
-        while self._waiting and self._waiting[0][0] <= last and len(passed) < _NUM_CANDIDATES:
-            entry = heappop(self._waiting)
-            if entry[2].prefix and entry[2].group in held and entry[0] < max_rank:
-                chosen = entry[2]
-                break
-            passed.append(entry)
-        for entry in passed[0 if chosen else 1 :]:
-            heappush(self._waiting, entry)
-        return chosen or passed[0][2]

@@ -40,7 +40,7 @@ class Runner:
             if now_s - said_s > _SAY_EVERY_S:
                 said_s = now_s
                 self.console.print(
-                    f"  {running.collected.num_ended:,} of {workload.num_jobs:,} jobs ended, "
+                    f"  {running.collected.num_ended:,} of {running.num_jobs:,} jobs ended, "
                     f"{running.now_s:,.0f} s simulated in {now_s - started_s:,.0f} s",
                     highlight=False,
                 )

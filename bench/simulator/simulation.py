@@ -52,7 +52,8 @@ class Simulation:
         self._is_charged = system.policy == "fair"
         self._sources = workload.sources()
         self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
-        self._num_scheduled = self._num_jobs = 0
+        self._num_scheduled = 0
+        self.num_jobs = 0  # That have come.
         self._awake: dict[Lane, None] = {}
         self._waiting: deque[Lane] = deque()
         # By lane, when each of its steps reached the clients; step 0 is never looked at.
@@ -158,16 +159,16 @@ class Simulation:
         self._expect(source)
 
     def _arrive(self, source: Source) -> None:
-        job = source.draw(self._num_jobs, self.now_s)
+        job = source.draw(self.num_jobs, self.now_s)
         if job is None:
             return
-        self._num_jobs += 1
+        self.num_jobs += 1
         self._fit(job)
         self.collected.groups[job.group].num_submitted += 1
         self.collected.first_arrival_s = min(self.collected.first_arrival_s, self.now_s)
         self.queue.submit(job)
         self._ring(job)
-        if self._num_jobs <= self._num_warm_up:
+        if self.num_jobs <= self._num_warm_up:
             self._block_use.begin(self.now_s)
         else:
             self._block_use.end(self.now_s)
@@ -205,11 +206,11 @@ class Simulation:
 
     def _finish(self) -> Collected:
         collected = self.collected
-        if collected.num_ended != self._num_jobs:
-            raise Stuck(f"{self._num_jobs - collected.num_ended} jobs are left, and all is quiet")
+        if collected.num_ended != self.num_jobs:
+            raise Stuck(f"{self.num_jobs - collected.num_ended} jobs are left, and all is quiet")
         collected.block_use = self._block_use.mean(self.now_s)
         for lane in self.lanes:
-            collected.num_preemptions += lane.worker.num_admitted_again
+            collected.num_preemptions += lane.core.counts.num_preemptions
             collected.num_computed_twice += lane.worker.num_computed_twice
             collected.num_prefix_hits += lane.worker.num_prefix_hits
         return collected

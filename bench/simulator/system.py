@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scheduler_svc.core.config import CoreConfig
-from scheduler_svc.queue.order import Policy
+from scheduler_svc.order import Policy
 from scheduler_svc.settings import Batching
 
 Attention = Literal["paged", "grouped", "padded"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import mul
 
 from bench.simulator.cost import StepShape
@@ -84,8 +84,8 @@ class Tally:
 class SimulatedWorker:
     """Executes commands at once; how long they take is its ``Tally``'s shape's affair.
 
-    ``job_of`` finds the job of an id. The figures ``num_admitted_again``, ``num_computed_twice``
-    and ``num_prefix_hits`` (in tokens) grow as sequences come and leave.
+    ``job_of`` finds the job of an id. ``num_computed_twice`` counts tokens, when the sequence
+    leaves that computed them again; ``num_prefix_hits`` those that a newcomer found computed.
     """
 
     def __init__(self, system: System, job_of: Callable[[str], Job]) -> None:
@@ -96,7 +96,7 @@ class SimulatedWorker:
         self._shape_of = SHAPES[system.attention]
         self._keeps_rectangle = system.batching == "static" and system.attention == "padded"
         self._num_live = self._num_dead = 0  # Dead: left since the worker last held none.
-        self.num_admitted_again = self.num_computed_twice = self.num_prefix_hits = 0
+        self.num_computed_twice = self.num_prefix_hits = 0
 
     @property
     def num_held_blocks(self) -> int:
@@ -124,9 +124,7 @@ class SimulatedWorker:
     def _admit(self, admission: Admission) -> None:
         job = self._job_of(admission.job_id)
         self._residents[admission.sequence_id] = _Resident(job, admission)
-        if job.num_admitted:
-            self.num_admitted_again += 1
-        else:
+        if not job.num_admitted:
             self.num_prefix_hits += admission.num_computed
         job.num_admitted += 1
         self._num_live += 1
@@ -150,7 +148,8 @@ class SimulatedWorker:
 
     def _rows(self, command: StepCommand, tally: Tally) -> tuple[list[int], list[int]]:
         """Compute every row that has not ended; return their token counts and contexts."""
-        residents, new_block_ids = self._residents, command.new_block_ids
+        residents, step = self._residents, command.step
+        ids, offsets, jobs = tally.sequence_ids, tally.offsets, tally.jobs
         counts: list[int] = []
         contexts: list[int] = []
         at = 0
@@ -162,40 +161,47 @@ class SimulatedWorker:
         ):
             resident = residents[sequence_id]
             if num_new:
-                block_ids = list(new_block_ids[at : at + num_new])
+                self._grow(resident, sequence_id, command.new_block_ids[at : at + num_new], tally)
                 at += num_new
-                if resident.has_ended:
-                    tally.freed.append((sequence_id, block_ids))
-                    continue
-                resident.block_ids += block_ids
-            elif resident.has_ended:
+            if resident.has_ended:
                 continue
             num_computed = resident.num_computed = resident.num_computed + count
             counts.append(count)
             contexts.append(num_computed)
-            if num_computed == resident.num_tokens:
-                self._choose(resident, sequence_id, command.step, tally)
+            if num_computed != resident.num_tokens:
+                continue
+            # Nothing is pending: the next token comes.
+            resident.num_tokens = num_computed + 1
+            offset = num_computed - resident.num_prompt
+            job = resident.job
+            ids.append(sequence_id)
+            offsets.append(offset)
+            jobs.append(job)
+            if job.last_step != step - 1 or not offset:
+                tally.others.append((job, job.last_step))
+            job.last_step = step
+            if offset + 1 >= job.output:
+                self._end(resident, sequence_id, step, tally)
         return counts, contexts
 
-    def _choose(self, resident: _Resident, sequence_id: int, step: int, tally: Tally) -> None:
-        """Nothing is pending: the next token comes, maybe the last one."""
-        num_computed, job = resident.num_computed, resident.job
-        resident.num_tokens = num_computed + 1
-        offset = num_computed - resident.num_prompt
-        tally.sequence_ids.append(sequence_id)
-        tally.offsets.append(offset)
-        tally.jobs.append(job)
-        if job.last_step != step - 1 or offset == 0:
-            tally.others.append((job, job.last_step))
-        job.last_step = step
-        if offset + 1 >= job.output:
-            is_full = job.output >= job.max_tokens
-            reason = FinishReason.LENGTH if is_full else FinishReason.STOP
-            tally.ended.append(job)
-            tally.finished.append((sequence_id, reason))
-            tally.freed.append((sequence_id, resident.block_ids))
-            job.num_done = offset + 1
-            self._leave(resident, sequence_id, step)
+    def _grow(
+        self, resident: _Resident, sequence_id: int, block_ids: Sequence[int], tally: Tally
+    ) -> None:
+        """Take new blocks; those for a sequence that has ended come back at once."""
+        if resident.has_ended:
+            tally.freed.append((sequence_id, list(block_ids)))
+        else:
+            resident.block_ids += block_ids
+
+    def _end(self, resident: _Resident, sequence_id: int, step: int, tally: Tally) -> None:
+        """Its last token was chosen."""
+        job = resident.job
+        is_full = job.output >= job.max_tokens
+        tally.ended.append(job)
+        tally.finished.append((sequence_id, FinishReason.LENGTH if is_full else FinishReason.STOP))
+        tally.freed.append((sequence_id, resident.block_ids))
+        job.num_done = job.output
+        self._leave(resident, sequence_id, step)
 
 
 def paged_shape(counts: list[int], contexts: list[int], num_rows: int, sampled: int) -> StepShape:

@@ -1,5 +1,6 @@
 """The durable queue in Redis, and what it is asked and answers with."""
 
+from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Follower, Rung
 from scheduler_svc.queue.claiming import Prefer
 from scheduler_svc.queue.codec import Corrupt
@@ -7,7 +8,6 @@ from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
 from scheduler_svc.queue.limits import Durability, QueueLimits
 from scheduler_svc.queue.link import redacted
-from scheduler_svc.queue.order import Order
 from scheduler_svc.queue.queue import JobQueue, Submitted
 from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from protos.job import ClaimedJob, Finish, JobSpec, OutputLog
+from scheduler_svc.order import FAIR_SLACK, TIME_SLACK_S
 from scheduler_svc.queue.codec import Corrupt, decode_spec, unpack_u32
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import Fenced, Lease
-from scheduler_svc.queue.order import FAIR_SLACK, TIME_SLACK_S
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
 

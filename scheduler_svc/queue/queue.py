@@ -11,6 +11,7 @@ from typing import Any
 
 from protos.errors import Exhausted
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
+from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Bell, Follower
 from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
 from scheduler_svc.queue.codec import encode_finish, encode_spec, pack_u32
@@ -20,7 +21,6 @@ from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
-from scheduler_svc.queue.order import Order
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     LogRequest,

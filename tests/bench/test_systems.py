@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bench.batching import same_outputs, whole_prompts
-from bench.batching_systems import BASELINE, DEFAULT, PADDED, PAGED, parse_systems
+from bench.batching_systems import (
+    BASELINE,
+    DEFAULT,
+    PADDED,
+    PAGED,
+    STATIC_PAGED,
+    parse_systems,
+)
 from bench.batching_targets import targets
 from bench.load import Arrival, Outcome
 from bench.measured import JobTimes
@@ -35,16 +42,21 @@ def test_no_prompt_is_split_by_a_whole_budget() -> None:
 
 def test_aims() -> None:
     figures = {
-        name: {"requests_per_s": speed} for name, speed in ((BASELINE, 2), (PADDED, 5), (PAGED, 6))
-    }
+        name: {"requests_per_s": speed, "num_steps": steps}
+        for name, speed, steps in (
+            (BASELINE, 2.0, 30), (STATIC_PAGED, 3.0, 30), (PADDED, 5.0, 10), (PAGED, 6.0, 10)
+        )
+    }  # fmt: skip
     found = targets(figures, 3.0, {PAGED: 5.4, PADDED: 5.1})
-    assert found[f"{PADDED} over {BASELINE}"] == {"value": 2.5, "at_least": 2.3, "is_reached": True}
-    error = found["largest error of the simulated requests/s"]
-    assert (error["value"], error["is_reached"]) == (pytest.approx(0.1), True)
-    share = found[f"{PADDED} over {BASELINE}, as a share of the bound"]
-    assert (share["value"], share["is_reached"]) == (pytest.approx(2.5 / 3), False)
+    assert found[f"{PAGED} over {BASELINE}"] == {"value": 3.0, "at_least": 2.3, "is_reached": True}
     assert found[f"{PAGED} over {PADDED}"]["value"] == pytest.approx(1.2)
-    assert in_words(share) == "0.83 (target: at least 0.85, not reached)"
+    time, steps = (
+        found[f"{PAGED} over {STATIC_PAGED} in {unit}, as a share of the bound"]
+        for unit in ("requests/s", "steps")
+    )
+    assert in_words(time) == "0.67 (target: at least 0.85, not reached)"
+    assert in_words(steps) == "1.00 (target: at least 0.85, reached)"
+    error = found["largest error of the simulated requests/s"]
     assert in_words(error) == "0.10 (target: at most 0.15, reached)"
     assert targets({PAGED: {"requests_per_s": 6}}, 3.0, {}) == {}
 

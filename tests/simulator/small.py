@@ -29,13 +29,13 @@ def draw_system(chance: random.Random) -> System:
     block_size = chance.randint(1, 6)
     max_context = 2 * MAX_TOKENS + MAX_PREFIX
     fewest = -(-max_context // block_size)
-    num_blocks = fewest + chance.choice((0, 1, 3, fewest, 10 * fewest))
+    num_blocks = fewest + chance.choice((0, 0, 1, 3, fewest, 10 * fewest))
     return System(
         batching=chance.choice(("continuous", "continuous", "static")),
         attention=chance.choice(("paged", "grouped", "padded")),
         policy=chance.choice(("fcfs", "priority", "fair")),
         num_workers=chance.choice((1, 1, 2, 4)),
-        max_batch_size=chance.randint(1, 8),
+        max_batch_size=chance.randint(1, 16),
         max_step_tokens=chance.choice((chance.randint(1, 8), chance.randint(8, 100))),
         max_steps_in_flight=chance.choice((1, 2, 2, 3)),
         num_blocks=num_blocks,
@@ -60,17 +60,28 @@ def draw_latencies(chance: random.Random) -> Latencies:
     return chance.choice((Latencies(), Latencies(commit_us=0.0, commit_row_us=0.0, claim_us=0.0)))
 
 
+@dataclass(frozen=True)
+class _Uneven:
+    """Most outputs are short, a few as long as any: what is expected of them is wrong."""
+
+    prompts: Lengths
+
+    def draw(self, chance: random.Random) -> tuple[int, int]:
+        output = MAX_TOKENS if chance.random() < 0.3 else chance.randint(1, 4)
+        return self.prompts.draw(chance), output
+
+
 def _draw_stream(chance: random.Random, number: int) -> Stream:
+    prompts = Lengths(1, chance.randint(1, MAX_TOKENS))
+    outputs = Lengths(1, chance.randint(1, MAX_TOKENS))
     return Stream(
         arrivals=_draw_arrivals(chance),
-        lengths=UniformLengths(
-            Lengths(1, chance.randint(1, MAX_TOKENS)), Lengths(1, chance.randint(1, MAX_TOKENS))
-        ),
-        num_jobs=chance.randint(1, 12),
+        lengths=chance.choice((UniformLengths(prompts, outputs), _Uneven(prompts))),
+        num_jobs=chance.randint(1, 40),
         tenant=f"tenant{number}",
         urgent_share=chance.choice((0.0, 0.3)),
         urgent_priority=chance.randint(1, 10),
-        max_tokens=chance.choice((0, MAX_TOKENS)),
+        max_tokens=chance.choice((0, MAX_TOKENS, MAX_TOKENS)),
         prefix_tokens=chance.choice((0, 0, MAX_PREFIX)),
     )
 

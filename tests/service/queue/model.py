@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from protos.job import CommitRow, Finish, JobSpec
+from scheduler_svc.order import FairShares, Lengths, output_cost, time_rank
 from scheduler_svc.queue import Order, RowAnswer
-from scheduler_svc.queue.order import FairShares, Lengths, output_cost, time_rank
 from tests.service.queue.build import APPLIED, ENDED, EXISTED, OVERDUE, short
 
 

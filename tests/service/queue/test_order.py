@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from redis import Redis
 
 from protos.job import Finish
+from scheduler_svc.order import FairShares, Lengths, time_rank
 from scheduler_svc.queue import JobQueue, Order
 from scheduler_svc.queue.keys import Keys
-from scheduler_svc.queue.order import FairShares, Lengths, time_rank
 from tests.service.queue.build import (
     APPLIED,
     FINGERPRINT,

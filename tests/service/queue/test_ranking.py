@@ -7,9 +7,9 @@ import itertools
 import pytest
 from redis import Redis
 
+from scheduler_svc.order import Policy
 from scheduler_svc.queue import JobQueue, Order, ranking
 from scheduler_svc.queue.keys import Keys
-from scheduler_svc.queue.order import Policy
 from tests.service.queue.build import (
     APPLIED,
     FINGERPRINT,
