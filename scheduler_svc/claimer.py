@@ -14,7 +14,7 @@ DOORBELL_WAIT_S = 1.0
 
 
 class Claimer:
-    """One wish at a time: the newest counts, and is answered once, when there are jobs.
+    """One wish at a time: the newest counts, and is answered once.
 
     ``moor`` is awaited before each look at the queue, ``take`` gets what was claimed.
     """
@@ -51,12 +51,14 @@ class Claimer:
             await self._wished.wait()
             self._eased.clear()
             seen = self._queue.num_arrivals
+            claim = self._claim
+            assert claim is not None, "a wish stands until it is answered"
             try:
-                jobs = await self._ask()
+                jobs = await self._ask(claim)
             except Unavailable:
                 await asyncio.sleep(DOORBELL_WAIT_S)
                 continue
-            if jobs:
+            if jobs or not claim.stands:
                 # Whatever was wished meanwhile did not know of these.
                 self._claim = None
                 self._wished.clear()
@@ -64,10 +66,8 @@ class Claimer:
             else:
                 await self._wait(seen)
 
-    async def _ask(self) -> Sequence[ClaimedJob]:
+    async def _ask(self, claim: Claim) -> Sequence[ClaimedJob]:
         await self._moor()
-        claim = self._claim
-        assert claim is not None, "a wish stands until it is answered"
         return await self._queue.claim(
             self._lease, self._fingerprint, claim.max_jobs, claim.max_rank, self._prefer
         )

@@ -114,7 +114,7 @@ class Lane:
 
         prefer = cached if self._are_hashed else None
         claimed = self._world.queue.claim(self.wish.max_jobs, self.wish.max_rank, prefer)
-        if not claimed:
+        if not claimed and self.wish.stands:
             self._world.waits(self)
             return
         self.wish = None

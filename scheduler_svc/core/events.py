@@ -94,11 +94,12 @@ class Claim:
     """There is room for so many more jobs of a rank below ``max_rank``.
 
     A wish that stands until it is answered by one ``Claimed``, however late; a newer one
-    takes its place.
+    takes its place. One that does not ``stand`` is answered at once, by nobody if need be.
     """
 
     max_jobs: int
     max_rank: float = math.inf
+    stands: bool = True
 
 
 @dataclass(frozen=True, slots=True)

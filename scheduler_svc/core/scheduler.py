@@ -40,6 +40,8 @@ from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence, State
 
 NO_CLAIM = Claim(0)
+# One job is claimed ahead for so many places, while there is a backlog.
+AHEAD_DIVISOR = 8
 
 
 class Core:
@@ -61,6 +63,7 @@ class Core:
         self._punctuality = Punctuality(self._planner.budget, room)
         self._claim = NO_CLAIM
         self._num_claiming = 0
+        self._is_backlogged = False  # The last claim was answered in full.
         self._is_lost = False
         self._absorb: Mapping[type[Event], Callable[..., Iterable[Effect]]] = {
             Claimed: self._claimed,
@@ -156,18 +159,23 @@ class Core:
             return []
         self._claim = claim
         self._num_claiming = max(self._num_claiming, claim.max_jobs)
-        return [Claim(claim.max_jobs, claim.max_rank)]
+        return [claim]
 
     def _wanted_claim(self) -> Claim:
-        """Who is much more urgent than one that runs may come though all places are taken.
+        """As many as there are places, and while more jobs wait in the queue a few ahead.
 
-        A static batch is claimed while the one before it runs.
+        Those ahead fill a place in the very step after it is left. Where nobody waits now
+        nobody is claimed ahead: another lane may have a place for who comes next. A static
+        batch is claimed while the one before it runs. And who is much more urgent than one
+        that runs may come though all places are taken.
         """
         num_places, roster = self._config.num_places, self._roster
         if self._config.batching == "static":
             return Claim(max(0, num_places - len(roster.waiting)))
-        if (num_free := num_places - len(roster.live)) > 0:
-            return Claim(num_free)
+        num_free = num_places - len(roster.live)
+        num_ahead = -(-num_places // AHEAD_DIVISOR) if self._is_backlogged else 0
+        if num_free + num_ahead > 0:
+            return Claim(num_free + num_ahead, stands=num_free > 0)
         margin = self._config.preemption_margin
         if margin == math.inf or not roster.running or len(roster.live) >= 2 * num_places:
             return NO_CLAIM
@@ -179,6 +187,7 @@ class Core:
             return _requeue(job.spec.job_id for job in event.jobs)
         if len(event.jobs) > self._num_claiming:
             raise ProtocolError(f"{len(event.jobs)} jobs came, {self._num_claiming} were claimed")
+        self._is_backlogged = len(event.jobs) >= self._claim.max_jobs
         self._num_claiming, self._claim = 0, NO_CLAIM
         rows = []
         for job in event.jobs:
@@ -267,7 +276,8 @@ class Core:
             b for sequence in self._roster.residents.values() for b in sequence.block_ids
         )
         assert held == self._pool.references, "a block's holders are not those it is held by"
-        assert len(self.job_ids) <= 2 * self._config.num_places, "more jobs than can wait"
+        most = 2 * self._config.num_places
+        assert len(self.job_ids) <= most, "more jobs than can wait"
         assert self.num_running <= self._config.num_places, "more running than places"
         for sequence in self._roster.running.values():
             self._check_running(sequence)

@@ -35,6 +35,7 @@ def test_each_output_of_a_job_takes_a_place() -> None:
 
 def test_nothing_is_claimed_while_every_place_is_taken() -> None:
     lane = Lane(job("a"), job("b"), max_batch_size=2)
+    lane.tell(Claimed(()))
     assert lane.every(Claim) == []
     stop = [(1, FinishReason.STOP)]
     lane.tell(report(1, (1, 0, 5), (2, 0, 5), finished=stop, freed=[(1, [0])]))

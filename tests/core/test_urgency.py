@@ -67,11 +67,13 @@ def full_lane(**changes: Any) -> Lane:
 
 def test_a_full_lane_asks_for_one_who_could_displace_somebody() -> None:
     lane = Lane(job("a", rank=10.0), job("b", rank=20.0), max_batch_size=2, preemption_margin=3.0)
+    lane.tell(Claimed(()))
     assert lane.only(Claim) == Claim(1, 17.0)
 
 
 def test_a_full_lane_asks_for_nobody_where_nobody_is_displaced() -> None:
     lane = Lane(job("a", rank=10.0), job("b", rank=20.0), max_batch_size=2)
+    lane.tell(Claimed(()))
     assert lane.every(Claim) == []
 
 
@@ -116,6 +118,20 @@ def test_a_wish_is_repeated_only_when_it_changes() -> None:
     assert lane.every(Claim) == []
     lane.tell(Claimed((job("a"),)))
     assert lane.only(Claim) == Claim(1)
+
+
+def test_while_more_wait_a_few_are_claimed_ahead_but_none_is_waited_for() -> None:
+    lane = Lane(job("a"), job("b"), max_batch_size=2)
+    assert lane.only(Claim) == Claim(1, stands=False)
+    lane.tell(Claimed((job("c"),)))
+    assert lane.every(Claim) == []
+    assert lane.core.num_waiting == 1
+    stop = [(1, FinishReason.STOP)]
+    lane.tell(report(1, (1, 0, 5), (2, 0, 5), finished=stop, freed=[(1, [0])]))
+    assert [a.job_id for a in lane.commands[0].admissions] == ["c"]
+    assert lane.only(Claim) == Claim(1, stands=False)
+    lane.tell(Claimed(()))
+    assert lane.every(Claim) == []
 
 
 def test_without_preemption_nobody_comes_who_might_not_find_room_later() -> None:

@@ -93,7 +93,7 @@ class World:
 
     def turn(self) -> None:
         """Do a bit of everything."""
-        if self.claiming and self.queue.num_queued:
+        if self.claiming and (self.queue.num_queued or not self.claiming[0].stands):
             self.answer_claim(self.config.num_places)
         if self.commands:
             self.execute()
