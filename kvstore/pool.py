@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -37,11 +37,6 @@ class BlockPool:
         return len(self._empty) + len(self._idle)
 
     @property
-    def num_indexed(self) -> int:
-        """Blocks that a prefix can be found in."""
-        return len(self._index)
-
-    @property
     def references(self) -> Mapping[int, int]:
         """How many hold each block that is not free, by block id; a view, not a copy."""
         return MappingProxyType(self._references)
@@ -67,6 +62,13 @@ class BlockPool:
         self._held(block_id)
         self._index.add(block_id, key)
 
+    def forget(self, block_ids: Iterable[int]) -> None:
+        """Let the content of held blocks be found no more."""
+        for block_id in block_ids:
+            if block_id in self._index:
+                self._held(block_id)
+                self._index.remove(block_id)
+
     def match(self, keys: Iterable[Key]) -> list[int]:
         """Return the blocks that hold the longest known beginning of ``keys``."""
         return self._index.match(keys)
@@ -74,6 +76,11 @@ class BlockPool:
     def num_idle(self, block_ids: Iterable[int]) -> int:
         """How many of these blocks are free now and would be so no more once shared."""
         return sum(block_id in self._idle for block_id in block_ids)
+
+    def num_freed_by(self, tables: Iterable[Iterable[int]]) -> int:
+        """How many blocks are free once these tables are released, each one holder's."""
+        dropped = Counter(block_id for table in tables for block_id in table)
+        return sum(self._references[block_id] == count for block_id, count in dropped.items())
 
     def share(self, block_ids: Iterable[int]) -> None:
         """Add one reference to each block. Raises DoubleFree where its content is nobody's."""

@@ -35,15 +35,26 @@ class Claimer:
         self._take = take
         self._prefer = prefer
         self._claim: Claim | None = None
+        self._is_answered = False
         self._wished = asyncio.Event()
         self._eased = asyncio.Event()
 
     def want(self, claim: Claim) -> None:
-        """Let this wish take the place of the one before."""
+        """Let this wish take the place of the one before.
+
+        Between an answer and its being absorbed a wish is void: it does not know of the jobs
+        that came. The core then wishes anew.
+        """
+        if self._is_answered:
+            return
         if self._claim is None or claim.max_rank > self._claim.max_rank:
             self._eased.set()  # Jobs that were passed over may be wanted now.
         self._claim = claim
         self._wished.set()
+
+    def absorbed(self) -> None:
+        """The core knows what was taken: what it wishes from now on counts again."""
+        self._is_answered = False
 
     async def run(self) -> None:
         """Claim again and again, until cancelled. Raises Fenced where the lease is lost."""
@@ -59,8 +70,7 @@ class Claimer:
                 await asyncio.sleep(DOORBELL_WAIT_S)
                 continue
             if jobs or not claim.stands:
-                # Whatever was wished meanwhile did not know of these.
-                self._claim = None
+                self._claim, self._is_answered = None, True
                 self._wished.clear()
                 self._take(jobs)
             else:

@@ -70,16 +70,26 @@ def test_a_short_prompt_passes_a_long_one() -> None:
 
 
 def test_three_prompts_share_the_budget_and_the_first_gets_at_least_half() -> None:
-    lane = Lane(max_step_tokens=8, max_steps_in_flight=1)
+    lane = Lane(max_step_tokens=8, max_steps_in_flight=1, num_blocks=32)
     jobs = [job(name, [i] * 20, arrival_s=i) for i, name in enumerate("abc", start=1)]
     lane.tell(Claimed(tuple(jobs)))
     assert lane.rows == [[(1, 8)]]
     lane.tell(report(1))
     assert lane.rows == [[(2, 4), (1, 4)]]
     lane.tell(report(2))
-    assert lane.rows == [[(2, 4), (1, 4)]]
+    assert lane.rows == [[(3, 4), (1, 4)]]
     lane.tell(report(3))
     assert lane.rows == [[(2, 4), (1, 4)]]
+
+
+def test_a_short_prompt_passes_any_number_of_long_ones() -> None:
+    lane = Lane(max_step_tokens=8, max_steps_in_flight=1)
+    jobs = [job(name, [i] * 20, arrival_s=i) for i, name in enumerate("ab", start=1)]
+    lane.tell(Claimed(tuple(jobs)))
+    lane.tell(report(1), Claimed(()))
+    lane.tell(Claimed((job("short", [3] * 3, arrival_s=9.0),)))
+    lane.tell(report(2))
+    assert lane.rows == [[(3, 3), (2, 1), (1, 4)]]
 
 
 @pytest.mark.parametrize(("max_tokens", "max_context"), [(2, 64), (50, 5)])
@@ -121,6 +131,17 @@ def test_who_comes_in_leaves_a_block_to_each_that_runs() -> None:
     # Two blocks are free, b's prompt alone would take both. c would fit, but b is first.
     assert lane.rows == [[(1, 1)]]
     assert (lane.core.num_free_blocks, lane.core.num_waiting) == (2, 2)
+
+
+def test_also_where_little_is_expected_a_block_is_left_to_each_that_runs() -> None:
+    lane = Lane(
+        max_steps_in_flight=1, num_blocks=5, block_size=16, max_context=80, max_step_tokens=32
+    )
+    lane.tell(Claimed((job("a", [1] * 16), job("b", [2] * 16, arrival_s=1.0))))
+    lane.tell(Claimed((job("c", [3] * 16, arrival_s=2.0),)))
+    lane.tell(report(1, (1, 0, 5), (2, 0, 5)))
+    assert lane.rows == [[(1, 1), (2, 1)]]
+    assert (lane.core.num_free_blocks, lane.core.num_waiting) == (1, 1)
 
 
 def test_alone_a_sequence_may_take_every_block() -> None:

@@ -68,6 +68,15 @@ def test_a_step_that_broke_leaves_nothing_to_be_found() -> None:
     assert lane.core.num_cached_tokens("", PROMPT) == 0
 
 
+def test_who_breaks_takes_all_its_blocks_out_of_the_index() -> None:
+    lane = Lane(job("a", PROMPT), max_steps_in_flight=1, max_step_tokens=4)
+    lane.tell(report(1))
+    assert lane.core.num_cached_tokens("", PROMPT) == 4
+    lane.tell(report(2))
+    lane.tell(report(3, finished=[(1, FinishReason.ERROR)], freed=[(1, [0, 1, 2])]))
+    assert lane.core.num_cached_tokens("", PROMPT) == 0
+
+
 def test_a_row_planned_past_the_end_leaves_nothing_to_be_found() -> None:
     lane = Lane(job("a", (1, 2, 3)))
     stop = [(1, FinishReason.STOP)]
@@ -84,3 +93,13 @@ def test_shared_blocks_count_once_against_the_pool(num_blocks: int) -> None:
     lane.tell(report(2, (1, 1, 5)))
     # It shares two blocks and wants one more, and each that runs keeps one to grow by.
     assert lane.core.num_running == (2 if num_blocks == 5 else 1)
+
+
+def test_cached_blocks_that_nobody_holds_are_taken_from_what_is_free() -> None:
+    lane = Lane(job("x", PROMPT), num_blocks=6, max_context=24, max_steps_in_flight=1)
+    stop = [(1, FinishReason.STOP)]
+    lane.tell(report(1, (1, 0, 5), finished=stop, freed=[(1, [0, 1, 2])]), Claimed(()))
+    lane.tell(Claimed((job("a", [9] * 5),)))
+    lane.tell(report(2, (2, 0, 5)), Claimed((job("b", (*PROMPT, *[8] * 8), arrival_s=1.0),)))
+    # Four are free; it wants three beside the two that it finds, and one is left to a.
+    assert (lane.core.num_free_blocks, lane.core.num_waiting) == (4, 1)

@@ -162,9 +162,11 @@ class World:
                 self._last_commit = step
                 self.redis.append(effect)
             case Claim(max_jobs):
-                assert effect not in self.claiming, "the same wish again"
-                assert 0 < max_jobs <= self.config.num_places
-                self.claiming = [effect]
+                assert 0 < max_jobs <= 2 * self.config.num_places
+                # What came and is not absorbed yet makes a wish void, as the claimer has it.
+                if not any(isinstance(event, Claimed) for event in self.inbox):
+                    assert effect not in self.claiming, "the same wish again"
+                    self.claiming = [effect]
             case Requeue():
                 self.redis.append(effect)
 

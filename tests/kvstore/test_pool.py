@@ -60,6 +60,18 @@ def test_a_shared_block_is_free_once_the_last_holder_lets_go() -> None:
     assert pool.num_free == 1
 
 
+def test_tables_free_what_nobody_else_holds() -> None:
+    pool = BlockPool(4)
+    first = pool.allocate(3)
+    pool.share(first[:2])
+    second = first[:2]
+    pool.share(first[:1])
+    assert pool.num_freed_by([first]) == 1
+    assert pool.num_freed_by([first, second]) == 2
+    assert pool.num_freed_by([first, second, first[:1]]) == 3
+    assert pool.num_freed_by([]) == 0
+
+
 class PoolMachine(RuleBasedStateMachine):
     """A pool beside a count of who holds what."""
 
