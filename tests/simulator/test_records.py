@@ -27,7 +27,8 @@ from worker_svc.assembly import assemble
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 
-BLOCK_SIZE, NUM_BLOCKS, NUM_PLACES, STEP_TOKENS, MAX_CONTEXT = 4, 24, 6, 32, 64
+# As many blocks as one job may want: some are preempted, and come back among the dead.
+BLOCK_SIZE, NUM_BLOCKS, NUM_PLACES, STEP_TOKENS, MAX_CONTEXT = 4, 16, 6, 32, 64
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def run_beside(system: System, checkpoint: Path) -> tuple[Beside, Lane]:
         **values,
     )
     lengths = UniformLengths(Lengths(1, 24), Lengths(1, 30))
-    workload = Workload((Stream(lengths=lengths, num_jobs=30),), seed=1)
+    workload = Workload((Stream(lengths=lengths, num_jobs=30),), seed=2)
     simulation = Simulation(system, workload, COSTS)
     lane = simulation.lanes[0]
     lane.worker = worker = Beside(system, lane, assemble(settings, "me").runner)
