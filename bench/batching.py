@@ -5,29 +5,39 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 
 from bench.batching_report import print_report
-from bench.batching_systems import BASELINE, DEFAULT, System, parse_systems
+from bench.batching_systems import BASELINE, DEFAULT, Budgets, System, parse_systems
 from bench.batching_targets import targets
+from bench.calibration import Calibration
+from bench.extras import require
+from bench.figure_steps import mean_period_ms
 from bench.lengths import ShareGPTLengths
 from bench.load import Outcome, burst
 from bench.measured import machine, ratios
 from bench.service_run import Bed, ServiceRun
 from bench.workload import BenchJob, random_jobs, static_bound
+from protos.errors import InvalidRequest, StepserveError
 from stepserve import AsyncClient
 
+if TYPE_CHECKING:
+    from bench.simulator.cost import Costs
+
 MODEL = Path(__file__).parent / "storyteller" / "model"
-# So many batches of other jobs are run first, for the costs of a step.
-NUM_CALIBRATION_BATCHES = 4
+# So many batches of other jobs are run before and after, for the costs of a step.
+NUM_CALIBRATION_BATCHES = 3
+# A rectangle's budget: each row decodes, and one is this much of a prompt further.
+PADDED_CHUNK = 8
+PICTURES = (".svg", ".png")
 
 
 class BatchingBench(BaseSettings):
@@ -36,8 +46,8 @@ class BatchingBench(BaseSettings):
     Each is a setting of the same service: Redis, a scheduler and a worker are started for
     each, and get the same jobs, which all wait before the first may run. Lengths are
     ShareGPT's, times --scale; outputs are greedy and have exactly the length that is asked
-    for. With --fit, other jobs run first, and what their steps cost goes to the simulator,
-    whose requests/s are printed beside the measured ones.
+    for. With --fit, other jobs run before and after, and what their steps cost goes to the
+    simulator, whose figures are printed beside the measured ones.
     """
 
     model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
@@ -48,6 +58,7 @@ class BatchingBench(BaseSettings):
     scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
     batch_size: int = Field(16, ge=1, description="rows at most")
     split_fuse_tokens: int = Field(128, ge=1, description="tokens in a step, with split-fuse")
+    padded_tokens: int = Field(0, ge=0, description="the same, padded; 0: 8 more than rows")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for all")
     num_threads: int = Field(1, ge=1, description="CPU threads of the worker")
     seed: int = Field(0, description="of lengths and tokens")
@@ -59,6 +70,7 @@ class BatchingBench(BaseSettings):
     def run(self) -> int:
         """Measure; the last line printed is a JSON object with the figures."""
         systems = parse_systems(self.systems)
+        costs = self._prepare(systems)
         bed = Bed(self.model, self.batch_size, self.dtype, self.num_threads)
         jobs = self._jobs(bed, self.num_jobs, self.seed)
         runs: dict[str, ServiceRun] = {}
@@ -66,25 +78,50 @@ class BatchingBench(BaseSettings):
             for system in systems:
                 Console(stderr=True).print(f"{system.name} …", highlight=False)
                 runs[system.name] = self._measure(bed, system, jobs, Path(scratch))
-            predicted = self._predictions(bed, systems, jobs, Path(scratch))
+                # Whatever the others come to, this much is known.
+                self._write(self._result(jobs, runs, {}))
+            records = {Path(scratch) / system.name: system for system in systems}
+            predicted = self._predictions(bed, jobs, records, costs)
         result = self._result(jobs, runs, predicted)
+        self._write(result)
         print_report(result)
         if self.picture:
             from bench.figure_batching import draw
 
             draw(Path(self.picture), runs, self.batch_size)
+        print(json.dumps(result))
+        return 0
+
+    def _prepare(self, systems: Sequence[System]) -> Costs | None:
+        """Find out what is missing before anything is measured; return the costs of --costs.
+
+        Raises InvalidRequest, and StepserveError where a package is missing.
+        """
+        if self.picture:
+            if Path(self.picture).suffix.lower() not in PICTURES:
+                raise InvalidRequest("picture", f"{self.picture!r} ends in none of {PICTURES}")
+            require("matplotlib", "--picture")
+        if self._is_fitting:
+            require("scipy", "--fit")
+        if not self.costs:
+            return None
+        from bench.batching_prediction import known_costs
+
+        return known_costs(self.costs, systems)
+
+    def _write(self, result: Mapping[str, Any]) -> None:
         if self.out:
             Path(self.out).parent.mkdir(parents=True, exist_ok=True)
             Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps(result))
-        return 0
 
     def _jobs(self, bed: Bed, num_jobs: int, seed: int) -> list[BenchJob]:
         lengths = ShareGPTLengths(bed.max_context, self.scale)
         return random_jobs(num_jobs, bed.vocab_size, lengths, random.Random(seed))
 
     def _flags(self, system: System, jobs: Sequence[BenchJob]) -> dict[str, Any]:
-        return system.flags(whole_prompts(jobs, self.batch_size), self.split_fuse_tokens)
+        padded = self.padded_tokens or self.batch_size + PADDED_CHUNK
+        whole = whole_prompts(jobs, self.batch_size)
+        return system.flags(Budgets(whole, self.split_fuse_tokens, padded))
 
     def _measure(
         self, bed: Bed, system: System, jobs: Sequence[BenchJob], scratch: Path
@@ -92,41 +129,57 @@ class BatchingBench(BaseSettings):
         num_gates = 1 if system.batching == "static" else self.batch_size
         records = scratch / f"{system.name} all"
         num_others = NUM_CALIBRATION_BATCHES * self.batch_size if self._is_fitting else 0
-        others = self._jobs(bed, num_others, self.seed + 1)
+        before, after = (self._jobs(bed, num_others, self.seed + i) for i in (1, 2))
+        calibration = Calibration(before, after)
 
         async def load(client: AsyncClient) -> list[Outcome]:
-            if others:
-                await burst(client, others, num_gates)
-                shutil.copytree(records, scratch / system.name)
+            if self._is_fitting:
+                return await calibration.around(client, jobs, num_gates)
             return await burst(client, jobs, num_gates)
 
-        flags = self._flags(system, [*jobs, *others])
-        return bed.measure(load, records, **flags)
+        run = bed.measure(load, records, **self._flags(system, [*jobs, *before, *after]))
+        if self._is_fitting:
+            calibration.keep_records(records, scratch / system.name)
+        return run
 
     @property
     def _is_fitting(self) -> bool:
         return self.fit and not self.costs
 
     def _predictions(
-        self, bed: Bed, systems: Sequence[System], jobs: Sequence[BenchJob], scratch: Path
-    ) -> dict[str, float]:
-        """Return each system's requests/s as simulated; nothing where that is not asked for."""
+        self,
+        bed: Bed,
+        jobs: Sequence[BenchJob],
+        records: Mapping[Path, System],
+        costs: Costs | None,
+    ) -> dict[str, dict[str, float]]:
+        """Return each system's figures as simulated; nothing where that is not asked for.
+
+        Costs that are not given are fitted to the records. What fails here is told, and takes
+        no measurement with it.
+        """
         if not self.costs and not self.fit:
             return {}
-        from bench.batching_prediction import Predictor, fitted_costs, known_costs
+        from bench.batching_prediction import Predictor, fitted_costs
 
-        records = {scratch / system.name: system for system in systems}
-        costs = known_costs(self.costs) if self.costs else fitted_costs(records)
-        predictor = Predictor(bed, jobs, costs)
-        return {s.name: predictor.requests_per_s(s, self._flags(s, jobs)) for s in systems}
+        try:
+            predictor = Predictor(bed, jobs, costs or fitted_costs(records))
+            return {s.name: predictor.figures(s, self._flags(s, jobs)) for s in records.values()}
+        except StepserveError as error:
+            print(f"no predictions: {error}", file=sys.stderr)
+            return {}
 
     def _result(
         self,
         jobs: Sequence[BenchJob],
         runs: Mapping[str, ServiceRun],
-        predicted: Mapping[str, float],
+        predicted: Mapping[str, Mapping[str, float]],
     ) -> dict[str, Any]:
-        figures = {name: run.figures(self.batch_size) for name, run in runs.items()}
+        figures = {
+            name: run.figures(self.batch_size) | {"step_period_ms_mean": mean_period_ms(run.steps)}
+            for name, run in runs.items()
+        }
+        speeds = {name: found["requests_per_s"] for name, found in predicted.items()}
         bound = static_bound([job.max_tokens for job in jobs], self.batch_size)
         settings = self.model_dump(exclude={"out", "picture", "systems"})
         return {
@@ -144,16 +197,17 @@ class BatchingBench(BaseSettings):
                 if BASELINE in figures and name != BASELINE
             },
             "predicted": {
-                name: {
-                    "requests_per_s": value,
-                    "error": value / figures[name]["requests_per_s"] - 1.0,
-                }
-                for name, value in predicted.items()
+                name: {"figures": found, "errors": _errors(found, figures[name])}
+                for name, found in predicted.items()
             },
             "same_outputs": same_outputs(runs),
-            "targets": targets(figures, bound, predicted),
+            "targets": targets(figures, bound, speeds),
             "machine": machine(),
         }
+
+
+def _errors(predicted: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    return {name: value / measured[name] - 1.0 for name, value in predicted.items()}
 
 
 def whole_prompts(jobs: Sequence[BenchJob], batch_size: int) -> int:

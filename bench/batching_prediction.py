@@ -10,11 +10,18 @@ from typing import Any
 from bench.batching_systems import System
 from bench.service_run import BLOCK_SIZE, Bed
 from bench.simulator import system as simulated
-from bench.simulator.cost import Costs, read_costs
-from bench.simulator.fit import fit_recordings
+from bench.simulator.cost import Costs, costs_for, read_costs
 from bench.simulator.predict import predict
 from bench.simulator.records import Recording
 from bench.workload import BenchJob
+
+# A figure that is measured, and the simulator's that says what it should be. Costs are fitted
+# to the time from one report to the next.
+PREDICTED = {
+    "requests_per_s": "requests_per_s",
+    "latency_s_mean": "latency_s_mean",
+    "step_period_ms_mean": "step_ms_mean",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +32,8 @@ class Predictor:
     jobs: Sequence[BenchJob]
     costs: Costs
 
-    def requests_per_s(self, system: System, flags: Mapping[str, Any]) -> float:
-        """Return the throughput of a run in which all jobs wait at the start."""
+    def figures(self, system: System, flags: Mapping[str, Any]) -> dict[str, float]:
+        """Return what is predicted of a run in which all jobs wait at the start."""
         found = predict(
             simulated.System(
                 batching=system.batching,
@@ -40,16 +47,21 @@ class Predictor:
             [(len(job.prompt_token_ids), job.max_tokens) for job in self.jobs],
             self.costs,
         )
-        return found["requests_per_s"]
+        return {name: found[source] for name, source in PREDICTED.items()}
 
 
-def known_costs(name: str) -> Costs:
-    """Return the costs of a file or a preset. Raises InvalidRequest."""
-    return read_costs(name)
+def known_costs(name: str, systems: Sequence[System]) -> Costs:
+    """Return the costs of a file or a preset, for all systems. Raises InvalidRequest."""
+    costs = read_costs(name)
+    for system in systems:
+        costs_for(costs, system.attention)
+    return costs
 
 
 def fitted_costs(records: Mapping[Path, System]) -> Costs:
     """Return the costs that these records of calibrations show. Raises InvalidRequest."""
+    from bench.simulator.fit import fit_recordings
+
     costs, _ = fit_recordings(
         Recording(directory, system.attention, system.batching)
         for directory, system in records.items()

@@ -29,6 +29,7 @@ ROWS = (
     ("context_padded_share", "padding in attention (%)", 100, 1),
     ("num_steps", "steps", 1, 0),
     ("step_ms_p50", "step, p50 (ms)", 1, 1),
+    ("step_period_ms_mean", "step to step, mean (ms)", 1, 2),
     ("peak_memory_mib", "memory (MiB)", 1, 0),
 )
 
@@ -46,6 +47,8 @@ def print_report(result: Mapping[str, Any]) -> None:
     )
     for name, target in result["targets"].items():
         console.print(f"{name}: {in_words(target)}", highlight=False)
+        if "limit" in target:
+            console.print(f"  {target['limit']}", highlight=False)
 
 
 def _figures(result: Mapping[str, Any]) -> Table:
@@ -55,19 +58,19 @@ def _figures(result: Mapping[str, Any]) -> Table:
         values = [figures.get(name) for figures in systems.values()]
         table.add_row(heading, *("" if v is None else f"{v * factor:.{decimals}f}" for v in values))
     table.add_row("same outputs", *result["same_outputs"].values())
-    if "predicted" in result:
+    if result["predicted"]:
         _add_predictions(table, result)
     return table
 
 
 def _add_predictions(table: Table, result: Mapping[str, Any]) -> None:
-    predicted = [result["predicted"].get(name) for name in result["systems"]]
-    for key, heading, factor in (
-        ("requests_per_s", "simulated requests/s", 1),
-        ("error", "error of it (%)", 100),
-    ):
-        cells = ("" if found is None else f"{found[key] * factor:.2f}" for found in predicted)
-        table.add_row(heading, *cells)
+    predicted = [result["predicted"][name] for name in result["systems"]]
+    headings = {name: heading for name, heading, *_ in ROWS}
+    for name in predicted[0]["figures"]:
+        values = (f"{found['figures'][name]:.2f}" for found in predicted)
+        table.add_row(f"simulated {headings[name]}", *values)
+        errors = (f"{found['errors'][name] * 100:+.1f}" for found in predicted)
+        table.add_row("  error of it (%)", *errors)
 
 
 def _ratios(ratios: Mapping[str, Mapping[str, float]]) -> Table:

@@ -13,7 +13,21 @@ SPLIT_FUSE = "split-fuse"
 
 BASELINE, STATIC_PAGED = "static+padded", "static+paged"
 PADDED, GROUPED, PAGED = "continuous+padded", "continuous+grouped", "continuous+paged"
-DEFAULT = ",".join((BASELINE, STATIC_PAGED, PADDED, GROUPED, PAGED, f"{PAGED}+{SPLIT_FUSE}"))
+PADDED_SPLIT, PAGED_SPLIT = f"{PADDED}+{SPLIT_FUSE}", f"{PAGED}+{SPLIT_FUSE}"
+DEFAULT = ",".join((BASELINE, STATIC_PAGED, PADDED, PADDED_SPLIT, GROUPED, PAGED, PAGED_SPLIT))
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Tokens in a step: ``whole`` never splits a prompt, the others do.
+
+    A rectangle has a budget of its own: each token of a prompt's chunk is one more position
+    in every row that decodes.
+    """
+
+    whole: int
+    split_fuse: int
+    padded_split_fuse: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +43,13 @@ class System:
         parts = [self.batching, self.attention, *([SPLIT_FUSE] if self.has_split_fuse else [])]
         return "+".join(parts)
 
-    def flags(self, whole: int, budget: int) -> dict[str, object]:
-        """Return its flags: a step holds ``whole`` tokens without split-fuse, else ``budget``."""
+    def flags(self, budgets: Budgets) -> dict[str, object]:
+        """Return its flags, with the budget that it is meant to have."""
+        split = budgets.padded_split_fuse if self.attention == "padded" else budgets.split_fuse
         return {
             "batching": self.batching,
             "attention": self.attention,
-            "max_step_tokens": budget if self.has_split_fuse else whole,
+            "max_step_tokens": split if self.has_split_fuse else budgets.whole,
         }
 
 

@@ -32,9 +32,8 @@ from stepserve.serving import serve
 MODEL = Path(__file__).parent / "storyteller" / "model"
 PROMPTS = ([11, 12, 13], [14, 15], [16], [17, 18, 19, 20])
 OUTPUTS = (5, 8, 3, 6)
-# Three jobs have a block each, and each leaves one to grow by to those that run: there is no
-# room for a fourth. It waits in the lane, so that it is at hand when a place is free.
-NUM_BLOCKS, BLOCK_SIZE = 6, 16
+# Places, and blocks more than enough for them.
+BATCH_SIZE, NUM_BLOCKS = 3, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,8 @@ SELECTIVE = Strategy("Selective batching", "continuous", "grouped", (2.8, 60, 7.
 class Example(BaseSettings):
     """Run four jobs in batches of three: static, continuous and selective, step by step.
 
-    The jobs are in the queue, in order, before a worker comes, whose cache has room for three
-    of them; what is printed is what the scheduler recorded. The demo model computes them.
+    The jobs are in the queue, in order, before a worker comes, which has three places; what is
+    printed is what the scheduler recorded. The demo model computes them.
     """
 
     model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
@@ -137,8 +136,7 @@ def queue_without_workers() -> Iterator[tuple[str, str]]:
 def play(redis_url: str, target: str, strategy: Strategy) -> Played:
     """Submit the four jobs, then start a service that finds them; return when they have ended.
 
-    One step is in flight at a time, as in the texts: with two, a step that was planned before
-    an end was known would still name the job.
+    One step is in flight at a time, as in the texts.
     """
     with Client(target) as client, tempfile.TemporaryDirectory() as record_dir:
         job_ids = [
@@ -151,9 +149,10 @@ def play(redis_url: str, target: str, strategy: Strategy) -> Played:
         flags = {
             "batching": strategy.batching,
             "attention": strategy.attention,
-            "max_batch_size": len(PROMPTS),
+            "max_batch_size": BATCH_SIZE,
             "num_blocks": NUM_BLOCKS,
-            "block_size": BLOCK_SIZE,
+            # The lane claims the fourth job while the three run, so that it is at hand when job
+            # 3 leaves. With two steps in flight the next step would be planned by then.
             "max_steps_in_flight": 1,
             "num_threads": 1,
         }

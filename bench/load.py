@@ -91,10 +91,12 @@ async def offer(
     arrivals: Sequence[Arrival],
     ended: Callable[[Outcome], object],
     is_awaited: Callable[[Arrival], bool] = lambda _: True,
+    timeout_s: float | None = None,
 ) -> list[Outcome]:
     """Send each job when it is due, whatever became of those before: an open loop.
 
-    Returns when all that are awaited have ended; the others are then left as they stand.
+    Returns when all that are awaited have ended, or ``timeout_s`` seconds after the start; the
+    others are then left as they stand.
     ``ended`` is called with each that has ended.
     """
     start_s = time.time()
@@ -109,7 +111,12 @@ async def offer(
     tasks = [asyncio.ensure_future(run(outcome)) for outcome in outcomes]
     awaited = [task for task, arrival in zip(tasks, arrivals, strict=True) if is_awaited(arrival)]
     try:
-        await asyncio.gather(*awaited)
+        if awaited:
+            done, _ = await asyncio.wait(
+                awaited, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for task in done:
+                task.result()  # raises what it failed with
     finally:
         for task in tasks:
             task.cancel()

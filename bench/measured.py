@@ -45,6 +45,7 @@ def figures(jobs: Sequence[JobTimes], peak_memory_bytes: int) -> dict[str, float
     return {
         "requests_per_s": len(jobs) / span_s,
         "output_tokens_per_s": sum(len(j.token_times_s) for j in jobs) / span_s,
+        "ttft_ms_mean": sum(firsts_ms) / len(firsts_ms),
         "ttft_ms_p50": percentile(firsts_ms, 0.5),
         "ttft_ms_p99": percentile(firsts_ms, 0.99),
         "itl_ms_p50": percentile(gaps_ms, 0.5),

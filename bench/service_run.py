@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import tempfile
@@ -71,12 +72,14 @@ class Bed:
                 memory = peak_memory_bytes(descendants(served.process.pid))
             steps = read_steps(directory)
         start_s = min(outcome.times.submitted_s for outcome in outcomes)
-        return ServiceRun(outcomes, [s for s in steps if s.sent_s >= start_s], memory)
+        ends_s = [outcome.times.token_times_s[-1:] for outcome in outcomes]
+        end_s = max(itertools.chain(*ends_s), default=start_s)
+        return ServiceRun(outcomes, [s for s in steps if start_s <= s.sent_s <= end_s], memory)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceRun:
-    """What became of the jobs, the steps since the first of them was due, and the memory."""
+    """What became of the jobs, the steps from when the first was due to the last token, memory."""
 
     outcomes: list[Outcome]
     steps: list[Step]

@@ -21,6 +21,11 @@ from bench.targets import in_words
 from protos.errors import InvalidRequest
 
 MODEL = Path(__file__).parents[1] / "storyteller" / "model"
+# What an experiment may aim at beside its ratio.
+FURTHER = {
+    "throughput": "throughput, split-fuse over whole",
+    "not_ended": "jobs that did not end",
+}
 EXPERIMENTS = ("latency", "split-fuse", "priority", "fair")
 
 
@@ -92,10 +97,12 @@ class PolicyBench(BaseSettings):
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
-    """Return one experiment's ratio and target in words."""
-    text = f"{name}: {figures['what']}: {in_words(figures)}"
-    if "throughput" in figures:
-        text += f"; throughput, split-fuse over whole: {in_words(figures['throughput'])}"
-    if "num_not_ended" in figures:
-        text += f"; jobs that did not end: {figures['num_not_ended']}"
-    return text
+    """Return one experiment's ratio and targets in words, and why what was missed was missed."""
+    parts = [
+        (figures["what"], figures),
+        *((words, figures[key]) for key, words in FURTHER.items() if key in figures),
+    ]
+    text = f"{name}: " + "; ".join(f"{words}: {in_words(found)}" for words, found in parts)
+    if "also" in figures:
+        text += f"; {figures['also']}"
+    return "\n  ".join([text, *(found["limit"] for _, found in parts if "limit" in found)])

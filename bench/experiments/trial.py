@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from bench.lengths import ShareGPTLengths
 from bench.load import Arrival, Outcome, burst, offer
-from bench.service_run import Bed, ServiceRun
+from bench.service_run import Bed, Load, ServiceRun
 from bench.workload import BenchJob, random_jobs
+from stepserve import AsyncClient
 
 # A step's budget that no prompt of these lengths exceeds, nor many together.
 WHOLE_PROMPTS = 8192
@@ -53,14 +54,19 @@ class Trial:
         self,
         arrivals: list[Arrival],
         is_awaited: Callable[[Arrival], bool] = lambda _: True,
+        timeout_s: float | None = None,
         **flags: object,
     ) -> ServiceRun:
-        """Return what became of these arrivals."""
+        """Return what became of these arrivals, at most ``timeout_s`` after the first is due."""
         what = f"{_text(flags)}: {len(arrivals)} jobs in {arrivals[-1].at_s:.0f} s"
         ended = Counting(self.console, what, sum(map(is_awaited, arrivals)), is_awaited)
-        return self._measure(lambda client: offer(client, arrivals, ended, is_awaited), flags)
 
-    def _measure(self, load: Callable[..., object], flags: dict[str, object]) -> ServiceRun:
+        def load(client: AsyncClient) -> Awaitable[list[Outcome]]:
+            return offer(client, arrivals, ended, is_awaited, timeout_s)
+
+        return self._measure(load, flags)
+
+    def _measure(self, load: Load, flags: dict[str, object]) -> ServiceRun:
         own = {"attention": self.attention, "max_step_tokens": WHOLE_PROMPTS}
         return self.bed.measure(load, **{**own, **flags})  # type: ignore[arg-type]
 

@@ -8,7 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.batching_prediction import PREDICTED
 from bench.batching_systems import BASELINE, PAGED
+from bench.service_run import Bed
+from protos.errors import StepserveError
 from stepserve.cli import parse
 
 
@@ -36,4 +39,36 @@ def test_batching(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert static["padded_share"] > paged["padded_share"] == 0
     assert found["same_outputs"] == {BASELINE: "12 of 12", PAGED: "12 of 12"}
     assert found["predicted"].keys() == {BASELINE, PAGED}
+    for predicted in found["predicted"].values():
+        assert predicted["figures"].keys() == predicted["errors"].keys() == PREDICTED.keys()
+        assert min(predicted["figures"].values()) > 0
     assert f"{PAGED} over {BASELINE}" in found["targets"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "problem"),
+    [
+        ("--costs=no-such-file.json", "costs: .*no-such-file"),
+        ("--picture=figures.txt", "picture: .*figures.txt"),
+    ],
+)
+def test_batching_refuses_before_it_measures(
+    flag: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bed, "measure", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(StepserveError, match=problem):
+        parse(["bench", "batching", flag]).run()
+
+
+@pytest.mark.parametrize(
+    ("package", "flag"), [("scipy", "--fit"), ("matplotlib", "--picture=a.svg")]
+)
+def test_batching_says_what_to_install(
+    package: str, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bed, "measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(
+        "bench.extras.find_spec", lambda name: None if name == package else object()
+    )
+    with pytest.raises(StepserveError, match=rf"{package}: pip install 'stepserve\[bench\]'"):
+        parse(["bench", "batching", flag]).run()

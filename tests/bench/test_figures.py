@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.calibration import Calibration
 from bench.experiments.trial import capacity
-from bench.figure_steps import step_figures
+from bench.figure_steps import mean_period_ms, step_figures
 from bench.lengths import FixedLengths
 from bench.load import Arrival, Outcome
 from bench.measured import JobTimes, figures, percentile, ratios
@@ -114,3 +115,19 @@ def test_figures_of_steps(tmp_path: Path) -> None:
     assert found["context_padded_share"] == pytest.approx(1 - (4 + 7 + 6) / 22)
     assert (found["step_ms_p50"], found["step_ms_p99"]) == (2.0, 4.0)
     assert step_figures([], 4) == {}
+    # Sent at 1, 2 and 3 s.
+    assert mean_period_ms(read_steps(tmp_path)) == pytest.approx(1000)
+    assert math.isnan(mean_period_ms([]))
+
+
+def test_calibration_is_what_was_recorded_before_and_after(tmp_path: Path) -> None:
+    records, kept = tmp_path / "records", tmp_path / "kept"
+    records.mkdir()
+    lines = [json.dumps({"step": step, "time_s": float(step)}) + "\n" for step in range(6)]
+    (records / "lane.jsonl").write_text("".join(lines))
+    Calibration([], [], [2.0, 4.0]).keep_records(records, kept)
+    parts = {path.name: path.read_text() for path in kept.iterdir()}
+    assert parts == {
+        "lane before.jsonl": "".join(lines[:2]),
+        "lane after.jsonl": "".join(lines[4:]),
+    }

@@ -9,8 +9,10 @@ from bench.batching_systems import (
     BASELINE,
     DEFAULT,
     PADDED,
+    PADDED_SPLIT,
     PAGED,
     STATIC_PAGED,
+    Budgets,
     parse_systems,
 )
 from bench.batching_targets import targets
@@ -25,8 +27,10 @@ from protos.errors import InvalidRequest
 def test_names_go_both_ways() -> None:
     assert [system.name for system in parse_systems(DEFAULT)] == DEFAULT.split(",")
     whole, split = (parse_systems(PAGED + suffix)[0] for suffix in ("", "+split-fuse"))
-    assert whole.flags(500, 20)["max_step_tokens"] == 500
-    assert split.flags(500, 20)["max_step_tokens"] == 20
+    [padded] = parse_systems(PADDED_SPLIT)
+    budgets = Budgets(whole=500, split_fuse=20, padded_split_fuse=9)
+    tokens = [system.flags(budgets)["max_step_tokens"] for system in (whole, split, padded)]
+    assert tokens == [500, 20, 9]
 
 
 @pytest.mark.parametrize("name", ["", "static", "paged", "dynamic+paged", "static+paged+x"])
@@ -59,6 +63,29 @@ def test_aims() -> None:
     error = found["largest error of the simulated requests/s"]
     assert in_words(error) == "0.10 (target: at most 0.15, met)"
     assert targets({PAGED: {"requests_per_s": 6}}, 3.0, {}) == {}
+
+
+def test_paged_is_judged_beside_the_faster_rectangle_and_told_what_limits_it() -> None:
+    figures = {
+        name: {
+            "requests_per_s": speed,
+            "num_steps": steps,
+            "rows_per_step": 120 / steps,
+            "step_period_ms_mean": 1e3 * 8 / speed / steps,
+            "padded_share": share,
+        }
+        for name, speed, steps, share in (
+            (PADDED, 2.0, 10, 0.75), (PADDED_SPLIT, 5.0, 12, 0.25), (PAGED, 6.0, 10, 0.0)
+        )
+    }  # fmt: skip
+    [(name, found)] = targets(figures, 3.0, {}).items()
+    assert name == f"{PAGED} over {PADDED_SPLIT}"
+    assert found["value"] == pytest.approx(1.2)
+    assert found["limit"] == (
+        f"{PADDED_SPLIT} takes 1.20 times the steps of {PAGED}, but a step of {PAGED} takes 1.00 "
+        "times as long: 133.33 ms for 12.0 rows (0% padding) against 133.33 ms for 10.0 rows "
+        "(25% padding)"
+    )
 
 
 def test_outputs_are_compared_with_the_first() -> None:
