@@ -31,7 +31,7 @@ from scheduler_svc.core.events import (
     WorkerLost,
 )
 from scheduler_svc.core.scheduler import Core
-from scheduler_svc.lease_keeper import LeaseKeeper
+from scheduler_svc.lease_keeper import LeaseKeeper, OutOfOrder
 from scheduler_svc.loop import Destination, Inbox
 from scheduler_svc.queue import Fenced, JobQueue, Lease
 from scheduler_svc.recorder import StepRecorder
@@ -150,6 +150,8 @@ class Lane:
                     group.create_task(task)
         except* _Stopped:
             log.info("lane %s: stopped", self._lease.worker_id)
+        except* OutOfOrder:
+            log.info("lane %s: the jobs were ranked anew, starting again", self._lease.worker_id)
         except* WorkerGone as errors:
             log.warning("lane %s: worker lost: %s", self._lease.worker_id, errors.exceptions[0])
         except* Fenced:

@@ -14,6 +14,10 @@ RENEW_SHARE = 1 / 6
 TRUST_SHARE = 2 / 3
 
 
+class OutOfOrder(Exception):
+    """Another order was adopted: the ranks that a lane holds compare with no newer ones."""
+
+
 class LeaseKeeper:
     """Renews a lease until cancelled.
 
@@ -32,7 +36,10 @@ class LeaseKeeper:
         self.is_sure.set()
 
     async def run(self) -> None:
-        """Renew again and again. Raises Fenced when the lease is another's."""
+        """Renew again and again.
+
+        Raises Fenced when the lease is another's, OutOfOrder when the jobs were ranked anew.
+        """
         trusted_until_s = time.monotonic() + self._ttl_s * TRUST_SHARE
         while True:
             await asyncio.sleep(self._ttl_s * RENEW_SHARE)
@@ -46,6 +53,8 @@ class LeaseKeeper:
                 continue
             if not renewal.is_ours:
                 raise Fenced(self._lease.worker_id)
+            if not renewal.is_in_order:
+                raise OutOfOrder(self._lease.worker_id)
             trusted_until_s = asked_s + self._ttl_s * TRUST_SHARE
             self.is_sure.set()
 
