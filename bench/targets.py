@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 
-def at_least(value: float, target: float) -> dict[str, float | bool]:
-    """Return the value, and whether it is the target or more."""
-    return {"value": value, "at_least": target, "is_reached": value >= target}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A claim, the figure that was found, and its bound: a floor, or a ceiling.
+
+    ``limit`` is the sentence that says what limits the figure, for where the bound is missed.
+    """
+
+    claim: str = ""
+    value: float
+    bound: float
+    is_ceiling: bool = False
+    limit: str = ""
+
+    @property
+    def is_met(self) -> bool:
+        return self.value <= self.bound if self.is_ceiling else self.value >= self.bound
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it by names; without a claim where none was made."""
+        return {
+            **({"claim": self.claim} if self.claim else {}),
+            "value": self.value,
+            "at_most" if self.is_ceiling else "at_least": self.bound,
+            "is_met": self.is_met,
+            **({"limit": self.limit} if self.limit and not self.is_met else {}),
+        }
 
 
-def at_most(value: float, target: float) -> dict[str, float | bool]:
-    """Return the value, and whether it is the target or less."""
-    return {"value": value, "at_most": target, "is_reached": value <= target}
+def at_least(value: float, bound: float) -> dict[str, Any]:
+    """Return the value, and whether it is the bound or more, as JSON."""
+    return Target(value=value, bound=bound).as_json()
 
 
-def in_words(found: Mapping[str, float | bool]) -> str:
+def at_most(value: float, bound: float) -> dict[str, Any]:
+    """Return the value, and whether it is the bound or less, as JSON."""
+    return Target(value=value, bound=bound, is_ceiling=True).as_json()
+
+
+def in_words(found: Mapping[str, Any]) -> str:
     """Return what ``at_least`` or ``at_most`` found, for a reader."""
     bound = next(name for name in ("at_least", "at_most") if name in found)
-    verdict = "reached" if found["is_reached"] else "not reached"
+    verdict = "met" if found["is_met"] else "missed"
     return f"{found['value']:.2f} (target: {bound.replace('_', ' ')} {found[bound]:g}, {verdict})"

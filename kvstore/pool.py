@@ -37,11 +37,6 @@ class BlockPool:
         return len(self._empty) + len(self._idle)
 
     @property
-    def num_indexed(self) -> int:
-        """Blocks that a prefix can be found in."""
-        return len(self._index)
-
-    @property
     def references(self) -> Mapping[int, int]:
         """How many hold each block that is not free, by block id; a view, not a copy."""
         return MappingProxyType(self._references)
@@ -66,6 +61,13 @@ class BlockPool:
         """Let the content of a held block be found by ``key``. Raises DoubleFree."""
         self._held(block_id)
         self._index.add(block_id, key)
+
+    def forget(self, block_ids: Iterable[int]) -> None:
+        """Let the content of held blocks be found no more."""
+        for block_id in block_ids:
+            if block_id in self._index:
+                self._held(block_id)
+                self._index.remove(block_id)
 
     def match(self, keys: Iterable[Key]) -> list[int]:
         """Return the blocks that hold the longest known beginning of ``keys``."""

@@ -8,7 +8,7 @@ Source: vLLM's automatic prefix caching; Kwon et al., section 4.4, shares blocks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import takewhile
 from struct import pack
@@ -21,13 +21,15 @@ def salt_of(tenant: str) -> Key:
     return sha256(tenant.encode()).digest()
 
 
-def extend_keys(
-    keys: list[Key], salt: Key, token_ids: Sequence[int], block_size: int, num_blocks: int
-) -> None:
-    """Append keys until there are those of the first ``num_blocks`` blocks of ``token_ids``."""
-    for start in range(len(keys) * block_size, num_blocks * block_size, block_size):
+def keys_from(
+    parent: Key, token_ids: Sequence[int], block_size: int, blocks: range
+) -> Iterator[Key]:
+    """Yield the keys of consecutive blocks of ``token_ids``; ``parent`` is the one before."""
+    for block in blocks:
+        start = block * block_size
         tokens = pack(f"<{block_size}I", *token_ids[start : start + block_size])
-        keys.append(sha256((keys[-1] if keys else salt) + tokens).digest())
+        parent = sha256(parent + tokens).digest()
+        yield parent
 
 
 class PrefixIndex:
@@ -39,9 +41,6 @@ class PrefixIndex:
 
     def __contains__(self, block_id: int) -> bool:
         return block_id in self._keys
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
     def add(self, block_id: int, key: Key) -> None:
         """Let ``key`` name the block, unless another block has that key already."""

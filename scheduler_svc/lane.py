@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from scheduler_svc.core.events import (
     WorkerLost,
 )
 from scheduler_svc.core.scheduler import Core
-from scheduler_svc.lease_keeper import LeaseKeeper
+from scheduler_svc.lease_keeper import LeaseKeeper, OutOfOrder
 from scheduler_svc.loop import Destination, Inbox
 from scheduler_svc.queue import Fenced, JobQueue, Lease
 from scheduler_svc.recorder import StepRecorder
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 KEPT_REPORTS_SHARE = 0.75
 # How late a job with a deadline may be ended.
 TICK_S = 0.2
+# A step's time that was measured longer ago refuses nobody.
+IDLE_S = 10.0
 
 
 class LeaseLost(Exception):
@@ -117,10 +120,11 @@ class Lane:
             self._take,
             self._core.num_cached_tokens if shard.settings.prefix_caching else None,
         )
-        self._keeper = LeaseKeeper(shard.queue, lease, lambda: int(self._core.pace_us))
+        self._keeper = LeaseKeeper(shard.queue, lease, self._step_us)
         self._recorder = recorder
         self._trace = trace
         self._is_adrift = False
+        self._reported_s = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Drive until ``stop``, or until the worker or the lease is lost; then hand over.
@@ -146,6 +150,8 @@ class Lane:
                     group.create_task(task)
         except* _Stopped:
             log.info("lane %s: stopped", self._lease.worker_id)
+        except* OutOfOrder:
+            log.info("lane %s: the jobs were ranked anew, starting again", self._lease.worker_id)
         except* WorkerGone as errors:
             log.warning("lane %s: worker lost: %s", self._lease.worker_id, errors.exceptions[0])
         except* Fenced:
@@ -207,8 +213,14 @@ class Lane:
             for job_id in frozenset(job_ids) - self._core.job_ids:
                 self._specs.pop(job_id, None)
 
+    def _step_us(self) -> int:
+        """How long a step of one token takes; 0 where that was not seen of late."""
+        is_idle = time.monotonic() - self._reported_s > IDLE_S
+        return 0 if is_idle else int(self._core.step_us)
+
     async def _read_reports(self) -> None:
         async for report in self._stream.reports():
+            self._reported_s = time.monotonic()
             self._inbox.put(self._stops.annotate(report))
 
     def _take(self, jobs: Sequence[ClaimedJob]) -> None:

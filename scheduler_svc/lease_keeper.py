@@ -14,6 +14,10 @@ RENEW_SHARE = 1 / 6
 TRUST_SHARE = 2 / 3
 
 
+class OutOfOrder(Exception):
+    """Another order was adopted: the ranks that a lane holds compare with no newer ones."""
+
+
 class LeaseKeeper:
     """Renews a lease until cancelled.
 
@@ -32,20 +36,25 @@ class LeaseKeeper:
         self.is_sure.set()
 
     async def run(self) -> None:
-        """Renew again and again. Raises Fenced when the lease is another's."""
+        """Renew again and again.
+
+        Raises Fenced when the lease is another's, OutOfOrder when the jobs were ranked anew.
+        """
         trusted_until_s = time.monotonic() + self._ttl_s * TRUST_SHARE
         while True:
             await asyncio.sleep(self._ttl_s * RENEW_SHARE)
             asked_s = time.monotonic()
             try:
                 async with asyncio.timeout(self._patience_s(trusted_until_s)):
-                    is_ours = await self._queue.renew(self._lease, self._step_us())
+                    renewal = await self._queue.renew(self._lease, self._step_us())
             except (Unavailable, TimeoutError):
                 if time.monotonic() >= trusted_until_s:
                     self.is_sure.clear()
                 continue
-            if not is_ours:
+            if not renewal.is_ours:
                 raise Fenced(self._lease.worker_id)
+            if not renewal.is_in_order:
+                raise OutOfOrder(self._lease.worker_id)
             trusted_until_s = asked_s + self._ttl_s * TRUST_SHARE
             self.is_sure.set()
 

@@ -7,8 +7,8 @@ a simulator uses these.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +19,16 @@ Policy = Literal["fcfs", "priority", "fair"]
 PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1.0, 2.0
 
 # How far affinity to a cached prefix may go against the order: virtual tokens, or arrival.
-FAIR_SLACK, TIME_SLACK_S = 2048.0, 1.0
+_FAIR_SLACK, _TIME_SLACK_S = 2048.0, 1.0
+# So many of the first in line are looked at for cached prefixes.
+NUM_COMPARED = 16
+
+# Beyond these a weight would drown times and counters, or drown in them.
+_MIN_WEIGHT, _MAX_WEIGHT = 1e-3, 1e3
+
+# Of what a claimed job reserved, the virtual time advances by this part: the pace of so many
+# tenants that are served at once. With fewer, tags move it faster anyway.
+_NUM_PACED = 64
 
 # So many outputs must have finished before their mean length says anything.
 _MIN_FINISHED = 8
@@ -31,8 +40,8 @@ _MAX_FINISHED = 1000
 class Order:
     """A policy and its weights. A tenant without a weight has 1.0.
 
-    Raises ValueError where a job could starve: the weight of waiting and those of tenants
-    are positive, and all are finite.
+    Raises ValueError where a job could starve: weights are from 0.001 to 1000; those of
+    remaining length and priority may also be 0.
     """
 
     policy: Policy = "fcfs"
@@ -42,11 +51,14 @@ class Order:
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        positive = (self.wait_weight, *self.tenant_weights.values())
-        if not all(0 < weight < math.inf for weight in positive):
-            raise ValueError("the weights of waiting and of tenants must be positive numbers")
-        if not all(0 <= w < math.inf for w in (self.remaining_weight, self.priority_weight)):
-            raise ValueError("the weights of remaining length and priority must not be negative")
+        weights = {"wait_weight": self.wait_weight}
+        weights |= {f"tenant_weights[{name!r}]": w for name, w in self.tenant_weights.items()}
+        for name in ("remaining_weight", "priority_weight"):
+            if getattr(self, name) != 0:
+                weights[name] = getattr(self, name)
+        for name, weight in weights.items():
+            if not _MIN_WEIGHT <= weight <= _MAX_WEIGHT:
+                raise ValueError(f"{name} must be from {_MIN_WEIGHT} to {_MAX_WEIGHT:.0f}")
 
     def weight_of(self, tenant: str) -> float:
         return self.tenant_weights.get(tenant, 1.0)
@@ -54,7 +66,12 @@ class Order:
     @property
     def affinity_slack(self) -> float:
         """How far behind the first in line a job of a cached prefix may go first, in ranks."""
-        return FAIR_SLACK if self.policy == "fair" else TIME_SLACK_S
+        return _FAIR_SLACK if self.policy == "fair" else _TIME_SLACK_S
+
+    def num_comparable(self, ranks: Sequence[float]) -> int:
+        """Return how many of the first in line may change places for a cached prefix."""
+        head = ranks[:NUM_COMPARED]
+        return bisect_right(head, head[0] + self.affinity_slack) if head else 0
 
 
 def time_rank(order: Order, arrival_s: float, priority: int, estimate: float) -> float:
@@ -110,8 +127,11 @@ class FairShares:
     (Sheng et al. 2024). A job's rank is its start tag. What an output is expected to cost
     is reserved at submit, so that the jobs of a flood stand behind each other; what it costs
     beyond that is charged as its steps are executed, what it does not use is returned when
-    it ends. The virtual time is the highest tag that was taken: it passes every tag that
-    waits, and lifts the counters of the idle, who save no credit up.
+    it ends. The virtual time lifts the counters of the idle, who save no credit up. It is the
+    highest tag that was taken, and each claim moves it on by a 64th of what the job reserved:
+    else those who never came before could go before a higher tag for ever. So after at most
+    64 * D / r claims nobody who comes goes before a job whose tag is D above the virtual
+    time, where r is the smallest reservation.
     """
 
     def __init__(self) -> None:
@@ -124,9 +144,9 @@ class FairShares:
         self.counters[tenant] = start + expected / weight
         return start
 
-    def claimed(self, rank: float) -> None:
-        """A job of that rank was taken."""
-        self.virtual_time = max(self.virtual_time, rank)
+    def claimed(self, rank: float, reserved: float) -> None:
+        """A job of that rank was taken; ``reserved``: for its open outputs, over its weight."""
+        self.virtual_time = max(self.virtual_time + reserved / _NUM_PACED, rank)
 
     def executed(
         self, tenant: str, weight: float, expected: float, before: float, after: float

@@ -12,7 +12,9 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
-from bench.simulator.cost import add_costs, read_costs
+from bench.measured import machine
+from bench.simulator.cost import about_costs, add_costs, costs_in_words, read_costs
+from bench.simulator.extras import require
 from bench.simulator.inputs import (
     ArrivalKind,
     Demand,
@@ -25,7 +27,7 @@ from bench.simulator.load import load_curves
 from bench.simulator.records import Recording
 from bench.simulator.report import print_curves, print_figures, print_fits, print_verdicts
 from bench.simulator.runs import Runner
-from bench.simulator.scenarios import SCENARIOS, Ground
+from bench.simulator.scenarios import SCENARIOS, Ground, ignored
 from bench.simulator.system import Attention, System
 from protos.errors import InvalidRequest
 from scheduler_svc.settings import PlanningSettings
@@ -84,7 +86,9 @@ class Simulate(PlanningSettings):
     model_config = SettingsConfigDict(env_prefix="STEPSERVE_SIMULATE_", frozen=True, extra="ignore")
 
     scenario: str = Field(
-        "", description=f"an experiment: {', '.join(SCENARIOS)}, or all; nothing: one run"
+        "",
+        description=f"an experiment: {', '.join(SCENARIOS)}, or all; nothing: one run. Flags that "
+        "it sets itself or has no use for are refused",
     )
     workers: int = Field(1, ge=1, le=10_000, description="workers, each with a lane of its own")
     jobs: int = Field(3_000, ge=1, description="jobs in all")
@@ -104,7 +108,10 @@ class Simulate(PlanningSettings):
     )
     length_scale: float = Field(1.0, gt=0, description="times the tokens of sharegpt")
     max_tokens: int = Field(
-        0, ge=0, description="what each job asks for at most; 0: exactly its output"
+        0,
+        ge=0,
+        description="what each job asks for at most; 0: exactly its output (1024 in the "
+        "experiment computed-twice)",
     )
     prefix_tokens: int = Field(0, ge=0, description="of a system prompt that all jobs begin with")
     tenants: str = Field("", description="who sends what share of the jobs: a=3,b=1")
@@ -122,18 +129,26 @@ class Simulate(PlanningSettings):
     systems: str = Field("", description="BATCHING+ATTENTION[,...] to compare with --loads")
     loads: str = Field("", description="shares of the first system's capacity: 0.3,0.6,0.9")
     fit: str = Field("", description="a --record-dir: fit costs to its steps (with --attention)")
+    measured_on: str = Field(
+        "", description="where the steps of --fit were recorded; nothing: on this machine"
+    )
     costs_out: str = Field("", description="where the fitted costs go; another attention's stay")
     plots: str = Field("", description="write pictures into this directory")
     out: str = Field("", description="also write the JSON object to this file")
 
     def run(self) -> int:
         """Simulate; 1 where an experiment misses its target."""
+        if self.scenario:
+            self._check_scenario()
+        if self.plots:
+            require("matplotlib", "--plots")
         if self.fit:
             return self._finish(self._fitted())
         runner = Runner(read_costs(self.costs), self.seed, Console(stderr=True))
         if self.scenario:
             return self._experiment(runner)
-        return self._finish(self._curves(runner) if self.loads else self._one(runner))
+        result = self._curves(runner) if self.loads else self._one(runner)
+        return self._finish({"costs": about_costs(self.costs), **result})
 
     @property
     def system(self) -> System:
@@ -167,7 +182,7 @@ class Simulate(PlanningSettings):
             runner.console.print(f"{self.load:g} of the capacity is {rate:.2f} jobs/s")
         run = runner.run(system, demand.streams(rate))
         figures = run.figures()
-        print_figures(Console(), system.name, figures)
+        print_figures(Console(), system.name, figures, costs_in_words(about_costs(self.costs)))
         if self.plots:
             from bench.simulator.plots import plot_series
 
@@ -182,37 +197,54 @@ class Simulate(PlanningSettings):
     def _curves(self, runner: Runner) -> dict[str, Any]:
         systems, loads = parse_systems(self.systems, self.system), parse_loads(self.loads)
         curves = load_curves(runner, systems, self.demand, loads)
-        print_curves(Console(), curves)
+        print_curves(Console(), curves, costs_in_words(about_costs(self.costs)))
         if self.plots:
             from bench.simulator.plots import plot_curves
 
             runner.console.print(f"wrote {plot_curves(Path(self.plots), curves)}")
         return {"curves": [curve.as_json() for curve in curves]}
 
-    def _experiment(self, runner: Runner) -> int:
-        names = list(SCENARIOS) if self.scenario == "all" else [self.scenario]
-        if unknown := set(names) - SCENARIOS.keys():
-            problem = f"{unknown.pop()!r} is none of {', '.join(SCENARIOS)}, all"
+    @property
+    def _scenarios(self) -> list[str]:
+        return list(SCENARIOS) if self.scenario == "all" else [self.scenario]
+
+    def _check_scenario(self) -> None:
+        """Raise InvalidRequest where it is unknown, or flags beside it would do nothing."""
+        if not SCENARIOS.keys() >= set(self._scenarios):
+            problem = f"{self.scenario!r} is none of {', '.join(SCENARIOS)}, all"
             raise InvalidRequest("scenario", problem)
+        if found := ignored(self._scenarios, self.model_fields_set):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in found)
+            raise InvalidRequest("scenario", f"{self.scenario} would ignore {flags}")
+
+    def _experiment(self, runner: Runner) -> int:
         ground = Ground(
-            system=self.system, runner=runner, lengths=self.demand.lengths, num_jobs=self.jobs
+            system=self.system,
+            runner=runner,
+            lengths=self.demand.lengths,
+            num_jobs=self.jobs,
+            max_tokens=self.max_tokens,
         )
+        about = about_costs(self.costs)
         verdicts = []
-        for name in names:
+        for name in self._scenarios:
             runner.console.print(f"{name} …")
             verdicts.append(SCENARIOS[name](ground))
-        print_verdicts(Console(), verdicts)
-        self._finish({"experiments": [verdict.as_json() for verdict in verdicts]})
+        print_verdicts(Console(), verdicts, costs_in_words(about))
+        experiments = [verdict.as_json() for verdict in verdicts]
+        self._finish({"costs": about, "experiments": experiments})
         return 0 if all(verdict.is_met for verdict in verdicts) else 1
 
     def _fitted(self) -> dict[str, Any]:
         # SciPy is wanted for this alone.
+        require("scipy", "--fit")
         from bench.simulator.fit import fit_recordings
 
         recording = Recording(Path(self.fit), self.attention, self.batching)
         costs, fits = fit_recordings([recording])
         print_fits(Console(), fits)
-        about = {name: fit.about for name, fit in fits.items()}
+        place = {"measured_on": self.measured_on or _this_machine()}
+        about = {name: {**fit.about, **place} for name, fit in fits.items()}
         if self.costs_out:
             add_costs(Path(self.costs_out), costs, about)
         return {"fits": {name: {**asdict(costs[name]), **about[name]} for name in costs}}
@@ -226,6 +258,11 @@ class Simulate(PlanningSettings):
             Path(self.out).write_text(line + "\n", encoding="utf-8")
         print(line)
         return 0
+
+
+def _this_machine() -> str:
+    here = machine()
+    return f"{here['processor']}, {here['cores']} cores, {here['date']}"
 
 
 def _finite(value: Any) -> Any:

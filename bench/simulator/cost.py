@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from protos.errors import InvalidRequest
 
@@ -130,6 +130,7 @@ PRESETS: Mapping[str, StepCosts] = {
 }
 
 Costs = Mapping[str, StepCosts]  # By attention.
+COMPUTED = "computed from data sheets, not validated by measurement"
 
 
 def costs_for(costs: Costs, attention: str) -> StepCosts:
@@ -152,6 +153,33 @@ def read_costs(name: str) -> Costs:
         known = ", ".join(PRESETS)
         problem = f"{name!r} is neither {known} nor a file of costs: {error}"
         raise InvalidRequest("costs", problem) from None
+
+
+def about_costs(name: str) -> dict[str, Any]:
+    """Return the costs' name and where they are from, for the reader of what they gave.
+
+    For a file of ``add_costs`` that is, by attention, what its fit said. Raises InvalidRequest.
+    """
+    if name in PRESETS:
+        return {"name": name, "source": COMPUTED}
+    read_costs(name)
+    document = json.loads(Path(name).read_text(encoding="utf-8"))
+    return {"name": Path(name).name, "source": document.get("about") or "unknown"}
+
+
+def costs_in_words(about: Mapping[str, Any]) -> str:
+    """Return what ``about_costs`` found in a line."""
+    source = about["source"]
+    if isinstance(source, str):
+        return f"costs: {about['name']}, {source}"
+    fits = (f"{attention} {_fit_in_words(fit)}" for attention, fit in sorted(source.items()))
+    return f"costs: {about['name']}, fitted to steps: {'; '.join(fits)}"
+
+
+def _fit_in_words(fit: Mapping[str, Any]) -> str:
+    error, place = fit.get("error_mean"), fit.get("measured_on", "an unknown machine")
+    told = "an unknown error" if error is None else f"{error:.1%} mean error"
+    return f"with {told} on its own {fit.get('num_steps', '?')} steps, measured on {place}"
 
 
 def add_costs(path: Path, costs: Costs, about: Mapping[str, object]) -> None:

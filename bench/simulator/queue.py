@@ -7,10 +7,14 @@ from heapq import heappop, heappush
 
 from bench.simulator.system import System
 from bench.simulator.workload import Job
-from scheduler_svc.order import FairShares, Lengths, Order, output_cost, time_rank
-
-# So many of the first in line are looked at for cached prefixes, as in the real queue.
-_NUM_COMPARED = 16
+from scheduler_svc.order import (
+    NUM_COMPARED,
+    FairShares,
+    Lengths,
+    Order,
+    output_cost,
+    time_rank,
+)
 
 _Entry = tuple[float, int, Job]
 
@@ -53,20 +57,20 @@ class SimulatedQueue:
         Of the first ones, no further behind than the order's slack, those go first of which the
         lane has most tokens ``cached``.
         """
-        size = max_jobs if cached is None else max(max_jobs, _NUM_COMPARED)
+        size = max_jobs if cached is None else max(max_jobs, NUM_COMPARED)
         page: list[_Entry] = []
         while self._waiting and len(page) < size and self._waiting[0][0] < max_rank:
             page.append(heappop(self._waiting))
         if cached is not None and len(page) > max_jobs:
-            last = page[0][0] + self.order.affinity_slack
-            num_near = sum(rank <= last for rank, _, _ in page[:_NUM_COMPARED])
+            num_near = self.order.num_comparable([rank for rank, _, _ in page])
             page[:num_near] = sorted(page[:num_near], key=lambda entry: -cached(entry[2]))
         for entry in page[max_jobs:]:
             heappush(self._waiting, entry)
         claimed = [job for _, _, job in page[:max_jobs]]
         if self._is_fair:
             for job in claimed:
-                self._shares.claimed(job.rank)
+                reserved = job.expected / self.order.weight_of(job.tenant)
+                self._shares.claimed(job.rank, reserved)
         return claimed
 
     def committed(self, job: Job, num_before: int) -> None:

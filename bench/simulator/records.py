@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.simulator.cost import StepShape
+from bench.simulator.rectangle import Rectangle
 from bench.simulator.system import Attention
 from bench.simulator.worker import SHAPES
 from scheduler_svc.settings import Batching
@@ -44,19 +45,18 @@ def measured_steps(recording: Recording) -> list[MeasuredStep]:
     steps: list[MeasuredStep] = []
     for path in sorted(recording.directory.glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        steps += _Follower(recording).read(lines)
+        steps += Follower(recording).read(lines)
     return steps
 
 
-class _Follower:
+class Follower:
     """Does with a record what the worker did with the commands."""
 
     def __init__(self, recording: Recording) -> None:
         self._shape_of = SHAPES[recording.attention]
-        static_rectangle = recording.attention == "padded" and recording.batching == "static"
-        self._keeps_dead = static_rectangle
+        is_static = recording.attention == "padded" and recording.batching == "static"
+        self._rectangle = Rectangle() if is_static else None
         self._num_computed: dict[int, int] = {}  # Of those that live.
-        self._num_dead = 0
 
     def read(self, lines: list[dict[str, Any]]) -> Iterator[MeasuredStep]:
         reports = {line["step"]: line for line in lines if line["kind"] == "reported"}
@@ -66,20 +66,21 @@ class _Follower:
             report = reports.get(sent["step"])
             if report is None:
                 return
-            shape = self._shape(sent, report)
+            shape = _as_recorded(self.shape(sent, report), report)
             is_at_once = previous_s is not None and sent["time_s"] <= previous_s + _SAME_TURN_S
             if is_at_once and previous_s is not None and shape.num_rows:
                 yield MeasuredStep(shape, (report["time_s"] - previous_s) * 1e6, follows)
             follows = is_at_once
             previous_s = report["time_s"]
 
-    def _shape(self, sent: dict[str, Any], report: dict[str, Any]) -> StepShape:
+    def shape(self, sent: dict[str, Any], report: dict[str, Any]) -> StepShape:
+        """Return what the step came to by its rows, in the order of the steps."""
         computed = self._num_computed
         for sequence_id in sent["released"]:
             self._leave(sequence_id)
         for admitted in sent["admitted"]:
             computed[admitted["sequence_id"]] = admitted.get("num_computed", 0)
-        num_dead = self._num_dead if self._keeps_dead else 0
+        num_dead = self._rectangle.num_dead(len(computed)) if self._rectangle else 0
         counts, contexts = [], []
         for sequence_id, num_tokens in sent["rows"]:
             if sequence_id in computed:
@@ -88,9 +89,15 @@ class _Follower:
                 contexts.append(computed[sequence_id])
         for sequence_id in report["finished"]:
             self._leave(sequence_id)
-        num_rows = len(counts) + num_dead if counts else 0
-        return self._shape_of(counts, contexts, num_rows, len(report["sampled"]))
+        return self._shape_of(counts, contexts, num_dead, len(report["sampled"]))
 
     def _leave(self, sequence_id: int) -> None:
-        if self._num_computed.pop(sequence_id, None) is not None:
-            self._num_dead = self._num_dead + 1 if self._num_computed else 0
+        if self._num_computed.pop(sequence_id, None) is not None and self._rectangle:
+            self._rectangle.left(len(self._num_computed))
+
+
+def _as_recorded(shape: StepShape, report: dict[str, Any]) -> StepShape:
+    """Return the shape with what the worker counted itself; records of old have no counts."""
+    if not report.get("num_positions"):
+        return shape
+    return shape._replace(num_positions=report["num_positions"], num_context=report["num_context"])

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 _COUNTS = {"jobs", "num_steps", "preemptions", "tokens_computed_twice", "prefix_hit_tokens"}
 
 
-def print_figures(console: Console, title: str, figures: Mapping[str, float]) -> None:
-    table = Table("figure", title=title)
+def print_figures(console: Console, title: str, figures: Mapping[str, float], costs: str) -> None:
+    """Print one run's figures, and below them in words which costs they are of."""
+    table = Table("figure", title=title, caption=costs)
     table.add_column("", justify="right")
     for name, value in figures.items():
         table.add_row(name, f"{value:,.0f}" if name in _COUNTS else f"{value:,.3f}")
     console.print(table)
 
 
-def print_curves(console: Console, curves: Sequence[Curve]) -> None:
-    table = Table(title="latency against load, mean / p99 in seconds")
+def print_curves(console: Console, curves: Sequence[Curve], costs: str) -> None:
+    table = Table(title="latency against load, mean / p99 in seconds", caption=costs)
     table.add_column("jobs/s", justify="right")
     for curve in curves:
         table.add_column(curve.name, justify="right")
@@ -40,12 +41,12 @@ def print_curves(console: Console, curves: Sequence[Curve]) -> None:
     console.print(table)
 
 
-def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
-    """One row for each target, with what lies behind it below."""
-    table = Table(title="experiments")
+def print_verdicts(console: Console, verdicts: Sequence[Verdict], costs: str) -> None:
+    """One row for each target, with what lies behind it and what limits it below."""
+    table = Table(title="experiments", caption=costs)
     table.add_column("experiment")
     table.add_column("what is compared", overflow="fold")
-    for name in ("found", "target", "met"):
+    for name in ("found", "target", ""):
         table.add_column(name, justify="right")
     for verdict in verdicts:
         for target in verdict.targets:
@@ -55,12 +56,16 @@ def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
                 target.claim,
                 f"{target.value:.3f}",
                 f"{sign} {target.bound:.3g}",
-                "yes" if target.is_met else "NO",
+                "met" if target.is_met else "MISSED",
             )
     console.print(table)
     for verdict in verdicts:
         parts = (f"{name} {value:.4g}" for name, value in verdict.details.items())
         console.print(f"{verdict.name}: {', '.join(parts)}", highlight=False)
+        missed = (target for target in verdict.targets if not target.is_met)
+        limits = (f"missed, {target.claim}: {target.limit}" for target in missed)
+        for sentence in (*verdict.notes, *limits):
+            console.print(f"  {sentence}", highlight=False)
 
 
 def print_fits(console: Console, fits: Mapping[str, Fit]) -> None:

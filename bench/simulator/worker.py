@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import mul
 
 from bench.simulator.cost import StepShape
+from bench.simulator.rectangle import Rectangle
 from bench.simulator.system import System
 from bench.simulator.workload import Job
 from protos.step import Admission, FinishReason, StepCommand, StepReport
@@ -78,6 +79,8 @@ class Tally:
             self.finished,
             self.freed,
             round(duration_us),
+            self.shape.num_positions,
+            self.shape.num_context,
         )
 
 
@@ -94,8 +97,9 @@ class SimulatedWorker:
         self._ended: deque[tuple[int, int]] = deque()  # (step, sequence id)
         self._num_ahead = system.max_steps_in_flight
         self._shape_of = SHAPES[system.attention]
-        self._keeps_rectangle = system.batching == "static" and system.attention == "padded"
-        self._num_live = self._num_dead = 0  # Dead: left since the worker last held none.
+        is_static = system.batching == "static" and system.attention == "padded"
+        self._rectangle = Rectangle() if is_static else None
+        self._num_live = 0
         self.num_computed_twice = self.num_prefix_hits = 0
 
     @property
@@ -114,11 +118,10 @@ class SimulatedWorker:
         self._forget_ended(command.step)
         for admission in command.admissions:
             self._admit(admission)
-        num_dead = self._num_dead if self._keeps_rectangle else 0
+        num_dead = self._rectangle.num_dead(self._num_live) if self._rectangle else 0
         counts, contexts = self._rows(command, tally)
         tally.num_rows = len(counts)
-        num_rows = len(counts) + num_dead
-        tally.shape = self._shape_of(counts, contexts, num_rows, len(tally.jobs))
+        tally.shape = self._shape_of(counts, contexts, num_dead, len(tally.jobs))
         return tally
 
     def _admit(self, admission: Admission) -> None:
@@ -133,7 +136,8 @@ class SimulatedWorker:
         """It is dropped; what it computed that had been computed before counts as twice."""
         resident.has_ended = True
         self._num_live -= 1
-        self._num_dead = self._num_dead + 1 if self._num_live else 0
+        if self._rectangle:
+            self._rectangle.left(self._num_live)
         self._ended.append((step, sequence_id))
         job = resident.job
         again = min(job.num_computed, resident.num_computed) - resident.first_computed
@@ -204,11 +208,11 @@ class SimulatedWorker:
         self._leave(resident, sequence_id, step)
 
 
-def paged_shape(counts: list[int], contexts: list[int], num_rows: int, sampled: int) -> StepShape:
+def paged_shape(counts: list[int], contexts: list[int], _num_dead: int, sampled: int) -> StepShape:
     """Nothing is padded; one call attends every row through its block table."""
     num_positions = sum(counts)
     return StepShape(
-        num_rows,
+        len(counts),
         num_positions,
         sum(contexts),
         sum(map(mul, counts, contexts)),
@@ -218,16 +222,20 @@ def paged_shape(counts: list[int], contexts: list[int], num_rows: int, sampled: 
     )
 
 
-def grouped_shape(counts: list[int], contexts: list[int], num_rows: int, sampled: int) -> StepShape:
+def grouped_shape(counts: list[int], contexts: list[int], num_dead: int, sampled: int) -> StepShape:
     """As paged, with one attention call for the rows of one length."""
-    shape = paged_shape(counts, contexts, num_rows, sampled)
+    shape = paged_shape(counts, contexts, num_dead, sampled)
     return shape._replace(num_groups=len(set(zip(counts, contexts, strict=True))))
 
 
-def padded_shape(counts: list[int], contexts: list[int], num_rows: int, sampled: int) -> StepShape:
-    """One rectangle: every row as long as the longest, in queries and in context."""
+def padded_shape(counts: list[int], contexts: list[int], num_dead: int, sampled: int) -> StepShape:
+    """One rectangle: every row as long as the longest, in queries and in context.
+
+    Dead rows are computed to the end: a next token is chosen for each of them, too.
+    """
     if not counts:
         return StepShape(0, 0, 0, 0, 0, 0, 0)
+    num_rows = len(counts) + num_dead
     num_positions = num_rows * max(counts)
     num_context = num_rows * max(contexts)
     return StepShape(
@@ -236,7 +244,7 @@ def padded_shape(counts: list[int], contexts: list[int], num_rows: int, sampled:
         num_context,
         num_context * max(counts),
         1,
-        sampled,
+        sampled + num_dead,
         sum(counts),
     )
 

@@ -42,12 +42,11 @@ class LiveCard:
 
     @property
     def step_s(self) -> float:
-        """How long a step takes on the fastest worker; 0 while that has not been measured."""
+        """How long a step takes on the fastest worker; 0 while that of any is not known."""
         return self._step_s
 
     def _look_at(self, workers: Sequence[WorkerRecord]) -> None:
         infos = [worker.info for worker in workers]
         limits = [int(info["max_context"]) for info in infos if "max_context" in info]
         self._live = replace(self._card, max_context=min([self._card.max_context, *limits]))
-        measured = [worker.step_us for worker in workers if worker.step_us]
-        self._step_s = min(measured, default=0) / 1e6
+        self._step_s = min((worker.step_us for worker in workers), default=0) / 1e6

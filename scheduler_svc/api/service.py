@@ -89,11 +89,19 @@ class InferenceService(wire.InferenceServicer):
 
     async def _resolve(self, request: wire.SubmitRequest) -> JobSpec:
         spec = await resolve(request, await self._live_card.get())
-        step_s = self._live_card.step_s
-        if spec.deadline_s and step_s:
-            max_tokens = spec.sampling.max_tokens
-            check_deadline(spec, await self._queue.estimate(spec.tenant, max_tokens), step_s)
+        await self._check_deadline(spec)
         return spec
+
+    async def _check_deadline(self, spec: JobSpec) -> None:
+        """Refuse what can't be in time, if pace and lengths are known; no job that exists."""
+        step_s = self._live_card.step_s
+        if not (spec.deadline_s and step_s):
+            return
+        if await self._queue.is_known(spec.tenant, spec.idempotency_key):
+            return
+        num_tokens = await self._queue.estimate(spec.tenant, spec.sampling.max_tokens)
+        if num_tokens is not None:
+            check_deadline(spec, num_tokens, step_s)
 
     async def _submit(self, spec: JobSpec) -> Submitted:
         async with self._gate.place():

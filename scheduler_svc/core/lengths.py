@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from itertools import accumulate
+from operator import neg
 
 MIN_SAMPLES = 8
+# At so many the counts are halved: what ended long ago fades.
+MAX_SAMPLES = 2000
 MAX_TENANTS = 256
 # Each bucket's lengths are up to a quarter longer than those of the one before.
 EDGES = tuple(sorted({round(1.25**power) for power in range(72)}))
@@ -16,10 +19,10 @@ class Histogram:
     """Lengths counted in exponential buckets, and what remains of one that has got so far."""
 
     def __init__(self) -> None:
-        self.num_samples = 0
-        self._counts = [0] * (len(EDGES) + 1)
-        self._totals = [0] * (len(EDGES) + 1)
-        self._tails: tuple[list[float], list[float]] | None = None
+        self.num_samples = 0.0
+        self._counts = [0.0] * (len(EDGES) + 1)
+        self._totals = [0.0] * (len(EDGES) + 1)
+        self._tail_sums: tuple[list[float], list[float]] | None = None
 
     def add(self, length: int) -> None:
         """Count one output of ``length`` tokens."""
@@ -27,7 +30,11 @@ class Histogram:
         self.num_samples += 1
         self._counts[bucket] += 1
         self._totals[bucket] += length
-        self._tails = None
+        if self.num_samples >= MAX_SAMPLES:
+            self.num_samples /= 2
+            self._counts = [count / 2 for count in self._counts]
+            self._totals = [total / 2 for total in self._totals]
+        self._tail_sums = None
 
     def remaining(self, generated: int) -> float:
         """Return the mean of what outputs longer than ``generated`` tokens have still to come.
@@ -35,16 +42,42 @@ class Histogram:
         Those in the bucket of ``generated`` itself count as spread evenly over it. 0 where
         none is longer.
         """
-        if self._tails is None:
-            self._tails = _tail_sums(self._counts), _tail_sums(self._totals)
+        bucket, longer, high = self._split(generated)
+        counts, totals = self._tails()
+        count = counts[bucket + 1] + longer
+        total = totals[bucket + 1] + longer * (generated + high) / 2
+        return total / count - generated if count else 0.0
+
+    def drawn(self, generated: int, share: float) -> float:
+        """Return what remains of the output that ``share`` (0 to 1) of those are shorter than.
+
+        Many sequences with shares spread evenly end as outputs do: some soon, some late.
+        """
+        bucket, longer, high = self._split(generated)
+        counts, _ = self._tails()
+        shorter = share * (counts[bucket + 1] + longer)
+        if shorter <= longer:
+            return (high - generated) * (shorter / longer if longer else 0.0)
+        # Tails fall: look for the last bucket with at least as many at or beyond it as are longer.
+        beyond = counts[bucket + 1] - (shorter - longer)
+        found = bisect_left(counts, -beyond, lo=bucket + 1, key=neg)
+        found = min(max(found - 1, bucket + 1), len(EDGES))
+        mean = self._totals[found] / self._counts[found] if self._counts[found] else high
+        return max(0.0, mean - generated)
+
+    def _split(self, generated: int) -> tuple[int, float, int]:
+        """The bucket of ``generated``, how many in it are longer, and its end."""
         bucket = bisect_right(EDGES, generated)
-        counts, totals = self._tails[0][bucket + 1], self._tails[1][bucket + 1]
-        if 0 < bucket < len(EDGES):
-            low, high = EDGES[bucket - 1], EDGES[bucket]
-            longer = self._counts[bucket] * (high - generated) / (high - low)
-            counts += longer
-            totals += longer * (generated + high) / 2
-        return totals / counts - generated if counts else 0.0
+        if not 0 < bucket < len(EDGES):
+            return bucket, 0.0, generated
+        low, high = EDGES[bucket - 1], EDGES[bucket]
+        return bucket, self._counts[bucket] * (high - generated) / (high - low), high
+
+    def _tails(self) -> tuple[list[float], list[float]]:
+        """Counts and totals of each bucket and all after it."""
+        if self._tail_sums is None:
+            self._tail_sums = _tail_sums(self._counts), _tail_sums(self._totals)
+        return self._tail_sums
 
 
 class OutputLengths:
@@ -70,14 +103,24 @@ class OutputLengths:
         Until enough outputs have ended, one is expected to go on for as long as it has gone:
         to be wrong then costs a preemption, to expect the limit would leave memory empty.
         """
-        histogram = self._tenants.get(tenant, self._all)
-        if histogram.num_samples < MIN_SAMPLES:
-            histogram = self._all
-        if histogram.num_samples < MIN_SAMPLES:
-            return min(limit, max(1, generated))
-        return min(limit, max(1.0, histogram.remaining(generated)))
+        histogram = self._histogram(tenant)
+        remaining = float(generated) if histogram is None else histogram.remaining(generated)
+        return min(limit, max(1.0, remaining))
+
+    def drawn(self, tenant: str, generated: int, limit: int, share: float) -> float:
+        """The same of one output that ``share`` of those that got so far are shorter than."""
+        histogram = self._histogram(tenant)
+        remaining = float(generated) if histogram is None else histogram.drawn(generated, share)
+        return min(limit, max(1.0, remaining))
+
+    def _histogram(self, tenant: str) -> Histogram | None:
+        """The tenant's, that of all where it has few, None where all have few."""
+        for histogram in (self._tenants.get(tenant, self._all), self._all):
+            if histogram.num_samples >= MIN_SAMPLES:
+                return histogram
+        return None
 
 
-def _tail_sums(values: list[int]) -> list[float]:
+def _tail_sums(values: list[float]) -> list[float]:
     """Sums of each value and all after it; 0 behind the last."""
-    return [*list(accumulate(reversed(values)))[::-1], 0]
+    return [*list(accumulate(reversed(values)))[::-1], 0.0]

@@ -54,7 +54,7 @@ class Outcome:
                 finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
             rows.append(CommitRow(job_id, index, offset, (token_id,), logprobs, finish))
             if finish is not None:
-                self._end(sequence)
+                self._end(sequence, finish)
         return rows + self._take_ends(report)
 
     def _take_ends(self, report: StepReport) -> list[CommitRow]:
@@ -68,8 +68,9 @@ class Outcome:
             self._roster.finished(sequence_id)
         return rows
 
-    def _end(self, sequence: Sequence) -> None:
-        self._lengths.add(sequence.spec.tenant, sequence.num_outputs)
+    def _end(self, sequence: Sequence, finish: Finish) -> None:
+        if finish.reason != "error":
+            self._lengths.add(sequence.spec.tenant, sequence.num_outputs)
         self._roster.end(sequence)
 
 

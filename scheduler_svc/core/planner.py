@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from kvstore.pool import BlockPool
 from scheduler_svc.core import victim
@@ -10,7 +11,7 @@ from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.counts import Counts
 from scheduler_svc.core.draft import Draft
-from scheduler_svc.core.room import Room
+from scheduler_svc.core.room import Outlook, Room
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence
 
@@ -29,11 +30,14 @@ class Planner:
         self._roster = roster
         self._room = room
         self._gate = _Gate(config, roster)
+        self._outlook: Outlook | None = None  # Of this step; made when somebody may enter.
+        self._blocked = _Blocked()
         self.budget = StepBudget(config)
         self.counts = Counts()
 
     def plan(self, step: int) -> Draft:
         """Plan the rows, admissions and preemptions of ``step``."""
+        self._outlook = None
         draft = Draft(step, self.budget.tokens, self._config.block_size)
         # Before any row: who leaves has none.
         self._make_room()
@@ -60,9 +64,9 @@ class Planner:
         running = self._roster.running.values()
         return sum(s.num_blocks_wanted(size) - len(s.block_ids) for s in running)
 
-    def _num_coming(self) -> int:
-        """Blocks that are free, or held by nobody but sequences that leave."""
-        tables = (sequence.block_ids for sequence in self._roster.departing)
+    def _num_coming(self, leaving: Iterable[Sequence] = ()) -> int:
+        """Blocks that are free, or held by nobody but sequences that leave, or would."""
+        tables = [sequence.block_ids for sequence in (*self._roster.departing, *leaving)]
         return self._pool.num_free + self._pool.num_freed_by(tables)
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -101,17 +105,18 @@ class Planner:
     def _fuse(self, draft: Draft, chunked: list[Sequence]) -> None:
         """Share what the decodes left among prompts: half for the first, half for the others.
 
-        So a long prompt is split, short ones pass beside it, and neither waits for the other.
+        Newcomers come before the others: so a long prompt is split, short ones pass beside
+        any number of them, and the first one always goes on.
         """
         kept = min(chunked[0].num_pending, (draft.budget + 1) // 2) if chunked else 0
         draft.budget -= kept
-        for sequence in chunked[1:]:
+        self._admit(draft)
+        # The first one last, with what the others leave.
+        for sequence in (*chunked[1:], *chunked[:1]):
+            if sequence is chunked[0]:
+                draft.budget += kept
             if draft.budget:
                 draft.add_row(sequence, min(sequence.num_pending, draft.budget), 0)
-        self._admit(draft)
-        draft.budget += kept
-        if chunked and draft.budget:
-            draft.add_row(chunked[0], min(chunked[0].num_pending, draft.budget), 0)
 
     def _make_place(self) -> None:
         """Let somebody go for the first that waits, where that one is much more urgent.
@@ -126,17 +131,26 @@ class Planner:
         has_place = len(running) < self._config.num_places
         if has_place and self._fits(first, self._cached_blocks(first), self._num_coming()):
             return
-        chosen = victim.for_urgent(running.values(), first.rank, margin)
-        if chosen is not None:
-            self._preempt(chosen)
+        candidates = [s for s in running.values() if s.rank - first.rank > margin]
+        if candidates and self._num_wanted_by(first) <= self._num_coming(candidates):
+            self._preempt(victim.cheapest(candidates))
+
+    def _num_wanted_by(self, sequence: Sequence) -> int:
+        """Free blocks that it takes to let it in."""
+        cached = self._cached_blocks(sequence)
+        wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
+        return wanted + self._pool.num_idle(cached)
 
     def _admit(self, draft: Draft) -> None:
         """Let sequences in, in order, while there are places, tokens and blocks."""
         waiting = self._roster.waiting
         while waiting and draft.budget and self._gate.is_open():
             sequence = waiting[0]
+            if self._blocked.still(sequence, len(self._roster.running), self._pool.num_free):
+                return
             cached = self._cached_blocks(sequence)
             if not self._fits(sequence, cached, self._pool.num_free):
+                self._blocked.by(sequence, len(self._roster.running), self._pool.num_free)
                 self._gate.shut()
                 return
             self._enter(draft, self._roster.admit(), cached)
@@ -145,6 +159,7 @@ class Planner:
         """Let it begin behind the blocks that are computed already."""
         self._gate.pass_through()
         wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
+        sequence.num_shared = len(cached) - self._pool.num_idle(cached)
         self._pool.share(cached)
         sequence.block_ids = cached
         sequence.num_indexed = len(cached)
@@ -154,6 +169,8 @@ class Planner:
         draft.admissions.append(sequence.admission())
         self._grow(draft, sequence, wanted)
         draft.add_row(sequence, min(sequence.num_pending, draft.budget), wanted)
+        if self._outlook is not None:
+            self._outlook.add(sequence)
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """Blocks that hold its beginning; its last token is always computed."""
@@ -169,17 +186,32 @@ class Planner:
         next victim, and its prompt computed for nothing. Alone it fits in any case.
         """
         running = self._roster.running
-        wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
-        num_idle = self._pool.num_idle(cached)
-        if wanted + num_idle + len(running) > num_free:
+        if self._num_wanted_by(sequence) + len(running) > num_free:
             return False
-        num_shared = len(cached) - num_idle
-        return not running or self._room.holds(running.values(), sequence, num_shared)
+        if self._outlook is None:
+            self._outlook = self._room.outlook(running.values())
+        num_shared = len(cached) - self._pool.num_idle(cached)
+        return not running or self._outlook.holds(sequence, num_shared)
 
     def _grow(self, draft: Draft, sequence: Sequence, count: int) -> None:
         block_ids = self._pool.allocate(count)
         sequence.block_ids += block_ids
         draft.block_ids += block_ids
+
+
+class _Blocked:
+    """Who did not fit, and when it is worth another look: when there is more, or fewer run."""
+
+    def __init__(self) -> None:
+        self._who: tuple[str, int] | None = None
+        self._num_running = self._num_free = 0
+
+    def by(self, sequence: Sequence, num_running: int, num_free: int) -> None:
+        self._who, self._num_running, self._num_free = sequence.key, num_running, num_free
+
+    def still(self, sequence: Sequence, num_running: int, num_free: int) -> bool:
+        is_less = num_running >= self._num_running and num_free <= self._num_free
+        return is_less and sequence.key == self._who
 
 
 class _Gate:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from protos.job import Finish
 from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.room import Room
@@ -46,14 +44,17 @@ class Punctuality:
             return PAST
         if sequence.state is not State.WAITING:
             return None
-        needed_s = self._num_steps(sequence) * self._budget.pace_us / 1e6
+        needed_s = self._needed_us(sequence) / 1e6
         if needed_s <= left_s:
             return None
         problem = f"about {needed_s:.2f} s are needed, {left_s:.2f} s are left"
         return Finish("deadline", f"the job can't meet its deadline: {problem}")
 
-    def _num_steps(self, sequence: Sequence) -> int:
-        """Steps for what is pending, and one for each token to be expected."""
-        return ceil(sequence.num_pending / self._budget.tokens) + ceil(
-            self._room.remaining(sequence)
-        )
+    def _needed_us(self, sequence: Sequence) -> float:
+        """Steps for what is pending, and a step of its own for each token to be expected."""
+        budget, step_time = self._budget.tokens, self._budget.step_time
+        num_whole, rest = divmod(sequence.num_pending, budget)
+        prompt_us = num_whole * step_time.predict_us(budget)
+        if rest:
+            prompt_us += step_time.predict_us(rest)
+        return prompt_us + self._room.remaining(sequence) * step_time.predict_us(1)

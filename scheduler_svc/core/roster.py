@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.sequence import Move, Sequence, State
 
+# Its multiples, without their whole parts, fill the unit interval evenly.
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
 
 class _Residents(dict[int, Sequence]):
     """By sequence id. An unknown one is the worker's mistake: raises ProtocolError."""
@@ -32,7 +35,7 @@ class Roster:
         self.residents = _Residents()
         self._leaving: dict[int, Sequence] = {}
         self._departing: dict[int, Sequence] = {}
-        self._last_id = 0
+        self._last_id = self._num_added = 0
 
     @property
     def num_departing(self) -> int:
@@ -47,6 +50,8 @@ class Roster:
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait."""
+        self._num_added += 1
+        sequence.share = self._num_added * GOLDEN_RATIO % 1.0
         self.live[sequence.key] = sequence
         self._wait(sequence)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Series
 
 from kvstore.blocks import num_blocks_for
 from kvstore.pool import BlockPool
-from kvstore.prefix import Key, extend_keys, salt_of
+from kvstore.prefix import keys_from, salt_of
 from protos.job import CommitRow
 from protos.step import FinishReason, StepCommand, StepReport
 from scheduler_svc.core.config import CoreConfig
@@ -118,17 +118,18 @@ class Core:
         return self._planner.counts
 
     @property
-    def pace_us(self) -> float:
-        """How long a step takes at present, in microseconds; 0 before the first one."""
-        return self._planner.budget.pace_us
+    def step_us(self) -> float:
+        """How long a step of one token takes, in microseconds; 0 before the first one."""
+        return self._planner.budget.step_time.predict_us(1)
 
     def num_cached_tokens(self, tenant: str, prompt_token_ids: Series[int]) -> int:
         """Return how many of a prompt's tokens need not be computed now."""
         if not self._config.prefix_caching:
             return 0
-        size, keys = self._config.block_size, list[Key]()
+        size = self._config.block_size
         num_blocks = (len(prompt_token_ids) - 1) // size
-        extend_keys(keys, salt_of(tenant), prompt_token_ids, size, num_blocks)
+        # One by one: what follows the first that is unknown need not be hashed.
+        keys = keys_from(salt_of(tenant), prompt_token_ids, size, range(num_blocks))
         return len(self._pool.match(keys)) * size
 
     def _plan(self) -> StepCommand | None:
@@ -208,7 +209,7 @@ class Core:
         planned = self._flight.report(report.step)
         if planned is None:
             return []
-        self._planner.budget.observe(planned.num_tokens, report.duration_us)
+        self._planner.budget.step_time.observe(planned.num_tokens, report.duration_us)
         self._planner.counts.num_computed_tokens += planned.num_tokens
         self._index(planned, report)
         rows = self._outcome.take(report, event.stops)
@@ -221,19 +222,22 @@ class Core:
     def _index(self, planned: Planned, report: StepReport) -> None:
         """Let the blocks that the step filled be found by others.
 
-        Not where the sequence had ended: the worker computed its row no further. Nor where
-        it broke in this step: numbers that are not finite must not spread.
+        Not where the sequence had ended: the worker computed its row no further. Where it
+        broke none of its blocks is found any more: numbers that are not finite must not
+        spread.
         """
         if not self._config.prefix_caching:
             return
-        broken = {i for i, reason in report.finished if reason is FinishReason.ERROR}
         for sequence, num_full in planned.fills:
-            if sequence.state is State.ENDED or sequence.sequence_id in broken:
+            if sequence.state is State.ENDED:
                 continue
             keys = sequence.keys_of(num_full, self._config.block_size)
             for position in range(sequence.num_indexed, num_full):
                 self._pool.index(sequence.block_ids[position], keys[position])
             sequence.num_indexed = num_full
+        for sequence_id, reason in report.finished:
+            if reason is FinishReason.ERROR:
+                self._pool.forget(self._roster.residents[sequence_id].block_ids)
 
     def _committed(self, event: Committed) -> list[Effect]:
         """Nobody wants more of an output that had ended in Redis before its rows came."""
@@ -252,6 +256,8 @@ class Core:
 
     def _ticked(self, event: Ticked) -> list[Effect]:
         """End who is late, and who would be."""
+        if self._is_lost:
+            return []
         rows: list[CommitRow] = []
         for sequence, finish in self._punctuality.late(event.now_s):
             rows.append(end_row(sequence, finish))

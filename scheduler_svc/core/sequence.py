@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from kvstore.blocks import num_blocks_for
-from kvstore.prefix import Key, extend_keys, salt_of
+from kvstore.prefix import Key, keys_from, salt_of
 from protos.job import JobSpec
 from protos.step import Admission, Sampling
 from scheduler_svc.core.errors import IllegalMove, ProtocolError
@@ -72,6 +72,9 @@ class Sequence:
     block_keys: list[Key] = field(default_factory=list, repr=False)
     num_shared: int = 0  # Blocks that others held when it was let in.
     num_indexed: int = 0  # Blocks that the prefix index has been told of.
+    share: float = 0.5  # Of outputs like it: how many it is taken to be longer than.
+    expected_length: float = 0.0  # Of prompt and output, as last looked up.
+    expect_again_at: int = 0  # The number of tokens at which to look again.
     num_preemptions: int = 0
     num_lost: int = 0  # Tokens whose computation was lost when it was preempted.
 
@@ -109,9 +112,11 @@ class Sequence:
 
     def keys_of(self, num_blocks: int, block_size: int) -> list[Key]:
         """Return the keys of its first blocks; their tokens must be known."""
-        if len(self.block_keys) < num_blocks:
-            salt = salt_of(self.spec.tenant)
-            extend_keys(self.block_keys, salt, self.token_ids, block_size, num_blocks)
+        keys = self.block_keys
+        if len(keys) < num_blocks:
+            parent = keys[-1] if keys else salt_of(self.spec.tenant)
+            missing = range(len(keys), num_blocks)
+            keys.extend(keys_from(parent, self.token_ids, block_size, missing))
         return self.block_keys[:num_blocks]
 
     def admission(self) -> Admission:

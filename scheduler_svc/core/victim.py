@@ -14,17 +14,11 @@ def for_blocks(running: Collection[Sequence]) -> Sequence:
     everybody ends.
     """
     by_order = sorted(running, key=lambda sequence: sequence.order)
-    return _cheapest(by_order[len(by_order) // 2 :])
+    return cheapest(by_order[len(by_order) // 2 :])
 
 
-def for_urgent(running: Iterable[Sequence], rank: float, margin: float) -> Sequence | None:
-    """Return the cheapest of those less urgent than ``rank`` by more than ``margin``."""
-    less_urgent = [sequence for sequence in running if sequence.rank - rank > margin]
-    return _cheapest(less_urgent) if less_urgent else None
-
-
-def _cheapest(candidates: Iterable[Sequence]) -> Sequence:
-    """The least to compute again; who gave way before costs more each time."""
+def cheapest(candidates: Iterable[Sequence]) -> Sequence:
+    """Return the one with the least to compute again; who gave way before costs more."""
     return min(candidates, key=_cost)
 
 

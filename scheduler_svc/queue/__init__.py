@@ -5,7 +5,7 @@ from scheduler_svc.queue.bell import Follower, Rung
 from scheduler_svc.queue.claiming import Prefer
 from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.embedded import EmbeddedRedis
-from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
+from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import Durability, QueueLimits
 from scheduler_svc.queue.link import redacted
 from scheduler_svc.queue.queue import JobQueue, Submitted
@@ -27,6 +27,7 @@ __all__ = [
     "OutputSnapshot",
     "Prefer",
     "QueueLimits",
+    "Renewal",
     "RowAnswer",
     "RowKind",
     "Rung",

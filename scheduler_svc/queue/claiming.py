@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from protos.job import ClaimedJob, Finish, JobSpec, OutputLog
-from scheduler_svc.order import FAIR_SLACK, TIME_SLACK_S
+from scheduler_svc.order import NUM_COMPARED, Order, Policy
 from scheduler_svc.queue.codec import Corrupt, decode_spec, unpack_u32
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import Fenced, Lease
@@ -17,8 +18,6 @@ from scheduler_svc.queue.shard import Shard
 
 _MAX_PASSED_OVER = 64
 _MAX_DOUBTFUL = 1024
-# So many of the first in line are looked at for cached prefixes.
-_MAX_COMPARED = 16
 
 # How many tokens of a tenant's prompt a lane has cached.
 Prefer = Callable[[str, Sequence[int]], int]
@@ -92,55 +91,62 @@ class Claiming:
         taken: list[Any] = []
         least, seen, page_size = "-inf", set(named), wish.max_jobs
         if wish.prefer is not None:
-            page_size = max(page_size, _MAX_COMPARED)
+            page_size = max(page_size, NUM_COMPARED)
         candidates = list(named)
         while True:
             page = await self._page(least, wish.max_rank, page_size)
             fresh = [job_id for job_id, _ in page if job_id not in seen]
             if wish.prefer is not None and not seen and len(page) > wish.max_jobs:
-                fresh = await self._reorder(page, wish.fingerprint, wish.prefer)
+                fresh = await self._reorder(page, wish, wish.prefer)
             seen.update(fresh)
             named += fresh
             candidates += fresh
             # Also where there is none: a lane that is fenced off learns it here.
             taken += await self._claim(lease, wish, wish.max_jobs - len(taken), candidates)
-            if not fresh or len(page) < page_size or len(taken) >= wish.max_jobs:
+            if len(page) < page_size or len(taken) >= wish.max_jobs:
                 return taken
-            least = repr(page[-1][1])
-            candidates, page_size = [], wish.max_jobs + _MAX_PASSED_OVER
+            # From the last rank on, however many share it: positions shift while others claim.
+            last, candidates = page[-1][1], []
+            num_again = sum(rank == last for _, rank in page)
+            least, page_size = repr(last), num_again + wish.max_jobs + _MAX_PASSED_OVER
 
     async def _page(self, least: str, max_rank: float, size: int) -> list[tuple[str, float]]:
         """Ids and ranks of the first jobs from rank ``least`` on and below ``max_rank``."""
+        below = f"({max_rank!r}" if max_rank < math.inf else "+inf"
         answer = await self._shard.link.call(
-            *("ZRANGEBYSCORE", self._shard.keys.queue, least, f"({max_rank!r}"),
+            *("ZRANGEBYSCORE", self._shard.keys.queue, least, below),
             *("WITHSCORES", "LIMIT", 0, size),
         )
         ids = [job_id.decode() for job_id in answer[::2]]
         return list(zip(ids, map(float, answer[1::2]), strict=True))
 
     async def _reorder(
-        self, page: Sequence[tuple[str, float]], fingerprint: str, prefer: Prefer
+        self, page: Sequence[tuple[str, float]], wish: Wish, prefer: Prefer
     ) -> list[str]:
         """The page's ids; of those close behind the first one, what is cached goes first.
 
         Nobody is overtaken by a job whose rank is further behind than the slack, so the
-        number of those that overtake a job is bounded whatever is cached.
+        number of those that overtake a job is bounded whatever is cached. Prompts are read
+        and hashed only where not all of these jobs will be taken.
         """
-        head, keys = page[:_MAX_COMPARED], self._shard.keys
+        link, keys, ids = self._shard.link, self._shard.keys, [job_id for job_id, _ in page]
+        policy = await link.call("HGET", keys.order, "policy") or b"fcfs"
+        order = Order(policy=cast(Policy, policy.decode()))
+        head = ids[: order.num_comparable([rank for _, rank in page])]
+        if len(head) <= wish.max_jobs:
+            return ids
         fields = ("tenant", "prompt", "fingerprint")
-        policy, *records = await self._shard.link.pipeline(
-            [
-                ("HGET", keys.order, "policy"),
-                *(("HMGET", keys.job(job_id), *fields) for job_id, _ in head),
-            ]
-        )
-        last = head[0][1] + (FAIR_SLACK if policy == b"fair" else TIME_SLACK_S)
-        cached = {
-            job_id: prefer(tenant.decode(), unpack_u32(prompt))
-            for (job_id, rank), (tenant, prompt, of) in zip(head, records, strict=True)
-            if rank <= last and prompt and of in (None, fingerprint.encode())
+        records = await link.pipeline([("HMGET", keys.job(job_id), *fields) for job_id in head])
+        # Jobs of a version that knew no ranks lack the tenant.
+        near = {
+            job_id: ((tenant or b"").decode(), prompt)
+            for job_id, (tenant, prompt, of) in zip(head, records, strict=True)
+            if prompt and of in (None, wish.fingerprint.encode())
         }
-        return sorted((job_id for job_id, _ in page), key=lambda job_id: -cached.get(job_id, 0))
+        if len(near) <= wish.max_jobs:
+            return ids
+        cached = {job_id: prefer(of, unpack_u32(prompt)) for job_id, (of, prompt) in near.items()}
+        return sorted(ids, key=lambda job_id: -cached.get(job_id, 0))
 
     async def _claim(
         self, lease: Lease, wish: Wish, room: int, candidates: Sequence[str]

@@ -23,10 +23,23 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewal:
+    """What became of a lease. ``is_ours``: it was renewed; else it is another's now.
+
+    ``is_in_order``: the ranks of jobs are of the order that was stored when the lease was
+    acquired. Else another one was adopted: what was claimed before has ranks that compare
+    with nothing that is claimed now.
+    """
+
+    is_ours: bool
+    is_in_order: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker that a lane drives now; ``info`` is what its lane told about it.
 
-    ``step_us``: how long a step takes there; 0 while that has not been measured.
+    ``step_us``: how long a step takes there; 0 while that is not known.
     """
 
     worker_id: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from scheduler_svc.queue.lease import Lease, WorkerRecord
+from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.shard import Shard
 
 _RECORD_FIELDS = ("holder", "epoch", "expires", "info", "step_us")
@@ -27,20 +27,21 @@ class Leasing:
             "acquire",
             [
                 *(keys.lease(worker_id), keys.claims(worker_id)),
-                *(keys.queue, keys.workers, keys.bell, keys.rings),
+                *(keys.queue, keys.workers, keys.bell, keys.rings, keys.order),
             ],
             [worker_id, holder, ttl_ms, json.dumps(dict(info))],
             durable=True,
         )
         return None if epoch is None else Lease(worker_id, holder, int(epoch), ttl_ms)
 
-    async def renew(self, lease: Lease, step_us: int = 0) -> bool:
+    async def renew(self, lease: Lease, step_us: int = 0) -> Renewal:
+        keys = self._shard.keys
         answer = await self._shard.run(
             "renew",
-            [self._shard.keys.lease(lease.worker_id), self._shard.keys.workers],
+            [keys.lease(lease.worker_id), keys.workers, keys.order],
             [lease.worker_id, lease.epoch, lease.ttl_ms, step_us],
         )
-        return answer is not None
+        return Renewal(is_ours=answer is not None, is_in_order=answer == 1)
 
     async def release(self, lease: Lease) -> bool:
         return await self._vacate(lease.worker_id, str(lease.epoch), 0)

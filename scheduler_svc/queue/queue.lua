@@ -22,16 +22,18 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
   lp:ID:N         list    log-probabilities of output N, one entry for each token
   idem:DIGEST     string  job id; DIGEST is of tenant and idempotency key
   lease:WORKER    hash    epoch, holder, expires (ms), info (JSON), fingerprint,
-                          step_us (how long a step takes there, once that was measured)
+                          step_us (how long a step takes there; 0 while that is not known),
+                          order (the order's version when it was acquired)
   claims:WORKER   zset    id -> rank; what the lease's holder runs
   order           hash    the order that all submits rank by, whoever sends them: policy,
                           wait, remaining, priority (weights), weight:TENANT (of those that
-                          have one), terms (all of it as text, to compare)
+                          have one), terms (all of it as text, to compare), version (grows
+                          when jobs are ranked anew)
   unranked        zset    id -> rank; live jobs whose rank is of an earlier order
   lengths         hash    "all" or "of:TENANT" -> how many outputs ended by themselves and
                           their tokens (two doubles; the counts fade, see order.py)
   counters        hash    tenant -> virtual tokens it was charged, under "fair"
-  vtime           string  virtual time: the highest rank that was claimed, under "fair"
+  vtime           string  virtual time, under "fair": claims move it, see order.py
   rings           string  number of the last doorbell entry
   bell            stream  doorbell; entry "N-0" holds one field: what happened
                           ("queued", "moved", "ended") and the job ids, NUL between them
@@ -67,15 +69,15 @@ end
 
 local PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
 
--- Lengths.estimate of order.py.
+-- Lengths.estimate of order.py; and whether it rests on outputs that finished.
 local function estimate(lengths, tenant, max_tokens)
   for _, known in ipairs(redis.call('HMGET', lengths, 'of:' .. tenant, 'all')) do
     if known then
       local count, total = struct.unpack('<dd', known)
-      if count >= 8 then return math.max(1, math.min(max_tokens, total / count)) end
+      if count >= 8 then return math.max(1, math.min(max_tokens, total / count)), true end
     end
   end
-  return math.max(1, max_tokens)
+  return math.max(1, max_tokens), false
 end
 
 -- What was reserved for an output that ends and was not used. One without a token of a job
@@ -177,7 +179,7 @@ return {id, 0}
 -- order before, which say nothing in this one: they become unranked, for the script
 -- "rerank". Not where both are "fair": tags and counters are of one kind then.
 -- Answers 1 if the order was another one, 0 if not, 'moved' where the workers are others.
-local known = redis.call('HMGET', KEYS[1], 'policy', 'terms')
+local known = redis.call('HMGET', KEYS[1], 'policy', 'terms', 'version')
 if known[2] == ARGV[2] then return 0 end
 local num_workers = tonumber(ARGV[3])
 local workers = redis.call('ZRANGE', KEYS[5], 0, -1)
@@ -185,10 +187,12 @@ if #workers ~= num_workers then return 'moved' end
 for i, worker in ipairs(workers) do
   if worker ~= ARGV[3 + i] then return 'moved' end
 end
+local are_tags = known[1] == 'fair' and ARGV[1] == 'fair'
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'policy', ARGV[1], 'terms', ARGV[2])
+redis.call('HSET', KEYS[1], 'policy', ARGV[1], 'terms', ARGV[2],
+  'version', (tonumber(known[3]) or 0) + (are_tags and 0 or 1))
 for i = 4 + num_workers, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-if known[1] == 'fair' and ARGV[1] == 'fair' then return 1 end
+if are_tags then return 1 end
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('ZUNIONSTORE', KEYS[2], num_workers + 1, unpack(KEYS, 6))
 return 1
@@ -219,8 +223,10 @@ return redis.call('ZCARD', KEYS[2])
 --@ estimate
 -- KEYS  lengths
 -- ARGV  tenant, max_tokens
--- Answers how many tokens an output is expected to become, as text.
-return exact(estimate(KEYS[1], ARGV[1], tonumber(ARGV[2])))
+-- Answers how many tokens an output is expected to become, as text; nil where too few
+-- outputs have finished to tell.
+local expected, is_known = estimate(KEYS[1], ARGV[1], tonumber(ARGV[2]))
+return is_known and exact(expected)
 
 --@ prune
 -- KEYS  counters vtime lengths
@@ -254,7 +260,7 @@ end
 return 1
 
 --@ acquire
--- KEYS  lease claims queue workers bell rings
+-- KEYS  lease claims queue workers bell rings order
 -- ARGV  worker, holder, ttl_ms, info
 -- Takes a lease that is free, expired or the holder's own; what was claimed under it
 -- waits again. Answers the new epoch, nil where another one holds it.
@@ -265,23 +271,24 @@ if held and tonumber(lease[3]) > now / 1000 then return false end
 local epoch = next_epoch(lease[1], now)
 local expires = string.format('%.0f', now / 1000 + ARGV[3])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', ARGV[2], 'expires', expires,
-  'info', ARGV[4])
-redis.call('HDEL', KEYS[1], 'step_us')
+  'info', ARGV[4], 'step_us', 0, 'order', redis.call('HGET', KEYS[7], 'version') or 0)
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[4], expires, ARGV[1])
 give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
 return epoch
 
 --@ renew
--- KEYS  lease workers
--- ARGV  worker, epoch, ttl_ms, step_us (0: not measured)
--- Answers 1. A lease that expired but was not taken is renewed like any other.
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
+-- KEYS  lease workers order
+-- ARGV  worker, epoch, ttl_ms, step_us (0: not known)
+-- Answers 1 while jobs have the ranks that they had when the lease was acquired, 0 where
+-- they were ranked anew since. A lease that expired but was not taken is renewed like any
+-- other.
+local lease = redis.call('HMGET', KEYS[1], 'epoch', 'order')
+if lease[1] ~= ARGV[2] then return false end
 local expires = string.format('%.0f', time_us() / 1000 + ARGV[3])
-redis.call('HSET', KEYS[1], 'expires', expires)
-if tonumber(ARGV[4]) > 0 then redis.call('HSET', KEYS[1], 'step_us', ARGV[4]) end
+redis.call('HSET', KEYS[1], 'expires', expires, 'step_us', ARGV[4])
 redis.call('ZADD', KEYS[2], expires, ARGV[1])
-return 1
+return lease[2] == (redis.call('HGET', KEYS[3], 'version') or '0') and 1 or 0
 
 --@ vacate
 -- KEYS  lease claims queue workers bell rings
@@ -304,25 +311,31 @@ return 1
 
 --@ claim
 -- KEYS  lease claims queue vtime, then the job of every candidate
--- ARGV  worker, epoch, fingerprint, most jobs to claim, rank that theirs must be below, then
---       the candidates' ids
+-- ARGV  worker, epoch, fingerprint, most jobs to claim, rank that theirs must be below (inf:
+--       any), then the candidates' ids
 -- Which jobs are first is known only after a look at the queue, and keys must be named
 -- beforehand: the caller looks, names the candidates in order, and this script decides
 -- again. A job with output under another fingerprint is passed over, and one whose
 -- deadline has passed is left to the sweep. A candidate that this lease holds already is
--- answered again: the first answer was lost.
+-- answered again: the first answer was lost. Those take room first: no more are claimed
+-- than were asked for.
 -- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank}.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[3])
 local mark, room, claimed = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[4]), {}
-local below, now, highest = tonumber(ARGV[5]), time_us(), 0
+local below, now, held = tonumber(ARGV[5]), time_us(), {}
+local stored = tonumber(redis.call('GET', KEYS[4])) or 0
+local virtual_time = stored
 for i = 6, #ARGV do
-  local id, key = ARGV[i], KEYS[i - 1]
-  local ours = redis.call('ZSCORE', KEYS[2], id)
+  held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
+  if held[i] then room = room - 1 end
+end
+for i = 6, #ARGV do
+  local id, key, ours = ARGV[i], KEYS[i - 1], held[i]
   local rank = not ours and room > 0 and redis.call('ZSCORE', KEYS[3], id)
-  if ours or (rank and tonumber(rank) < below) then
+  if ours or (rank and (tonumber(rank) < below or below == math.huge)) then
     local job = redis.call('HMGET', key, 'spec', 'prompt', 'arrival', 'deadline',
-      'fingerprint', 'share')
+      'fingerprint', 'share', 'open')
     if rank and not job[1] then
       redis.call('ZREM', KEYS[3], id)
     elseif rank and (not job[5] or job[5] == ARGV[3])
@@ -330,18 +343,20 @@ for i = 6, #ARGV do
       redis.call('ZREM', KEYS[3], id)
       redis.call('ZADD', KEYS[2], rank, id)
       redis.call('HSET', key, 'claim', mark)
-      if job[6] then highest = math.max(highest, tonumber(rank)) end
-      ours = rank
+      -- FairShares.claimed of order.py.
+      if job[6] then
+        local weight, expected = struct.unpack('<dd', job[6])
+        local pace = job[7] * expected / weight / 64
+        virtual_time = math.max(virtual_time + pace, tonumber(rank))
+      end
+      ours, room = rank, room - 1
     end
     if ours then
-      room = room - 1
       claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours}
     end
   end
 end
-if highest > 0 and highest > (tonumber(redis.call('GET', KEYS[4])) or 0) then
-  redis.call('SET', KEYS[4], exact(highest))
-end
+if virtual_time > stored then redis.call('SET', KEYS[4], exact(virtual_time)) end
 return claimed
 
 --@ requeue

@@ -17,7 +17,7 @@ from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
 from scheduler_svc.queue.codec import encode_finish, encode_spec, pack_u32
 from scheduler_svc.queue.ending import OVERDUE, Ending, Sweep
 from scheduler_svc.queue.keys import Keys, idempotency_digest
-from scheduler_svc.queue.lease import Fenced, Lease, WorkerRecord
+from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
@@ -143,8 +143,16 @@ class JobQueue:
             durable=True,
         )
 
-    async def estimate(self, tenant: str, max_tokens: int) -> float:
-        """How many tokens an output of the tenant is expected to become, at most that many."""
+    async def is_known(self, tenant: str, idempotency_key: str) -> bool:
+        """Whether a job was submitted with the key, so that a submit would answer that one."""
+        digest = idempotency_digest(tenant, idempotency_key)
+        return bool(digest and await self._shard.link.call("EXISTS", self._shard.keys.idem(digest)))
+
+    async def estimate(self, tenant: str, max_tokens: int) -> float | None:
+        """How many tokens an output of the tenant is expected to become, at most that many.
+
+        None while too few outputs have finished to tell.
+        """
         return await self._ranking.estimate(tenant, max_tokens)
 
     async def cancel(self, job_id: str, reason: str = "cancelled", message: str = "") -> bool:
@@ -208,11 +216,11 @@ class JobQueue:
         """
         return await self._leasing.acquire(worker_id, holder, ttl_ms, info or {})
 
-    async def renew(self, lease: Lease, step_us: int = 0) -> bool:
-        """False: it is another's now. An expired one that nobody took is renewed.
+    async def renew(self, lease: Lease, step_us: int = 0) -> Renewal:
+        """Whether it is ours still, and the order the same. An expired one that nobody took is.
 
         ``step_us`` is told to everyone who asks for the workers: how long a step takes, 0
-        where that has not been measured.
+        where that is not known.
         """
         return await self._leasing.renew(lease, step_us)
 

@@ -42,11 +42,11 @@ class Ranking:
                 return await self._rerank()
         raise Unavailable("workers come and go too often to change the order of jobs now")
 
-    async def estimate(self, tenant: str, max_tokens: int) -> float:
-        """Return the expected length of an output, in tokens."""
-        return float(
-            await self._shard.run("estimate", [self._shard.keys.lengths], [tenant, max_tokens])
-        )
+    async def estimate(self, tenant: str, max_tokens: int) -> float | None:
+        """Return the expected length of an output, in tokens; None where nothing tells it."""
+        keys = [self._shard.keys.lengths]
+        answer = await self._shard.run("estimate", keys, [tenant, max_tokens])
+        return None if answer is None else float(answer)
 
     async def sweep(self) -> None:
         """Go on ranking anew, and forget tenants beyond the bound."""

@@ -40,6 +40,7 @@ class Prompting(BaseSettings):
     n: int | None = Field(None, ge=1, le=16, description="independent outputs")
     priority: int = Field(0, ge=-10, le=10, description="urgency")
     tenant: str = Field("", description="whom the work is for")
+    deadline_s: float = Field(0.0, ge=0, description="seconds to end within; 0: no deadline")
     idempotency_key: str = Field("", description="a retry with the same key is the same job")
 
     def request(self) -> Request:
@@ -60,6 +61,7 @@ class Prompting(BaseSettings):
             sampling=sampling,
             priority=self.priority,
             tenant=self.tenant,
+            deadline_s=self.deadline_s,
             idempotency_key=self.idempotency_key,
         )
 

@@ -52,16 +52,16 @@ def test_aims() -> None:
         )
     }  # fmt: skip
     found = targets(figures, 3.0, {PAGED: 5.4, PADDED: 5.1})
-    assert found[f"{PAGED} over {BASELINE}"] == {"value": 3.0, "at_least": 2.3, "is_reached": True}
+    assert found[f"{PAGED} over {BASELINE}"] == {"value": 3.0, "at_least": 2.3, "is_met": True}
     assert found[f"{PAGED} over {PADDED}"]["value"] == pytest.approx(1.2)
     time, steps = (
         found[f"{PAGED} over {STATIC_PAGED} in {unit}, as a share of the bound"]
         for unit in ("requests/s", "steps")
     )
-    assert in_words(time) == "0.67 (target: at least 0.85, not reached)"
-    assert in_words(steps) == "1.00 (target: at least 0.85, reached)"
+    assert in_words(time) == "0.67 (target: at least 0.85, missed)"
+    assert in_words(steps) == "1.00 (target: at least 0.85, met)"
     error = found["largest error of the simulated requests/s"]
-    assert in_words(error) == "0.10 (target: at most 0.15, reached)"
+    assert in_words(error) == "0.10 (target: at most 0.15, met)"
     assert targets({PAGED: {"requests_per_s": 6}}, 3.0, {}) == {}
 
 

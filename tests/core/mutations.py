@@ -19,6 +19,7 @@ ROOM = "scheduler_svc/core/room.py"
 ROSTER = "scheduler_svc/core/roster.py"
 SCHEDULER = "scheduler_svc/core/scheduler.py"
 SEQUENCE = "scheduler_svc/core/sequence.py"
+STEP_TIME = "scheduler_svc/core/step_time.py"
 VICTIM = "scheduler_svc/core/victim.py"
 
 
@@ -150,7 +151,12 @@ MUTANTS = (
         "",
     ),
     Mutant("who passes the gate is not counted", PLANNER, "self._num_left -= 1", "pass"),
-    Mutant("idle blocks cost nothing", PLANNER, "wanted + num_idle +", "wanted +"),
+    Mutant(
+        "idle blocks cost nothing",
+        PLANNER,
+        "return wanted + self._pool.num_idle(cached)",
+        "return wanted",
+    ),
     Mutant(
         "the last token may be cached",
         PLANNER,
@@ -173,8 +179,14 @@ MUTANTS = (
     Mutant(
         "chunks break the budget",
         PLANNER,
-        "draft.add_row(chunked[0], min(chunked[0].num_pending, draft.budget), 0)",
-        "draft.add_row(chunked[0], chunked[0].num_pending, 0)",
+        "draft.add_row(sequence, min(sequence.num_pending, draft.budget), 0)",
+        "draft.add_row(sequence, sequence.num_pending, 0)",
+    ),
+    Mutant(
+        "newcomers come last",
+        PLANNER,
+        "        self._admit(draft)\n        # The first one last",
+        "",
     ),
     Mutant(
         "a prompt is let in and computed at once",
@@ -182,7 +194,12 @@ MUTANTS = (
         "min(sequence.num_pending, draft.budget), wanted)",
         "sequence.num_pending, wanted)",
     ),
-    Mutant("no block is left to grow by", PLANNER, "num_idle + len(running) >", "num_idle >"),
+    Mutant(
+        "no block is left to grow by",
+        PLANNER,
+        "self._num_wanted_by(sequence) + len(running) > num_free",
+        "self._num_wanted_by(sequence) > num_free",
+    ),
     Mutant(
         "one place too many",
         PLANNER,
@@ -198,7 +215,11 @@ MUTANTS = (
         "return max(candidates, key=_cost)",
     ),
     Mutant("who gave way before costs the same", VICTIM, " * (1 + sequence.num_preemptions)", ""),
-    Mutant("there is no margin", VICTIM, "- rank > margin", "- rank > 0"),
+    Mutant(
+        "there is no margin", PLANNER, "s.rank - first.rank > margin", "s.rank - first.rank > 0"
+    ),
+    Mutant("who can't help gives way", PLANNER, "<= self._num_coming(candidates)", "<= 10**9"),
+    Mutant("who did not fit is never looked at again", PLANNER, "return is_less and", "return"),
     Mutant("who came last is next", ROSTER, "self.waiting.pop(0)", "self.waiting.pop()"),
     Mutant("an id is used again", ROSTER, "self._last_id + 1", "max(self.running, default=0) + 1"),
     Mutant(
@@ -237,10 +258,10 @@ MUTANTS = (
     Mutant(
         "blocks are found that the worker skipped",
         SCHEDULER,
-        "sequence.state is State.ENDED or sequence",
-        "sequence",
+        "            if sequence.state is State.ENDED:\n                continue\n",
+        "",
     ),
-    Mutant("broken blocks are found", SCHEDULER, "or sequence.sequence_id in broken", ""),
+    Mutant("broken blocks are found", SCHEDULER, "if reason is FinishReason.ERROR:", "if False:"),
     Mutant(
         "blocks are found before their report",
         SCHEDULER,
@@ -250,41 +271,38 @@ MUTANTS = (
     Mutant("a block is found by another's key", SCHEDULER, "keys[position])", "keys[0])"),
     Mutant("nobody is late", PUNCTUALITY, "if left_s <= 0:", "if False:"),
     Mutant("who would be late waits on", PUNCTUALITY, "if needed_s <= left_s:", "if True:"),
-    Mutant(
-        "a prompt takes no time",
-        PUNCTUALITY,
-        "ceil(sequence.num_pending / self._budget.tokens)",
-        "0",
-    ),
+    Mutant("a prompt takes no time", PUNCTUALITY, "return prompt_us +", "return"),
     Mutant(
         "the budget has no bounds", BUDGET, "min(max(wanted, self._least), self._most)", "wanted"
     ),
-    Mutant("the budget never shrinks", BUDGET, "max(factor, MAX_CUT)", "max(factor, 1)"),
     Mutant(
-        "spare tokens raise the budget",
-        BUDGET,
-        "num_tokens >= int(self._tokens) or factor < 1",
-        "True",
+        "a token costs nothing", STEP_TIME, "(duration_us - fixed_us) / token_us", "duration_us"
     ),
-    Mutant("nothing is foreseen", ROOM, "self._peak_blocks([*running, newcomer]) <=", "0 <="),
-    Mutant("shared blocks count for each", ROOM, " - s.num_shared * size", ""),
-    Mutant("all grow to their limits", ROOM, "if self._config.enable_preemption:", "if False:"),
     Mutant(
-        "few samples are enough",
-        LENGTHS,
-        "if histogram.num_samples < MIN_SAMPLES:\n            return",
-        "if False:\n            return",
+        "no part is fixed", STEP_TIME, "return (fixed_us, token_us) if fixed_us > 0 else", "return"
     ),
+    Mutant("no measurement fades", STEP_TIME, "MEMORY = 0.95", "MEMORY = 0.0"),
+    Mutant("nothing is foreseen", ROOM, "return _peak_blocks(futures, size) <=", "return 0 <="),
+    Mutant("the end of one is the end of all", ROOM, "reversed(futures)", "futures"),
+    Mutant("newcomers are not foreseen", ROOM, "        self._held += future[1]\n", ""),
+    Mutant("shared blocks count for each", ROOM, " - num_shared * size", ""),
+    Mutant("all grow to their limits", ROOM, "if not self._config.enable_preemption:", "if True:"),
+    Mutant(
+        "nobody grows to the limit", ROOM, "if not self._config.enable_preemption:", "if False:"
+    ),
+    Mutant("few samples are enough", LENGTHS, "num_samples >= MIN_SAMPLES", "num_samples >= 1"),
     Mutant("tenants are alike", LENGTHS, "self._tenants.get(tenant, self._all)", "self._all"),
     Mutant("tenants are never forgotten", LENGTHS, "len(self._tenants) > MAX_TENANTS", "False"),
     Mutant(
         "what is longer counts for nothing",
         LENGTHS,
-        "[bucket + 1], self._tails[1][bucket + 1]",
-        "[-1], self._tails[1][-1]",
+        "count = counts[bucket + 1] + longer",
+        "count = counts[-1] + longer",
     ),
+    Mutant("every draw is the shortest", LENGTHS, "shorter = share *", "shorter = 0 *"),
+    Mutant("lengths never fade", LENGTHS, "self.num_samples >= MAX_SAMPLES", "False"),
     Mutant("tenants share prefixes", PREFIX, "tenant.encode()", 'b""'),
-    Mutant("a key forgets what came before", PREFIX, "(keys[-1] if keys else salt)", "salt"),
+    Mutant("a key forgets what came before", PREFIX, "sha256(parent + tokens)", "sha256(tokens)"),
     Mutant(
         "a twin takes the key over",
         PREFIX,
@@ -292,7 +310,10 @@ MUTANTS = (
         "self._blocks.update({key: block_id}) is None",
     ),
     Mutant(
-        "evicted content is still found", POOL, "            self._index.remove(block_id)\n", ""
+        "evicted content is still found",
+        POOL,
+        "            self._index.remove(block_id)\n            taken",
+        "            taken",
     ),
     Mutant("the longest unused stays", POOL, "popitem(last=False)", "popitem()"),
     Mutant("a prefix is forgotten from its beginning", POOL, "reversed(block_ids)", "block_ids"),

@@ -70,16 +70,26 @@ def test_a_short_prompt_passes_a_long_one() -> None:
 
 
 def test_three_prompts_share_the_budget_and_the_first_gets_at_least_half() -> None:
-    lane = Lane(max_step_tokens=8, max_steps_in_flight=1)
+    lane = Lane(max_step_tokens=8, max_steps_in_flight=1, num_blocks=32)
     jobs = [job(name, [i] * 20, arrival_s=i) for i, name in enumerate("abc", start=1)]
     lane.tell(Claimed(tuple(jobs)))
     assert lane.rows == [[(1, 8)]]
     lane.tell(report(1))
     assert lane.rows == [[(2, 4), (1, 4)]]
     lane.tell(report(2))
-    assert lane.rows == [[(2, 4), (1, 4)]]
+    assert lane.rows == [[(3, 4), (1, 4)]]
     lane.tell(report(3))
     assert lane.rows == [[(2, 4), (1, 4)]]
+
+
+def test_a_short_prompt_passes_any_number_of_long_ones() -> None:
+    lane = Lane(max_step_tokens=8, max_steps_in_flight=1)
+    jobs = [job(name, [i] * 20, arrival_s=i) for i, name in enumerate("ab", start=1)]
+    lane.tell(Claimed(tuple(jobs)))
+    lane.tell(report(1), Claimed(()))
+    lane.tell(Claimed((job("short", [3] * 3, arrival_s=9.0),)))
+    lane.tell(report(2))
+    assert lane.rows == [[(3, 3), (2, 1), (1, 4)]]
 
 
 @pytest.mark.parametrize(("max_tokens", "max_context"), [(2, 64), (50, 5)])

@@ -68,6 +68,15 @@ def test_a_step_that_broke_leaves_nothing_to_be_found() -> None:
     assert lane.core.num_cached_tokens("", PROMPT) == 0
 
 
+def test_who_breaks_takes_all_its_blocks_out_of_the_index() -> None:
+    lane = Lane(job("a", PROMPT), max_steps_in_flight=1, max_step_tokens=4)
+    lane.tell(report(1))
+    assert lane.core.num_cached_tokens("", PROMPT) == 4
+    lane.tell(report(2))
+    lane.tell(report(3, finished=[(1, FinishReason.ERROR)], freed=[(1, [0, 1, 2])]))
+    assert lane.core.num_cached_tokens("", PROMPT) == 0
+
+
 def test_a_row_planned_past_the_end_leaves_nothing_to_be_found() -> None:
     lane = Lane(job("a", (1, 2, 3)))
     stop = [(1, FinishReason.STOP)]

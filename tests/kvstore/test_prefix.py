@@ -5,13 +5,11 @@ import random
 import pytest
 
 from kvstore.pool import BlockPool, DoubleFree
-from kvstore.prefix import Key, extend_keys, salt_of
+from kvstore.prefix import Key, keys_from, salt_of
 
 
 def keys_of(tokens: list[int], tenant: str = "", block_size: int = 2) -> list[Key]:
-    keys: list[Key] = []
-    extend_keys(keys, salt_of(tenant), tokens, block_size, len(tokens) // block_size)
-    return keys
+    return [*keys_from(salt_of(tenant), tokens, block_size, range(len(tokens) // block_size))]
 
 
 def test_a_key_names_all_tokens_up_to_the_end_of_its_block() -> None:
@@ -23,9 +21,9 @@ def test_a_key_names_all_tokens_up_to_the_end_of_its_block() -> None:
 
 
 def test_keys_are_extended_as_if_made_at_once() -> None:
-    keys = keys_of([1, 2])
-    extend_keys(keys, salt_of(""), [1, 2, 3, 4, 5, 6, 7], 2, 3)
-    assert keys == keys_of([1, 2, 3, 4, 5, 6])
+    (first,) = keys_of([1, 2])
+    more = keys_from(first, [1, 2, 3, 4, 5, 6, 7], 2, range(1, 3))
+    assert [first, *more] == keys_of([1, 2, 3, 4, 5, 6])
 
 
 def test_tenants_never_share_a_key() -> None:
@@ -94,6 +92,16 @@ def test_what_two_have_computed_is_found_in_the_first() -> None:
     assert pool.match(keys) == block_ids
     pool.release(twin)
     assert pool.allocate(3)[-1] == twin[0] or pool.match(keys) == block_ids
+    pool.check()
+
+
+def test_what_is_forgotten_is_found_no_more_but_still_held() -> None:
+    pool, keys, block_ids = pool_with(4, [1, 2, 3, 4])
+    pool.forget(block_ids)
+    assert pool.match(keys) == []
+    assert pool.num_free == 2
+    pool.release(block_ids)
+    assert pool.num_idle(block_ids) == 0
     pool.check()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from bench.simulator.command import Simulate
 from bench.simulator.scenarios import SCENARIOS
 from protos.command_line import parse_settings
-from protos.errors import InvalidRequest
+from protos.errors import InvalidRequest, StepserveError
 from scheduler_svc.settings import PlanningSettings
 
 
@@ -106,8 +107,50 @@ def test_every_planning_setting_reaches_the_system() -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_experiment_runs_small(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--jobs", "80", "--max-batch-size", "8", "--max-step-tokens", "256")
-    result = simulate(capsys, "--scenario", name, *flags, "--num-blocks", "512", status=None)
+    flags = ("--jobs", "80", "--max-batch-size", "8", "--max-context", "2048")
+    result = simulate(capsys, "--scenario", name, *flags, status=None)
     (experiment,) = result["experiments"]
     assert experiment["name"] == name
-    assert all(target["value"] is not None for target in experiment["targets"])
+    assert "computed from data sheets" in result["costs"]["source"]
+    for target in experiment["targets"]:
+        assert target["value"] is not None
+        assert target["is_met"] or target["limit"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "flags", "named"),
+    [
+        ("fair", ("--tenants", "a=1", "--load", "2"), "fair would ignore --load, --tenants"),
+        ("paging", ("--attention", "paged"), "--attention"),
+        ("computed-twice", ("--num-blocks", "99"), "--num-blocks"),
+        ("all", ("--plots", "out"), "--plots"),
+    ],
+)
+def test_an_experiment_refuses_what_it_would_ignore(
+    capsys: pytest.CaptureFixture[str], scenario: str, flags: tuple[str, ...], named: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=named):
+        simulate(capsys, "--scenario", scenario, *flags)
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"), [("scipy", ("--fit", "steps")), ("matplotlib", ("--plots", "out"))]
+)
+def test_what_is_not_installed_is_named_with_its_remedy(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    flags: tuple[str, ...],
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(StepserveError, match=rf"{flags[0]} needs {module}: pip install .*bench"):
+        simulate(capsys, *flags)
+
+
+def test_a_cap_is_asked_for_where_the_experiment_is_about_caps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ("--scenario", "computed-twice", "--jobs", "40", "--max-batch-size", "4")
+    for given, asked in (((), 1024), (("--max-tokens", "300"), 300)):
+        (experiment,) = simulate(capsys, *flags, *given, status=None)["experiments"]
+        assert f"jobs ask for {asked} tokens at most" in experiment["notes"]

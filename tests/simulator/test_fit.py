@@ -13,8 +13,10 @@ from bench.simulator.cost import (
     PRESETS,
     StepCosts,
     StepShape,
+    about_costs,
     add_costs,
     costs_for,
+    costs_in_words,
     read_costs,
 )
 from bench.simulator.fit import fit_costs, fit_recordings
@@ -75,7 +77,8 @@ def test_a_fit_to_records_predicts_another_run(
     )
     _record(system, 120, tmp_path, monkeypatch)
     costs, _ = fit_recordings([Recording(tmp_path, system.attention, system.batching)])
-    pairs = [(chance.randint(8, 200), chance.randint(2, 90)) for chance in [random.Random(5)]] * 60
+    chance = random.Random(5)
+    pairs = [(chance.randint(8, 200), chance.randint(2, 90)) for _ in range(60)]
     told = predict(system, pairs, costs)["requests_per_s"]
     true = predict(system, pairs, {"any": TRUE})["requests_per_s"]
     assert told == pytest.approx(true, rel=0.05)
@@ -89,6 +92,19 @@ def test_costs_of_several_attentions_share_a_file(tmp_path: Path) -> None:
     assert costs == {"paged": TRUE, "padded": PRESETS["h200-qwen3-8b"]}
     with pytest.raises(InvalidRequest, match="grouped"):
         costs_for(costs, "grouped")
+
+
+def test_costs_say_where_they_are_from(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    fit = {"num_steps": 700, "error_mean": 0.04, "measured_on": "two cores"}
+    add_costs(path, {"paged": TRUE}, {"paged": fit})
+    assert about_costs(str(path)) == {"name": "costs.json", "source": {"paged": fit}}
+    assert costs_in_words(about_costs(str(path))) == (
+        "costs: costs.json, fitted to steps: "
+        "paged with 4.0% mean error on its own 700 steps, measured on two cores"
+    )
+    preset = costs_in_words(about_costs("h200-qwen3-8b"))
+    assert "computed from data sheets, not validated" in preset
 
 
 def test_a_file_that_holds_no_costs_is_refused(tmp_path: Path) -> None:

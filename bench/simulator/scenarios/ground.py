@@ -11,37 +11,17 @@ from bench.simulator.collected import Collected
 from bench.simulator.runs import Runner
 from bench.simulator.system import System
 from bench.simulator.workload import Stream
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A claim, the figure that was found, and its bound: a floor, or a ceiling."""
-
-    claim: str
-    value: float
-    bound: float
-    is_ceiling: bool = False
-
-    @property
-    def is_met(self) -> bool:
-        return self.value <= self.bound if self.is_ceiling else self.value >= self.bound
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "claim": self.claim,
-            "value": self.value,
-            "at_most" if self.is_ceiling else "at_least": self.bound,
-            "is_met": self.is_met,
-        }
+from bench.targets import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What an experiment found: its targets, and the figures behind them."""
+    """What an experiment found: its targets, the figures behind them, and what they leave out."""
 
     name: str
     targets: tuple[Target, ...]
     details: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_met(self) -> bool:
@@ -49,17 +29,31 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         targets = [target.as_json() for target in self.targets]
-        return {"name": self.name, "targets": targets, **self.details}
+        return {"name": self.name, "targets": targets, "notes": self.notes, **self.details}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """``num_jobs`` is how many a run has whose length is not given by time."""
+    """``num_jobs`` is how many a run has whose length is not given by time.
+
+    Jobs ask for ``max_tokens`` at most, or, where that is 0, for exactly their output.
+    """
 
     system: System
     runner: Runner
     lengths: JobLengths
     num_jobs: int = 3_000
+    max_tokens: int = 0
+
+    def stream(self, **values: Any) -> Stream:
+        """Return a stream of such jobs with these values changed."""
+        given = {
+            "lengths": self.lengths,
+            "num_jobs": self.num_jobs,
+            "max_tokens": self.max_tokens,
+            **values,
+        }
+        return Stream(**given)
 
     def run(self, *streams: Stream, **changes: Any) -> Collected:
         """Simulate the streams on the system with these settings changed."""
@@ -69,12 +63,11 @@ class Ground:
 
     def saturate(self, **changes: Any) -> Collected:
         """Run all jobs, all there at the start."""
-        return self.run(Stream(lengths=self.lengths, num_jobs=self.num_jobs), **changes)
+        return self.run(self.stream(), **changes)
 
     def poisson(self, rate: float, **changes: Any) -> Collected:
         """Run all jobs as they come, so many a second."""
-        stream = Stream(arrivals=Poisson(rate), lengths=self.lengths, num_jobs=self.num_jobs)
-        return self.run(stream, **changes)
+        return self.run(self.stream(arrivals=Poisson(rate)), **changes)
 
 
 def _describe(system: System) -> str:

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from scheduler_svc.lanes import resolve
+from scheduler_svc.queue import JobQueue, Order
 from scheduler_svc.server import scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient, SamplingParams
@@ -74,3 +75,30 @@ async def test_a_worker_of_another_model_is_left_alone(
                 while "serves other" not in caplog.text:
                     await asyncio.sleep(0.02)
                 assert await running.queue.workers() == []
+
+
+async def test_jobs_outlive_another_order(checkpoint: Path, redis_url: str) -> None:
+    model = f"reordered-{uuid4().hex[:8]}"
+    async with worker(checkpoint, model) as address:
+        settings = SchedulerSettings(
+            model=str(checkpoint),
+            model_name=model,
+            port=0,
+            redis_url=redis_url,
+            workers=address,
+            max_batch_size=2,
+            lease_ttl_s=1.0,
+        )
+        sampling = SamplingParams(max_tokens=60, temperature=0.0, ignore_eos=True)
+        async with scheduler(settings) as running, AsyncClient(running.address) as client:
+            alone = await client.complete(prompt_token_ids=[5, 6], sampling=sampling)
+            jobs = [
+                asyncio.create_task(client.complete(prompt_token_ids=[5, 6], sampling=sampling))
+                for _ in range(8)
+            ]
+            while await running.queue.num_queued() > 4:
+                await asyncio.sleep(0.005)
+            async with JobQueue(redis_url, model, order=Order(policy="fair")) as other:
+                await other.adopt_order()
+            for job in asyncio.as_completed(jobs):
+                assert (await job).outputs[0].token_ids == alone.outputs[0].token_ids

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_svc.lease_keeper import TRUST_SHARE, LeaseKeeper
-from scheduler_svc.queue import Fenced, JobQueue
+from scheduler_svc.lease_keeper import TRUST_SHARE, LeaseKeeper, OutOfOrder
+from scheduler_svc.queue import Fenced, JobQueue, Order
 from scheduler_svc.queue.embedded import EmbeddedRedis
 
 TTL_S = 0.9
@@ -50,4 +50,18 @@ async def test_a_lease_that_was_taken_over_is_fenced(redis_url: str) -> None:
         assert lease is not None
         assert await queue.acquire("worker", "lane", 60_000) is not None
         with pytest.raises(Fenced):
+            await LeaseKeeper(queue, lease, lambda: 0).run()
+
+
+async def test_a_lane_learns_that_the_jobs_were_ranked_anew(redis_url: str) -> None:
+    model = f"keeper-{time.monotonic_ns()}"
+    async with (
+        JobQueue(redis_url, model) as queue,
+        JobQueue(redis_url, model, order=Order(policy="fair")) as other,
+    ):
+        await queue.adopt_order()
+        lease = await queue.acquire("worker", "lane", int(TTL_S * 1000))
+        assert lease is not None
+        await other.adopt_order()
+        with pytest.raises(OutOfOrder):
             await LeaseKeeper(queue, lease, lambda: 0).run()

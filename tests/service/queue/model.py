@@ -131,7 +131,8 @@ class ModelQueue:
         for job in fit:
             job.holder, job.was_held = worker, True
             if job.share is not None:
-                self.shares.claimed(job.rank)
+                reserved = job.finishes.count(None) * job.share.expected / job.share.weight
+                self.shares.claimed(job.rank, reserved)
         return [(job.job_id, job.rank) for job in fit]
 
     def requeue(self, worker: str, job_ids: list[str]) -> int:

@@ -83,6 +83,33 @@ async def test_what_may_not_be_taken_is_not_preferred(
     assert await claim_ids(queue, lease, 9, "new") == [ids[0], ids[2]]
 
 
+async def test_nothing_is_hashed_where_all_that_may_go_first_are_taken(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    other = await running(queue, lease, prompt=(99,))
+    await queue.commit(lease, [row(other, 0, [1])])
+    await queue.requeue(lease, [other])
+    ids = await waiting(queue, redis, keys, [0, 16, 32, 64])
+    redis.zadd(keys.queue, {other: 1000.05, ids[2]: 1002.0, ids[3]: 1003.0})
+    prefer = Prefixes()
+    jobs = await queue.claim(lease, "new", 2, prefer=prefer)
+    assert [job.spec.job_id for job in jobs] == ids[:2]
+    assert prefer.asked == []
+
+
+async def test_a_job_of_a_version_that_knew_no_ranks_has_no_tenant(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    ids = await waiting(queue, redis, keys, [0, 16])
+    for job_id in ids:
+        redis.hdel(keys.job(job_id), "tenant", "max_tokens", "priority")
+    prefer = Prefixes()
+    [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1, prefer=prefer)
+    assert job.spec.job_id == ids[1]
+    assert {tenant for tenant, _ in prefer.asked} == {""}
+
+
 @pytest.mark.parametrize(("distance", "first"), [(2048.0, 1), (2049.0, 0)])
 async def test_under_fair_the_slack_is_virtual_tokens(
     redis_url: str, model: str, redis: Redis, keys: Keys, distance: float, first: int

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis import Redis
 
+from protos.errors import Unavailable
 from scheduler_svc.queue import Fenced, JobQueue
 from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
@@ -85,6 +87,52 @@ async def test_jobs_for_another_fingerprint_hide_none_behind_them(queue: JobQueu
     await queue.release(old)
     late = await submit(queue, 2)
     assert await claim_ids(queue, await lease_on(queue, "new"), 2, "another") == late
+
+
+async def test_they_hide_none_of_the_same_rank(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+    old = await lease_on(queue, "old")
+    started = await submit(queue, 150)
+    assert await claim_ids(queue, old, 150) == started
+    await queue.commit(old, [row(job_id, 0, [1]) for job_id in started])
+    await queue.release(old)
+    late = await submit(queue, 2)
+    redis.zadd(keys.queue, dict.fromkeys([*started, *late], 7.0))
+    new = await lease_on(queue, "new")
+    jobs = await queue.claim(new, "another", 1, prefer=lambda *_: 0)
+    assert [job.spec.job_id for job in jobs] == late[:1]
+    assert await claim_ids(queue, new, 9, "another") == late[1:]
+
+
+async def test_no_more_are_claimed_than_asked_for_after_a_lost_answer(
+    queue: JobQueue, redis_url: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await submit(queue, 3)
+    lease, faster = await lease_on(queue), await lease_on(queue, "faster")
+    claiming = queue._claiming
+    claim = claiming._claim
+
+    async def lose(*wish: Any) -> Any:
+        assert await claim_ids(queue_of_other, faster, 1) == ids[:1]
+        await claim(*wish)
+        raise Unavailable("the answer was lost")
+
+    async with JobQueue(redis_url, model) as queue_of_other:
+        monkeypatch.setattr(claiming, "_claim", lose)
+        with pytest.raises(Unavailable):
+            await queue.claim(lease, "fingerprint", 1, prefer=lambda *_: 0)
+        monkeypatch.undo()
+        await queue_of_other.release(faster)
+    assert await claim_ids(queue, lease, 1) == [ids[1]]
+    assert await claim_ids(queue, lease, 9) == [ids[0], ids[2]]
+
+
+@pytest.mark.parametrize("rank", [float("inf"), 1e300])
+async def test_without_a_bound_every_rank_is_claimed(
+    queue: JobQueue, redis: Redis, keys: Keys, rank: float
+) -> None:
+    ids = await submit(queue, 1)
+    redis.zadd(keys.queue, dict.fromkeys(ids, rank))
+    assert await claim_ids(queue, await lease_on(queue), 1) == ids
 
 
 async def test_finished_outputs_of_a_claimed_job_come_with_it(queue: JobQueue) -> None:

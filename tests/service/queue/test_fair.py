@@ -72,6 +72,33 @@ async def test_two_backlogged_tenants_share_by_their_weights(queue: JobQueue) ->
     assert served["heavy"] == 30
 
 
+async def test_tenants_who_never_came_before_starve_nobody(
+    queue: JobQueue, counters: Counters
+) -> None:
+    """Each stands at the virtual time; it passes the other's tag after 64 of their jobs."""
+    lease = await lease_on(queue)
+    await submit(queue, 2, tenant="old")
+    assert await serve(queue, lease, 100) == "old"
+    assert counters.virtual_time == 203 / 64
+    for number in range(63):
+        await submit(queue, 1, tenant=f"new{number}")
+        assert await serve(queue, lease, 100) == f"new{number}"
+    await submit(queue, 1, tenant="late")
+    assert await serve(queue, lease, 100) == "old"
+
+
+async def test_the_virtual_time_moves_by_what_is_reserved_over_the_weight(
+    queue: JobQueue, counters: Counters
+) -> None:
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease, tenant="heavy", n=3)
+    assert counters.virtual_time == 3 * 203 / 2 / 64
+    await queue.commit(lease, [row(job_id, 0, [1], STOP)])
+    await queue.requeue(lease, [job_id])
+    assert await claim_ids(queue, lease, 1) == [job_id]
+    assert counters.virtual_time == (3 + 2) * 203 / 2 / 64, "of outputs that are open"
+
+
 async def test_what_is_used_counts_not_what_was_asked_for(queue: JobQueue) -> None:
     """Both ask for 100 tokens a job; one's outputs are five times as long."""
     used: Counter[str] = Counter()

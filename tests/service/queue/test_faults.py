@@ -146,7 +146,7 @@ async def test_clients_cannot_starve_the_lanes(redis_url: str, model: str, keys:
             for _ in range(2 * limits.max_connections)
         ]
         await asyncio.sleep(0)
-        assert await queue.renew(lease)
+        assert (await queue.renew(lease)).is_ours
         assert await queue.commit(lease, [row(job_id, 0, [1])]) == [APPLIED]
         assert await claim_ids(queue, lease, 1) == []
         assert not any(hog.done() for hog in hogs)

@@ -52,7 +52,7 @@ async def test_takeover_requeues_every_claim_once_with_its_output(queue: JobQueu
     assert await tokens_of(queue, ids[0]) == (1, 2)
     with pytest.raises(Fenced):
         await queue.commit(old, [row(ids[0], 2, [3])])
-    assert not await queue.renew(old)
+    assert not (await queue.renew(old)).is_ours
     assert not await queue.release(old)
     assert await queue.commit(new, [row(ids[0], 2, [3])]) == [APPLIED]
 
@@ -65,7 +65,7 @@ async def test_an_expired_lease_that_nobody_took_goes_on(queue: JobQueue) -> Non
             await asyncio.sleep(0.001)
     assert await queue.commit(lease, [row(job_id, 0, [1])]) == [APPLIED]
     lasting = Lease(lease.worker_id, lease.holder, lease.epoch, 60_000)
-    assert await queue.renew(lasting)
+    assert (await queue.renew(lasting)).is_ours
     assert await queue.acquire("worker", "another", 60_000) is None
 
 
@@ -75,7 +75,7 @@ async def test_release_gives_back_what_is_claimed_and_fences(queue: JobQueue) ->
     assert await queue.release(lease)
     with pytest.raises(Fenced):
         await queue.commit(lease, [row(job_id, 0, [1])])
-    assert not await queue.renew(lease)
+    assert not (await queue.renew(lease)).is_ours
     assert await queue.num_queued() == 1
 
 
@@ -112,10 +112,11 @@ async def test_a_lane_tells_how_long_a_step_takes(queue: JobQueue) -> None:
 
     lease = await lease_on(queue)
     assert await step_us() == 0
-    assert await queue.renew(lease, 12_000)
+    assert (await queue.renew(lease, 12_000)).is_ours
     assert await step_us() == 12_000
-    assert await queue.renew(lease)
-    assert await step_us() == 12_000, "not measured since"
+    assert (await queue.renew(lease)).is_ours
+    assert await step_us() == 0, "not known any more"
+    assert (await queue.renew(lease, 12_000)).is_ours
     await lease_on(queue)
     assert await step_us() == 0, "it may be another model now"
 
@@ -132,7 +133,7 @@ async def test_jobs_of_a_worker_that_never_comes_back_wait_again(
                 await asyncio.sleep(0.001)
         assert [job.spec.job_id for job in await queue.jobs(state="queued")] == [lost]
         assert [job.spec.job_id for job in await queue.jobs(state="running")] == [kept]
-        assert not await queue.renew(dead)
+        assert not (await queue.renew(dead)).is_ours
         assert (await queue.sweep()).num_given_up == 0
 
 
@@ -142,7 +143,7 @@ async def test_a_lease_within_its_grace_is_left_alone(queue: JobQueue) -> None:
         while await queue.workers():
             await asyncio.sleep(0.001)
     assert (await queue.sweep()).num_given_up == 0
-    assert await queue.renew(lease)
+    assert (await queue.renew(lease)).is_ours
 
 
 @pytest.mark.parametrize(("worker", "holder"), [("", "holder"), ("worker", "")])

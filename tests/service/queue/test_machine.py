@@ -218,7 +218,7 @@ class QueueMachine(RuleBasedStateMachine):
         lease = self.stale[number % len(self.stale)]
         job_id = self.job(number)
         if act == "renew":
-            assert not self.run(self.queue.renew(lease))
+            assert not self.run(self.queue.renew(lease)).is_ours
             return
         if act == "release":
             assert not self.run(self.queue.release(lease))

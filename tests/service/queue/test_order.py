@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from redis import Redis
 
 from protos.job import Finish
-from scheduler_svc.order import FairShares, Lengths, time_rank
+from scheduler_svc.order import FairShares, Lengths, Policy, time_rank
 from scheduler_svc.queue import JobQueue, Order
 from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
@@ -161,8 +161,18 @@ async def test_lengths_in_redis_are_those_of_the_twin(queue: JobQueue) -> None:
     assert 1.0 < await queue.estimate("d", 100) < 50.0
 
 
+async def test_too_few_outputs_tell_nothing(queue: JobQueue) -> None:
+    lease = await lease_on(queue)
+    ids = await submit(queue, 8, tenant="a")
+    await claim_ids(queue, lease, 8)
+    await queue.commit(lease, [row(job_id, 0, [1, 2], STOP) for job_id in ids[1:]])
+    assert await queue.estimate("a", 9) is None
+    await queue.commit(lease, [row(ids[0], 0, [1, 2], STOP)])
+    assert await queue.estimate("a", 9) == await queue.estimate("b", 9) == 2.0
+
+
 async def test_the_estimate_ranks_short_jobs_first(redis_url: str, model: str) -> None:
-    order = Order(policy="priority", remaining_weight=1e4)
+    order = Order(policy="priority", remaining_weight=1e3)
     async with JobQueue(redis_url, model, order=order) as queue:
         lease = await lease_on(queue)
         for tenant, num_tokens in (("short", 2), ("long", 90)):
@@ -175,12 +185,49 @@ async def test_the_estimate_ranks_short_jobs_first(redis_url: str, model: str) -
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"wait_weight": 0.0}, {"tenant_weights": {"a": 0.0}}, {"priority_weight": float("nan")}],
+    ("wrong", "name"),
+    [
+        ({"wait_weight": 0.0}, "wait_weight"),
+        ({"tenant_weights": {"a": 0.0}}, r"tenant_weights\['a'\]"),
+        ({"tenant_weights": {"a": 1.0, "b": 1e18}}, r"tenant_weights\['b'\]"),
+        ({"tenant_weights": {"a": 1e-306}}, r"tenant_weights\['a'\]"),
+        ({"remaining_weight": 1e4}, "remaining_weight"),
+        ({"priority_weight": -1.0}, "priority_weight"),
+        ({"priority_weight": float("nan")}, "priority_weight"),
+    ],
 )
-def test_an_order_that_starves_somebody_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="weights"):
+def test_an_order_that_starves_somebody_is_refused(wrong: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
         Order(**wrong)
+
+
+def test_an_order_may_ignore_length_and_priority() -> None:
+    order = Order(policy="priority", remaining_weight=0.0, priority_weight=0.0)
+    assert time_rank(order, 5.0, 10, 3.0) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("policy", "ranks", "number"),
+    [
+        ("fcfs", [], 0),
+        ("fcfs", [3.0, 3.5, 4.0, 4.1], 3),
+        ("fair", [3.0, 2051.0, 2051.5], 2),
+        ("priority", [0.0] * 40, 16),
+    ],
+)
+def test_who_may_change_places(policy: Policy, ranks: list[float], number: int) -> None:
+    assert Order(policy=policy).num_comparable(ranks) == number
+
+
+@given(st.lists(st.floats(1.0, 500.0), min_size=1), st.floats(0.0, 100.0))
+def test_newcomers_pass_a_tag_for_a_bounded_time(costs: list[float], distance: float) -> None:
+    """Each is of a tenant who never came before, and is claimed as it comes."""
+    shares, num_passed = FairShares(), 0
+    while shares.virtual_time < distance:
+        cost = costs[num_passed % len(costs)]
+        shares.claimed(shares.submit(f"new{num_passed}", 1.0, cost), cost)
+        num_passed += 1
+    assert num_passed <= 64 * distance / min(costs) + 1
 
 
 services = st.lists(st.tuples(st.sampled_from("ab"), st.floats(1.0, 500.0)), max_size=60)
@@ -199,6 +246,6 @@ def test_backlogged_tenants_share_by_weight(jobs: list[tuple[str, float]], weigh
     waiting.sort()
     while {tenant for _, _, tenant, _ in waiting} == {"a", "b"}:
         rank, _, tenant, cost = waiting.pop(0)
-        shares.claimed(rank)
+        shares.claimed(rank, cost / weight_of[tenant])
         served[tenant] += cost / weight_of[tenant]
         assert abs(served["a"] - served["b"]) <= sum(largest.values()) + 1e-6

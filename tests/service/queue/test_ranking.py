@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from scheduler_svc.order import Policy
-from scheduler_svc.queue import JobQueue, Order, ranking
+from scheduler_svc.queue import JobQueue, Order, Renewal, ranking
 from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
     APPLIED,
@@ -156,3 +156,25 @@ async def test_workers_that_come_while_an_order_is_adopted(
             jobs = await new.claim(await lease_on(new), FINGERPRINT, 2)
     assert {job.spec.job_id for job in jobs} == {held, waits}
     assert all(job.rank < 1e6 for job in jobs)
+
+
+async def test_a_lane_learns_that_jobs_were_ranked_anew(redis_url: str, model: str) -> None:
+    """Against when its lease was acquired: whoever acquires it again goes on."""
+    weighted = Order(policy="fair", tenant_weights={"a": 2.0})
+    async with (
+        JobQueue(redis_url, model, order=Order(policy="fair")) as first,
+        JobQueue(redis_url, model, order=weighted) as same_tags,
+        JobQueue(redis_url, model) as other,
+    ):
+        await first.adopt_order()
+        lease = await lease_on(first)
+        for queue in (first, same_tags):
+            await queue.adopt_order()
+            assert await first.renew(lease) == Renewal(is_ours=True, is_in_order=True)
+        await other.adopt_order()
+        assert await first.renew(lease) == Renewal(is_ours=True, is_in_order=False)
+        await first.adopt_order()
+        assert await first.renew(lease) == Renewal(is_ours=True, is_in_order=False)
+        again = await lease_on(first)
+        assert await first.renew(again) == Renewal(is_ours=True, is_in_order=True)
+        assert await first.renew(lease) == Renewal(is_ours=False, is_in_order=False)

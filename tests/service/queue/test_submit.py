@@ -50,6 +50,14 @@ async def test_one_idempotency_key_is_one_job_however_many_submit_it(queue: JobQ
     assert await queue.num_queued() == 1
 
 
+async def test_a_key_is_known_once_its_job_is_there(queue: JobQueue) -> None:
+    assert not await queue.is_known("t", "key")
+    await queue.submit(spec(tenant="t", idempotency_key="key"))
+    assert await queue.is_known("t", "key")
+    assert not await queue.is_known("u", "key")
+    assert not await queue.is_known("t", "")
+
+
 async def test_tenants_do_not_share_idempotency_keys(queue: JobQueue) -> None:
     first = await queue.submit(spec(tenant="a", idempotency_key="bc"))
     second = await queue.submit(spec(tenant="ab", idempotency_key="c"))
