@@ -19,12 +19,12 @@ from bench.batching_report import print_report
 from bench.batching_systems import BASELINE, DEFAULT, Budgets, System, parse_systems
 from bench.batching_targets import targets
 from bench.calibration import Calibration
-from bench.extras import require
 from bench.figure_steps import mean_period_ms
 from bench.lengths import ShareGPTLengths
 from bench.load import Outcome, burst
 from bench.measured import machine, ratios
 from bench.service_run import Bed, ServiceRun
+from bench.simulator.extras import require
 from bench.workload import BenchJob, random_jobs, static_bound
 from protos.errors import InvalidRequest, StepserveError
 from stepserve import AsyncClient

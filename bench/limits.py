@@ -7,15 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def is_missed(found: Mapping[str, Any]) -> bool:
-    """Say whether what ``at_least`` or ``at_most`` found is on the wrong side of its bound."""
-    value = found["value"]
-    return not found.get("at_least", -math.inf) <= value <= found.get("at_most", math.inf)
-
-
 def with_limit(found: Mapping[str, Any], limit: str) -> dict[str, Any]:
     """Return what was found, and where the target was missed the sentence that says why."""
-    return {**found, "limit": limit} if is_missed(found) else dict(found)
+    return dict(found) if found["is_met"] else {**found, "limit": limit}
 
 
 def of_speeds(ours: str, theirs: str, figures: Mapping[str, Mapping[str, float]]) -> str:

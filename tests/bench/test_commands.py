@@ -68,7 +68,7 @@ def test_batching_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(Bed, "measure", lambda *_, **__: pytest.fail("measured"))
     monkeypatch.setattr(
-        "bench.extras.find_spec", lambda name: None if name == package else object()
+        "bench.simulator.extras.find_spec", lambda name: None if name == package else object()
     )
     with pytest.raises(StepserveError, match=rf"{package}: pip install 'stepserve\[bench\]'"):
         parse(["bench", "batching", flag]).run()
