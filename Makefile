@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
+PEER_PYTHON ?=
+RESULTS ?= bench/results/$(shell date +%F)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -22,7 +24,7 @@ test test-long: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format protos bench setup clean
+.PHONY: help demo test test-long check format protos bench figures setup clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +54,12 @@ protos: setup ## Generate the Python code of the two protos again.
 
 bench: setup ## Run the benchmarks; the last line is a JSON object with the figures.
 	$(BIN)/stepserve bench
+
+figures: setup ## Measure what the README states, half an hour on a quiet machine; PEER_PYTHON: one that has vLLM.
+	$(BIN)/stepserve bench core --out $(RESULTS)-core.json $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(BIN)/stepserve bench batching --out $(RESULTS)-batching.json --picture $(RESULTS)-batching.svg
+	$(BIN)/stepserve bench policies --out $(RESULTS)-policies.json
+	-$(BIN)/stepserve simulate --scenario all --out $(RESULTS)-simulated.json
 
 setup: $(STAMP) ## Create the virtual environment and install everything into it.
 
