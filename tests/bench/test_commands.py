@@ -33,7 +33,7 @@ def test_batching(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Each job's tokens come one a step, whatever the batch; every step has a row.
     num_tokens = 12 * found["workload"]["mean_output_tokens"]
     for figures in (static, paged):
-        assert figures["num_steps"] * figures["rows_per_step"] >= num_tokens
+        assert round(figures["num_steps"] * figures["rows_per_step"]) >= round(num_tokens)
         assert 0 < figures["occupancy"] <= 1
     assert static["num_steps"] > paged["num_steps"]
     assert static["padded_share"] > paged["padded_share"] == 0

@@ -115,7 +115,9 @@ def test_every_process_killed_and_started_again_goes_on(checkpoint: Path, tmp_pa
         prompt_token_ids=[1, 2, 3],
         sampling=SamplingParams(temperature=1.0, seed=99, max_tokens=300, ignore_eos=True),
     )
-    flags: dict[str, Any] = {**FLAGS, "data_dir": tmp_path / "data"}
+    # Exact in float64 only: in float32 a draw that falls within rounding of two tokens' border
+    # may go either way when what was decoded is computed again as a prompt.
+    flags: dict[str, Any] = {**FLAGS, "data_dir": tmp_path / "data", "dtype": "float64"}
     with serve(checkpoint, **flags) as served, Client(served.target) as client:
         whole = client.complete(sampled)
         job_ids = [client.submit(job.request()) for job in asked]
@@ -125,7 +127,7 @@ def test_every_process_killed_and_started_again_goes_on(checkpoint: Path, tmp_pa
         kill_everything(served)
     with serve(checkpoint, **flags) as served, Client(served.target) as client:
         *outputs, again = follow(client, job_ids)
-    compare_all(outputs, checkpoint, asked, "float32")
+    assert compare_all(outputs, checkpoint, asked, "float64") == 0
     assert tuple(again.token_ids) == whole.outputs[0].token_ids
 
 
