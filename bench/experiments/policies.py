@@ -48,7 +48,7 @@ class PolicyBench(BaseSettings):
     capacity_jobs: int = Field(160, ge=2, description="jobs that the capacity is measured with")
     scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
     long_prompt: int = Field(1500, ge=1, description="tokens of a long prompt, for split-fuse")
-    split_fuse_tokens: int = Field(128, ge=1, description="tokens in a step, with split-fuse")
+    split_fuse_tokens: int = Field(224, ge=1, description="tokens in a step, with split-fuse")
     attention: Literal["padded", "grouped", "paged"] = Field("paged", description="for all")
     batch_size: int = Field(16, ge=1, description="rows at most")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for all")
