@@ -69,7 +69,8 @@ def _problems(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return str(error)
     return "; ".join(
-        f"--{'.'.join(map(str, problem['loc'])).replace('_', '-')}: "
-        f"{problem['msg'].removeprefix('Value error, ')}"
+        # What concerns several options at once names them itself.
+        (f"--{'.'.join(map(str, problem['loc'])).replace('_', '-')}: " if problem["loc"] else "")
+        + problem["msg"].removeprefix("Value error, ")
         for problem in error.errors(include_url=False, include_input=False)
     )

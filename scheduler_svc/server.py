@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from protos.errors import StepserveError, Unavailable
@@ -45,6 +46,8 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
 
     Raises StepserveError where the model or Redis is not there, or the address is taken.
     """
+    for directory in filter(None, (settings.record_dir, settings.record_events_dir)):
+        _make_directory(directory)
     card = await asyncio.to_thread(ModelCard.load, settings.model, settings.model_name or None)
     limits = QueueLimits(
         max_queued_jobs=settings.max_queued_jobs,
@@ -80,6 +83,14 @@ def redis_url(settings: SchedulerSettings) -> str:
             "or use `stepserve up`, which starts one"
         )
     return url
+
+
+def _make_directory(directory: str) -> None:
+    """Make it where it is not there. Raises StepserveError where that can't be done."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StepserveError(f"can't record into {directory}: {error.strerror}") from None
 
 
 async def _prepare(queue: JobQueue, settings: SchedulerSettings) -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from protos.errors import StepserveError
 from scheduler_svc.lanes import resolve
 from scheduler_svc.queue import JobQueue, Order
 from scheduler_svc.server import scheduler
@@ -102,3 +103,16 @@ async def test_jobs_outlive_another_order(checkpoint: Path, redis_url: str) -> N
                 await other.adopt_order()
             for job in asyncio.as_completed(jobs):
                 assert (await job).outputs[0].token_ids == alone.outputs[0].token_ids
+
+
+@pytest.mark.parametrize("name", ["record_dir", "record_events_dir"])
+async def test_what_cannot_be_recorded_into_is_said_at_once(
+    checkpoint: Path, redis_url: str, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    settings = SchedulerSettings(
+        model=str(checkpoint), port=0, redis_url=redis_url, **{name: str(tmp_path / "file")}
+    )
+    with pytest.raises(StepserveError, match="can't record into"):
+        async with scheduler(settings):
+            pass
