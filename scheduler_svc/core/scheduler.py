@@ -172,7 +172,9 @@ class Core:
         """
         num_places, roster = self._config.num_places, self._roster
         if self._config.batching == "static":
-            return Claim(max(0, num_places - len(roster.waiting)))
+            # Who was preempted and is on its way back will wait as well.
+            num_wanted = min(num_places - len(roster.waiting), 2 * num_places - len(roster.live))
+            return Claim(max(0, num_wanted))
         num_free = num_places - len(roster.live)
         num_ahead = -(-num_places // AHEAD_DIVISOR) if self._is_backlogged else 0
         if num_free + num_ahead > 0:
