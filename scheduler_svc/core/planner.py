@@ -128,16 +128,16 @@ class Planner:
         if not waiting or margin == math.inf or self._config.batching == "static":
             return
         first = waiting[0]
+        cached = self._cached_blocks(first)
         has_place = len(running) < self._config.num_places
-        if has_place and self._fits(first, self._cached_blocks(first), self._num_coming()):
+        if has_place and self._fits(first, cached, self._num_coming()):
             return
         candidates = [s for s in running.values() if s.rank - first.rank > margin]
-        if candidates and self._num_wanted_by(first) <= self._num_coming(candidates):
+        if candidates and self._num_wanted_by(first, cached) <= self._num_coming(candidates):
             self._preempt(victim.cheapest(candidates))
 
-    def _num_wanted_by(self, sequence: Sequence) -> int:
-        """Free blocks that it takes to let it in."""
-        cached = self._cached_blocks(sequence)
+    def _num_wanted_by(self, sequence: Sequence, cached: list[int]) -> int:
+        """Free blocks that it takes to let it in behind the ``cached`` ones."""
         wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
         return wanted + self._pool.num_idle(cached)
 
@@ -186,7 +186,7 @@ class Planner:
         next victim, and its prompt computed for nothing. Alone it fits in any case.
         """
         running = self._roster.running
-        if self._num_wanted_by(sequence) + len(running) > num_free:
+        if self._num_wanted_by(sequence, cached) + len(running) > num_free:
             return False
         if self._outlook is None:
             self._outlook = self._room.outlook(running.values())

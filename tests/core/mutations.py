@@ -197,8 +197,8 @@ MUTANTS = (
     Mutant(
         "no block is left to grow by",
         PLANNER,
-        "self._num_wanted_by(sequence) + len(running) > num_free",
-        "self._num_wanted_by(sequence) > num_free",
+        "self._num_wanted_by(sequence, cached) + len(running) > num_free",
+        "self._num_wanted_by(sequence, cached) > num_free",
     ),
     Mutant(
         "one place too many",
