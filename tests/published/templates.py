@@ -28,7 +28,8 @@ LLAMA3 = (
 LLAMA31 = (
     "{{- bos_token }}\n{%- if not date_string is defined %}\n"
     '    {%- if strftime_now is defined %}\n        {%- set date_string = strftime_now("%Y") %}\n'
-    '    {%- else %}\n        {%- set date_string = "26 Jul 2024" %}\n    {%- endif %}\n{%- endif %}\n'
+    '    {%- else %}\n        {%- set date_string = "26 Jul 2024" %}\n'
+    "    {%- endif %}\n{%- endif %}\n"
     "{%- if messages[0]['role'] == 'system' %}\n"
     "    {%- set system_message = messages[0]['content']|trim %}\n"
     "    {%- set messages = messages[1:] %}\n"
@@ -70,7 +71,7 @@ QWEN3 = (
     "        {%- set ns.last_query_index = index %}\n    {%- endif %}\n{%- endfor %}\n"
     "{%- for message in messages %}\n"
     "    {%- if (message.role == 'user') or (message.role == 'system' and not loop.first) %}\n"
-    "        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n"
+    "        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\n"
     "    {%- elif message.role == 'assistant' %}\n"
     "        {%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}\n"
     "        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}\n"
@@ -90,7 +91,8 @@ ZEPHYR = (
     "{% endfor %}"
 )
 DEEPSEEK = (
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
+    "{% if not add_generation_prompt is defined %}"
+    "{% set add_generation_prompt = false %}{% endif %}"
     "{% set ns = namespace(system_prompt='') %}{%- for message in messages %}"
     "{%- if message['role'] == 'system' %}{% set ns.system_prompt = message['content'] %}"
     "{%- endif %}{%- endfor %}{{bos_token}}{{ns.system_prompt}}{%- for message in messages %}"

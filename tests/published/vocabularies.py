@@ -18,7 +18,6 @@ from tokenizers import (
     processors,
 )
 from tokenizers.trainers import BpeTrainer
-from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
 TEXTS = (
     "Once upon a time there was a small dog. It liked to run, and to stop; didn't it? Yes!",
@@ -128,8 +127,11 @@ def sentencepiece_bpe(controls: Sequence[str] = ()) -> Tokenizer:
 
 def write_sentencepiece(path: Path) -> None:
     """Write the same pieces as a SentencePiece model: what ``tokenizer.model`` is."""
+    # Its messages can be registered once only, so by those whom transformers asks for them.
+    from sentencepiece import sentencepiece_model_pb2
+
     vocab, _ = _pieces()
-    model = sentencepiece.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()
     model.trainer_spec.model_type = 2  # BPE
     model.trainer_spec.byte_fallback = True
     model.trainer_spec.vocab_size = len(vocab)
