@@ -8,7 +8,7 @@ import signal
 import sys
 from uuid import uuid4
 
-from protos.command_line import parse_settings
+from protos.command_line import parse_settings, print_any_character
 from protos.errors import StepserveError
 from worker_svc.address import check_address
 from worker_svc.settings import WorkerSettings
@@ -49,6 +49,7 @@ def run(settings: WorkerSettings) -> int:
 
 
 def main() -> int:
+    print_any_character()
     try:
         return run(parse_settings(WorkerSettings, PROG, sys.argv[1:]))
     except KeyboardInterrupt:
