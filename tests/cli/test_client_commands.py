@@ -139,7 +139,7 @@ async def test_what_standard_output_cannot_encode_is_replaced(
 async def test_jobs_are_listed_whatever_their_tenants_are_called(
     served: Served, encoding: str
 ) -> None:
-    await run(served, ["ab"], "submit", "hello", f"--tenant={ODD}")
+    await run(served, ["ab"], "submit", "hello", f"--tenant=[/x] {ODD}")
     done = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "stepserve.cli", "jobs", f"--target={served.address}"),
         stdout=asyncio.subprocess.PIPE,
@@ -148,4 +148,5 @@ async def test_jobs_are_listed_whatever_their_tenants_are_called(
     )
     out, errors = await done.communicate()
     assert done.returncode == 0, errors
+    assert "[/x] na" in out.decode(encoding)
     assert "? ? end" in out.decode(encoding)
