@@ -73,7 +73,7 @@ def added(name: str, prompt: list[int], output: list[int]) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_pieces_are_what_the_output_adds(name: str, data: st.DataObject) -> None:
     prompt, output = data.draw(random_ids(name, 30)), data.draw(random_ids(name, 40))
@@ -110,7 +110,7 @@ def test_of_a_long_prompt_the_end_is_kept() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama_bpe", "unigram", "word_level cleaned", "byte_level"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_stop_strings_are_found_in_what_the_output_adds(name: str, data: st.DataObject) -> None:
     prompt, output = data.draw(random_ids(name, 12)), data.draw(random_ids(name, 20))
@@ -132,7 +132,7 @@ def test_stop_strings_are_found_in_what_the_output_adds(name: str, data: st.Data
     assert shown == text[: text.find(stop)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.text(alphabet=" '.,?!nt msvré", max_size=24), st.lists(st.integers(0, 24), max_size=4))
 @example("x n ' t", [3])
 @example("a ' ' s n't", [4, 5])
