@@ -108,7 +108,7 @@ class InferenceService(wire.InferenceServicer):
             return await self._queue.submit(spec)
 
     async def _send(self, context: Any, job: JobSnapshot, offset: int, offsets: Any) -> None:
-        starts = stream.check_offsets(job, offset, offsets, self._card.max_context)
+        starts = stream.check_offsets(job, offset, offsets)
         async for event in stream.events(self._hub, job, starts, self._card.tokenizer):
             await context.write(wire.encode_event(event))
 

@@ -1,0 +1,43 @@
+"""Where logs begin: a level that there is, or a refusal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from protos.errors import StepserveError
+from protos.logs import VARIABLE, start_logging
+
+
+@pytest.fixture
+def _bare_root() -> Iterator[None]:
+    """A root logger as a fresh process has it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("_bare_root")
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [(None, logging.INFO), ("", logging.INFO), ("debug", logging.DEBUG), ("ERROR", logging.ERROR)],
+)
+def test_the_level_is_the_variables(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, level: int
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(VARIABLE, value)
+    start_logging()
+    assert logging.getLogger().level == level
+
+
+def test_a_level_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "loud")
+    with pytest.raises(StepserveError, match="STEPSERVE_LOG_LEVEL is 'LOUD', not one of CRITICAL"):
+        start_logging()
