@@ -12,17 +12,13 @@ from protos.logs import VARIABLE, start_logging
 
 
 @pytest.fixture
-def _bare_root() -> Iterator[None]:
-    """A root logger as a fresh process has it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()
+def _level() -> Iterator[None]:
+    level = logging.getLogger().level
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    logging.getLogger().setLevel(level)
 
 
-@pytest.mark.usefixtures("_bare_root")
+@pytest.mark.usefixtures("_level")
 @pytest.mark.parametrize(
     ("value", "level"),
     [(None, logging.INFO), ("", logging.INFO), ("debug", logging.DEBUG), ("ERROR", logging.ERROR)],
@@ -30,6 +26,8 @@ def _bare_root() -> Iterator[None]:
 def test_the_level_is_the_variables(
     monkeypatch: pytest.MonkeyPatch, value: str | None, level: int
 ) -> None:
+    # As in a fresh process: nobody listens yet.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.delenv(VARIABLE, raising=False)
     if value is not None:
         monkeypatch.setenv(VARIABLE, value)

@@ -83,7 +83,10 @@ def test_it_is_ready_it_serves_and_a_signal_ends_it(small_checkpoint: Path) -> N
         assert process.stdout is not None
         assert process.stdout.read() == ""
         assert process.stderr is not None
-        said = [line.partition(" INFO ")[2].partition(": ")[2] for line in process.stderr]
+        said = [
+            line.partition(" INFO ")[2].partition(": ")[2]
+            for line in process.stderr.read().splitlines()
+        ]
     assert said == [
         f"worker {info.incarnation} holds tiny: float32 on cpu with torch kernels, "
         f"{info.fingerprint[:12]}",
