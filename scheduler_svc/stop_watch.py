@@ -30,7 +30,8 @@ class StopWatch:
 
     def _finder(self, tokenizer: Tokenizer, admission: Admission) -> StopFinder:
         sampling = self._specs[admission.job_id].sampling
-        finder = StopFinder(tokenizer, sampling.stop, sampling.stop_token_ids)
+        prompt_ids = admission.token_ids[: admission.num_prompt_tokens]
+        finder = StopFinder(tokenizer, sampling.stop, sampling.stop_token_ids, prompt_ids)
         finder.feed(list(admission.token_ids[admission.num_prompt_tokens :]))
         return finder
 

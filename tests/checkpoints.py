@@ -126,12 +126,17 @@ def make_checkpoint(
 ) -> Path:
     """Write a checkpoint of ``VARIANTS[variant]`` with random weights into ``directory``."""
     model = AutoModelForCausalLM.from_config(VARIANTS[variant]())
+    randomize(model, seed)
+    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
+    return directory
+
+
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Draw every weight of ``model`` anew."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(_random_weight(name, weight, generator))
-    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
-    return directory
 
 
 def _random_weight(name: str, weight: Tensor, generator: torch.Generator) -> Tensor:

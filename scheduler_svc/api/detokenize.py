@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from scheduler_svc.api.clean_up import CleanUp, beyond
 from scheduler_svc.api.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -25,19 +26,34 @@ MAX_EAGER_RUN = 64
 
 
 class Detokenizer:
-    """The text of one output.
+    """The text of one output after ``prompt_ids``.
 
     The text after some tokens depends on nothing but these tokens, not on how they
     were fed. All pieces and then ``rest()`` concatenate to exactly
-    ``tokenizer.decode(all tokens)``; ``hidden_ids`` are left out of it.
+    ``tokenizer.decode(prompt and output)`` less ``tokenizer.decode(prompt)``: a decoder
+    may strip the first space of a text, but no output is the first where there is a
+    prompt. Where the output changes the prompt's end (it completes a character, say),
+    what changed belongs to it. ``hidden_ids`` are left out of the output's text.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, hidden_ids: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        hidden_ids: Collection[int] = (),
+        prompt_ids: Sequence[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._hidden_ids = frozenset(hidden_ids)
         self._window: list[int] = []
         self._num_settled = 0  # tokens of the window before a run of bytes at its end
-        self._num_shown = 0  # characters of the settled tokens' text that were returned
+        self._shown = ""  # of the window's text: the prompt's, and what was returned
+        self._clean_up: CleanUp | None = None
+        if tokenizer is not None:
+            self._window = _context(tokenizer, prompt_ids)
+            self._num_settled = self._settled_after(len(self._window), tokenizer.byte_ids)
+            self._shown = tokenizer.spell(self._window)
+            if tokenizer.clean_up is not None:
+                self._clean_up = CleanUp(tokenizer.clean_up, self._shown)
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Return the text that is certain now and was not before."""
@@ -51,24 +67,31 @@ class Detokenizer:
             return ""
         self._num_settled = num_settled
         text = self._certain(tokenizer, 0)
-        piece = text[self._num_shown :]
-        self._num_shown = max(self._num_shown, len(text))
-        if num_settled > MAX_WINDOW:
+        piece = beyond(self._shown, text)
+        if piece:
+            self._shown = text
+        if num_settled > MAX_WINDOW and self._shown == text:
             self._shrink(tokenizer)
-        return piece
+        return piece if self._clean_up is None else self._clean_up.feed(piece)
 
     def rest(self) -> str:
         """Return what was held back: it is the rest of the text if no token follows."""
-        if self._tokenizer is None:
-            return ""
-        return self._tokenizer.decode(self._window)[self._num_shown :]
+        return self._cleaned(self._spelled_rest())
 
     def probable_rest(self) -> str:
         """Return ``rest()`` if it is made of whole characters, else nothing."""
         if len(self._window) - self._num_settled > MAX_EAGER_RUN:
             return ""
-        rest = self.rest()
-        return "" if REPLACEMENT in rest else rest
+        rest = self._spelled_rest()
+        return "" if REPLACEMENT in rest else self._cleaned(rest)
+
+    def _spelled_rest(self) -> str:
+        if self._tokenizer is None:
+            return ""
+        return beyond(self._shown, self._tokenizer.spell(self._window))
+
+    def _cleaned(self, rest: str) -> str:
+        return rest if self._clean_up is None else self._clean_up.rest(rest)
 
     def _settled_after(self, num_new: int, byte_ids: frozenset[int]) -> int:
         for end in range(len(self._window), len(self._window) - num_new, -1):
@@ -77,7 +100,7 @@ class Detokenizer:
         return self._num_settled
 
     def _certain(self, tokenizer: Tokenizer, start: int) -> str:
-        text = tokenizer.decode(self._window[start : self._num_settled])
+        text = tokenizer.spell(self._window[start : self._num_settled])
         # Without runs of bytes only a character cut short at the end can still change,
         # and it decodes to one replacement character.
         if not tokenizer.byte_ids and text.endswith(REPLACEMENT):
@@ -92,4 +115,19 @@ class Detokenizer:
         if text:
             self._window = self._window[start:]
             self._num_settled -= start
-            self._num_shown = len(text)
+            self._shown = text
+
+
+def _context(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> list[int]:
+    """Return the prompt's last tokens, as many as make their text what it is in the whole."""
+    context: list[int] = []
+    num_needed = KEPT_WINDOW
+    for token_id in reversed(prompt_ids):
+        if token_id not in tokenizer.text_ids:
+            continue
+        context.append(token_id)
+        if len(context) >= num_needed and token_id not in tokenizer.byte_ids:
+            if tokenizer.spell(context[::-1]):
+                break
+            num_needed *= 2
+    return context[::-1]

@@ -1,41 +1,33 @@
-"""What the api must know of a model, read from its checkpoint's JSON files alone."""
+"""What the api must know of a model, read from its checkpoint's text files alone."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as Backend
-
 from modelfiles.directory import CheckpointError, locate, name_of, read_json
 from modelfiles.end_tokens import read_end_tokens
 from modelfiles.facts import ModelFacts, read_facts
-from scheduler_svc.api.chat import CardError, ChatTemplate
+from scheduler_svc.api.chat import ChatTemplate
+from scheduler_svc.api.pretrained import VOCABULARY_FILES, CardError, load_pretrained
 from scheduler_svc.api.tokenizer import Tokenizer
 
-# What is downloaded of a hub's model.
-PATTERNS = ("*.json", "*.jinja")
-_SPECIAL_NAMES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
+_TEXT_FILES = ("*.json", "*.jinja", *VOCABULARY_FILES)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """A served model. ``max_context`` is prompt and output tokens together.
 
-    A checkpoint without tokenizer.json has no ``tokenizer``: it takes and gives token
-    ids only. ``tokenizer_fingerprint`` is the SHA-256 of tokenizer.json, or empty.
+    A checkpoint without a vocabulary has no ``tokenizer``: it takes and gives token ids
+    only. ``tokenizer_fingerprint`` is the SHA-256 of tokenizer.json, or of the vocabulary
+    where there is none, or empty. ``chat_problem`` says why there is no ``chat_template``.
     """
 
     name: str
@@ -45,33 +37,36 @@ class ModelCard:
     tokenizer: Tokenizer | None = None
     tokenizer_fingerprint: str = ""
     chat_template: ChatTemplate | None = None
+    chat_problem: str = "this model has no chat template"
 
     @classmethod
     def load(cls, source: str | Path, name: str | None = None) -> ModelCard:
         """Read the card of the checkpoint in a directory, or of a Hugging Face id.
 
-        Of a Hugging Face model only the JSON and template files are downloaded. The
+        Of a Hugging Face model only the text files are downloaded. The
         default name is the last part of ``source``. Raises CardError with one line.
         """
         folder, facts, end_tokens = _checkpoint(source)
-        special_tokens = _special_tokens(folder)
-        tokenizer, fingerprint = _load_tokenizer(folder, special_tokens)
-        template = _template_source(folder)
+        pretrained = load_pretrained(folder)
+        tokenizer = None if pretrained is None else Tokenizer.of(pretrained)
+        special_tokens = _special_tokens(pretrained)
+        template, problem = _chat_template(folder, pretrained, special_tokens)
         return cls(
             name=name or name_of(source),
             max_context=facts.max_context,
             vocab_size=facts.vocab_size,
             eos_token_ids=_eos_token_ids(end_tokens, tokenizer, special_tokens),
             tokenizer=tokenizer,
-            tokenizer_fingerprint=fingerprint,
-            chat_template=ChatTemplate(template, special_tokens) if template else None,
+            tokenizer_fingerprint=_fingerprint(folder),
+            chat_template=template,
+            chat_problem=problem,
         )
 
 
 def _checkpoint(source: str | Path) -> tuple[Path, ModelFacts, tuple[int, ...] | None]:
     """Where it is, and what both services read of it alike."""
     try:
-        folder = locate(source, PATTERNS)
+        folder = locate(source, _TEXT_FILES)
         facts = read_facts(folder)
         return folder, facts, read_end_tokens(folder, facts.vocab_size)
     except CheckpointError as error:
@@ -88,41 +83,17 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CardError(str(error)) from error
 
 
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """Return the named special tokens: {"bos_token": "<s>", ...}."""
-    config = {
-        **_read_json(folder / "special_tokens_map.json"),
-        **_read_json(folder / "tokenizer_config.json"),
-    }
-    contents = {name: _content(config.get(name)) for name in _SPECIAL_NAMES}
-    return {name: content for name, content in contents.items() if content}
+def _special_tokens(pretrained: Any) -> dict[str, str]:
+    """Return the special tokens that have names: {"bos_token": "<s>", "image_token": ...}."""
+    names = {} if pretrained is None else pretrained.special_tokens_map
+    return {name: str(token) for name, token in names.items() if isinstance(token, str)}
 
 
-def _content(token: Any) -> str:
-    """Return a token's text; files hold it bare or as a serialized AddedToken."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""
-
-
-def _load_tokenizer(
-    folder: Path, special_tokens: Mapping[str, str]
-) -> tuple[Tokenizer | None, str]:
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return None, ""
-    try:
-        source = path.read_bytes()
-        backend = Backend.from_buffer(source)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CardError(f"{path}: {error}") from error
-    # As in transformers: the tokens that the config names are special, and whether BOS is
-    # put in front is tokenizer.json's word alone (add_bos_token is for slow tokenizers).
-    known = [token for token in special_tokens.values() if backend.token_to_id(token) is not None]
-    backend.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in known]
-    )
-    return Tokenizer(backend), hashlib.sha256(source).hexdigest()
+def _fingerprint(folder: Path) -> str:
+    paths = [folder / name for name in VOCABULARY_FILES]
+    contents = [path.read_bytes() for path in paths if path.is_file()]
+    # tokenizer.json, the first of them, holds what is in the others.
+    return hashlib.sha256(b"".join(contents[:1])).hexdigest() if contents else ""
 
 
 def _eos_token_ids(
@@ -138,16 +109,18 @@ def _eos_token_ids(
     return frozenset() if token_id is None else frozenset((token_id,))
 
 
-def _template_source(folder: Path) -> str:
-    """Return the chat template's text: of its own file, or within the tokenizer's config."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = _read_json(folder / name).get("chat_template")
-        if isinstance(template, str):
-            return template
-        if isinstance(template, list):
-            named = {entry["name"]: entry["template"] for entry in template}
-            return str(named.get("default", ""))
-    return ""
+def _chat_template(
+    folder: Path, pretrained: Any, special_tokens: Mapping[str, str]
+) -> tuple[ChatTemplate | None, str]:
+    """Return the template or why there is none, which is no reason not to serve prompts."""
+    source = getattr(pretrained, "chat_template", None)
+    if isinstance(source, dict):
+        source = source.get("default")
+    source = source or _read_json(folder / "chat_template.json").get("chat_template")
+    if not source:
+        return None, ModelCard.chat_problem
+    try:
+        return ChatTemplate(source, special_tokens), ModelCard.chat_problem
+    except CardError as error:
+        log.warning("%s: %s; chats are refused, prompts are served", folder, error)
+        return None, str(error)

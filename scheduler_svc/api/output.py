@@ -22,8 +22,8 @@ MAX_LOGPROBS_EVENT_TOKENS = 64
 class OutputStream:
     """Events of output ``index`` from token ``offset`` on.
 
-    The text of an event is a pure function of the tokens up to its end, so the text
-    before ``offset`` is made as well, and not shown.
+    The text of an event is a pure function of the prompt's and the output's tokens up to
+    its end, so the text before ``offset`` is made as well, and not shown.
     """
 
     def __init__(self, spec: JobSpec, index: int, offset: int, tokenizer: Tokenizer | None) -> None:
@@ -33,7 +33,7 @@ class OutputStream:
         self._start = offset
         self._wants_logprobs = sampling.logprobs >= 0
         # The text of a stop token is not shown.
-        self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids)
+        self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids, spec.prompt_token_ids)
         self._guard = StopGuard(sampling.stop)
         self.num_tokens = 0
         self.has_ended = False

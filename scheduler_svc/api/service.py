@@ -109,7 +109,11 @@ class InferenceService(wire.InferenceServicer):
 
     async def _send(self, context: Any, job: JobSnapshot, offset: int, offsets: Any) -> None:
         starts = stream.check_offsets(job, offset, offsets)
-        async for event in stream.events(self._hub, job, starts, self._card.tokenizer):
+        tokenizer = self._card.tokenizer
+        prompt = await self._queue.prompt(job.spec.job_id)
+        events = stream.events(self._hub, job, starts, tokenizer, prompt)
+        del prompt  # may be long, and a stream, which is open for long, needs its end only
+        async for event in events:
             await context.write(wire.encode_event(event))
 
     async def _snapshot(self, job_id: str) -> JobSnapshot:

@@ -14,13 +14,18 @@ class StopFinder:
     """Finds the first token after which the text contains a stop string.
 
     ``hidden_ids`` are the stop token ids, whose text is not part of the output. Feed all
-    tokens of the output, from offset 0, in any portions: the answer is the same.
+    tokens of the output, from offset 0, in any portions: the answer is the same. A stop
+    string that begins in the prompt is none.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer | None, stops: Sequence[str], hidden_ids: Collection[int] = ()
+        self,
+        tokenizer: Tokenizer | None,
+        stops: Sequence[str],
+        hidden_ids: Collection[int] = (),
+        prompt_ids: Sequence[int] = (),
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, hidden_ids)
+        self._detokenizer = Detokenizer(tokenizer, hidden_ids, prompt_ids)
         self._stops = tuple(stops)
         self._num_kept_chars = max(map(len, stops), default=1) - 1
         self._tail = ""

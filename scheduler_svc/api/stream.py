@@ -37,15 +37,20 @@ def check_offsets(job: JobSnapshot, offset: int, offsets: Sequence[int]) -> list
 
 
 async def events(
-    hub: FollowHub, job: JobSnapshot, offsets: Sequence[int], tokenizer: Tokenizer | None
+    hub: FollowHub,
+    job: JobSnapshot,
+    offsets: Sequence[int],
+    tokenizer: Tokenizer | None,
+    prompt_ids: Sequence[int] = (),
 ) -> AsyncIterator[StreamEvent]:
     """Yield a job's events from the offsets on, until its last output has ended.
 
-    Raises NotFound where the job is forgotten meanwhile.
+    The text goes on after ``prompt_ids``, which a snapshot does not have. Raises NotFound
+    where the job is forgotten meanwhile.
     """
-    outputs = [
-        OutputStream(job.spec, index, offset, tokenizer) for index, offset in enumerate(offsets)
-    ]
+    spec = replace(job.spec, prompt_token_ids=prompt_ids)
+    outputs = [OutputStream(spec, index, offset, tokenizer) for index, offset in enumerate(offsets)]
+    del spec, prompt_ids
     while live := [output for output in outputs if not output.has_ended]:
         logs = await hub.news([output.request() for output in live])
         for output, log in zip(live, logs, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -16,17 +16,19 @@ INLINE_CHARS = 1024
 
 
 class Tokenizer:
-    """tokenizer.json, with what the streaming of text must know about its decoder.
+    """A backend, with what the streaming of text must know about its decoder.
 
     ``text_ids`` are the ids that have text: those with a token that is not special.
     ``byte_ids`` are the tokens that stand for one byte each (SentencePiece's byte
-    fallback); empty where the decoder treats none so.
+    fallback); empty where the decoder treats none so. ``clean_up`` takes spaces before
+    punctuation out of a text; None where the model's texts keep them.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, clean_up: Callable[[str], str] | None = None) -> None:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self.clean_up = clean_up
         vocabulary = backend.get_vocab(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         special = {token_id for token_id, token in added.items() if token.special}
@@ -37,6 +39,18 @@ class Tokenizer:
         if not _has_byte_fallback(json.loads(backend.to_str())["decoder"]):
             self.byte_ids = frozenset()
         self.max_token_chars = max(map(len, vocabulary), default=1)
+
+    @classmethod
+    def of(cls, pretrained: Any) -> Tokenizer:
+        """Return the tokenizer of what transformers loaded."""
+        backend = pretrained.backend_tokenizer
+        # As transformers' own decode: it leaves BPE alone, which never has such spaces.
+        cleans_bpe = (
+            pretrained.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
+        )
+        is_clean = type(backend.model).__name__ == "BPE" and not cleans_bpe
+        cleans = pretrained.clean_up_tokenization_spaces and not is_clean
+        return cls(backend, pretrained.clean_up_tokenization if cleans else None)
 
     def token_id(self, token: str) -> int | None:
         """Return the id of ``token``, or None where it has none."""
@@ -57,6 +71,11 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ``token_ids`` as a whole, without that of special tokens."""
+        text = self.spell(token_ids)
+        return text if self.clean_up is None else self.clean_up(text)
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """Return the text before it is cleaned up."""
         return self._backend.decode(token_ids, skip_special_tokens=True)
 
 

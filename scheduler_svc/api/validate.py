@@ -134,7 +134,7 @@ def _conversation(
 
 async def _rendered(messages: Sequence[Mapping[str, str]], card: ModelCard) -> str:
     if card.chat_template is None:
-        raise InvalidRequest("messages", "this model has no chat template; send a prompt")
+        raise InvalidRequest("messages", f"{card.chat_problem}; send a prompt")
     if sum(len(text) for message in messages for text in message.values()) <= INLINE_CHARS:
         return card.chat_template.render(messages)
     return await asyncio.to_thread(card.chat_template.render, messages)

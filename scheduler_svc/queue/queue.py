@@ -36,6 +36,7 @@ from scheduler_svc.queue.snapshot import (
     JobSnapshot,
     JobState,
     list_snapshots,
+    read_prompt,
     read_snapshot,
 )
 
@@ -162,6 +163,10 @@ class JobQueue:
     async def job(self, job_id: str) -> JobSnapshot | None:
         """None for an unknown job. Raises Corrupt where its record can't be read."""
         return await read_snapshot(self._shard, job_id)
+
+    async def prompt(self, job_id: str) -> Sequence[int]:
+        """A job's prompt, which its snapshot lacks; none for an unknown job. Raises Corrupt."""
+        return await read_prompt(self._shard, job_id)
 
     async def jobs(
         self, *, state: JobState | None = None, tenant: str = "", limit: int = 100

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from protos.job import Finish, JobSpec
-from scheduler_svc.queue.codec import Corrupt, decode_finish, decode_spec
+from scheduler_svc.queue.codec import Corrupt, decode_finish, decode_spec, unpack_u32
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.shard import Shard
 
@@ -52,6 +52,11 @@ async def read_snapshot(shard: Shard, job_id: str) -> JobSnapshot | None:
     """None for an unknown job. Raises Corrupt."""
     records = await _records(shard, [job_id])
     return _snapshot(records[0]) if records else None
+
+
+async def read_prompt(shard: Shard, job_id: str) -> tuple[int, ...]:
+    """The prompt's token ids; none for an unknown job. Raises Corrupt."""
+    return unpack_u32(await shard.link.call("HGET", shard.keys.job(job_id), "prompt") or b"")
 
 
 async def _records(shard: Shard, job_ids: Sequence[str]) -> list[_Record]:
