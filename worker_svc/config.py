@@ -32,9 +32,10 @@ REFUSALS = (
     OSError,
     ValueError,
     TypeError,
-    KeyError,
+    LookupError,
     AttributeError,
     ArithmeticError,
+    RuntimeError,
     StrictDataclassError,
 )
 
@@ -167,6 +168,8 @@ def _rope(path: Path, source: Any) -> tuple[tuple[float, ...], float]:
 def _windows(path: Path, source: Any) -> tuple[int, ...]:
     """Each layer's sliding window: all of Mistral's layers, the layers Qwen's layer_types name."""
     window = int(getattr(source, "sliding_window", None) or 0)
+    if window < 0:
+        raise CheckpointError(f"{path}: sliding_window {window} is negative")
     num_layers = int(source.num_hidden_layers)
     if source.model_type == "llama":
         return (0,) * num_layers

@@ -96,9 +96,10 @@ def test_windows(tmp_path: Path, values: dict[str, Any], windows: tuple[int, ...
     assert read_config(write(tmp_path, values)).windows == windows
 
 
-def test_a_window_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="sliding_window 0"):
-        read_config(write(tmp_path, {**MISTRAL, "sliding_window": 0}))
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_of_nothing_is_refused(tmp_path: Path, window: int) -> None:
+    with pytest.raises(CheckpointError, match=f"sliding_window {window}"):
+        read_config(write(tmp_path, {**MISTRAL, "sliding_window": window}))
 
 
 @pytest.mark.parametrize("values", [LLAMA, MISTRAL, QWEN2, QWEN3], ids=lambda v: v["model_type"])

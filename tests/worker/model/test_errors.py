@@ -99,6 +99,8 @@ def test_broken_config(copy: Path, text: str) -> None:
         ({"rope_parameters": {"rope_type": "nope"}}, "rope type 'nope'"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, "rope factor is '4'"),
         ({"num_attention_heads": 0}, "by zero"),
+        ({"head_dim": -1}, ""),
+        ({"dtype": [1]}, ""),
         ({"eos_token_id": 2.0}, "eos_token_id"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"num_key_value_heads": 3}, "4 attention heads, 3 key-value heads"),
