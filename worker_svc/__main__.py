@@ -15,7 +15,7 @@ from protos.logs import start_logging
 from worker_svc.address import check_address
 from worker_svc.settings import WorkerSettings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("worker_svc")
 
 PROG = "stepserve worker"
 # A step failed: the device or the program is broken, another process may do better.
