@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -41,6 +42,12 @@ def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S
     except (ValidationError, SettingsError) as error:
         print(f"{prog}: {_problems(error)}\n{prog} --help lists the options.", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def print_any_character() -> None:
+    """Let standard output print a replacement for what its encoding lacks, and go on."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 class _Literally:

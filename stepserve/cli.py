@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from pydantic_settings import BaseSettings
 
-from protos.command_line import parse_settings
+from protos.command_line import parse_settings, print_any_character
 from protos.errors import StepserveError
 
 # name: (where its class is, what it does). Imported only when it is called, so that a
@@ -83,6 +83,7 @@ def main() -> int:
     """Run the command line; errors written for the user end with one line and status 1."""
     # Services have handlers of their own; a client unwinds, and stops what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    print_any_character()
     try:
         return parse(sys.argv[1:]).run()
     except StepserveError as error:

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from protos.errors import StepserveError
 from stepserve.ready import ready_fields
-from stepserve.tether import tethered
+from stepserve.tether import PIPED, tethered
 
 STOP_TIMEOUT_S = 15.0
 POLL_INTERVAL_S = 0.1
@@ -79,9 +79,10 @@ class Child:
         process = subprocess.Popen(
             tethered(*self.service.arguments),
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,
-            env={**os.environ, **self.service.environment, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **self.service.environment, **PIPED},
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         return process

@@ -13,7 +13,7 @@ from pathlib import Path
 from protos.errors import StepserveError
 from stepserve.flags import flag
 from stepserve.ready import ready_fields
-from stepserve.tether import tethered
+from stepserve.tether import PIPED, tethered
 
 STOP_TIMEOUT_S = 30.0
 
@@ -42,8 +42,9 @@ def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterato
     process = subprocess.Popen(
         tethered("stepserve.cli", "up", f"--model={model}", "--port=0", *options),
         stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "STEPSERVE_REDIS_URL": redis_url} if redis_url else None,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **PIPED, **({"STEPSERVE_REDIS_URL": redis_url} if redis_url else {})},
     )
     try:
         yield _wait_ready(process)

@@ -14,6 +14,8 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+# For a child whose lines we read: at once, and each character as it is.
+PIPED = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def tethered(module: str, *arguments: str) -> list[str]:

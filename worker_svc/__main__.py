@@ -9,7 +9,7 @@ import signal
 import sys
 from uuid import uuid4
 
-from protos.command_line import parse_settings
+from protos.command_line import parse_settings, print_any_character
 from protos.errors import StepserveError
 from protos.logs import start_logging
 from worker_svc.address import check_address
@@ -55,6 +55,7 @@ def run(settings: WorkerSettings) -> int:
 
 
 def main() -> int:
+    print_any_character()
     try:
         return run(parse_settings(WorkerSettings, PROG, sys.argv[1:]))
     except KeyboardInterrupt:

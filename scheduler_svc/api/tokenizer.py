@@ -36,7 +36,8 @@ class Tokenizer:
         self.byte_ids = frozenset(
             token_id for token, token_id in vocabulary.items() if _BYTE_TOKEN.fullmatch(token)
         )
-        if not _has_byte_fallback(json.loads(backend.to_str())["decoder"]):
+        decoder = backend.decoder
+        if decoder is None or not _has_byte_fallback(json.loads(decoder.__getstate__())):
             self.byte_ids = frozenset()
         self.max_token_chars = max(map(len, vocabulary), default=1)
 
@@ -84,7 +85,6 @@ def _has_byte_fallback(decoder: Any) -> bool:
 
 
 def _parts(decoder: Any) -> Iterator[dict[str, Any]]:
-    if decoder is not None:
-        yield decoder
-        for part in decoder.get("decoders", ()):
-            yield from _parts(part)
+    yield decoder
+    for part in decoder.get("decoders", ()):
+        yield from _parts(part)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from protos.inference import JobInfo
@@ -55,7 +56,7 @@ class Jobs(Connection):
         for name in ("job", "state", "arrived", "prompt", "output", "ended", "tenant"):
             table.add_column(name, no_wrap=name == "job")
         for job in jobs:
-            table.add_row(*_cells(job))
+            table.add_row(*map(escape, _cells(job)))
         Console(width=None if sys.stdout.isatty() else 160).print(table)
         return 0
 

@@ -1,6 +1,6 @@
 """A service of a few lines for the supervisor: it serves a port, and does what it is told.
 
-``python -m tests.cli.small_service [--dies | --stalls | --slow-end] --port=P``
+``python -m tests.cli.small_service [--dies | --stalls | --slow-end | --odd-name] --port=P``
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", port)) as server:
         if "--stalls" not in flags:
             place = f"127.0.0.1:{server.getsockname()[1]}"
-            print(f"ready worker={place} blocks=3 model=My  Model ", flush=True)
+            name = "naïve 模" if "--odd-name" in flags else "My  Model "
+            print(f"ready worker={place} blocks=3 model={name}", flush=True)
         while True:
             time.sleep(3600)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -15,6 +17,7 @@ from protos.job import Finish
 from tests.cli.conftest import command
 from tests.service.api.served import Served
 
+ODD = "naïve 中 🙂 end"
 LENGTH = Finish("length")
 
 
@@ -106,3 +109,44 @@ async def test_jobs_are_submitted_listed_and_cancelled(
         assert [row.split()[0] for row in shown] == expected
     with pytest.raises(NotFound):
         await command("attach", "nonsense", target)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("ascii", "na?ve ? ? end"), ("latin-1", "naïve ? ? end")]
+)
+@pytest.mark.parametrize("name", ["generate", "attach"])
+async def test_what_standard_output_cannot_encode_is_replaced(
+    served: Served, name: str, encoding: str, text: str
+) -> None:
+    """In a process of its own: the encoding is the terminal's, or PYTHONIOENCODING's."""
+    asked = "hello"
+    if name == "attach":
+        _, asked = await run(served, [ODD], "submit", "hello")
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "stepserve.cli", name, asked, f"--target={served.address}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+    )
+    if name == "generate":
+        await play(served, [ODD])
+    out, errors = await done.communicate()
+    assert (done.returncode, out.decode(encoding)) == (0, text), errors
+    assert b"[0: length]" in errors
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+async def test_jobs_are_listed_whatever_their_tenants_are_called(
+    served: Served, encoding: str
+) -> None:
+    await run(served, ["ab"], "submit", "hello", f"--tenant=[/x] {ODD}")
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "stepserve.cli", "jobs", f"--target={served.address}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+    )
+    out, errors = await done.communicate()
+    assert done.returncode == 0, errors
+    assert "[/x] na" in out.decode(encoding)
+    assert "? ? end" in out.decode(encoding)

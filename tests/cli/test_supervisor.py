@@ -79,6 +79,14 @@ def test_a_service_is_ready_when_it_says_so(
     assert capfd.readouterr().err == "[small] not the ready line\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_models_name_is_read_whatever_the_terminal_can_show(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    assert supervisor.start(small("--odd-name")).wait_ready()["model"] == "naïve 模"
+
+
 def test_a_service_that_dies_at_its_start_fails(supervisor: Supervisor) -> None:
     child = supervisor.start(small("--dies"))
     with pytest.raises(ServiceFailed, match="small ended with status 7 at start"):

@@ -62,6 +62,11 @@ def command_lines(pid: int) -> list[str]:
     return [Path(f"/proc/{child}/cmdline").read_text() for child in descendants(pid)]
 
 
+def loads_torch(pid: int) -> bool:
+    """Return whether torch's library is in a process's memory."""
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     """Start the command, with its outputs in pipes."""
     return subprocess.Popen(
@@ -137,9 +142,10 @@ def test_a_killed_worker_and_a_killed_scheduler_lose_nothing(checkpoint: Path) -
         job_ids = [client.submit(job.request()) for job in asked]
         wait_until(lambda: num_tokens(client, job_ids[0]) >= 10, "tokens")
         [worker] = children(served.process.pid, "worker_svc")
+        [scheduler] = children(served.process.pid, "scheduler_svc")
+        assert [loads_torch(pid) for pid in (worker, scheduler)] == [True, False]
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: num_tokens(client, job_ids[0]) >= 60, "tokens of the next worker")
-        [scheduler] = children(served.process.pid, "scheduler_svc")
         os.kill(scheduler, signal.SIGKILL)
         outputs = follow(client, job_ids)
         compare_all(outputs, checkpoint, asked, "float32")

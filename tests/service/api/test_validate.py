@@ -235,6 +235,13 @@ async def test_without_a_tokenizer_only_ids_are_taken(tmp_path: Path) -> None:
             await resolve(card, payload)
 
 
+async def test_a_chat_template_that_is_none_says_so(card: ModelCard) -> None:
+    broken = replace(card, chat_template=None, chat_problem="chat template, line 3: no end")
+    with pytest.raises(InvalidRequest, match="line 3: no end; send a prompt"):
+        await resolve(broken, {"messages": [{"role": "user", "content": "a"}]})
+    assert (await resolve(broken, {"prompt": "Once"})).prompt_token_ids
+
+
 async def test_without_a_chat_template_messages_are_refused(card: ModelCard) -> None:
     plain = replace(card, chat_template=None)
     with pytest.raises(InvalidRequest, match="no chat template"):
