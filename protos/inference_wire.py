@@ -143,7 +143,7 @@ def _assign(wire: Any, name: str, value: Any, path: str) -> None:
             setattr(wire, name, value)
         else:
             getattr(wire, name).extend(value)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(path, f"a {type(value).__name__} that does not fit") from error
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import StepserveError, Unavailable
+from protos.logs import start_logging
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.lane import Shard
@@ -151,12 +152,8 @@ async def _num_workers(queue: JobQueue) -> int:
 
 def run(settings: SchedulerSettings) -> int:
     """Serve; return the exit status: 1 where it cannot be served, with one line saying why."""
-    logging.basicConfig(
-        level=os.environ.get("STEPSERVE_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
     try:
+        start_logging()
         asyncio.run(serve(settings))
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -10,8 +11,11 @@ from uuid import uuid4
 
 from protos.command_line import parse_settings, print_any_character
 from protos.errors import StepserveError
+from protos.logs import start_logging
 from worker_svc.address import check_address
 from worker_svc.settings import WorkerSettings
+
+log = logging.getLogger("worker_svc")
 
 PROG = "stepserve worker"
 # A step failed: the device or the program is broken, another process may do better.
@@ -32,6 +36,7 @@ def run(settings: WorkerSettings) -> int:
     # torch's OpenMP is loaded, so it comes before the import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        start_logging()
         check_address(settings.host, settings.port)
         from worker_svc.assembly import assemble
         from worker_svc.server import serve
@@ -41,6 +46,7 @@ def run(settings: WorkerSettings) -> int:
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
+    log.info("worker %s ends: %s", assembly.info.incarnation, failure or "it was told to")
     if failure:
         print(f"{PROG}: {failure}", file=sys.stderr)
     sys.stdout.flush()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
+from modelfiles.directory import first_line
 from protos.step import WorkerInfo
-from worker_svc.checkpoint import first_line
 from worker_svc.kernels import KernelsUnavailable, select
 from worker_svc.layout import layout_for
 from worker_svc.limits import Limits
@@ -15,6 +16,8 @@ from worker_svc.loading import LoadedModel, load_model
 from worker_svc.room import WorkerUnavailable, make_room
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
     device = _device(settings.device)
     try:
         kernels = select(settings.kernels, device, settings.attention)
-        model = load_model(settings.model, settings.dtype, device, kernels)
+        model = load_model(settings.model, settings.dtype, device, kernels, settings.max_context)
         layout = layout_for(settings.attention, settings.batching)
         limits, cache = make_room(settings, model, layout)
         runner = Runner(model.decoder, cache, limits, layout)
@@ -46,7 +49,9 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
         raise WorkerUnavailable(f"--kernels {settings.kernels}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise WorkerUnavailable(f"the memory of {device} is full: {first_line(error)}") from error
-    return Assembly(runner, _info(settings, model, limits, incarnation))
+    info = _info(settings, model, limits, incarnation)
+    _say(info, kernels.name, device)
+    return Assembly(runner, info)
 
 
 def _device(name: str) -> torch.device:
@@ -55,6 +60,26 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def _say(info: WorkerInfo, kernels: str, device: torch.device) -> None:
+    log.info(
+        "worker %s holds %s: %s on %s with %s kernels, %s",
+        info.incarnation,
+        info.model,
+        info.dtype,
+        device,
+        kernels,
+        info.fingerprint[:12],
+    )
+    log.info(
+        "%d blocks of %d tokens, contexts up to %d, steps of up to %d sequences and %d tokens",
+        info.num_blocks,
+        info.block_size,
+        info.max_context,
+        info.max_batch_size,
+        info.max_step_tokens,
+    )
 
 
 def _info(

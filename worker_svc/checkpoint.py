@@ -1,32 +1,25 @@
-"""Finding a Hugging Face checkpoint and what its safetensors files hold, without reading a weight.
+"""What a Hugging Face checkpoint's safetensors files hold, without reading a weight.
 
 Only safetensors are read: a pickle runs code when it is loaded.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 
-from protos.errors import StepserveError
+from modelfiles.directory import CheckpointError, first_line, locate, name_of, read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-
-
-class CheckpointError(StepserveError):
-    """This checkpoint can't be served; one line says which file or tensor, and why."""
+# What is downloaded of a hub's model.
+PATTERNS = ("model*.safetensors", "*.json", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,56 +43,11 @@ class Checkpoint:
 def find(source: str | Path) -> Checkpoint:
     """Locate ``source``, a directory or a Hugging Face hub id, and read its files' headers.
 
-    A hub id is downloaded unless it is cached; HF_HOME and HF_HUB_OFFLINE are honoured.
-
     Raises:
         CheckpointError: there is no such checkpoint, or its files are not whole.
     """
-    directory = locate(source)
-    return Checkpoint(Path(source).expanduser().resolve().name, directory, _tensors(directory))
-
-
-def locate(source: str | Path) -> Path:
-    """The local directory of ``source``, downloaded from the hub if it has to be.
-
-    Raises:
-        CheckpointError: neither a directory nor something the hub has.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError(f"{path} is a file: a checkpoint is a directory or a hub id")
-    if not HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"{path}: no such directory")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                str(source),
-                allow_patterns=["model*.safetensors", "*.json", "*.jinja"],
-                ignore_patterns=["*/*"],
-            )
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        problem = f"{source}: no such directory, and not available from the hub"
-        raise CheckpointError(f"{problem}: {first_line(error)}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``.
-
-    Raises:
-        CheckpointError: there is no such file, or it holds no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read: {first_line(error)}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return value
+    directory = locate(source, PATTERNS)
+    return Checkpoint(name_of(source), directory, _tensors(directory))
 
 
 @contextmanager
@@ -114,12 +62,6 @@ def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
         raise CheckpointError(
             f"{file} is not a whole safetensors file: {first_line(error)}"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for messages that are one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _tensors(directory: Path) -> dict[str, TensorInfo]:
@@ -137,22 +79,20 @@ def _tensors(directory: Path) -> dict[str, TensorInfo]:
 
 
 def _sharded(directory: Path) -> dict[str, TensorInfo]:
+    """All tensors of all shards that the index names.
+
+    Which shard holds which tensor is the shards' own word, as in transformers: indices name
+    tied tensors that nobody wrote, and are left as they were when tensors are moved.
+    """
     index = directory / INDEX_FILE
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{index} has no weight_map")
-    headers: dict[str, dict[str, TensorInfo]] = {}
+    tensors: dict[str, TensorInfo] = {}
     for shard in sorted({str(shard) for shard in weight_map.values()}):
         if Path(shard).name != shard:
             raise CheckpointError(f"{index} names {shard!r}, which is not a file beside it")
-        headers[shard] = _header(directory / shard)
-    tensors = {}
-    for name, shard in weight_map.items():
-        if name not in headers[shard]:
-            raise CheckpointError(
-                f"{directory / shard} lacks tensor {name}, which {index} puts there"
-            )
-        tensors[name] = headers[shard][name]
+        tensors |= _header(directory / shard)
     return tensors
 
 

@@ -11,7 +11,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from worker_svc.checkpoint import CheckpointError, read_json
+from modelfiles.directory import CheckpointError, read_json
+from modelfiles.facts import read_facts
 
 # By architecture: the model_type that goes with it.
 SUPPORTED = {
@@ -20,9 +21,23 @@ SUPPORTED = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
+ARCHITECTURES = {model_type: architecture for architecture, model_type in SUPPORTED.items()}
 ATTENTION_BIAS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 # Frequencies that do not depend on the length of the sequence at hand.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+# What transformers raises for values that it can't use.
+REFUSALS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +48,6 @@ class ModelConfig:
         inv_freq: rotary frequencies, ``[head_dim / 2]``, each a float32's value.
         rope_scale: what cos and sin are multiplied by.
         windows: per layer, how many positions a token attends to, its own included; 0: all.
-        eos_token_ids: what ends a generation by default.
     """
 
     architecture: str
@@ -54,29 +68,29 @@ class ModelConfig:
     qk_norm: bool
     tie_embeddings: bool
     max_context: int
-    eos_token_ids: tuple[int, ...]
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """The config of the checkpoint in ``directory`` (config.json, generation_config.json).
+    """The config of the checkpoint in ``directory``: its config.json.
 
     Raises:
         CheckpointError: no config, or a model that is not supported; says what is not.
     """
     path = directory / "config.json"
     architecture = _check_supported(path, read_json(path))
+    facts = read_facts(directory)
     try:
         source = AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
         inv_freq, rope_scale = _rope(path, source)
-    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except REFUSALS as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
     # transformers reads these flags where the family has such biases, and ignores them elsewhere.
     attention_bias = architecture in ATTENTION_BIAS and _flag(source, "attention_bias")
     config = ModelConfig(
         architecture=architecture,
-        vocab_size=source.vocab_size,
+        vocab_size=facts.vocab_size,
         hidden_size=source.hidden_size,
         intermediate_size=source.intermediate_size,
         num_layers=source.num_hidden_layers,
@@ -92,27 +106,31 @@ def read_config(directory: Path) -> ModelConfig:
         mlp_bias=architecture == "LlamaForCausalLM" and _flag(source, "mlp_bias"),
         qk_norm=architecture == "Qwen3ForCausalLM",
         tie_embeddings=_flag(source, "tie_word_embeddings"),
-        max_context=source.max_position_embeddings,
-        eos_token_ids=_eos_token_ids(directory, source),
+        max_context=facts.max_context,
     )
     _check_shape(path, config)
     return config
 
 
 def _check_supported(path: Path, values: dict[str, Any]) -> str:
-    architectures = values.get("architectures") or ["none"]
-    architecture = str(architectures[0])
+    architecture = _architecture(path, values)
+    if values.get("quantization_config"):
+        raise CheckpointError(f"{path}: quantization_config: quantized weights are not supported")
+    if values.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise CheckpointError(f"{path}: hidden_act {values['hidden_act']!r} is not supported")
+    return architecture
+
+
+def _architecture(path: Path, values: dict[str, Any]) -> str:
+    """The one that is named; where none is, that of the model's type, as in transformers."""
+    model_type = values.get("model_type")
+    named = values.get("architectures") or ARCHITECTURES.get(str(model_type), "none")
+    architecture = str(named[0] if isinstance(named, list) else named)
     if architecture not in SUPPORTED:
         known = ", ".join(SUPPORTED)
         raise CheckpointError(f"{path}: architecture {architecture} is not supported ({known} are)")
-    if values.get("model_type") != SUPPORTED[architecture]:
-        raise CheckpointError(
-            f"{path}: model_type {values.get('model_type')!r} is not that of {architecture}"
-        )
-    if values.get("quantization_config"):
-        raise CheckpointError(f"{path}: quantization_config: quantized weights are not supported")
-    if values.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"{path}: hidden_act {values['hidden_act']!r} is not supported")
+    if model_type != SUPPORTED[architecture]:
+        raise CheckpointError(f"{path}: model_type {model_type!r} is not that of {architecture}")
     return architecture
 
 
@@ -133,7 +151,10 @@ def _rope(path: Path, source: Any) -> tuple[tuple[float, ...], float]:
     rope_type = parameters.get("rope_type")
     if rope_type not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
-        raise CheckpointError(f"{path}: rope type {rope_type!r} is not supported ({known} are)")
+        raise CheckpointError(
+            f"{path}: rope type {rope_type!r} is not supported ({known} are): "
+            "a cached key's frequencies must not change with its sequence's length"
+        )
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise CheckpointError(f"{path}: partial_rotary_factor is not supported")
     if rope_type != "default":
@@ -147,6 +168,8 @@ def _rope(path: Path, source: Any) -> tuple[tuple[float, ...], float]:
 def _windows(path: Path, source: Any) -> tuple[int, ...]:
     """Each layer's sliding window: all of Mistral's layers, the layers Qwen's layer_types name."""
     window = int(getattr(source, "sliding_window", None) or 0)
+    if window < 0:
+        raise CheckpointError(f"{path}: sliding_window {window} is negative")
     num_layers = int(source.num_hidden_layers)
     if source.model_type == "llama":
         return (0,) * num_layers
@@ -162,17 +185,6 @@ def _windows(path: Path, source: Any) -> tuple[int, ...]:
             f"{path}: layer_types names sliding layers, sliding_window is not set"
         )
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-
-
-def _eos_token_ids(directory: Path, source: Any) -> tuple[int, ...]:
-    """generation_config.json's eos_token_id, else config.json's: an id, a list, or nothing."""
-    path = directory / "generation_config.json"
-    ids = read_json(path).get("eos_token_id") if path.exists() else None
-    if ids is None:
-        ids = source.eos_token_id
-    if ids is None:
-        return ()
-    return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
 def _head_dim(source: Any) -> int:

@@ -127,6 +127,7 @@ class Engine:
         """The stream is over; nothing more of it is executed."""
         if self._driver is commands:
             self._driver = None
+            log.info("driven by nobody")
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more; wait for the running step, ``timeout_s`` at most."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 
 from kvstore.cache import CacheShape
-from worker_svc.checkpoint import Checkpoint, CheckpointError, find, opened
+from modelfiles.directory import CheckpointError
+from worker_svc.checkpoint import Checkpoint, find, opened
 from worker_svc.config import ModelConfig, read_config
 from worker_svc.kernels import Kernels
 from worker_svc.memory import free_bytes
 from worker_svc.model import Decoder
 from worker_svc.progress import progress
-from worker_svc.weights import Places, allocate
+from worker_svc.weights import EMBEDDING, VOCABULARY, Places, allocate
+
+log = logging.getLogger(__name__)
 
 COMPUTE_DTYPES = {
     "float32": torch.float32,
@@ -36,10 +40,9 @@ STORED_DTYPES = {
 }
 # Old Llama checkpoints carry what the config says anyway.
 IGNORED_SUFFIX = ".rotary_emb.inv_freq"
-# Fields of the config that no logit depends on.
-LIMITS_OF_OUTPUT = ("eos_token_ids", "max_context")
-EMBEDDING = "model.embed_tokens.weight"
-VOCABULARY = "lm_head.weight"
+# float32 arrays of [context, head_dim / 2] that are held at once while the tables of positions
+# are made: the angles, and cos and sin before and after they are scaled.
+NUM_TABLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,11 @@ class LoadedModel:
 
 
 def load_model(
-    source: str | Path, dtype: str, device: torch.device | str, kernels: Kernels
+    source: str | Path,
+    dtype: str,
+    device: torch.device | str,
+    kernels: Kernels,
+    max_context: int | None = None,
 ) -> LoadedModel:
     """Load the checkpoint ``source``, a directory or a hub id.
 
@@ -74,6 +81,8 @@ def load_model(
             in on a GPU, float32 on a CPU.
         device: where the weights go.
         kernels: what the decoder computes with.
+        max_context: tokens of a sequence at most, instead of what the checkpoint says; a warning
+            says where that is more.
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, not supported, or too large.
@@ -81,22 +90,45 @@ def load_model(
     """
     device = torch.device(device)
     checkpoint = find(source)
-    config = read_config(checkpoint.directory)
-    is_tied = config.tie_embeddings and VOCABULARY not in checkpoint.tensors
+    config = _with_context(read_config(checkpoint.directory), max_context)
+    tied = _tied(config, checkpoint)
     compute_dtype = _compute_dtype(dtype, device, checkpoint)
     kernels.check(compute_dtype, config.head_dim)
     expected = Places(compute_dtype, torch.device("meta"))
-    allocate(config, is_tied, expected)
+    allocate(config, tied, expected)
     _check_tensors(checkpoint, expected)
     _check_memory(checkpoint, expected, device)
+    _check_tables(checkpoint, config)
     places = Places(compute_dtype, device)
-    weights = allocate(config, is_tied, places)
+    weights = allocate(config, tied, places)
     digests = _fill(checkpoint, places)
-    if is_tied:
+    if tied:
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
     decoder = Decoder(config, weights, kernels)
     return LoadedModel(decoder, config, fingerprint, checkpoint.name)
+
+
+def _with_context(config: ModelConfig, max_context: int | None) -> ModelConfig:
+    if max_context is None:
+        return config
+    if max_context > config.max_context:
+        log.warning(
+            "--max-context %d is longer than the %d tokens the model is made for: "
+            "what it writes beyond them may make no sense",
+            max_context,
+            config.max_context,
+        )
+    return replace(config, max_context=max_context)
+
+
+def _tied(config: ModelConfig, checkpoint: Checkpoint) -> str | None:
+    """The one tensor that is both embedding and vocabulary, whichever of the two was stored.
+
+    As in transformers: two that were stored are two, whatever the config says.
+    """
+    stored = [name for name in (EMBEDDING, VOCABULARY) if name in checkpoint.tensors]
+    return stored[0] if config.tie_embeddings and len(stored) == 1 else None
 
 
 def _compute_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
@@ -104,14 +136,14 @@ def _compute_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> t
         return COMPUTE_DTYPES[name]
     if name != "auto":
         raise ValueError(f"unknown dtype {name!r}: use auto, {', '.join(COMPUTE_DTYPES)}")
-    stored = checkpoint.tensors.get(EMBEDDING)
+    stored = checkpoint.tensors.get(EMBEDDING) or checkpoint.tensors.get(VOCABULARY)
     if device.type == "cpu" or stored is None:
         return torch.float32
     return STORED_DTYPES.get(stored.dtype, torch.float32)
 
 
 def _check_tensors(checkpoint: Checkpoint, expected: Places) -> None:
-    """Every tensor that the config asks for is there, in its shape, and no other is."""
+    """Every tensor that the config asks for is there, in its shape; others are warned of."""
     where = checkpoint.directory
     missing = sorted(expected.views.keys() - checkpoint.tensors.keys())
     if missing:
@@ -126,9 +158,7 @@ def _check_tensors(checkpoint: Checkpoint, expected: Places) -> None:
     unknown = sorted(checkpoint.tensors.keys() - expected.views.keys())
     unknown = [name for name in unknown if not name.endswith(IGNORED_SUFFIX)]
     if unknown:
-        raise CheckpointError(
-            f"{where} has tensor {_first(unknown)}, which this model has no use for"
-        )
+        log.warning("%s: this model has no use for tensor %s", where, _first(unknown))
 
 
 def _first(names: list[str]) -> str:
@@ -143,6 +173,16 @@ def _check_memory(checkpoint: Checkpoint, expected: Places, device: torch.device
             f"{checkpoint.directory} needs {needed / 2**30:.1f} GiB for its weights in "
             f"{str(expected.dtype).removeprefix('torch.')}, "
             f"{free / 2**30:.1f} GiB are free on {device}"
+        )
+
+
+def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    needed = NUM_TABLES * 4 * config.max_context * (config.head_dim // 2)
+    free = free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise CheckpointError(
+            f"{checkpoint.directory}: positions of a context of {config.max_context} tokens need "
+            f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: give a --max-context"
         )
 
 
@@ -191,7 +231,7 @@ def _fingerprint(
         (name, checkpoint.tensors[name].shape, checkpoint.tensors[name].dtype, digests[name])
         for name in sorted(digests)
     )
-    # Where a generation ends is the job's affair: it was resolved when the job was submitted.
-    shape = {key: value for key, value in asdict(config).items() if key not in LIMITS_OF_OUTPUT}
+    # No logit depends on where a sequence must end.
+    shape = {key: value for key, value in asdict(config).items() if key != "max_context"}
     everything = {"config": shape, "dtype": str(dtype), "tensors": list(tensors)}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

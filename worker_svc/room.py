@@ -8,8 +8,8 @@ import torch
 
 from kvstore.blocks import num_blocks_for
 from kvstore.cache import CacheShape, KVCache
+from modelfiles.directory import first_line
 from protos.errors import StepserveError
-from worker_svc.checkpoint import first_line
 from worker_svc.layout import Layout
 from worker_svc.limits import Limits
 from worker_svc.loading import LoadedModel
@@ -34,7 +34,7 @@ def make_room(
     shape = model.cache_shape(settings.block_size)
     limits = Limits(
         vocab_size=config.vocab_size,
-        max_context=min(settings.max_context or config.max_context, config.max_context),
+        max_context=config.max_context,
         block_size=settings.block_size,
         num_blocks=1,
         max_batch_size=settings.max_batch_size,

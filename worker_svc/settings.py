@@ -7,6 +7,9 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+# Counts travel as 32-bit integers.
+MAX_INT = 2**31 - 1
+
 
 class WorkerSettings(BaseSettings):
     """Own the weights and the paged KV cache; execute the steps that a scheduler commands."""
@@ -47,11 +50,17 @@ class WorkerSettings(BaseSettings):
         "cpu: share of the available memory for the KV cache, default 0.3",
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="sequences resident at most")
-    max_step_tokens: int = Field(2048, ge=1, description="tokens in a step at most")
+    max_step_tokens: int = Field(2048, ge=1, le=MAX_INT, description="tokens in a step at most")
     max_context: int | None = Field(
-        None, ge=2, description="tokens in a sequence at most; default: the model's limit"
+        None,
+        ge=2,
+        le=MAX_INT,
+        description="tokens in a sequence at most; default: what the model is made for; "
+        "more is possible, with a warning",
     )
-    max_kept_reports: int = Field(64, ge=1, description="reports kept for uncommitted steps")
+    max_kept_reports: int = Field(
+        64, ge=1, le=MAX_INT, description="reports kept for uncommitted steps"
+    )
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads to compute with; default: torch's choice"
     )

@@ -13,6 +13,8 @@ from worker_svc.config import ModelConfig
 # CPU matrices up to this size are stored [in, out]: MKL then multiplies 1 to 8 rows 1.2 to 2.4
 # times as fast and up to 128 rows no slower; above it [out, in] wins from 16 rows on.
 MAX_ROW_MAJOR_BYTES = 4 << 20
+EMBEDDING = "model.embed_tokens.weight"
+VOCABULARY = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +98,18 @@ class Places:
         return Linear(matrix.t(), bias)
 
 
-def allocate(config: ModelConfig, is_tied: bool, places: Places) -> DecoderWeights:
-    """Weights in ``places``, not yet filled; a tied vocabulary has no tensor of its own."""
-    embedding = places.embedding("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+def allocate(config: ModelConfig, tied: str | None, places: Places) -> DecoderWeights:
+    """Weights in ``places``, not yet filled.
+
+    ``tied`` names the one tensor that is the embedding and the vocabulary, where one is both.
+    """
+    embedding = places.embedding(tied or EMBEDDING, config.vocab_size, config.hidden_size)
     layers = tuple(_layer(config, index, places) for index in range(config.num_layers))
     final_norm = places.vector("model.norm.weight", config.hidden_size)
-    if is_tied:
+    if tied:
         return DecoderWeights(embedding, layers, final_norm, Linear(embedding.t()))
-    vocabulary = places.linear([("lm_head", config.vocab_size)], config.hidden_size, False)
+    name = VOCABULARY.removesuffix(".weight")
+    vocabulary = places.linear([(name, config.vocab_size)], config.hidden_size, False)
     return DecoderWeights(embedding, layers, final_norm, vocabulary)
 
 

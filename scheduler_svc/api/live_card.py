@@ -16,10 +16,11 @@ MAX_AGE_S = 1.0
 
 
 class LiveCard:
-    """A model's card, with the context limit of the worker that has the least memory.
+    """A model's card, with the least of its workers' context limits.
 
-    Any worker may come to run a job, so it must fit into each of them. While none is
-    there, the model's own limit holds.
+    Any worker may come to run a job, so it must fit into each of them. They may hold less
+    than the model could, and more than its files say. While none is there, its files' limit
+    holds.
     """
 
     def __init__(self, queue: JobQueue, card: ModelCard) -> None:
@@ -48,5 +49,5 @@ class LiveCard:
     def _look_at(self, workers: Sequence[WorkerRecord]) -> None:
         infos = [worker.info for worker in workers]
         limits = [int(info["max_context"]) for info in infos if "max_context" in info]
-        self._live = replace(self._card, max_context=min([self._card.max_context, *limits]))
+        self._live = replace(self._card, max_context=min(limits, default=self._card.max_context))
         self._step_s = min((worker.step_us for worker in workers), default=0) / 1e6

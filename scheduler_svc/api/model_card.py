@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
+from modelfiles.directory import CheckpointError, locate, name_of, read_json
+from modelfiles.end_tokens import read_end_tokens
+from modelfiles.facts import ModelFacts, read_facts
 from scheduler_svc.api.chat import ChatTemplate
 from scheduler_svc.api.pretrained import VOCABULARY_FILES, CardError, load_pretrained
 from scheduler_svc.api.tokenizer import Tokenizer
 
-_TEXT_FILES = ["*.json", "*.jinja", *VOCABULARY_FILES]
+_TEXT_FILES = ("*.json", "*.jinja", *VOCABULARY_FILES)
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +46,16 @@ class ModelCard:
         Of a Hugging Face model only the text files are downloaded. The
         default name is the last part of ``source``. Raises CardError with one line.
         """
-        folder = _folder(str(source))
-        config = _read_json(folder / "config.json", required=True)
-        text_config = {**config, **config.get("text_config", {})}
+        folder, facts, end_tokens = _checkpoint(source)
         pretrained = load_pretrained(folder)
         tokenizer = None if pretrained is None else Tokenizer.of(pretrained)
         special_tokens = _special_tokens(pretrained)
         template, problem = _chat_template(folder, pretrained, special_tokens)
         return cls(
-            name=name or Path(str(source).rstrip("/")).resolve().name,
-            max_context=_positive(text_config, "max_position_embeddings"),
-            vocab_size=_positive(text_config, "vocab_size"),
-            eos_token_ids=_eos_token_ids(folder, text_config, tokenizer, special_tokens),
+            name=name or name_of(source),
+            max_context=facts.max_context,
+            vocab_size=facts.vocab_size,
+            eos_token_ids=_eos_token_ids(end_tokens, tokenizer, special_tokens),
             tokenizer=tokenizer,
             tokenizer_fingerprint=_fingerprint(folder),
             chat_template=template,
@@ -65,39 +63,24 @@ class ModelCard:
         )
 
 
-def _folder(source: str) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-        raise CardError(f"{source}: no such directory")
+def _checkpoint(source: str | Path) -> tuple[Path, ModelFacts, tuple[int, ...] | None]:
+    """Where it is, and what both services read of it alike."""
     try:
-        return Path(snapshot_download(source, allow_patterns=_TEXT_FILES))
-    except Exception as error:
-        # The hub's client raises a dozen kinds, of four libraries; one line is enough.
-        reason = str(error).strip().splitlines()
-        raise CardError(f"{source}: {reason[0] if reason else type(error).__name__}") from error
+        folder = locate(source, _TEXT_FILES)
+        facts = read_facts(folder)
+        return folder, facts, read_end_tokens(folder, facts.vocab_size)
+    except CheckpointError as error:
+        raise CardError(str(error)) from error
 
 
-def _read_json(path: Path, required: bool = False) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if required:
-            raise CardError(f"{path}: no such file") from error
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, an empty one where there is no such file."""
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise CardError(f"{path}: {error}") from error
-    if not isinstance(value, dict):
-        raise CardError(f"{path}: is not a JSON object")
-    return value
-
-
-def _positive(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise CardError(f"config.json: {key} is {value!r}, not a positive integer")
-    return value
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise CardError(str(error)) from error
 
 
 def _special_tokens(pretrained: Any) -> dict[str, str]:
@@ -114,18 +97,13 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _eos_token_ids(
-    folder: Path,
-    config: Mapping[str, Any],
+    end_tokens: Sequence[int] | None,
     tokenizer: Tokenizer | None,
     special_tokens: Mapping[str, str],
 ) -> frozenset[int]:
-    """Return the ids that end an output: the generation config's, else the config's."""
-    for source in (_read_json(folder / "generation_config.json"), config):
-        ids = source.get("eos_token_id")
-        if isinstance(ids, int):
-            return frozenset((ids,))
-        if isinstance(ids, list) and ids:
-            return frozenset(ids)
+    """Return the ids that end an output: the tokenizer's end token where no config names any."""
+    if end_tokens is not None:
+        return frozenset(end_tokens)
     token = special_tokens.get("eos_token")
     token_id = tokenizer.token_id(token) if tokenizer is not None and token else None
     return frozenset() if token_id is None else frozenset((token_id,))

@@ -108,7 +108,7 @@ class InferenceService(wire.InferenceServicer):
             return await self._queue.submit(spec)
 
     async def _send(self, context: Any, job: JobSnapshot, offset: int, offsets: Any) -> None:
-        starts = stream.check_offsets(job, offset, offsets, self._card.max_context)
+        starts = stream.check_offsets(job, offset, offsets)
         tokenizer = self._card.tokenizer
         prompt = await self._queue.prompt(job.spec.job_id)
         events = stream.events(self._hub, job, starts, tokenizer, prompt)

@@ -13,9 +13,7 @@ from scheduler_svc.api.tokenizer import Tokenizer
 from scheduler_svc.queue import JobSnapshot
 
 
-def check_offsets(
-    job: JobSnapshot, offset: int, offsets: Sequence[int], max_context: int
-) -> list[int]:
+def check_offsets(job: JobSnapshot, offset: int, offsets: Sequence[int]) -> list[int]:
     """Return the offset for each output.
 
     Raises InvalidRequest for one that is beyond the end of an output that has ended, or
@@ -33,8 +31,8 @@ def check_offsets(
         if output.finish is not None and start > output.num_tokens:
             problem = f"{start} is beyond the end: the output has {output.num_tokens} tokens"
             raise InvalidRequest(field, problem)
-        if start > max_context:
-            raise InvalidRequest(field, f"{start} is beyond the context limit of {max_context}")
+        if start > (most := job.spec.sampling.max_tokens):
+            raise InvalidRequest(field, f"{start} is beyond the {most} tokens it may come to")
     return chosen
 
 

@@ -49,6 +49,12 @@ class Up(LaneSettings):
     )
     block_size: int = Field(16, ge=1, description="tokens in a KV block")
     num_blocks: int | None = Field(None, ge=1, description="KV blocks; default: what memory holds")
+    max_context: int | None = Field(
+        None,
+        ge=2,
+        description="tokens in a sequence at most; default: what the model is made for; "
+        "more is possible, with a warning",
+    )
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = Field(
         "auto", description="what to compute in; auto: the checkpoint's on cuda, float32 on cpu"
     )
@@ -124,7 +130,8 @@ class Up(LaneSettings):
     def _worker(self, number: int) -> Service:
         flags = self._flags(
             "model", "model_name", "attention", "batching", "block_size", "num_blocks",
-            "max_batch_size", "max_step_tokens", "dtype", "device", "kernels", "num_threads",
+            "max_batch_size", "max_step_tokens", "max_context", "dtype", "device", "kernels",
+            "num_threads",
         )  # fmt: skip
         if self.device == "cpu" and self.workers > 1:
             # They look at the free memory at the same moment; each takes its part of the share.

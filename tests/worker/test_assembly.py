@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.worker.conftest import Assemble
@@ -37,7 +38,28 @@ def test_a_cpu_cache_is_no_larger_than_can_be_used(assembled: Assemble) -> None:
 
 def test_the_context_is_what_the_model_and_the_cache_allow(assembled: Assemble) -> None:
     assert assembled(num_blocks=9, block_size=4).info.max_context == 36
-    assert assembled(num_blocks=4096, max_context=100_000).info.max_context == 512
+    assert assembled(num_blocks=4096).info.max_context == 512
+
+
+def test_a_longer_context_than_the_models_can_be_asked_for(assembled: Assemble) -> None:
+    assert assembled(num_blocks=4096, max_context=1000).info.max_context == 1000
+    assert assembled(num_blocks=100, max_context=1000).info.max_context == 400
+
+
+def test_it_says_what_it_holds(assembled: Assemble, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    info = assembled(model_name="tiny").info
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert (
+        f"worker me holds tiny: float64 on cpu with torch kernels, {info.fingerprint[:12]}" in said
+    )
+    assert "64 blocks of 4 tokens, contexts up to 256, steps of up to 6 sequences and 64" in said
+
+
+@pytest.mark.parametrize("name", ["max_kept_reports", "max_step_tokens", "max_context"])
+def test_counts_fit_into_what_carries_them(name: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 2147483647"):
+        WorkerSettings(model="unused", **{name: 2**31})  # type: ignore[arg-type]
 
 
 def test_a_cpu_computes_in_float32_unless_told_otherwise(assembled: Assemble) -> None:

@@ -76,10 +76,25 @@ def test_it_is_ready_it_serves_and_a_signal_ends_it(small_checkpoint: Path) -> N
             info = step_wire.decode_info(stub.Describe(step_wire.describe_request(), timeout=20))
             assert (info.model, info.num_blocks, info.dtype) == ("tiny", 32, "float32")
             assert len(info.incarnation) == 32
+            assert info.fingerprint
+            next(stub.Steps(iter([step_wire.encode_lane_message(Hello(7, "lane-a"))]), timeout=20))
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0
         assert process.stdout is not None
         assert process.stdout.read() == ""
+        assert process.stderr is not None
+        said = [
+            line.partition(" INFO ")[2].partition(": ")[2]
+            for line in process.stderr.read().splitlines()
+        ]
+    assert said == [
+        f"worker {info.incarnation} holds tiny: float32 on cpu with torch kernels, "
+        f"{info.fingerprint[:12]}",
+        "32 blocks of 16 tokens, contexts up to 512, steps of up to 64 sequences and 2048 tokens",
+        "driven by lane-a, epoch 7, reset False",
+        "driven by nobody",
+        f"worker {info.incarnation} ends: it was told to",
+    ]
 
 
 def test_a_broken_worker_dies(small_checkpoint: Path) -> None:
@@ -91,8 +106,9 @@ def test_a_broken_worker_dies(small_checkpoint: Path) -> None:
         assert process.wait(10) == 3
         assert process.stderr is not None
         errors = process.stderr.read().splitlines()
-    assert errors[0] == "step 1 failed"
-    assert errors[1].startswith("Traceback")
+    failed = next(n for n, line in enumerate(errors) if line.endswith(": step 1 failed"))
+    assert errors[failed + 1].startswith("Traceback")
+    assert "ends: step 1 failed" in errors[-2]
     assert errors[-1].startswith("stepserve worker: step 1 failed: ")
 
 

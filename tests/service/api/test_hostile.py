@@ -92,8 +92,12 @@ async def test_what_no_live_worker_can_hold_is_refused(
     await send(30)
     assert (await served.lane.claim()).spec.sampling.max_tokens == 2
     await served.queue.release(small)
+    assert await max_context() == 99999
+    await send(served.card.max_context)
+    await served.queue.release(roomy)
     assert await max_context() == served.card.max_context
-    await send(32)
+    code, text = await refusal(send(served.card.max_context))
+    assert (code, text[:16]) == (grpc.StatusCode.INVALID_ARGUMENT, "prompt_token_ids")
 
 
 async def test_workers_are_not_asked_for_with_every_job(

@@ -46,8 +46,16 @@ def test_the_generation_config_names_the_end_tokens(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path)
     edit(folder / "generation_config.json", eos_token_id=[3, 4])
     assert ModelCard.load(folder).eos_token_ids == {3, 4}
+    edit(folder / "generation_config.json", eos_token_id=[-1, 3, 5000, 2**32])
+    assert ModelCard.load(folder).eos_token_ids == {3}
+    edit(folder / "generation_config.json", eos_token_id=-1)
+    assert ModelCard.load(folder).eos_token_ids == frozenset()
+
+
+def test_where_no_config_names_an_end_token_the_tokenizers_ends_an_output(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    edit(folder / "config.json", eos_token_id=7)
     edit(folder / "generation_config.json", eos_token_id=None)
-    edit(folder / "config.json", eos_token_id=None)
     assert ModelCard.load(folder).eos_token_ids == {tokenizer_of("byte_level").token_to_id("</s>")}
 
 
@@ -132,6 +140,8 @@ def test_templates_know_the_date_and_cannot_change_what_they_are_given() -> None
         (lambda f: (f / "config.json").write_text("{"), "config.json: "),
         (lambda f: (f / "config.json").write_text("[]"), "is not a JSON object"),
         (lambda f: edit(f / "config.json", vocab_size=None), "vocab_size is None"),
+        (lambda f: edit(f / "config.json", eos_token_id=[2, None]), "eos_token_id is"),
+        (lambda f: edit(f / "generation_config.json", eos_token_id=[2, None]), "has None in it"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: "),
         (
             lambda f: edit(f / "config.json", model_type="llama", eos_token_id=[2, None]),

@@ -160,6 +160,15 @@ async def test_an_offset_beyond_the_end_is_refused(
     assert (caught.value.details() or "").startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize("offset", [6, 2**32, 2**63])
+async def test_an_offset_that_an_output_cannot_come_to_is_refused(stub: Any, offset: int) -> None:
+    job_id = await submit(stub, sampling={"max_tokens": 5})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await collect(stub.Attach(AttachRequest(job_id=job_id, offset=offset)))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == f"offset: {offset} is beyond the 5 tokens it may come to"
+
+
 async def test_n_outputs_share_a_stream(served: Served, stub: Any) -> None:
     job_id = await submit(stub, sampling={"n": 3})
     await served.lane.claim()

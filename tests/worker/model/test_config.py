@@ -1,4 +1,4 @@
-"""What is read from config.json, old and new, and from generation_config.json."""
+"""What is read from config.json, old and new."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from modelfiles.directory import CheckpointError
 from tests.checkpoints import VARIANTS
-from worker_svc.checkpoint import CheckpointError
 from worker_svc.config import read_config
 
 LLAMA: dict[str, Any] = {
@@ -34,10 +34,8 @@ MISTRAL: dict[str, Any] = {
 }
 
 
-def write(directory: Path, config: dict[str, Any], generation: Any = None) -> Path:
+def write(directory: Path, config: dict[str, Any]) -> Path:
     (directory / "config.json").write_text(json.dumps(config))
-    if generation is not None:
-        (directory / "generation_config.json").write_text(json.dumps(generation))
     return directory
 
 
@@ -98,27 +96,37 @@ def test_windows(tmp_path: Path, values: dict[str, Any], windows: tuple[int, ...
     assert read_config(write(tmp_path, values)).windows == windows
 
 
-def test_a_window_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="sliding_window 0"):
-        read_config(write(tmp_path, {**MISTRAL, "sliding_window": 0}))
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_of_nothing_is_refused(tmp_path: Path, window: int) -> None:
+    with pytest.raises(CheckpointError, match=f"sliding_window {window}"):
+        read_config(write(tmp_path, {**MISTRAL, "sliding_window": window}))
 
 
-@pytest.mark.parametrize(
-    ("config_eos", "generation", "expected"),
-    [
-        (7, None, (7,)),
-        ([7, 8], None, (7, 8)),
-        (7, {"eos_token_id": [3, 4]}, (3, 4)),
-        (7, {"eos_token_id": 3}, (3,)),
-        (7, {"max_length": 20}, (7,)),
-        (None, None, ()),
-    ],
-)
-def test_eos_token_ids(
-    tmp_path: Path, config_eos: Any, generation: Any, expected: tuple[int, ...]
+@pytest.mark.parametrize("values", [LLAMA, MISTRAL, QWEN2, QWEN3], ids=lambda v: v["model_type"])
+def test_an_architecture_that_is_not_stated_is_the_types(
+    tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    directory = write(tmp_path, {**LLAMA, "eos_token_id": config_eos}, generation)
-    assert read_config(directory).eos_token_ids == expected
+    stated = read_config(write(tmp_path, values))
+    for architectures in (None, [], values["architectures"][0]):
+        assert read_config(write(tmp_path, {**values, "architectures": architectures})) == stated
+    silent = {name: value for name, value in values.items() if name != "architectures"}
+    assert read_config(write(tmp_path, silent)) == stated
+    del silent["model_type"]
+    with pytest.raises(CheckpointError, match="architecture none is not supported"):
+        read_config(write(tmp_path, silent))
+
+
+def test_a_context_that_is_not_stated_is_the_types(tmp_path: Path) -> None:
+    del (silent := dict(LLAMA))["max_position_embeddings"]
+    assert read_config(write(tmp_path, silent)).max_context == 2048
+
+
+def test_a_lengthened_context_changes_frequencies_and_limit(tmp_path: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    plain = read_config(write(tmp_path, LLAMA))
+    longer = read_config(write(tmp_path, {**LLAMA, "rope_scaling": scaling}))
+    assert (plain.max_context, longer.max_context) == (128, 512)
+    assert longer.inv_freq != plain.inv_freq
 
 
 def test_biases_and_head_dim(tmp_path: Path) -> None:

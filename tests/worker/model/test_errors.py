@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modelfiles.directory import CheckpointError
 from tests.checkpoints import make_checkpoint
 from tests.worker.model.conftest import CheckpointOf
-from worker_svc.checkpoint import CheckpointError
 from worker_svc.kernels import select
 from worker_svc.loading import load_model
 
@@ -84,21 +84,24 @@ def test_broken_config(copy: Path, text: str) -> None:
     assert f"{copy}/config.json" in refusal(copy)
 
 
-def test_broken_generation_config(copy: Path) -> None:
-    (copy / "generation_config.json").write_text("no json")
-    assert "generation_config.json" in refusal(copy)
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported (Llama"),
         ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM is not supported"),
-        ({"architectures": None}, "Qwen3ForCausalLM"),
+        ({"architectures": None, "model_type": "gpt2"}, "architecture none is not supported"),
+        ({"architectures": {"a": 1}}, "is not supported"),
         ({"model_type": "qwen3"}, "model_type 'qwen3'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "longrope"),
+        ({"rope_parameters": {"rope_type": "nope"}}, "rope type 'nope'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, "rope factor is '4'"),
+        ({"num_attention_heads": 0}, "by zero"),
+        ({"head_dim": -1}, ""),
+        ({"dtype": [1]}, ""),
+        ({"eos_token_id": 2.0}, "eos_token_id"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"num_key_value_heads": 3}, "4 attention heads, 3 key-value heads"),
         ({"head_dim": 15}, "head_dim"),
@@ -141,11 +144,6 @@ def test_missing_tensors(copy: Path) -> None:
     assert refusal(copy) == f"{copy} lacks tensor {Q_PROJ}"
     change_config(copy, num_hidden_layers=4)
     assert "(and 9 more)" in refusal(copy)
-
-
-def test_unexpected_tensors(copy: Path) -> None:
-    change_tensors(copy, lambda tensors: tensors.update({"model.extra": torch.zeros(2)}))
-    assert "has tensor model.extra" in refusal(copy)
 
 
 def test_a_shape_that_is_not_the_configs(copy: Path) -> None:
@@ -205,13 +203,13 @@ def test_a_missing_shard(sharded: Path) -> None:
     assert refusal(sharded) == f"{shard}: no such file"
 
 
-def test_a_tensor_that_its_shard_lacks(sharded: Path) -> None:
-    index = json.loads(index_of(sharded).read_text())
-    first, second = sorted(set(index["weight_map"].values()))[:2]
-    name = next(name for name, shard in index["weight_map"].items() if shard == first)
-    index["weight_map"][name] = second
-    index_of(sharded).write_text(json.dumps(index))
-    assert refusal(sharded).startswith(f"{sharded}/{second} lacks tensor {name}")
+def test_a_tensor_that_no_shard_holds(sharded: Path) -> None:
+    weight_map = json.loads(index_of(sharded).read_text())["weight_map"]
+    shard = sharded / weight_map[Q_PROJ]
+    tensors = load_file(shard)
+    del tensors[Q_PROJ]
+    save_file(tensors, shard, metadata={"format": "pt"})
+    assert refusal(sharded) == f"{sharded} lacks tensor {Q_PROJ}"
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": 3}', "["])
@@ -243,6 +241,15 @@ def test_weights_larger_than_memory(copy: Path) -> None:
     message = refusal(copy)
     assert message.startswith(f"{copy} needs 16384.0 GiB for its weights in float32, ")
     assert message.endswith("GiB are free on cpu")
+
+
+def test_a_context_larger_than_memory(copy: Path) -> None:
+    change_config(copy, max_position_embeddings=2**40)
+    message = refusal(copy)
+    assert message.startswith(f"{copy}: positions of a context of 2147483647 tokens need 320.0 GiB")
+    assert message.endswith("are free: give a --max-context")
+    model = load_model(copy, "float32", "cpu", select("torch", "cpu"), max_context=64)
+    assert model.config.max_context == 64
 
 
 def test_an_unknown_dtype_is_not_guessed(copy: Path) -> None:
