@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from protos.errors import Unavailable
@@ -15,6 +16,8 @@ from scheduler_svc.queue.shard import Shard
 _MAX_SWEPT = 256
 _MAX_ROUNDS = 16
 _MAX_ATTEMPTS = 10
+# A time that lies less ahead is not worth a look: it will have come by the next one.
+_MAX_AHEAD_S = 1.0
 
 OVERDUE = Finish("deadline", "the job's deadline has passed")
 
@@ -26,6 +29,7 @@ class Sweep:
     num_overdue: int
     num_forgotten: int
     num_given_up: int
+    num_settled: int
 
 
 class Ending:
@@ -34,6 +38,7 @@ class Ending:
     def __init__(self, shard: Shard, leasing: Leasing) -> None:
         self._shard = shard
         self._leasing = leasing
+        self._num_examined = 0
 
     async def end(self, job_id: str, finish: Finish) -> bool:
         """Ends every output that has not ended; False where the job had ended or is unknown."""
@@ -56,16 +61,51 @@ class Ending:
         raise Unavailable(f"job {job_id} changes hands too often to be ended now")
 
     async def sweep(self) -> Sweep:
-        """Ends overdue jobs, forgets ended ones after their retention, frees dead leases."""
+        """Ends overdue jobs, forgets ended ones after their retention, frees dead leases.
+
+        First brings back what lies ahead because the clock has gone back.
+        """
         seconds, microseconds = await self._shard.link.call("TIME")
         now_s = seconds + microseconds / 1e6
         keys, limits = self._shard.keys, self._shard.limits
         expired_ms = (now_s - limits.lease_grace_s) * 1000
+        num_settled = await self._settle(now_s)
         return Sweep(
             await self._all_due(keys.deadlines, now_s, self._end_overdue),
             await self._all_due(keys.ended, now_s - limits.retention_s, self._forget),
-            await self._all_due(keys.workers, expired_ms, self._leasing.give_up),
+            await self._all_due(keys.workers, expired_ms, self._leasing.give_up)
+            + await self._give_up_implausible((now_s + limits.lease_grace_s) * 1000),
+            num_settled,
         )
+
+    async def _settle(self, now_s: float) -> int:
+        """Bring back times that were written before the clock went back; how many it was.
+
+        What ended can't lie ahead at all. Deadlines may, so these are examined a page each
+        sweep, one after another.
+        """
+        keys, num_settled = self._shard.keys, 0
+        for _ in range(_MAX_ROUNDS):
+            ahead = await self._due(keys.ended, math.inf, f"({now_s + _MAX_AHEAD_S:.6f}")
+            num_settled += await self._settle_jobs(ahead)
+            if len(ahead) < _MAX_SWEPT:
+                break
+        last = self._num_examined + _MAX_SWEPT - 1
+        page = await self._shard.link.call("ZRANGE", keys.deadlines, self._num_examined, last)
+        self._num_examined = last + 1 if len(page) == _MAX_SWEPT else 0
+        return num_settled + await self._settle_jobs([member.decode() for member in page])
+
+    async def _settle_jobs(self, job_ids: Sequence[str]) -> int:
+        if not job_ids:
+            return 0
+        keys = self._shard.keys
+        names = [keys.jobs, keys.deadlines, keys.ended, *map(keys.job, job_ids)]
+        return int(await self._shard.run("settle", names, job_ids))
+
+    async def _give_up_implausible(self, latest_ms: float) -> int:
+        """Look at leases that expire later than ours would; how many of them were freed."""
+        workers = await self._due(self._shard.keys.workers, math.inf, f"({latest_ms:.6f}")
+        return sum([await self._leasing.give_up(worker) for worker in workers])
 
     async def _all_due(
         self, index: str, until: float, settle: Callable[[str], Awaitable[bool]]
@@ -82,9 +122,9 @@ class Ending:
     async def _end_overdue(self, job_id: str) -> bool:
         return await self.end(job_id, OVERDUE)
 
-    async def _due(self, index: str, until: float) -> list[str]:
+    async def _due(self, index: str, until: float, since: str = "-inf") -> list[str]:
         members = await self._shard.link.call(
-            "ZRANGEBYSCORE", index, "-inf", f"{until:.6f}", "LIMIT", 0, _MAX_SWEPT
+            "ZRANGEBYSCORE", index, since, f"{until:.6f}", "LIMIT", 0, _MAX_SWEPT
         )
         return [member.decode() for member in members]
 

@@ -133,6 +133,7 @@ class JobQueue:
             [
                 *(keys.job(spec.job_id), keys.queue, keys.jobs, keys.deadlines, keys.bell),
                 *(keys.rings, keys.order, keys.lengths, keys.counters, keys.vtime),
+                *(keys.ended, keys.ahead),
                 *([keys.idem(digest)] if digest else []),
             ],
             [

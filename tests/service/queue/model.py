@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protos.job import CommitRow, Finish, JobSpec
 from scheduler_svc.order import FairShares, Lengths, output_cost, time_rank
@@ -86,6 +86,14 @@ class ModelQueue:
         self.rank(job)
         if spec.idempotency_key:
             self.idempotency[spec.idempotency_key] = spec.job_id
+
+    def move_times(self, by_s: float) -> None:
+        """The clock went the other way. ``arrival_s`` is as it ranks: a job's turn."""
+        for job in self.jobs.values():
+            arrival_s = float(f"{job.spec.arrival_s + by_s:.6f}")
+            job.spec = replace(job.spec, arrival_s=arrival_s)
+            if self.order.policy != "fair":
+                job.rank += by_s
 
     def rank(self, job: ModelJob) -> None:
         spec, tenant = job.spec, job.spec.tenant

@@ -148,7 +148,7 @@ async def test_after_its_retention_nothing_is_left_of_a_job(
         left = {
             key.rpartition(b":")[2] for key in set(redis.scan_iter(f"ss:{{{model}}}:*")) - before
         }
-        assert left == {b"bell", b"rings", b"worker", b"order", b"lengths"}
+        assert left == {b"bell", b"rings", b"worker", b"epoch", b"order", b"lengths"}
 
 
 async def test_a_sweep_keeps_up_with_many_and_stays_bounded(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from protos.errors import Exhausted
 from protos.job import CommitRow, Finish
 from scheduler_svc.queue import Fenced, JobQueue, Lease, LogRequest, Order, QueueLimits
 from scheduler_svc.queue.keys import Keys
-from tests.service.queue.build import STOP, make_overdue, row, spec
+from tests.service.queue.build import STOP, make_overdue, move_times, row, spec
 from tests.service.queue.model import ModelQueue
 
 T = TypeVar("T")
@@ -115,8 +116,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert answer.existed == (existing is not None)
         if existing is None:
             self.ids.append(asked.job_id)
-            arrival = self.redis.hget(self.keys.job(asked.job_id), "arrival")
-            self.model.submit(replace(asked, arrival_s=float(arrival)))
+            arrival, turn = self.redis.hmget(self.keys.job(asked.job_id), "arrival", "turn")
+            assert abs(float(arrival) - time.time()) < 60.0
+            turn_s = float(turn or arrival)
+            live = [job for job in self.model.jobs.values() if not job.ended]
+            assert all(turn_s >= job.spec.arrival_s for job in live)
+            self.model.submit(replace(asked, arrival_s=turn_s))
 
     @rule(number=st.integers(0, len(ORDERS) - 1), luck=st.integers(0, 3))
     def adopt(self, number: int, luck: int) -> None:
@@ -132,6 +137,13 @@ class QueueMachine(RuleBasedStateMachine):
             make_overdue(self.redis, self.keys, job.job_id)
             job.is_overdue = True
 
+    @rule(by_s=st.sampled_from([3600.0, 3600.0, -3600.0]), luck=st.integers(0, 3))
+    def set_clock(self, by_s: float, luck: int) -> None:
+        """It goes back (what is stored lies ahead then) or forward."""
+        if luck == 0:
+            move_times(self.redis, self.keys, by_s)
+            self.model.move_times(by_s)
+
     @rule()
     def sweep(self) -> None:
         assert self.run(self.queue.sweep()).num_overdue == self.model.sweep()
@@ -144,7 +156,7 @@ class QueueMachine(RuleBasedStateMachine):
     def acquire(self, worker: str) -> None:
         lease = self.run(self.queue.acquire(worker, "holder", 0))
         assert lease is not None
-        assert all(lease.epoch > old.epoch for old in self.stale if old.worker_id == worker)
+        assert all(lease.epoch > old.epoch for old in (*self.stale, *self.leases.values()))
         self.retire(worker)
         self.leases[worker] = lease
 

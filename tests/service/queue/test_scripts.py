@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 from redis import Redis
 
 from protos.step import TokenLogprobs
 from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, ranking
+from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.scripts import load_scripts
-from tests.service.queue.build import STOP, claim_ids, lease_on, row, spec
+from tests.service.queue.build import STOP, claim_ids, lease_on, move_times, row, spec
 
 KEYLESS = {"TIME"}
 
 
-async def everything(queue: JobQueue, other: JobQueue) -> None:
+async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], None]) -> None:
     """Runs every script through its branches that write; ``other`` has another order."""
     await queue.estimate("", 5)
     asked = [spec(n=2, max_tokens=1, idempotency_key=f"k{i}", deadline_s=60.0) for i in range(4)]
@@ -34,6 +36,9 @@ async def everything(queue: JobQueue, other: JobQueue) -> None:
     await queue.requeue(lease, [ids[0]])
     await claim_ids(queue, lease, 1)
     await queue.cancel(ids[0])
+    set_back()
+    await queue.submit(spec())
+    await queue.sweep()
     await queue.cancel(ids[3])
     await queue.renew(lease, 5)
     await queue.jobs()
@@ -44,7 +49,7 @@ async def everything(queue: JobQueue, other: JobQueue) -> None:
 
 
 async def test_scripts_touch_only_declared_keys_of_one_slot(
-    redis: Redis, redis_url: str, model: str, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, redis_url: str, model: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "_MAX_TENANTS", 0)
     scripts = {script.sha: script.name for script in load_scripts().values()}
@@ -58,7 +63,7 @@ async def test_scripts_touch_only_declared_keys_of_one_slot(
             JobQueue(redis_url, model, limits, Order(policy="fair")) as queue,
             JobQueue(redis_url, model, limits, Order(policy="priority")) as other,
         ):
-            await everything(queue, other)
+            await everything(queue, other, lambda: move_times(redis, keys, 3600.0))
         redis.echo("the end")
         name = ""
         for event in iter(monitor.next_command, None):
