@@ -11,6 +11,7 @@ from protos.job import Finish
 from scheduler_svc.queue.codec import encode_finish
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.ranking import holder_of
+from scheduler_svc.queue.retention import Retention
 from scheduler_svc.queue.shard import Shard
 
 _MAX_SWEPT = 256
@@ -38,6 +39,7 @@ class Ending:
     def __init__(self, shard: Shard, leasing: Leasing) -> None:
         self._shard = shard
         self._leasing = leasing
+        self._retention = Retention(shard)
         self._num_examined = 0
 
     async def end(self, job_id: str, finish: Finish) -> bool:
@@ -51,6 +53,7 @@ class Ending:
                 [
                     *(keys.job(job_id), keys.queue, keys.claims(worker_id)),
                     *(keys.deadlines, keys.ended, keys.bell, keys.rings, keys.counters),
+                    keys.unweighed,
                     *(keys.log(job_id, index) for index in range(int(n or 0))),
                 ],
                 [job_id, claim or b"", encode_finish(finish)],
@@ -61,7 +64,7 @@ class Ending:
         raise Unavailable(f"job {job_id} changes hands too often to be ended now")
 
     async def sweep(self) -> Sweep:
-        """Ends overdue jobs, forgets ended ones after their retention, frees dead leases.
+        """Ends overdue jobs, forgets ended ones beyond their bounds, frees dead leases.
 
         First brings back what lies ahead because the clock has gone back.
         """
@@ -70,9 +73,11 @@ class Ending:
         keys, limits = self._shard.keys, self._shard.limits
         expired_ms = (now_s - limits.lease_grace_s) * 1000
         num_settled = await self._settle(now_s)
+        # First of all what makes room: the rest needs some.
+        num_forgotten = await self._retention.sweep(now_s)
         return Sweep(
             await self._all_due(keys.deadlines, now_s, self._end_overdue),
-            await self._all_due(keys.ended, now_s - limits.retention_s, self._forget),
+            num_forgotten,
             await self._all_due(keys.workers, expired_ms, self._leasing.give_up)
             + await self._give_up_implausible((now_s + limits.lease_grace_s) * 1000),
             num_settled,
@@ -86,7 +91,7 @@ class Ending:
         """
         keys, num_settled = self._shard.keys, 0
         for _ in range(_MAX_ROUNDS):
-            ahead = await self._due(keys.ended, math.inf, f"({now_s + _MAX_AHEAD_S:.6f}")
+            ahead = await self._due_after(keys.ended, now_s + _MAX_AHEAD_S)
             num_settled += await self._settle_jobs(ahead)
             if len(ahead) < _MAX_SWEPT:
                 break
@@ -104,8 +109,11 @@ class Ending:
 
     async def _give_up_implausible(self, latest_ms: float) -> int:
         """Look at leases that expire later than ours would; how many of them were freed."""
-        workers = await self._due(self._shard.keys.workers, math.inf, f"({latest_ms:.6f}")
+        workers = await self._due_after(self._shard.keys.workers, latest_ms)
         return sum([await self._leasing.give_up(worker) for worker in workers])
+
+    async def _due_after(self, index: str, since: float) -> list[str]:
+        return await self._shard.due(index, math.inf, _MAX_SWEPT, f"({since:.6f}")
 
     async def _all_due(
         self, index: str, until: float, settle: Callable[[str], Awaitable[bool]]
@@ -113,7 +121,7 @@ class Ending:
         """Settles what is due in an index, in rounds while they are full; how many it was."""
         num_settled = 0
         for _ in range(_MAX_ROUNDS):
-            due = await self._due(index, until)
+            due = await self._shard.due(index, until, _MAX_SWEPT)
             num_settled += sum([await settle(member) for member in due])
             if len(due) < _MAX_SWEPT:
                 break
@@ -121,23 +129,3 @@ class Ending:
 
     async def _end_overdue(self, job_id: str) -> bool:
         return await self.end(job_id, OVERDUE)
-
-    async def _due(self, index: str, until: float, since: str = "-inf") -> list[str]:
-        members = await self._shard.link.call(
-            "ZRANGEBYSCORE", index, since, f"{until:.6f}", "LIMIT", 0, _MAX_SWEPT
-        )
-        return [member.decode() for member in members]
-
-    async def _forget(self, job_id: str) -> bool:
-        keys = self._shard.keys
-        n, digest = await self._shard.link.call("HMGET", keys.job(job_id), "n", "idem")
-        belongings = [keys.log(job_id, index) for index in range(int(n or 0))]
-        belongings += [keys.lp(job_id, index) for index in range(int(n or 0))]
-        if digest:
-            belongings.append(keys.idem(digest.decode()))
-        answer = await self._shard.run(
-            "forget",
-            [keys.job(job_id), keys.ended, keys.jobs, *belongings],
-            [job_id],
-        )
-        return bool(answer == 1)

@@ -20,6 +20,8 @@ class Keys:
         self.jobs = prefix + "jobs"
         self.ahead = prefix + "ahead"
         self.ended = prefix + "ended"
+        self.ended_bytes = prefix + "ended_bytes"
+        self.unweighed = prefix + "unweighed"
         self.deadlines = prefix + "deadlines"
         self.workers = prefix + "workers"
         self.epoch = prefix + "epoch"

@@ -10,6 +10,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
   ahead           string  by how much turns are ahead of arrivals (us), because the clock went
                           back while jobs were there
   ended           zset    id -> when it ended
+  unweighed       list    ids of jobs that ended and whose memory was not measured yet
+  ended_bytes     string  memory of the jobs that ended, as far as it was measured
   deadlines       zset    id -> deadline, of jobs that have one and have not ended
   workers         zset    worker id -> when its lease expires (ms)
   job:ID          hash    spec (JSON), prompt (u32s), n, arrival, deadline, within (seconds
@@ -17,13 +19,15 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
                           max_tokens; turn (arrival as it ranks, where that is another time);
                           open (outputs that have not ended), fN (finish of output N),
                           claim ("worker:epoch" that holds it or last held it),
-                          fingerprint (of the model its output is from), ended (when),
+                          fingerprint (of the model its output is from), ended (when), bytes
+                          (of memory, once it has ended and was weighed),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant)
   log:ID:N        string  tokens of output N, little-endian u32 each
   lp:ID:N         list    log-probabilities of output N, one entry for each token
-  idem:DIGEST     string  job id; DIGEST is of tenant and idempotency key
+  idem:DIGEST     string  job id, NUL, digest of the request; DIGEST is of tenant and
+                          idempotency key. (Versions before stored the id alone.)
   epoch           string  the highest epoch that was given out, of any worker
   lease:WORKER    hash    epoch, holder, expires (ms), ttl (ms), info (JSON), fingerprint,
                           step_us (how long a step takes there; 0 while that is not known),
@@ -164,11 +168,16 @@ end
 --@ submit
 -- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
---       tenant, priority, max_tokens
--- Answers {id, 1 if an idempotency key matched else 0}, nil where the queue is full,
--- 'order' where none is stored.
+--       tenant, priority, max_tokens, digest of the request
+-- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0},
+-- nil where the queue is full, 'order' where none is stored.
 local known = KEYS[13] and redis.call('GET', KEYS[13])
-if known and known ~= ARGV[1] then return {known, 1} end
+if known then
+  local known_id, request = string.match(known, '^(%Z+)%z?(.*)$')
+  if known_id ~= ARGV[1] then
+    return {known_id, (request == '' or request == ARGV[11]) and 1 or 2}
+  end
+end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {ARGV[1], 0} end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then return false end
 if redis.call('EXISTS', KEYS[7]) == 0 then return 'order' end
@@ -180,13 +189,14 @@ local arrival = seconds(now)
 -- is left to be compared with.
 local function turn_of(now)
   local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
-  local ahead = not is_idle and tonumber(redis.call('GET', KEYS[12])) or 0
+  local stored = redis.call('GET', KEYS[12])
+  local ahead = not is_idle and tonumber(stored) or 0
   local newest = redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
   local behind = is_idle and 0 or math.floor((newest or 0) * 1000000 + 0.5) - (now + ahead)
   if behind > 0 then
     ahead = ahead + behind + 1
     redis.call('SET', KEYS[12], string.format('%.0f', ahead))
-  elseif is_idle then
+  elseif is_idle and stored then
     redis.call('DEL', KEYS[12])
   end
   return seconds(now + ahead)
@@ -202,7 +212,7 @@ if tonumber(ARGV[3]) > 0 then
   redis.call('ZADD', KEYS[4], deadline, id)
 end
 if turn ~= arrival then redis.call('HSET', KEYS[1], 'turn', turn) end
-if KEYS[13] then redis.call('SET', KEYS[13], id) end
+if KEYS[13] then redis.call('SET', KEYS[13], id .. '\0' .. ARGV[11]) end
 local rank = rank_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
 redis.call('ZADD', KEYS[2], exact(rank), id)
 redis.call('ZADD', KEYS[3], turn, id)
@@ -431,8 +441,8 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 return redis.call('ZRANGE', KEYS[2], 0, -1)
 
 --@ commit
--- KEYS  lease claims deadlines ended bell rings lengths counters, then for every row: job,
---       log, and lp where the row has log-probabilities
+-- KEYS  lease claims deadlines ended bell rings lengths counters unweighed, then for every
+--       row: job, log, and lp where the row has log-probabilities
 -- ARGV  worker, epoch, length of a job key without its id, finish of what is overdue,
 --       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends, 2 if by
 --       itself), the tokens of all rows, then for every row its log-probabilities and its
@@ -478,12 +488,13 @@ local function end_output(job, field, finish, share, num_tokens)
   local id, ended = string.sub(job, prefix_length + 1), seconds(now)
   call('HSET', job, 'ended', ended)
   call('ZADD', KEYS[4], ended, id)
+  call('RPUSH', KEYS[9], id)
   call('ZREM', KEYS[2], id)
   call('ZREM', KEYS[3], id)
 end
 
 local answers, ids, last = {}, {}, nil
-local key, arg, token = 9, 7, 1
+local key, arg, token = 10, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
   local job, log, field = KEYS[key], KEYS[key + 1], 'f' .. index
@@ -528,7 +539,8 @@ if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
 return table.concat(answers)
 
 --@ cancel
--- KEYS  job queue claims deadlines ended bell rings counters, then the log of every output
+-- KEYS  job queue claims deadlines ended bell rings counters unweighed, then the log of every
+--       output
 -- ARGV  id, the job's claim as it was read ('' for none), finish
 -- Ends every output that has not ended. The claims key depends on who holds the job: the
 -- caller reads that first, and this script answers 'moved' where it has changed since.
@@ -539,20 +551,23 @@ if not job[1] or job[2] then
   return job[1] and 0 or false
 end
 if (job[3] or '') ~= ARGV[2] then return 'moved' end
+-- First, since a script that has written something is not refused for want of memory: what
+-- ends makes room.
+redis.call('ZREM', KEYS[4], ARGV[1])
 local now, due = seconds(time_us()), {}
 for index = 0, job[1] - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
   if is_open and job[4] then
-    local num_tokens = redis.call('STRLEN', KEYS[9 + index]) / 4
+    local num_tokens = redis.call('STRLEN', KEYS[10 + index]) / 4
     add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
   end
 end
 store_counters(KEYS[8], due)
 redis.call('HSET', KEYS[1], 'ended', now, 'open', 0)
 redis.call('ZADD', KEYS[5], now, ARGV[1])
+redis.call('RPUSH', KEYS[9], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[4], ARGV[1])
 ring(KEYS[6], KEYS[7], 'ended', {ARGV[1]})
 return 1
 
@@ -584,16 +599,43 @@ for i, id in ipairs(ARGV) do
 end
 return num_settled
 
+--@ weigh
+-- KEYS  unweighed ended_bytes, then for every id: job, and its logs, lps and idem
+-- ARGV  for every id: id, number of its keys
+-- Measures what jobs take that have ended. One that another has measured or forgotten is
+-- passed over.
+local key, total = 3, 0
+for i = 1, #ARGV, 2 do
+  local job, bytes = KEYS[key], 0
+  if redis.call('LREM', KEYS[1], 1, ARGV[i]) > 0 and redis.call('HEXISTS', job, 'spec') == 1 then
+    for at = key, key + ARGV[i + 1] - 1 do
+      bytes = bytes + (redis.call('MEMORY', 'USAGE', KEYS[at], 'SAMPLES', 0) or 0)
+    end
+    redis.call('HSET', job, 'bytes', bytes)
+    total = total + bytes
+  end
+  key = key + ARGV[i + 1]
+end
+if total > 0 then redis.call('INCRBY', KEYS[2], total) end
+return total
+
 --@ forget
--- KEYS  job ended jobs, then the job's logs, lps and idem
+-- KEYS  job ended jobs ended_bytes, then the job's logs, lps and idem
 -- ARGV  id
--- Drops everything of a job that has ended. Answers 1, 0 where another one has done it.
-if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
+-- Drops everything of a job that has ended. Answers its bytes (0: not weighed), nil where
+-- another one has done it.
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return false end
+local bytes = tonumber(redis.call('HGET', KEYS[1], 'bytes')) or 0
 redis.call('DEL', KEYS[1])
-for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end
+for i = 5, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-return 1
+if redis.call('ZCARD', KEYS[2]) == 0 then
+  redis.call('DEL', KEYS[4])
+elseif bytes > 0 then
+  redis.call('DECRBY', KEYS[4], bytes)
+end
+return bytes
 
 --@ read
 -- KEYS  for every request: job, log, and lp where its log-probabilities are wanted

@@ -118,6 +118,34 @@ async def test_a_retried_submit_is_the_same_job(served: Served, stub: Any) -> No
     assert await served.queue.num_queued() == 2
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "Twice"},
+        {"prompt": "", "prompt_token_ids": [1, 2]},
+        {"sampling": {"max_tokens": 4}},
+        {"sampling": {"max_tokens": 3, "logit_bias": {"7": 1.0, "5": 1.0, "6": 2.0}}},
+        {"sampling": {"max_tokens": 3, "seed": 1}},
+        {"priority": 1},
+        {"deadline_s": 9.0},
+        {"cancel_on_disconnect": True},
+    ],
+)
+async def test_another_request_with_the_same_key_is_refused(
+    served: Served, stub: Any, other: dict[str, Any]
+) -> None:
+    bias = {str(token): 1.0 for token in (5, 6, 7)}
+    asked = {"idempotency_key": "k", "sampling": {"max_tokens": 3, "logit_bias": bias}}
+    first = await submit(stub, **asked)
+    code, text = await refusal(submit(stub, **{**asked, **other}))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert text.startswith("idempotency_key: ")
+    assert first.job_id in text
+    assert await served.queue.num_queued() == 1
+    again = {**asked, "sampling": {"logit_bias": dict(reversed(bias.items())), "max_tokens": 3}}
+    assert (await submit(stub, **again, model=served.card.name)).job_id == first.job_id
+
+
 @pytest.mark.parametrize("job_id", ["", "nobody", "x" * 300, "a\0b"])
 async def test_an_unknown_job_is_not_found(stub: Any, job_id: str) -> None:
     for call in (

@@ -70,6 +70,7 @@ class ModelQueue:
         self.lengths = Lengths()
         self.jobs: dict[str, ModelJob] = {}
         self.idempotency: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self.fingerprints: dict[str, str] = {}
 
     def find(self, key: str, max_queued: int) -> str | None:
@@ -80,8 +81,9 @@ class ModelQueue:
             raise OverflowError
         return None
 
-    def submit(self, spec: JobSpec) -> None:
-        """``spec`` says when it arrived."""
+    def submit(self, spec: JobSpec, digest: str) -> None:
+        """``spec`` says when it arrived, ``digest`` what was asked."""
+        self.digests[spec.job_id] = digest
         job = self.jobs[spec.job_id] = ModelJob(spec)
         self.rank(job)
         if spec.idempotency_key:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from redis import Redis
 
-from protos.errors import Exhausted
+from protos.errors import Exhausted, InvalidRequest
 from protos.job import CommitRow, Finish
 from scheduler_svc.queue import Fenced, JobQueue, Lease, LogRequest, Order, QueueLimits
 from scheduler_svc.queue.keys import Keys
@@ -100,8 +100,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.acquire(worker)
         self.claim("a", "old", 2, None)
 
-    @rule(n=st.integers(1, 2), key=st.sampled_from(["", "", "x", "y"]), envelope=envelopes)
-    def submit(self, n: int, key: str, envelope: dict[str, Any]) -> None:
+    @rule(
+        n=st.integers(1, 2),
+        key=st.sampled_from(["", "", "x", "y"]),
+        envelope=envelopes,
+        digest=st.sampled_from(["one", "one", "another"]),
+    )
+    def submit(self, n: int, key: str, envelope: dict[str, Any], digest: str = "one") -> None:
         # A job id of one tenant: keys of two tenants are never the same.
         key = key and f"{envelope['tenant']}{key}"
         asked = spec(n=n, idempotency_key=key, **envelope)
@@ -111,7 +116,11 @@ class QueueMachine(RuleBasedStateMachine):
             with pytest.raises(Exhausted):
                 self.run(self.queue.submit(asked))
             return
-        answer = self.run(self.queue.submit(asked))
+        if existing is not None and self.model.digests[existing] != digest:
+            with pytest.raises(InvalidRequest, match=existing):
+                self.run(self.queue.submit(asked, digest))
+            return
+        answer = self.run(self.queue.submit(asked, digest))
         assert answer.job_id == (existing or asked.job_id)
         assert answer.existed == (existing is not None)
         if existing is None:
@@ -121,7 +130,7 @@ class QueueMachine(RuleBasedStateMachine):
             turn_s = float(turn or arrival)
             live = [job for job in self.model.jobs.values() if not job.ended]
             assert all(turn_s >= job.spec.arrival_s for job in live)
-            self.model.submit(replace(asked, arrival_s=turn_s))
+            self.model.submit(replace(asked, arrival_s=turn_s), digest)
 
     @rule(number=st.integers(0, len(ORDERS) - 1), luck=st.integers(0, 3))
     def adopt(self, number: int, luck: int) -> None:

@@ -74,6 +74,7 @@ async def test_scripts_touch_only_declared_keys_of_one_slot(
                 name, declared = scripts[words[1]], words[3 : 3 + int(words[2])]
                 assert all(key.startswith(f"ss:{{{model}}}:") for key in declared)
             elif event["client_type"] == "lua" and words[0] not in KEYLESS:
-                assert words[1] in declared, f"{name} touches {words[:2]}"
+                key = words[2] if words[0] == "MEMORY" else words[1]
+                assert key in declared, f"{name} touches {words[:3]}"
                 touched[name].add(words[0])
     assert set(touched) == set(scripts.values()), "every script was seen"

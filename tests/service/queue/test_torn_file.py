@@ -62,10 +62,14 @@ async def state(queue: JobQueue) -> list[object]:
     return [(job, [await tokens_of(queue, job.spec.job_id)]) for job in jobs]
 
 
-async def check_cut(content: bytes, data_dir: Path) -> None:
-    """Two starts on a torn file; what was written after the first is there after the second."""
+def lay(data_dir: Path, content: bytes) -> None:
     data_dir.mkdir()
     (data_dir / "appendonly.aof").write_bytes(content)
+
+
+async def check_cut(content: bytes, data_dir: Path) -> None:
+    """Two starts on a torn file; what was written after the first is there after the second."""
+    lay(data_dir, content)
     async with killed(data_dir) as queue:
         await commit(queue, "job", TOKENS)
         before = await state(queue)
