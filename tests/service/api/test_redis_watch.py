@@ -103,11 +103,12 @@ async def test_before_redis_is_full_no_job_is_taken_and_running_ones_go_on(
 ) -> None:
     job_id = await client.submit()
     await served.lane.claim()
+    with Redis.from_url(redis.url) as filler:
+        for number in range(1000):
+            filler.set(f"something {number}", b"x" * 20_000)  # beside which buffers are small
     with Redis.from_url(redis.url) as plain:
-        for number in range(100):
-            plain.set(f"something {number}", b"x" * 100_000)  # beside which buffers are small
         used = plain.info("memory")["used_memory"]
-        plain.config_set("maxmemory", int(used / 0.97))
+        plain.config_set("maxmemory", int(used / 0.98))
         await served.until(client.is_not_ready)
         code, retry_after_ms = await client.refusal()
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
