@@ -78,6 +78,7 @@ class ApiServer:
         self._tasks = [
             asyncio.create_task(self._hub.run(), name="api-follow"),
             asyncio.create_task(self._watch_health(), name="api-health"),
+            asyncio.create_task(self.absence.run(), name="api-presence"),
         ]
         await self._server.start()
         return place(host, port)

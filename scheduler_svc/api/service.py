@@ -55,14 +55,18 @@ class InferenceService(wire.InferenceServicer):
 
     async def Generate(self, request: wire.SubmitRequest, context: Any) -> None:
         spec, digest = await self._resolve(request)
-        job_id = (await self._submit(spec, digest)).job_id
-        with self._absence.stream(job_id, watch=spec.cancel_on_disconnect):
+        submitted = await self._submit(spec, digest)
+        job_id, watch = submitted.job_id, spec.cancel_on_disconnect
+        if submitted.existed:
+            # It may have been stored by a Submit, which has no stream.
+            watch = (await self._snapshot(job_id)).spec.cancel_on_disconnect
+        async with self._absence.stream(job_id, watch):
             await context.write(wire.encode_event(StreamEvent(job_id)))
             await self._send(context, await self._snapshot(job_id), 0, ())
 
     async def Attach(self, request: wire.AttachRequest, context: Any) -> None:
         job = await self._snapshot(request.job_id)
-        with self._absence.stream(request.job_id, watch=False):
+        async with self._absence.stream(request.job_id, job.spec.cancel_on_disconnect):
             await self._send(context, job, request.offset, request.offsets)
 
     async def GetJob(self, request: wire.GetJobRequest, _context: Any) -> wire.Job:

@@ -33,6 +33,14 @@ class Sweep:
     num_settled: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unless:
+    """Not if other replicas than this one say that they follow the job; see Presence."""
+
+    replica: str
+    ttl_ms: int
+
+
 class Ending:
     """Cancels jobs and sweeps a shard. Safe to run in any number of processes."""
 
@@ -42,8 +50,11 @@ class Ending:
         self._retention = Retention(shard)
         self._num_examined = 0
 
-    async def end(self, job_id: str, finish: Finish) -> bool:
-        """Ends every output that has not ended; False where the job had ended or is unknown."""
+    async def end(self, job_id: str, finish: Finish, unless: Unless | None = None) -> bool:
+        """Ends every output that has not ended; False where the job had ended or is unknown.
+
+        Nor with ``unless``, where that holds.
+        """
         keys = self._shard.keys
         for _ in range(_MAX_ATTEMPTS):
             claim, n = await self._shard.link.call("HMGET", keys.job(job_id), "claim", "n")
@@ -53,10 +64,13 @@ class Ending:
                 [
                     *(keys.job(job_id), keys.queue, keys.claims(worker_id)),
                     *(keys.deadlines, keys.ended, keys.bell, keys.rings, keys.counters),
-                    keys.unweighed,
+                    *(keys.unweighed, keys.followers(job_id)),
                     *(keys.log(job_id, index) for index in range(int(n or 0))),
                 ],
-                [job_id, claim or b"", encode_finish(finish)],
+                [
+                    *(job_id, claim or b"", encode_finish(finish)),
+                    *((unless.replica, unless.ttl_ms) if unless else ()),
+                ],
                 durable=True,
             )
             if answer != b"moved":

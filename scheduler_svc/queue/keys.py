@@ -35,6 +35,7 @@ class Keys:
         self.job_prefix = prefix + "job:"
         self._log = prefix + "log:"
         self._lp = prefix + "lp:"
+        self._followers = prefix + "followers:"
         self._idem = prefix + "idem:"
         self._lease = prefix + "lease:"
         self._claims = prefix + "claims:"
@@ -47,6 +48,9 @@ class Keys:
 
     def lp(self, job_id: str, index: int) -> str:
         return f"{self._lp}{job_id}:{index}"
+
+    def followers(self, job_id: str) -> str:
+        return self._followers + job_id
 
     def idem(self, digest: str) -> str:
         return self._idem + digest

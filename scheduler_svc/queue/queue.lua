@@ -26,6 +26,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
                           the prompt, then the tenant)
   log:ID:N        string  tokens of output N, little-endian u32 each
   lp:ID:N         list    log-probabilities of output N, one entry for each token
+  followers:ID    zset    replica -> until when (ms) its clients follow the job, of those jobs
+                          that end when nobody does
   idem:DIGEST     string  job id, NUL, digest of the request; DIGEST is of tenant and
                           idempotency key. (Versions before stored the id alone.)
   epoch           string  the highest epoch that was given out, of any worker
@@ -539,18 +541,26 @@ if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
 return table.concat(answers)
 
 --@ cancel
--- KEYS  job queue claims deadlines ended bell rings counters unweighed, then the log of every
---       output
--- ARGV  id, the job's claim as it was read ('' for none), finish
+-- KEYS  job queue claims deadlines ended bell rings counters unweighed followers, then the
+--       log of every output
+-- ARGV  id, the job's claim as it was read ('' for none), finish, and where it is to end only
+--       if no other replica has followers of it: a replica, ttl_ms of what replicas say
 -- Ends every output that has not ended. The claims key depends on who holds the job: the
 -- caller reads that first, and this script answers 'moved' where it has changed since.
--- Answers 1 if this ended the job, 0 if it had ended, nil if it is unknown.
+-- Answers 1 if this ended the job, 0 if it had ended or is followed, nil if it is unknown.
 local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'share')
 if not job[1] or job[2] then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return job[1] and 0 or false
 end
 if (job[3] or '') ~= ARGV[2] then return 'moved' end
+if ARGV[4] then
+  local followers = redis.call('ZRANGE', KEYS[10], 0, -1, 'WITHSCORES')
+  for i = 1, #followers, 2 do
+    local is_other = followers[i] ~= ARGV[4]
+    if is_other and is_good(followers[i + 1], ARGV[5], time_us()) then return 0 end
+  end
+end
 -- First, since a script that has written something is not refused for want of memory: what
 -- ends makes room.
 redis.call('ZREM', KEYS[4], ARGV[1])
@@ -558,7 +568,7 @@ local now, due = seconds(time_us()), {}
 for index = 0, job[1] - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
   if is_open and job[4] then
-    local num_tokens = redis.call('STRLEN', KEYS[10 + index]) / 4
+    local num_tokens = redis.call('STRLEN', KEYS[11 + index]) / 4
     add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
   end
 end
@@ -569,6 +579,19 @@ redis.call('RPUSH', KEYS[9], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 ring(KEYS[6], KEYS[7], 'ended', {ARGV[1]})
+return 1
+
+--@ follow
+-- KEYS  for every id: followers, job
+-- ARGV  replica, for how long (ms), ttl_ms of what replicas say
+-- Notes that clients of the replica follow these jobs, of those that are known.
+local now = time_us() / 1000
+for i = 1, #KEYS, 2 do
+  if redis.call('EXISTS', KEYS[i + 1]) == 1 then
+    redis.call('ZADD', KEYS[i], string.format('%.0f', now + ARGV[2]), ARGV[1])
+    redis.call('PEXPIRE', KEYS[i], ARGV[3])
+  end
+end
 return 1
 
 --@ settle

@@ -21,6 +21,7 @@ from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import Full, RedisLink
+from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     LogRequest,
@@ -182,6 +183,10 @@ class JobQueue:
     async def cancel(self, job_id: str, reason: str = "cancelled", message: str = "") -> bool:
         """Ends every output that has not ended. False where the job had ended or is unknown."""
         return await self._ending.end(job_id, Finish(reason, message))
+
+    def presence(self, replica: str, ttl_ms: int) -> Presence:
+        """For a replica whose clients follow jobs that are to end when nobody does."""
+        return Presence(self._shard, self._ending, replica, ttl_ms)
 
     async def job(self, job_id: str) -> JobSnapshot | None:
         """None for an unknown job. Raises Corrupt where its record can't be read."""
