@@ -627,9 +627,10 @@ return num_settled
 -- ARGV  for every id: id, number of its keys
 -- Measures what jobs take that have ended. One that another has measured or forgotten is
 -- passed over.
+local INDEX_BYTES = 500  -- of its members in sorted sets, which can't be told apart
 local key, total = 3, 0
 for i = 1, #ARGV, 2 do
-  local job, bytes = KEYS[key], 0
+  local job, bytes = KEYS[key], INDEX_BYTES
   if redis.call('LREM', KEYS[1], 1, ARGV[i]) > 0 and redis.call('HEXISTS', job, 'spec') == 1 then
     for at = key, key + ARGV[i + 1] - 1 do
       bytes = bytes + (redis.call('MEMORY', 'USAGE', KEYS[at], 'SAMPLES', 0) or 0)

@@ -165,6 +165,11 @@ class ModelQueue:
             [self.cancel(job.job_id, OVERDUE) for job in self.jobs.values() if job.is_overdue]
         )
 
+    def forget(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            key = self.jobs.pop(job_id).spec.idempotency_key
+            self.idempotency.pop(key, None)
+
     def end(self, job: ModelJob, index: int, finish: Finish) -> None:
         job.finishes[index] = finish
         if job.share is not None:

@@ -26,6 +26,7 @@ from tests.service.queue.model import ModelQueue
 T = TypeVar("T")
 
 MAX_QUEUED = 6
+MAX_ENDED = 4
 CANCELLED = Finish("cancelled")
 ORDERS = [
     Order(),
@@ -64,7 +65,9 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        limits = QueueLimits(max_queued_jobs=MAX_QUEUED, lease_grace_s=1e6)
+        limits = QueueLimits(
+            max_queued_jobs=MAX_QUEUED, lease_grace_s=1e6, max_ended_jobs=MAX_ENDED
+        )
         name = f"machine/{next(_numbers)}"
         self.queues = [JobQueue(self.url, name, limits, order) for order in ORDERS]
         self.queue = self.queues[self.first_order]
@@ -155,7 +158,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        assert self.run(self.queue.sweep()).num_overdue == self.model.sweep()
+        ended = {job.job_id for job in self.model.jobs.values() if job.ended}
+        num_overdue = self.model.sweep()
+        swept = self.run(self.queue.sweep())
+        assert swept.num_overdue == num_overdue
+        assert swept.num_forgotten == max(0, len(ended) - MAX_ENDED)
+        known = {job_id.decode() for job_id in self.redis.zrange(self.keys.jobs, 0, -1)}
+        gone = self.model.jobs.keys() - known
+        assert gone <= ended, "who goes on is never forgotten"
+        assert len(gone) == swept.num_forgotten
+        self.model.forget(gone)
+        self.ids = [job_id for job_id in self.ids if job_id not in gone]
 
     @rule(worker=workers, luck=st.integers(0, 3))
     def lose(self, worker: str, luck: int) -> None:
