@@ -50,7 +50,9 @@ class BatchingBench(BaseSettings):
     simulator, whose figures are printed beside the measured ones.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     model: str = Field(str(MODEL), description="checkpoint directory; default: the demo model")
     systems: str = Field(DEFAULT, description="which: BATCHING+ATTENTION[+split-fuse],…")

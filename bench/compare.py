@@ -36,7 +36,9 @@ class Bench(BaseSettings):
     Other benchmarks: `stepserve bench batching`, `policies`, `core` and `example`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     model: str = Field(str(MODEL), description="checkpoint directory; default: the demo model")
     num_jobs: int = Field(96, ge=1, description="jobs")

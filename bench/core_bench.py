@@ -54,7 +54,9 @@ class CoreBench(BaseSettings):
     (schedule and update_from_output) has the same prompts and takes turns with the core.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_CORE_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_CORE_", env_ignore_empty=True, frozen=True
+    )
 
     running: tuple[int, ...] = Field((64, 256, 1024), description="running sequences, A,B,C")
     num_steps: int = Field(1000, ge=1, description="steps timed for each")

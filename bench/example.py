@@ -58,7 +58,9 @@ class Example(BaseSettings):
     printed is what the scheduler recorded. The demo model computes them.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     out: str = Field("", description="also draw who is in each step into this directory, as SVG")
 

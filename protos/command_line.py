@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsError
+
+from protos.redaction import redacted
+from protos.variables import strangers
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -23,9 +27,10 @@ def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S
     """Return the settings that ``argv`` and the environment give.
 
     Every text is taken as it stands, those of a list too: a flag given again is one more
-    text of the list. Raises SystemExit: status 0 after printing help, 2 after saying what
-    is wrong.
+    text of the list. An empty variable is none, and one that no command has is refused.
+    Raises SystemExit: status 0 after printing help, 2 after saying what is wrong.
     """
+    problems = strangers(os.environ)
     source: CliSettingsSource[S] = CliSettingsSource(
         settings_class,
         cli_prog_name=prog,
@@ -37,11 +42,16 @@ def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S
         parse_args_method=_Literally(settings_class),
         formatter_class=_Help,
     )
+    source.env_ignore_empty = False  # Of variables; a text that was typed is one.
     try:
-        return CliApp.run(settings_class, cli_args=list(argv), cli_settings_source=source)
+        found = CliApp.run(settings_class, cli_args=list(argv), cli_settings_source=source)
     except (ValidationError, SettingsError) as error:
-        print(f"{prog}: {_problems(error)}\n{prog} --help lists the options.", file=sys.stderr)
-        raise SystemExit(2) from None
+        problems.append(_problems(error))
+    if problems:
+        told = f"{prog}: {'; '.join(problems)}\n{prog} --help lists the options."
+        print(redacted(told), file=sys.stderr)
+        raise SystemExit(2)
+    return found
 
 
 def print_any_character() -> None:
@@ -58,11 +68,22 @@ class _Literally:
         self._names = [name for name, field in fields if field.annotation == list[str]]
 
     def __call__(self, parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+        _hush(parser)
         found = parser.parse_args(argv)
         for name in self._names:
             if isinstance(texts := getattr(found, name, None), list):
                 setattr(found, name, json.dumps(texts))
         return found
+
+
+def _hush(parser: ArgumentParser) -> None:
+    """What is refused is quoted, and may hold a password."""
+    complain = parser.error
+
+    def error(message: str) -> NoReturn:
+        complain(redacted(message))
+
+    parser.error = error  # type: ignore[method-assign]
 
 
 class _Help(RawDescriptionHelpFormatter):

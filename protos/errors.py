@@ -4,7 +4,7 @@
     ├── InvalidRequest        the client's: INVALID_ARGUMENT, names the field
     ├── NotFound              the client's: NOT_FOUND
     ├── Exhausted             a bound was reached: RESOURCE_EXHAUSTED, with a retry hint
-    ├── Unavailable           something we need does not answer: UNAVAILABLE
+    ├── Unavailable           something we need does not answer: UNAVAILABLE, with a retry hint
     └── StepRefused           the step protocol's rules: FAILED_PRECONDITION
 
 Anything else that is raised is a bug of ours.
@@ -38,7 +38,9 @@ class Exhausted(StepserveError):
 
 
 class Unavailable(StepserveError):
-    """Redis or a worker does not answer."""
+    """Redis or a worker does not answer. Try again after ``retry_after_ms``."""
+
+    retry_after_ms = 1000
 
 
 class StepRefused(StepserveError):

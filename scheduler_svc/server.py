@@ -18,11 +18,12 @@ from typing import Any
 
 from protos.errors import StepserveError, Unavailable
 from protos.logs import start_logging
+from protos.redaction import redacted
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.lane import Shard
 from scheduler_svc.lanes import Lanes
-from scheduler_svc.queue import JobQueue, QueueLimits, redacted
+from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,18 @@ class Running:
     queue: JobQueue
 
 
-@asynccontextmanager
-async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
-    """Run a scheduler for the time of the block.
+class _Stopped(Exception):
+    """We were told to stop before Redis was there."""
 
-    Raises StepserveError where the model or Redis is not there, or the address is taken.
+
+@asynccontextmanager
+async def scheduler(
+    settings: SchedulerSettings, stop: asyncio.Event | None = None
+) -> AsyncIterator[Running]:
+    """Run a scheduler for the time of the block, from when Redis is there.
+
+    The api serves before, and says that Redis is away. Raises StepserveError where the model
+    is not there, the address is taken, or Redis can't keep what is promised.
     """
     for directory in filter(None, (settings.record_dir, settings.record_events_dir)):
         _make_directory(directory)
@@ -53,6 +61,8 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
     limits = QueueLimits(
         max_queued_jobs=settings.max_queued_jobs,
         retention_s=settings.retention_s,
+        max_ended_jobs=settings.max_ended_jobs,
+        max_ended_bytes=settings.max_ended_bytes,
         durability=settings.durability,
         lease_grace_s=settings.lease_ttl_s,
     )
@@ -60,13 +70,13 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
         queue = await stack.enter_async_context(
             JobQueue(redis_url(settings), card.name, limits, settings.order)
         )
-        await _prepare(queue, settings)
-        await stack.enter_async_context(_background(_sweep(queue)))
         address = ""
         if settings.roles != "lane":
             api = ApiServer(queue, card, settings.disconnect_grace_s, settings.reflection)
             address = await api.start(settings.host, settings.port)
             stack.push_async_callback(api.stop)
+        await _prepare(queue, settings, stop or asyncio.Event())
+        await stack.enter_async_context(_background(_sweep(queue)))
         if settings.roles != "api":
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
             lanes = Lanes(Shard(queue, card, settings, holder), settings.worker_addresses)
@@ -94,20 +104,51 @@ def _make_directory(directory: str) -> None:
         raise StepserveError(f"can't record into {directory}: {error.strerror}") from None
 
 
-async def _prepare(queue: JobQueue, settings: SchedulerSettings) -> None:
-    """See that Redis is there, and that the jobs in it are in our order."""
-    try:
-        await queue.adopt_order()
-    except Unavailable as error:
-        raise StepserveError(f"no Redis at {redacted(settings.redis_url)}: {error}") from None
+async def _prepare(queue: JobQueue, settings: SchedulerSettings, stop: asyncio.Event) -> None:
+    """Wait until Redis is there, see what it keeps, and put the jobs in it into our order.
+
+    Raises StepserveError where it does not keep what is promised.
+    """
+    said = ""
+    while not stop.is_set():
+        try:
+            await queue.check_server()
+            await queue.adopt_order()
+            return
+        except Unavailable as error:
+            if str(error) != said:
+                log.warning("waiting for Redis at %s: %s", redacted(settings.redis_url), error)
+            said = str(error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_INTERVAL_S):
+                await stop.wait()
+    raise _Stopped
 
 
 async def _sweep(queue: JobQueue) -> None:
-    """End overdue jobs and forget old ones, again and again; any replica may, at any time."""
+    """End overdue jobs and forget old ones, again and again; any replica may, at any time.
+
+    A Redis that was away may be another one, or have been started again: look at it anew.
+    """
+    was_away = False
     while True:
-        with contextlib.suppress(Unavailable):
+        try:
+            if was_away:
+                await _look_again(queue)
+            was_away = False
             await queue.sweep()
+        except Unavailable:
+            was_away = True
         await asyncio.sleep(SWEEP_INTERVAL_S)
+
+
+async def _look_again(queue: JobQueue) -> None:
+    try:
+        await queue.check_server()
+    except Unavailable:
+        raise
+    except StepserveError as error:
+        log.error("%s", error)
 
 
 @asynccontextmanager
@@ -134,7 +175,7 @@ async def serve(settings: SchedulerSettings) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    async with scheduler(settings) as running:
+    async with scheduler(settings, stop) as running:
         while settings.wait_for_worker and not await _num_workers(running.queue):
             if stop.is_set():
                 return
@@ -154,7 +195,8 @@ def run(settings: SchedulerSettings) -> int:
     """Serve; return the exit status: 1 where it cannot be served, with one line saying why."""
     try:
         start_logging()
-        asyncio.run(serve(settings))
+        with contextlib.suppress(_Stopped):
+            asyncio.run(serve(settings))
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

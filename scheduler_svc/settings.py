@@ -6,8 +6,9 @@ import math
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 
+from protos.variables import FROM_ENVIRONMENT
 from scheduler_svc.order import Order, Policy
 
 Batching = Literal["continuous", "static"]
@@ -16,7 +17,7 @@ Batching = Literal["continuous", "static"]
 class PlanningSettings(BaseSettings):
     """How jobs are ordered, and how steps are made of them: of every command that plans."""
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+    model_config = FROM_ENVIRONMENT
 
     batching: Batching = Field(
         "continuous",
@@ -108,6 +109,12 @@ class SchedulerSettings(LaneSettings):
     )
     max_queued_jobs: int = Field(10_000, ge=1, description="queued jobs at most, then refusal")
     retention_s: float = Field(86_400, gt=0, description="how long an ended job can be read")
+    max_ended_jobs: int = Field(
+        100_000, ge=0, description="ended jobs kept at most; the oldest go first"
+    )
+    max_ended_bytes: int = Field(
+        2**30, ge=0, description="memory of Redis that ended jobs take at most; see docs/redis.md"
+    )
     lease_ttl_s: float = Field(5.0, ge=0.5, description="a silent scheduler loses its workers then")
     step_timeout_s: float = Field(60.0, gt=0, description="a worker silent for so long is dead")
     disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
+
+from protos.variables import FROM_ENVIRONMENT
 
 # Counts travel as 32-bit integers.
 MAX_INT = 2**31 - 1
@@ -14,7 +16,7 @@ MAX_INT = 2**31 - 1
 class WorkerSettings(BaseSettings):
     """Own the weights and the paged KV cache; execute the steps that a scheduler commands."""
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+    model_config = FROM_ENVIRONMENT
 
     model: str = Field(description="checkpoint directory or Hugging Face id")
     model_name: str = Field("", description="name to serve it under; default: its last part")

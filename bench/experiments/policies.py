@@ -38,7 +38,9 @@ class PolicyBench(BaseSettings):
     before have ended; progress is told on standard error.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     model: str = Field(str(MODEL), description="checkpoint directory; default: the demo model")
     only: str = Field(",".join(EXPERIMENTS), description="which, with commas between")

@@ -83,7 +83,9 @@ class Simulate(PlanningSettings):
       stepserve simulate --costs costs.json --workers 100 --jobs 1000000 --load 0.9
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_SIMULATE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_SIMULATE_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     scenario: str = Field(
         "",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from protos.errors import Unavailable
+from protos.job import Finish
 from scheduler_svc.queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -16,17 +19,22 @@ log = logging.getLogger(__name__)
 # While Redis is away a job is not forgotten for so long.
 PATIENCE_S = 600.0
 RETRY_INTERVAL_S = 1.0
+# A replica that is silent for so long follows nothing any more, so far as others know.
+PRESENCE_TTL_S = 15.0
+LEFT = Finish("cancelled", "its client went away")
 
 
 class Absence:
-    """Cancels a job ``grace_s`` after its stream was closed early, unless one is open again.
+    """Cancels a job ``grace_s`` after its last stream was closed early, wherever that was.
 
-    It knows the streams of this process: a client that comes back in time must come back
-    here. A process that is killed or stops cancels nothing.
+    Redis knows which replicas have streams of the jobs that are watched; the last one whose
+    stream is cut off cancels. A process that is killed or stops cancels nothing. ``run``
+    must run.
     """
 
     def __init__(self, queue: JobQueue, grace_s: float) -> None:
-        self._queue = queue
+        ttl_s = max(PRESENCE_TTL_S, grace_s)
+        self._presence = queue.presence(uuid.uuid4().hex, int(ttl_s * 1000))
         self._grace_s = grace_s
         self._num_streams: Counter[str] = Counter()
         self._watched: set[str] = set()
@@ -35,11 +43,11 @@ class Absence:
 
     @property
     def num_away(self) -> int:
-        """Jobs that are cancelled soon unless their client comes back."""
+        """Jobs that are cancelled soon unless a client comes back."""
         return len(self._timers)
 
-    @contextmanager
-    def stream(self, job_id: str, watch: bool) -> Iterator[None]:
+    @asynccontextmanager
+    async def stream(self, job_id: str, watch: bool) -> AsyncIterator[None]:
         """Count a stream of the job while it is open; leave by an exception if it was cut off.
 
         With ``watch``, or if the job is watched already, the job is cancelled when its last
@@ -52,6 +60,7 @@ class Absence:
             timer.cancel()
         cut_off = True
         try:
+            await self._tell([job_id])
             yield
             cut_off = False
         finally:
@@ -60,13 +69,26 @@ class Absence:
                 del self._num_streams[job_id]
                 self._left(job_id, cut_off)
 
+    async def run(self) -> None:
+        """Go on telling the others what is followed here, until cancelled."""
+        while True:
+            await asyncio.sleep(PRESENCE_TTL_S / 3)
+            await self._tell(list(self._num_streams))
+
     async def close(self) -> None:
-        """From now on, and for all that are away now: cancel nothing."""
+        """From now on, and for all that are away now: cancel nothing, and follow nothing."""
         self._is_closed = True
         timers, self._timers = list(self._timers.values()), {}
         for timer in timers:
             timer.cancel()
         await asyncio.gather(*timers, return_exceptions=True)
+        with contextlib.suppress(Unavailable):
+            for job_id in self._num_streams.keys() & self._watched:
+                await self._presence.leave(job_id, 0)
+
+    async def _tell(self, job_ids: list[str]) -> None:
+        with contextlib.suppress(Unavailable):
+            await self._presence.follow([i for i in job_ids if i in self._watched])
 
     def _left(self, job_id: str, cut_off: bool) -> None:
         if not cut_off:
@@ -76,6 +98,8 @@ class Absence:
 
     async def _cancel_later(self, job_id: str) -> None:
         try:
+            with contextlib.suppress(Unavailable):
+                await self._presence.leave(job_id, int(self._grace_s * 1000))
             await asyncio.sleep(self._grace_s)
             await self._cancel(job_id)
         except Exception as error:
@@ -92,7 +116,7 @@ class Absence:
         end_s = loop.time() + PATIENCE_S
         while True:
             try:
-                await self._queue.cancel(job_id, "cancelled", "its client went away")
+                await self._presence.cancel(job_id, LEFT)
                 return
             except Unavailable:
                 if loop.time() > end_s:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.channel import place, server_options
-from protos.errors import StepserveError, Unavailable
+from protos.errors import StepserveError
 from protos.inference_wire import (
     MAX_REQUEST_BYTES,
     SERVICE_NAME,
@@ -22,6 +21,7 @@ from protos.inference_wire import (
 from scheduler_svc.api.absence import Absence
 from scheduler_svc.api.follow import FollowHub
 from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.api.redis_watch import RedisWatch
 from scheduler_svc.api.service import InferenceService
 from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.queue import JobQueue
@@ -29,22 +29,20 @@ from scheduler_svc.queue import JobQueue
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_CALLS = 10_000
-HEALTH_INTERVAL_S = 1.0
 STOP_GRACE_S = 0.5
 
 
 class ApiServer:
     """Serves ``Inference`` for one queue.
 
-    Its health, by the name of the service: SERVING while Redis answers, so that no client
-    is sent here meanwhile. By no name, the process's: SERVING all the same, since starting
-    it again would not bring Redis back.
+    Its health, by the name of the service: SERVING while Redis answers and has memory left,
+    so that no client is sent here meanwhile. By no name, the process's: SERVING all the
+    same, since starting it again would not bring Redis back.
     """
 
     def __init__(
         self, queue: JobQueue, card: ModelCard, disconnect_grace_s: float, reflects: bool
     ) -> None:
-        self._queue = queue
         self._hub = FollowHub(queue)
         self.absence = Absence(queue, disconnect_grace_s)
         self._health = health.aio.HealthServicer()
@@ -58,7 +56,8 @@ class ApiServer:
             ],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
-        service = InferenceService(queue, card, self._hub, self.absence)
+        self._watch = RedisWatch(queue)
+        service = InferenceService(queue, card, self._hub, self.absence, self._watch)
         add_InferenceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflects:
@@ -79,6 +78,7 @@ class ApiServer:
         self._tasks = [
             asyncio.create_task(self._hub.run(), name="api-follow"),
             asyncio.create_task(self._watch_health(), name="api-health"),
+            asyncio.create_task(self.absence.run(), name="api-presence"),
         ]
         await self._server.start()
         return place(host, port)
@@ -95,20 +95,16 @@ class ApiServer:
     async def _watch_health(self) -> None:
         hub = self._tasks[0]
         await self._set_health("", True)
+        await self._set_health(SERVICE_NAME, False)
         while not hub.done():
-            await self._set_health(SERVICE_NAME, await self._redis_answers())
-            await asyncio.wait((hub,), timeout=HEALTH_INTERVAL_S)
+            await self._watch.look()
+            await self._set_health(SERVICE_NAME, self._watch.is_ready)
+            await asyncio.wait((hub,), timeout=self._watch.interval_s)
         for name in ("", SERVICE_NAME):
             await self._set_health(name, False)
         if not hub.cancelled():
             log.error("the api follows no logs any more", exc_info=hub.exception())
             os.kill(os.getpid(), signal.SIGTERM)  # a new process can
-
-    async def _redis_answers(self) -> bool:
-        with contextlib.suppress(Unavailable):
-            await self._queue.ping()
-            return True
-        return False
 
     async def _set_health(self, name: str, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus.Value(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from protos import inference_wire as wire
-from protos.errors import InvalidRequest, NotFound
+from protos.errors import InvalidRequest, NotFound, Unavailable
 from protos.inference import JobInfo, ModelInfo, OutputInfo, StreamEvent, Usage
 from protos.job import JobSpec
 from scheduler_svc.api import stream
@@ -15,6 +15,7 @@ from scheduler_svc.api.follow import FollowHub
 from scheduler_svc.api.gate import Gate
 from scheduler_svc.api.live_card import LiveCard
 from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.api.redis_watch import RedisWatch
 from scheduler_svc.api.validate import check_deadline, check_model, resolve
 from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
 
@@ -30,30 +31,42 @@ MAX_SUBMIT_WAIT_S = 10.0
 class InferenceService(wire.InferenceServicer):
     """Jobs in, streams out. All state is in Redis: any replica answers for any job."""
 
-    def __init__(self, queue: JobQueue, card: ModelCard, hub: FollowHub, absence: Absence) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        card: ModelCard,
+        hub: FollowHub,
+        absence: Absence,
+        watch: RedisWatch,
+    ) -> None:
         self._queue = queue
         self._card = card
         self._live_card = LiveCard(queue, card)
         self._gate = Gate(MAX_SUBMITS_AT_ONCE, MAX_WAITING_SUBMITS, MAX_SUBMIT_WAIT_S)
         self._hub = hub
         self._absence = absence
+        self._watch = watch
 
     async def Submit(self, request: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
-        spec = await self._resolve(request)
+        spec, digest = await self._resolve(request)
         # Only a Generate has a stream whose end could mean anything.
-        submitted = await self._submit(replace(spec, cancel_on_disconnect=False))
+        submitted = await self._submit(replace(spec, cancel_on_disconnect=False), digest)
         return wire.SubmitResponse(job_id=submitted.job_id, existed=submitted.existed)
 
     async def Generate(self, request: wire.SubmitRequest, context: Any) -> None:
-        spec = await self._resolve(request)
-        job_id = (await self._submit(spec)).job_id
-        with self._absence.stream(job_id, watch=spec.cancel_on_disconnect):
+        spec, digest = await self._resolve(request)
+        submitted = await self._submit(spec, digest)
+        job_id, watch = submitted.job_id, spec.cancel_on_disconnect
+        if submitted.existed:
+            # It may have been stored by a Submit, which has no stream.
+            watch = (await self._snapshot(job_id)).spec.cancel_on_disconnect
+        async with self._absence.stream(job_id, watch):
             await context.write(wire.encode_event(StreamEvent(job_id)))
             await self._send(context, await self._snapshot(job_id), 0, ())
 
     async def Attach(self, request: wire.AttachRequest, context: Any) -> None:
         job = await self._snapshot(request.job_id)
-        with self._absence.stream(request.job_id, watch=False):
+        async with self._absence.stream(request.job_id, job.spec.cancel_on_disconnect):
             await self._send(context, job, request.offset, request.offsets)
 
     async def GetJob(self, request: wire.GetJobRequest, _context: Any) -> wire.Job:
@@ -87,10 +100,12 @@ class InferenceService(wire.InferenceServicer):
         )
         return wire.encode_models([model])
 
-    async def _resolve(self, request: wire.SubmitRequest) -> JobSpec:
+    async def _resolve(self, request: wire.SubmitRequest) -> tuple[JobSpec, str]:
+        """Return the job, and what tells its request from another with the same key."""
+        self._watch.check()
         spec = await resolve(request, await self._live_card.get())
         await self._check_deadline(spec)
-        return spec
+        return spec, wire.request_digest(request, self._card.name)
 
     async def _check_deadline(self, spec: JobSpec) -> None:
         """Refuse what can't be in time, if pace and lengths are known; no job that exists."""
@@ -103,9 +118,14 @@ class InferenceService(wire.InferenceServicer):
         if num_tokens is not None:
             check_deadline(spec, num_tokens, step_s)
 
-    async def _submit(self, spec: JobSpec) -> Submitted:
+    async def _submit(self, spec: JobSpec, digest: str) -> Submitted:
         async with self._gate.place():
-            return await self._queue.submit(spec)
+            self._watch.check()
+            try:
+                return await self._queue.submit(spec, digest)
+            except Unavailable as error:
+                self._watch.failed(error)
+                raise
 
     async def _send(self, context: Any, job: JobSnapshot, offset: int, offsets: Any) -> None:
         starts = stream.check_offsets(job, offset, offsets)

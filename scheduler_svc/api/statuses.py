@@ -72,9 +72,9 @@ def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
 
 async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
     trailers: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, Exhausted):
+    if isinstance(error, Exhausted | Unavailable):
         trailers = ((RETRY_AFTER_KEY, str(error.retry_after_ms)),)
-    code = _CODES.get(type(error))
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
     if code is None:
         stack = "".join(traceback.format_tb(error.__traceback__))
         log.error("%s failed with %s\n%s", method, type(error).__name__, stack)

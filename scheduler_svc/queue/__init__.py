@@ -7,7 +7,6 @@ from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import Durability, QueueLimits
-from scheduler_svc.queue.link import redacted
 from scheduler_svc.queue.queue import JobQueue, Submitted
 from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
@@ -33,5 +32,4 @@ __all__ = [
     "Rung",
     "Submitted",
     "WorkerRecord",
-    "redacted",
 ]

@@ -26,8 +26,12 @@ _OLDEST = (6, 2)
 _MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108
 _LOCK_WAIT_S = 2.0
 _START_WAIT_S = 60.0  # a long log takes a while to load
+_REWRITE_WAIT_S = 600.0
 _STOP_WAIT_S = 15.0
 _POLL_S = 0.01
+
+# Where a server keeps its append-only file: version 6, and 7 and up.
+_LOGS = ("appendonly.aof", "appendonlydir")
 
 # Becomes the server after asking the kernel to end it with us, even if we are killed. Not
 # a preexec_fn: that runs between fork and exec, where other threads' locks stay locked.
@@ -46,6 +50,11 @@ class EmbeddedRedis:
     Its data outlives it in the data directory. Where STEPSERVE_REDIS_URL is set that
     server is used instead, and nothing is started or stopped. Start it in a thread that
     stays: the kernel ends the server with the thread that started it.
+
+    A host's crash may cut the append-only file off within a script's effects. The server
+    loads such a file with the MULTI left open in it, would append what comes next behind
+    that, and at the start after that one run what it had dropped. So a file that was there
+    before is written anew at every start, and nobody is let in until that is done.
     """
 
     def __init__(self, data_dir: Path, durability: Durability) -> None:
@@ -53,12 +62,14 @@ class EmbeddedRedis:
         self._data_dir = data_dir
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._place, self._password = "", ""
         self._config = ""
         if self.url:
             return
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(data_dir)
-        self.url, address = _address(data_dir)
+        self._place, self._password, address = _address(data_dir)
+        self.url = _url(self._place, self._password)
         self._config = "\n".join((*address, *_storage(data_dir, durability), ""))
 
     @classmethod
@@ -92,6 +103,8 @@ class EmbeddedRedis:
         """Starts the server unless it runs; True if it had to. Its url stays the same."""
         if self._lock is None or (self._process is not None and self._process.poll() is None):
             return False
+        is_new = not any((self._data_dir / name).exists() for name in _LOGS)
+        password = self._password if is_new else secrets.token_hex(16)
         command = [sys.executable, "-ISc", _EXEC, str(os.getpid()), str(find_server()), "-"]
         self._process = subprocess.Popen(
             command,
@@ -104,9 +117,15 @@ class EmbeddedRedis:
             pass_fds=(self._lock,),
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(self._config.encode())
+        self._process.stdin.write(f'{self._config}requirepass "{password}"\n'.encode())
         self._process.stdin.close()
-        self._wait_ready(self._process)
+        with redis.Redis.from_url(
+            _url(self._place, password), socket_timeout=_START_WAIT_S, retry=Retry(NoBackoff(), 0)
+        ) as client:
+            self._wait_ready(self._process, client)
+            if not is_new:
+                self._rewrite(self._process, client)
+                client.config_set("requirepass", self._password)
         return True
 
     def stop(self) -> None:
@@ -118,22 +137,34 @@ class EmbeddedRedis:
             os.close(self._lock)
             self._lock = None
 
-    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_ready(self, process: subprocess.Popen[bytes], client: redis.Redis) -> None:
         deadline = time.monotonic() + _START_WAIT_S
-        client = redis.Redis.from_url(
-            self.url, socket_timeout=_START_WAIT_S, retry=Retry(NoBackoff(), 0)
-        )
-        with client:
-            while time.monotonic() < deadline:
-                if process.poll() is not None:
-                    raise Unavailable(f"redis-server ended at its start: {self._last_words()}")
-                try:
-                    client.ping()
-                except redis.ConnectionError:  # not yet listening, or still loading
-                    time.sleep(_POLL_S)
-                else:
-                    return
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise Unavailable(f"redis-server ended at its start: {self._last_words()}")
+            try:
+                client.ping()
+            except redis.ConnectionError:  # not yet listening, or still loading
+                time.sleep(_POLL_S)
+            else:
+                return
         raise Unavailable(f"redis-server in {self._data_dir} does not get ready")
+
+    def _rewrite(self, process: subprocess.Popen[bytes], client: redis.Redis) -> None:
+        """Writes the append-only file anew. Unavailable where that fails."""
+        deadline = time.monotonic() + _REWRITE_WAIT_S
+        try:
+            client.bgrewriteaof()
+            while time.monotonic() < deadline and process.poll() is None:
+                state = client.info("persistence")
+                if not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]:
+                    if state["aof_last_bgrewrite_status"] == "ok":
+                        return
+                    break
+                time.sleep(_POLL_S)
+        except redis.RedisError as error:
+            raise Unavailable(f"the append-only file can't be written anew: {error}") from error
+        raise Unavailable(f"the append-only file can't be written anew: {self._last_words()}")
 
     def _last_words(self) -> str:
         try:
@@ -205,18 +236,22 @@ def _lock(data_dir: Path) -> int:
             return descriptor
 
 
-def _address(data_dir: Path) -> tuple[str, tuple[str, ...]]:
-    """Its url, and the lines of configuration that make it listen there."""
+def _url(place: str, password: str) -> str:
+    scheme = "unix" if place.startswith("/") else "redis"
+    return f"{scheme}://:{password}@{place}" if password else f"{scheme}://{place}"
+
+
+def _address(data_dir: Path) -> tuple[str, str, tuple[str, ...]]:
+    """Its place, its password, and the lines of configuration that make it listen there."""
     path = data_dir / "redis.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES and not re.search(r"[%?#\s]", str(path)):
         lines = ("port 0", f"unixsocket {_quoted(path)}", "unixsocketperm 700")
-        return f"unix://{path}", lines
+        return str(path), "", lines
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     password = secrets.token_hex(16)  # other users of this machine can reach the port
-    lines = (f"port {port}", "bind 127.0.0.1", f"requirepass {password}")
-    return f"redis://:{password}@127.0.0.1:{port}/0", lines
+    return f"127.0.0.1:{port}/0", password, (f"port {port}", "bind 127.0.0.1")
 
 
 def _storage(data_dir: Path, durability: Durability) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from protos.errors import Unavailable
@@ -10,11 +11,14 @@ from protos.job import Finish
 from scheduler_svc.queue.codec import encode_finish
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.ranking import holder_of
+from scheduler_svc.queue.retention import Retention
 from scheduler_svc.queue.shard import Shard
 
 _MAX_SWEPT = 256
 _MAX_ROUNDS = 16
 _MAX_ATTEMPTS = 10
+# A time that lies less ahead is not worth a look: it will have come by the next one.
+_MAX_AHEAD_S = 1.0
 
 OVERDUE = Finish("deadline", "the job's deadline has passed")
 
@@ -26,6 +30,15 @@ class Sweep:
     num_overdue: int
     num_forgotten: int
     num_given_up: int
+    num_settled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unless:
+    """Not if other replicas than this one say that they follow the job; see Presence."""
+
+    replica: str
+    ttl_ms: int
 
 
 class Ending:
@@ -34,9 +47,14 @@ class Ending:
     def __init__(self, shard: Shard, leasing: Leasing) -> None:
         self._shard = shard
         self._leasing = leasing
+        self._retention = Retention(shard)
+        self._num_examined = 0
 
-    async def end(self, job_id: str, finish: Finish) -> bool:
-        """Ends every output that has not ended; False where the job had ended or is unknown."""
+    async def end(self, job_id: str, finish: Finish, unless: Unless | None = None) -> bool:
+        """Ends every output that has not ended; False where the job had ended or is unknown.
+
+        Nor with ``unless``, where that holds.
+        """
         keys = self._shard.keys
         for _ in range(_MAX_ATTEMPTS):
             claim, n = await self._shard.link.call("HMGET", keys.job(job_id), "claim", "n")
@@ -46,9 +64,13 @@ class Ending:
                 [
                     *(keys.job(job_id), keys.queue, keys.claims(worker_id)),
                     *(keys.deadlines, keys.ended, keys.bell, keys.rings, keys.counters),
+                    *(keys.unweighed, keys.followers(job_id)),
                     *(keys.log(job_id, index) for index in range(int(n or 0))),
                 ],
-                [job_id, claim or b"", encode_finish(finish)],
+                [
+                    *(job_id, claim or b"", encode_finish(finish)),
+                    *((unless.replica, unless.ttl_ms) if unless else ()),
+                ],
                 durable=True,
             )
             if answer != b"moved":
@@ -56,16 +78,56 @@ class Ending:
         raise Unavailable(f"job {job_id} changes hands too often to be ended now")
 
     async def sweep(self) -> Sweep:
-        """Ends overdue jobs, forgets ended ones after their retention, frees dead leases."""
+        """Ends overdue jobs, forgets ended ones beyond their bounds, frees dead leases.
+
+        First brings back what lies ahead because the clock has gone back.
+        """
         seconds, microseconds = await self._shard.link.call("TIME")
         now_s = seconds + microseconds / 1e6
         keys, limits = self._shard.keys, self._shard.limits
         expired_ms = (now_s - limits.lease_grace_s) * 1000
+        num_settled = await self._settle(now_s)
+        # First of all what makes room: the rest needs some.
+        num_forgotten = await self._retention.sweep(now_s)
         return Sweep(
             await self._all_due(keys.deadlines, now_s, self._end_overdue),
-            await self._all_due(keys.ended, now_s - limits.retention_s, self._forget),
-            await self._all_due(keys.workers, expired_ms, self._leasing.give_up),
+            num_forgotten,
+            await self._all_due(keys.workers, expired_ms, self._leasing.give_up)
+            + await self._give_up_implausible((now_s + limits.lease_grace_s) * 1000),
+            num_settled,
         )
+
+    async def _settle(self, now_s: float) -> int:
+        """Bring back times that were written before the clock went back; how many it was.
+
+        What ended can't lie ahead at all. Deadlines may, so these are examined a page each
+        sweep, one after another.
+        """
+        keys, num_settled = self._shard.keys, 0
+        for _ in range(_MAX_ROUNDS):
+            ahead = await self._due_after(keys.ended, now_s + _MAX_AHEAD_S)
+            num_settled += await self._settle_jobs(ahead)
+            if len(ahead) < _MAX_SWEPT:
+                break
+        last = self._num_examined + _MAX_SWEPT - 1
+        page = await self._shard.link.call("ZRANGE", keys.deadlines, self._num_examined, last)
+        self._num_examined = last + 1 if len(page) == _MAX_SWEPT else 0
+        return num_settled + await self._settle_jobs([member.decode() for member in page])
+
+    async def _settle_jobs(self, job_ids: Sequence[str]) -> int:
+        if not job_ids:
+            return 0
+        keys = self._shard.keys
+        names = [keys.jobs, keys.deadlines, keys.ended, *map(keys.job, job_ids)]
+        return int(await self._shard.run("settle", names, job_ids))
+
+    async def _give_up_implausible(self, latest_ms: float) -> int:
+        """Look at leases that expire later than ours would; how many of them were freed."""
+        workers = await self._due_after(self._shard.keys.workers, latest_ms)
+        return sum([await self._leasing.give_up(worker) for worker in workers])
+
+    async def _due_after(self, index: str, since: float) -> list[str]:
+        return await self._shard.due(index, math.inf, _MAX_SWEPT, f"({since:.6f}")
 
     async def _all_due(
         self, index: str, until: float, settle: Callable[[str], Awaitable[bool]]
@@ -73,7 +135,7 @@ class Ending:
         """Settles what is due in an index, in rounds while they are full; how many it was."""
         num_settled = 0
         for _ in range(_MAX_ROUNDS):
-            due = await self._due(index, until)
+            due = await self._shard.due(index, until, _MAX_SWEPT)
             num_settled += sum([await settle(member) for member in due])
             if len(due) < _MAX_SWEPT:
                 break
@@ -81,23 +143,3 @@ class Ending:
 
     async def _end_overdue(self, job_id: str) -> bool:
         return await self.end(job_id, OVERDUE)
-
-    async def _due(self, index: str, until: float) -> list[str]:
-        members = await self._shard.link.call(
-            "ZRANGEBYSCORE", index, "-inf", f"{until:.6f}", "LIMIT", 0, _MAX_SWEPT
-        )
-        return [member.decode() for member in members]
-
-    async def _forget(self, job_id: str) -> bool:
-        keys = self._shard.keys
-        n, digest = await self._shard.link.call("HMGET", keys.job(job_id), "n", "idem")
-        belongings = [keys.log(job_id, index) for index in range(int(n or 0))]
-        belongings += [keys.lp(job_id, index) for index in range(int(n or 0))]
-        if digest:
-            belongings.append(keys.idem(digest.decode()))
-        answer = await self._shard.run(
-            "forget",
-            [keys.job(job_id), keys.ended, keys.jobs, *belongings],
-            [job_id],
-        )
-        return bool(answer == 1)

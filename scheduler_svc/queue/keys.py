@@ -18,9 +18,13 @@ class Keys:
         prefix = f"ss:{{{quote(model, safe='/')}}}:"
         self.queue = prefix + "queue"
         self.jobs = prefix + "jobs"
+        self.ahead = prefix + "ahead"
         self.ended = prefix + "ended"
+        self.ended_bytes = prefix + "ended_bytes"
+        self.unweighed = prefix + "unweighed"
         self.deadlines = prefix + "deadlines"
         self.workers = prefix + "workers"
+        self.epoch = prefix + "epoch"
         self.rings = prefix + "rings"
         self.bell = prefix + "bell"
         self.order = prefix + "order"
@@ -31,6 +35,7 @@ class Keys:
         self.job_prefix = prefix + "job:"
         self._log = prefix + "log:"
         self._lp = prefix + "lp:"
+        self._followers = prefix + "followers:"
         self._idem = prefix + "idem:"
         self._lease = prefix + "lease:"
         self._claims = prefix + "claims:"
@@ -43,6 +48,9 @@ class Keys:
 
     def lp(self, job_id: str, index: int) -> str:
         return f"{self._lp}{job_id}:{index}"
+
+    def followers(self, job_id: str) -> str:
+        return self._followers + job_id
 
     def idem(self, digest: str) -> str:
         return self._idem + digest

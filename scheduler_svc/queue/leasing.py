@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 
 from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
+from scheduler_svc.queue.link import Command
 from scheduler_svc.queue.shard import Shard
 
-_RECORD_FIELDS = ("holder", "epoch", "expires", "info", "step_us")
+_RECORD_FIELDS = ("holder", "epoch", "info", "step_us", "expires", "ttl")
 
 
 class Leasing:
@@ -27,7 +28,7 @@ class Leasing:
             "acquire",
             [
                 *(keys.lease(worker_id), keys.claims(worker_id)),
-                *(keys.queue, keys.workers, keys.bell, keys.rings, keys.order),
+                *(keys.queue, keys.workers, keys.bell, keys.rings, keys.order, keys.epoch),
             ],
             [worker_id, holder, ttl_ms, json.dumps(dict(info))],
             durable=True,
@@ -57,7 +58,7 @@ class Leasing:
             "vacate",
             [
                 *(keys.lease(worker_id), keys.claims(worker_id)),
-                *(keys.queue, keys.workers, keys.bell, keys.rings),
+                *(keys.queue, keys.workers, keys.bell, keys.rings, keys.epoch),
             ],
             [worker_id, epoch, grace_ms],
         )
@@ -67,15 +68,21 @@ class Leasing:
 async def live_workers(shard: Shard) -> list[WorkerRecord]:
     """The workers whose leases are good now."""
     link, keys = shard.link, shard.keys
-    (seconds, microseconds), ids = await link.pipeline([("TIME",), ("ZRANGE", keys.workers, 0, -1)])
-    now_s = seconds + microseconds / 1e6
-    names = [worker_id.decode() for worker_id in ids]
-    leases = await link.pipeline([("HMGET", keys.lease(name), *_RECORD_FIELDS) for name in names])
+    names = [worker_id.decode() for worker_id in await link.call("ZRANGE", keys.workers, 0, -1)]
+    asked: list[Command] = [("HMGET", keys.lease(name), *_RECORD_FIELDS) for name in names]
+    # The time last: none of these was renewed after it.
+    *leases, (seconds, microseconds) = await link.pipeline([*asked, ("TIME",)])
+    now_ms = seconds * 1e3 + microseconds / 1e3
     return [
         WorkerRecord(
             *(name, holder.decode(), int(epoch), int(expires) / 1000),
             *(json.loads(info), int(step_us or 0)),
         )
-        for name, (holder, epoch, expires, info, step_us) in zip(names, leases, strict=True)
-        if holder and int(expires) / 1000 > now_s
+        for name, (holder, epoch, info, step_us, expires, ttl) in zip(names, leases, strict=True)
+        if holder and _is_good(int(expires) - now_ms, ttl)
     ]
+
+
+def _is_good(left_ms: float, ttl: bytes | None) -> bool:
+    """As the scripts have it: further ahead than the time to live, no living lease expires."""
+    return left_ms > 0 and (ttl is None or left_ms <= int(ttl) + 1)

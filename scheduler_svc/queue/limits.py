@@ -14,7 +14,9 @@ Durability = Literal["local", "fsync", "replicated"]
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """``retention_s``: how long an ended job is remembered.
+    """``retention_s``: how long an ended job is remembered, while no more than
+    ``max_ended_jobs`` and ``max_ended_bytes`` (of Redis's memory) are: the oldest go first.
+    They go earlier where more than ``ended_memory_share`` of Redis's memory is taken.
 
     ``lease_grace_s``: an expired lease that nobody has taken for so long is given up
     and its jobs wait for another worker. ``timeout_s``: the time that one call to Redis
@@ -23,6 +25,9 @@ class QueueLimits:
 
     max_queued_jobs: int = 10_000
     retention_s: float = 86_400.0
+    max_ended_jobs: int = 100_000
+    max_ended_bytes: int = 2**30
+    ended_memory_share: float = 0.8
     lease_grace_s: float = 15.0
     durability: Durability = "local"
     replica_timeout_s: float = 1.0

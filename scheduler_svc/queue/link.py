@@ -24,17 +24,21 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from protos.errors import Unavailable
+from protos.errors import StepserveError, Unavailable
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.scripts import Script
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
 
-_REFUSED = (OutOfMemoryError, ReadOnlyError)
+_OUT_OF_MEMORY = re.compile(r"\bOOM\b")
 _REFUSAL_CODES = re.compile(
-    r"\b(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN)\b"
+    r"\b(READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN)\b"
 )
+
+
+class Full(Unavailable):
+    """Redis has no memory left for what was to be written."""
 
 
 @contextmanager
@@ -48,7 +52,9 @@ def unavailable_when_down() -> Iterator[None]:
         raise Unavailable(f"Redis does not answer: {error}") from error
     except ResponseError as error:
         # Some have a type of their own, and in a script's error the code is in the text.
-        if isinstance(error, _REFUSED) or _REFUSAL_CODES.search(str(error)):
+        if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
+            raise Full(f"Redis refuses: {error}") from error
+        if isinstance(error, ReadOnlyError) or _REFUSAL_CODES.search(str(error)):
             raise Unavailable(f"Redis refuses: {error}") from error
         raise
 
@@ -66,28 +72,29 @@ class PacksFast:
         return [b"".join(parts)]
 
 
-def redacted(url: str) -> str:
-    """Return a Redis URL without its password, for messages and logs."""
-    url = re.sub(r"(://[^:@/?#]*):[^/?#]*@", r"\1:***@", url)
-    return re.sub(r"(?<=[?&]password=)[^&#]*", "***", url)
-
-
 class RedisLink:
     """Runs scripts and commands. Everything raises Unavailable when Redis does not serve.
 
     A lost connection is retried twice, so whatever is run must bear being run again.
+    Raises StepserveError where the URL is none.
     """
 
     def __init__(self, url: str, limits: QueueLimits) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=limits.max_connections,
-            timeout=limits.timeout_s,
-            socket_timeout=None,
-            socket_connect_timeout=limits.timeout_s,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries=2),
-            protocol=2,
-        )
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=limits.max_connections,
+                timeout=limits.timeout_s,
+                socket_timeout=None,
+                socket_connect_timeout=limits.timeout_s,
+                retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries=2),
+                protocol=2,
+            )
+        except ValueError:  # its text may hold a part of a password
+            raise StepserveError(
+                "the address of Redis is no redis://HOST:PORT/DB, rediss://HOST:PORT/DB or "
+                "unix:///PATH; special characters of a password are written as %XX"
+            ) from None
         pool.connection_class = type("Connection", (PacksFast, pool.connection_class), {})
         self._redis = Redis.from_pool(pool)
         self._execute: Callable[..., Awaitable[Any]] = self._redis.execute_command

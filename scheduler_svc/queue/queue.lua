@@ -6,22 +6,32 @@ front of every other one. A script touches only the keys that it is given in KEY
 all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster slot.
 
   queue           zset    id -> rank, lowest first; the jobs that wait
-  jobs            zset    id -> arrival, every job that is remembered
+  jobs            zset    id -> turn, every job that is remembered
+  ahead           string  by how much turns are ahead of arrivals (us), because the clock went
+                          back while jobs were there
   ended           zset    id -> when it ended
+  unweighed       list    ids of jobs that ended and whose memory was not measured yet
+  ended_bytes     string  memory of the jobs that ended, as far as it was measured
   deadlines       zset    id -> deadline, of jobs that have one and have not ended
   workers         zset    worker id -> when its lease expires (ms)
-  job:ID          hash    spec (JSON), prompt (u32s), n, arrival, deadline, idem (digest),
-                          tenant, priority, max_tokens;
+  job:ID          hash    spec (JSON), prompt (u32s), n, arrival, deadline, within (seconds
+                          from arrival to deadline), idem (digest), tenant, priority,
+                          max_tokens; turn (arrival as it ranks, where that is another time);
                           open (outputs that have not ended), fN (finish of output N),
                           claim ("worker:epoch" that holds it or last held it),
-                          fingerprint (of the model its output is from), ended (when),
+                          fingerprint (of the model its output is from), ended (when), bytes
+                          (of memory, once it has ended and was weighed),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant)
   log:ID:N        string  tokens of output N, little-endian u32 each
   lp:ID:N         list    log-probabilities of output N, one entry for each token
-  idem:DIGEST     string  job id; DIGEST is of tenant and idempotency key
-  lease:WORKER    hash    epoch, holder, expires (ms), info (JSON), fingerprint,
+  followers:ID    zset    replica -> until when (ms) its clients follow the job, of those jobs
+                          that end when nobody does
+  idem:DIGEST     string  job id, NUL, digest of the request; DIGEST is of tenant and
+                          idempotency key. (Versions before stored the id alone.)
+  epoch           string  the highest epoch that was given out, of any worker
+  lease:WORKER    hash    epoch, holder, expires (ms), ttl (ms), info (JSON), fingerprint,
                           step_us (how long a step takes there; 0 while that is not known),
                           order (the order's version when it was acquired)
   claims:WORKER   zset    id -> rank; what the lease's holder runs
@@ -40,7 +50,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
 
 A job is queued while it is in queue, running while it is in a claims set, and ended
 for good once its hash has "ended". Times are Redis's own; job times are seconds with
-six decimals. A script that needs a lease compares epochs, never times, and answers nil
+six decimals. That clock may go back: no stored time is believed that lies further ahead
+than it could have been written. A script that needs a lease compares epochs, never times, and answers nil
 where the lease has another one: the caller is fenced off and nothing was changed.
 Every script may be sent again after a lost answer. order.py has the rules of ranks,
 lengths and counters, and is the twin of what is done with them here.
@@ -104,8 +115,9 @@ end
 -- The rank of a stored job in the stored order (time_rank and FairShares.submit of order.py).
 -- Jobs of a version that knew no ranks lack tenant, max_tokens and priority.
 local function rank_of(job, order, lengths, counters, vtime)
-  local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open')
-  local tenant, arrival = asked[1] or '', tonumber(asked[3])
+  local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open',
+    'turn')
+  local tenant, arrival = asked[1] or '', tonumber(asked[6] or asked[3])
   local max_tokens, priority = tonumber(asked[2]) or 1, tonumber(asked[4]) or 0
   local terms = redis.call('HMGET', order, 'policy', 'wait', 'remaining', 'priority',
     'weight:' .. tenant)
@@ -139,36 +151,73 @@ local function give_back(claims, queue, bell, rings)
   end
 end
 
--- The epoch after `stored`: later than every one before, even if the clock went back.
-local function next_epoch(stored, now_us)
-  return string.format('%.0f', math.max(now_us, (tonumber(stored) or 0) + 1))
+-- The epoch after `stored`: later than every one before, even if the clock went back, and
+-- even if what was known of the worker is forgotten.
+local function next_epoch(highest, stored, now_us)
+  local last = math.max(tonumber(stored) or 0, tonumber(redis.call('GET', highest)) or 0)
+  local epoch = string.format('%.0f', math.max(now_us, last + 1))
+  redis.call('SET', highest, epoch)
+  return epoch
+end
+
+-- Whether a lease that expires then is good now. Further ahead than its time to live is no
+-- time that was written by a clock that this one goes on from. (Times are rounded to ms.)
+local function is_good(expires, ttl, now_us)
+  local left = (tonumber(expires) or 0) - now_us / 1000
+  return left > 0 and left <= tonumber(ttl) + 1
 end
 
 --@ submit
--- KEYS  job queue jobs deadlines bell rings order lengths counters vtime [idem]
+-- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
---       tenant, priority, max_tokens
--- Answers {id, 1 if an idempotency key matched else 0}, nil where the queue is full,
--- 'order' where none is stored.
-local known = KEYS[11] and redis.call('GET', KEYS[11])
-if known and known ~= ARGV[1] then return {known, 1} end
+--       tenant, priority, max_tokens, digest of the request
+-- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0},
+-- nil where the queue is full, 'order' where none is stored.
+local known = KEYS[13] and redis.call('GET', KEYS[13])
+if known then
+  local known_id, request = string.match(known, '^(%Z+)%z?(.*)$')
+  if known_id ~= ARGV[1] then
+    return {known_id, (request == '' or request == ARGV[11]) and 1 or 2}
+  end
+end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {ARGV[1], 0} end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then return false end
 if redis.call('EXISTS', KEYS[7]) == 0 then return 'order' end
 local id, now = ARGV[1], time_us()
 local arrival = seconds(now)
+
+-- When its turn is: its arrival, but never before that of a job that was there already. What
+-- a clock that went back is behind is kept, so that waiting goes on to count, until no job
+-- is left to be compared with.
+local function turn_of(now)
+  local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
+  local stored = redis.call('GET', KEYS[12])
+  local ahead = not is_idle and tonumber(stored) or 0
+  local newest = redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+  local behind = is_idle and 0 or math.floor((newest or 0) * 1000000 + 0.5) - (now + ahead)
+  if behind > 0 then
+    ahead = ahead + behind + 1
+    redis.call('SET', KEYS[12], string.format('%.0f', ahead))
+  elseif is_idle and stored then
+    redis.call('DEL', KEYS[12])
+  end
+  return seconds(now + ahead)
+end
+
+local turn = turn_of(now)
 redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
   'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
   'priority', ARGV[9], 'max_tokens', ARGV[10])
 if tonumber(ARGV[3]) > 0 then
   local deadline = seconds(now + ARGV[3] * 1000000)
-  redis.call('HSET', KEYS[1], 'deadline', deadline)
+  redis.call('HSET', KEYS[1], 'deadline', deadline, 'within', ARGV[3])
   redis.call('ZADD', KEYS[4], deadline, id)
 end
-if KEYS[11] then redis.call('SET', KEYS[11], id) end
+if turn ~= arrival then redis.call('HSET', KEYS[1], 'turn', turn) end
+if KEYS[13] then redis.call('SET', KEYS[13], id .. '\0' .. ARGV[11]) end
 local rank = rank_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
 redis.call('ZADD', KEYS[2], exact(rank), id)
-redis.call('ZADD', KEYS[3], arrival, id)
+redis.call('ZADD', KEYS[3], turn, id)
 ring(KEYS[5], KEYS[6], 'queued', {id})
 return {id, 0}
 
@@ -260,18 +309,18 @@ end
 return 1
 
 --@ acquire
--- KEYS  lease claims queue workers bell rings order
+-- KEYS  lease claims queue workers bell rings order epoch
 -- ARGV  worker, holder, ttl_ms, info
 -- Takes a lease that is free, expired or the holder's own; what was claimed under it
 -- waits again. Answers the new epoch, nil where another one holds it.
-local lease = redis.call('HMGET', KEYS[1], 'epoch', 'holder', 'expires')
+local lease = redis.call('HMGET', KEYS[1], 'epoch', 'holder', 'expires', 'ttl')
 local now = time_us()
 local held = lease[2] and lease[2] ~= '' and lease[2] ~= ARGV[2]
-if held and tonumber(lease[3]) > now / 1000 then return false end
-local epoch = next_epoch(lease[1], now)
+if held and is_good(lease[3], lease[4] or ARGV[3], now) then return false end
+local epoch = next_epoch(KEYS[8], lease[1], now)
 local expires = string.format('%.0f', now / 1000 + ARGV[3])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', ARGV[2], 'expires', expires,
-  'info', ARGV[4], 'step_us', 0, 'order', redis.call('HGET', KEYS[7], 'version') or 0)
+  'ttl', ARGV[3], 'info', ARGV[4], 'step_us', 0, 'order', redis.call('HGET', KEYS[7], 'version') or 0)
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[4], expires, ARGV[1])
 give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
@@ -286,24 +335,33 @@ return epoch
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'order')
 if lease[1] ~= ARGV[2] then return false end
 local expires = string.format('%.0f', time_us() / 1000 + ARGV[3])
-redis.call('HSET', KEYS[1], 'expires', expires, 'step_us', ARGV[4])
+redis.call('HSET', KEYS[1], 'expires', expires, 'ttl', ARGV[3], 'step_us', ARGV[4])
 redis.call('ZADD', KEYS[2], expires, ARGV[1])
 return lease[2] == (redis.call('HGET', KEYS[3], 'version') or '0') and 1 or 0
 
 --@ vacate
--- KEYS  lease claims queue workers bell rings
+-- KEYS  lease claims queue workers bell rings epoch
 -- ARGV  worker, epoch (empty: whatever it is), grace_ms
 -- Frees a lease: its holder's wish (epoch given), or because it expired more than
--- grace_ms ago and nobody took it. What was claimed waits again; the epoch is raised and
--- remembered for a week. Answers 1, nil where neither holds.
-local lease = redis.call('HMGET', KEYS[1], 'epoch', 'expires')
+-- grace_ms ago and nobody took it. One that expires further ahead than its time to live
+-- has expired now: its holder may live, and has the grace to renew it. What was claimed
+-- waits again; the epoch is raised and remembered for a week. Answers 1, nil where neither
+-- holds.
+local lease = redis.call('HMGET', KEYS[1], 'epoch', 'expires', 'ttl')
 local now = time_us()
 if ARGV[2] ~= '' then
   if lease[1] ~= ARGV[2] then return false end
-elseif (tonumber(lease[2]) or 0) + ARGV[3] > now / 1000 then
-  return false
+else
+  local expires = tonumber(lease[2]) or 0
+  if expires > now / 1000 and not is_good(expires, lease[3] or ARGV[3], now) then
+    expires = math.floor(now / 1000)
+    redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', expires))
+    redis.call('ZADD', KEYS[4], expires, ARGV[1])
+  end
+  if expires + ARGV[3] > now / 1000 then return false end
 end
-redis.call('HSET', KEYS[1], 'epoch', next_epoch(lease[1], now), 'holder', '', 'expires', 0)
+local epoch = next_epoch(KEYS[7], lease[1], now)
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', '', 'expires', 0)
 redis.call('EXPIRE', KEYS[1], 604800)
 redis.call('ZREM', KEYS[4], ARGV[1])
 give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
@@ -385,8 +443,8 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 return redis.call('ZRANGE', KEYS[2], 0, -1)
 
 --@ commit
--- KEYS  lease claims deadlines ended bell rings lengths counters, then for every row: job,
---       log, and lp where the row has log-probabilities
+-- KEYS  lease claims deadlines ended bell rings lengths counters unweighed, then for every
+--       row: job, log, and lp where the row has log-probabilities
 -- ARGV  worker, epoch, length of a job key without its id, finish of what is overdue,
 --       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends, 2 if by
 --       itself), the tokens of all rows, then for every row its log-probabilities and its
@@ -432,12 +490,13 @@ local function end_output(job, field, finish, share, num_tokens)
   local id, ended = string.sub(job, prefix_length + 1), seconds(now)
   call('HSET', job, 'ended', ended)
   call('ZADD', KEYS[4], ended, id)
+  call('RPUSH', KEYS[9], id)
   call('ZREM', KEYS[2], id)
   call('ZREM', KEYS[3], id)
 end
 
 local answers, ids, last = {}, {}, nil
-local key, arg, token = 9, 7, 1
+local key, arg, token = 10, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
   local job, log, field = KEYS[key], KEYS[key + 1], 'f' .. index
@@ -482,44 +541,125 @@ if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
 return table.concat(answers)
 
 --@ cancel
--- KEYS  job queue claims deadlines ended bell rings counters, then the log of every output
--- ARGV  id, the job's claim as it was read ('' for none), finish
+-- KEYS  job queue claims deadlines ended bell rings counters unweighed followers, then the
+--       log of every output
+-- ARGV  id, the job's claim as it was read ('' for none), finish, and where it is to end only
+--       if no other replica has followers of it: a replica, ttl_ms of what replicas say
 -- Ends every output that has not ended. The claims key depends on who holds the job: the
 -- caller reads that first, and this script answers 'moved' where it has changed since.
--- Answers 1 if this ended the job, 0 if it had ended, nil if it is unknown.
+-- Answers 1 if this ended the job, 0 if it had ended or is followed, nil if it is unknown.
 local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'share')
 if not job[1] or job[2] then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return job[1] and 0 or false
 end
 if (job[3] or '') ~= ARGV[2] then return 'moved' end
+if ARGV[4] then
+  local followers = redis.call('ZRANGE', KEYS[10], 0, -1, 'WITHSCORES')
+  for i = 1, #followers, 2 do
+    local is_other = followers[i] ~= ARGV[4]
+    if is_other and is_good(followers[i + 1], ARGV[5], time_us()) then return 0 end
+  end
+end
+-- First, since a script that has written something is not refused for want of memory: what
+-- ends makes room.
+redis.call('ZREM', KEYS[4], ARGV[1])
 local now, due = seconds(time_us()), {}
 for index = 0, job[1] - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
   if is_open and job[4] then
-    local num_tokens = redis.call('STRLEN', KEYS[9 + index]) / 4
+    local num_tokens = redis.call('STRLEN', KEYS[11 + index]) / 4
     add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
   end
 end
 store_counters(KEYS[8], due)
 redis.call('HSET', KEYS[1], 'ended', now, 'open', 0)
 redis.call('ZADD', KEYS[5], now, ARGV[1])
+redis.call('RPUSH', KEYS[9], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[4], ARGV[1])
 ring(KEYS[6], KEYS[7], 'ended', {ARGV[1]})
 return 1
 
+--@ follow
+-- KEYS  for every id: followers, job
+-- ARGV  replica, for how long (ms), ttl_ms of what replicas say
+-- Notes that clients of the replica follow these jobs, of those that are known.
+local now = time_us() / 1000
+for i = 1, #KEYS, 2 do
+  if redis.call('EXISTS', KEYS[i + 1]) == 1 then
+    redis.call('ZADD', KEYS[i], string.format('%.0f', now + ARGV[2]), ARGV[1])
+    redis.call('PEXPIRE', KEYS[i], ARGV[3])
+  end
+end
+return 1
+
+--@ settle
+-- KEYS  jobs deadlines ended, then the job of every id
+-- ARGV  the ids
+-- Brings back times that were written before the clock went back. A deadline is at most as
+-- far ahead as it was at submit; what has ended has done so by now, in the order in which it
+-- did. Answers how many jobs that changed.
+local now, num_settled = time_us(), 0
+for i, id in ipairs(ARGV) do
+  local key, is_late = KEYS[i + 3], false
+  local job = redis.call('HMGET', key, 'ended', 'deadline', 'within', 'arrival')
+  if job[1] and job[1] * 1000000 > now then
+    local ended = seconds(now - #ARGV + i)
+    redis.call('HSET', key, 'ended', ended)
+    redis.call('ZADD', KEYS[3], 'XX', ended, id)
+    redis.call('ZADD', KEYS[1], 'XX', 'LT', ended, id)
+    is_late = true
+  elseif not job[1] and job[2] then
+    local latest = now / 1000000 + (job[3] or job[2] - job[4])
+    if tonumber(job[2]) > latest + 0.001 then
+      redis.call('HSET', key, 'deadline', seconds(latest * 1000000))
+      redis.call('ZADD', KEYS[2], 'XX', seconds(latest * 1000000), id)
+      is_late = true
+    end
+  end
+  if is_late then num_settled = num_settled + 1 end
+end
+return num_settled
+
+--@ weigh
+-- KEYS  unweighed ended_bytes, then for every id: job, and its logs, lps and idem
+-- ARGV  for every id: id, number of its keys
+-- Measures what jobs take that have ended. One that another has measured or forgotten is
+-- passed over.
+local INDEX_BYTES = 500  -- of its members in sorted sets, which can't be told apart
+local key, total = 3, 0
+for i = 1, #ARGV, 2 do
+  local job, bytes = KEYS[key], INDEX_BYTES
+  if redis.call('LREM', KEYS[1], 1, ARGV[i]) > 0 and redis.call('HEXISTS', job, 'spec') == 1 then
+    for at = key, key + ARGV[i + 1] - 1 do
+      bytes = bytes + (redis.call('MEMORY', 'USAGE', KEYS[at], 'SAMPLES', 0) or 0)
+    end
+    redis.call('HSET', job, 'bytes', bytes)
+    total = total + bytes
+  end
+  key = key + ARGV[i + 1]
+end
+if total > 0 then redis.call('INCRBY', KEYS[2], total) end
+return total
+
 --@ forget
--- KEYS  job ended jobs, then the job's logs, lps and idem
+-- KEYS  job ended jobs ended_bytes, then the job's logs, lps and idem
 -- ARGV  id
--- Drops everything of a job that has ended. Answers 1, 0 where another one has done it.
-if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
+-- Drops everything of a job that has ended. Answers its bytes (0: not weighed), nil where
+-- another one has done it.
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return false end
+local bytes = tonumber(redis.call('HGET', KEYS[1], 'bytes')) or 0
 redis.call('DEL', KEYS[1])
-for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end
+for i = 5, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-return 1
+if redis.call('ZCARD', KEYS[2]) == 0 then
+  redis.call('DEL', KEYS[4])
+elseif bytes > 0 then
+  redis.call('DECRBY', KEYS[4], bytes)
+end
+return bytes
 
 --@ read
 -- KEYS  for every request: job, log, and lp where its log-probabilities are wanted

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from protos.errors import Exhausted
+from protos.errors import Exhausted, InvalidRequest
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Bell, Follower
@@ -20,7 +20,8 @@ from scheduler_svc.queue.keys import Keys, idempotency_digest
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
-from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.link import Full, RedisLink
+from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     LogRequest,
@@ -31,6 +32,7 @@ from scheduler_svc.queue.rows import (
     encode_rows,
 )
 from scheduler_svc.queue.scripts import load_scripts
+from scheduler_svc.queue.server_check import Memory, check_server, server_memory
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.snapshot import (
     JobSnapshot,
@@ -42,6 +44,7 @@ from scheduler_svc.queue.snapshot import (
 
 _RETRY_AFTER_MS = 1000
 _MAX_OUTPUTS = 16
+_OTHER_REQUEST = 2
 _OVERDUE = encode_finish(OVERDUE)
 
 
@@ -100,6 +103,17 @@ class JobQueue:
         """Raises Unavailable unless Redis answers."""
         await self._shard.link.call("PING")
 
+    async def check_server(self) -> None:
+        """Warn of what Redis may lose; see ``server_check``.
+
+        Raises StepserveError where the durability that is promised can't be kept.
+        """
+        await check_server(self._shard.link, self._shard.limits.durability)
+
+    async def memory(self) -> Memory:
+        """What Redis uses of what it may use."""
+        return await server_memory(self._shard.link)
+
     async def now_s(self) -> float:
         """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""
         seconds, microseconds = await self._lanes.link.call("TIME")
@@ -114,19 +128,29 @@ class JobQueue:
 
     # Clients' side.
 
-    async def submit(self, spec: JobSpec) -> Submitted:
-        """Stores a job; ``spec.deadline_s`` counts from now. Exhausted where the queue is full."""
+    async def submit(self, spec: JobSpec, request_digest: str = "") -> Submitted:
+        """Stores a job; ``spec.deadline_s`` counts from now.
+
+        ``request_digest`` tells what was asked from anything else. Raises Exhausted where
+        the queue is full, InvalidRequest where the idempotency key has another request's job.
+        """
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= _MAX_OUTPUTS:
             raise ValueError("a job needs an id without NUL and 1 to 16 outputs")
-        answer = await self._submit(spec)
-        if answer == b"order":
-            await self._ranking.adopt()
-            answer = await self._submit(spec)
+        try:
+            answer = await self._submit(spec, request_digest)
+            if answer == b"order":
+                await self._ranking.adopt()
+                answer = await self._submit(spec, request_digest)
+        except Full as error:
+            raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
         if answer is None:
             raise Exhausted("the queue is full", _RETRY_AFTER_MS)
+        if answer[1] == _OTHER_REQUEST:
+            problem = f"was used for another request, which is job {answer[0].decode()}"
+            raise InvalidRequest("idempotency_key", problem)
         return Submitted(answer[0].decode(), answer[1] == 1)
 
-    async def _submit(self, spec: JobSpec) -> Any:
+    async def _submit(self, spec: JobSpec, request_digest: str) -> Any:
         keys = self._shard.keys
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
         return await self._shard.run(
@@ -134,12 +158,13 @@ class JobQueue:
             [
                 *(keys.job(spec.job_id), keys.queue, keys.jobs, keys.deadlines, keys.bell),
                 *(keys.rings, keys.order, keys.lengths, keys.counters, keys.vtime),
+                *(keys.ended, keys.ahead),
                 *([keys.idem(digest)] if digest else []),
             ],
             [
                 *(spec.job_id, self._shard.limits.max_queued_jobs, spec.deadline_s, digest),
                 *(spec.sampling.n, encode_spec(spec), pack_u32(spec.prompt_token_ids)),
-                *(spec.tenant, spec.priority, spec.sampling.max_tokens),
+                *(spec.tenant, spec.priority, spec.sampling.max_tokens, request_digest),
             ],
             durable=True,
         )
@@ -159,6 +184,10 @@ class JobQueue:
     async def cancel(self, job_id: str, reason: str = "cancelled", message: str = "") -> bool:
         """Ends every output that has not ended. False where the job had ended or is unknown."""
         return await self._ending.end(job_id, Finish(reason, message))
+
+    def presence(self, replica: str, ttl_ms: int) -> Presence:
+        """For a replica whose clients follow jobs that are to end when nobody does."""
+        return Presence(self._shard, self._ending, replica, ttl_ms)
 
     async def job(self, job_id: str) -> JobSnapshot | None:
         """None for an unknown job. Raises Corrupt where its record can't be read."""
@@ -275,7 +304,8 @@ class JobQueue:
             "commit",
             [
                 *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.deadlines),
-                *(keys.ended, keys.bell, keys.rings, keys.lengths, keys.counters, *names),
+                *(keys.ended, keys.bell, keys.rings, keys.lengths, keys.counters),
+                *(keys.unweighed, *names),
             ],
             [lease.worker_id, lease.epoch, len(keys.job_prefix), _OVERDUE, *args],
             durable=True,
@@ -295,13 +325,14 @@ class JobQueue:
     # Everyone's.
 
     async def sweep(self) -> Sweep:
-        """Ends overdue jobs, forgets ended ones after their retention, frees dead leases.
+        """Ends overdue jobs, forgets ended ones beyond their bounds, frees dead leases.
 
         Also ranks anew what an adopted order has left, and forgets tenants beyond a bound.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
+        swept = await self._ending.sweep()
         await self._ranking.sweep()
-        return await self._ending.sweep()
+        return swept
 
     async def workers(self) -> list[WorkerRecord]:
         """The workers whose leases are good now."""

@@ -26,3 +26,10 @@ class Shard:
     ) -> Any:
         """Runs a script of queue.lua; its section says what it answers."""
         return await self.link.run(self.scripts[name], keys, args, durable=durable)
+
+    async def due(self, index: str, until: float, limit: int, since: str = "-inf") -> list[str]:
+        """The first members of a sorted set, of scores from ``since`` to ``until``."""
+        members = await self.link.call(
+            "ZRANGEBYSCORE", index, since, f"{until:.6f}", "LIMIT", 0, limit
+        )
+        return [member.decode() for member in members]

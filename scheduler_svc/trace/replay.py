@@ -88,7 +88,9 @@ def _excerpt(line: str, start: int) -> str:
 class ReplayCommand(BaseSettings):
     """Replay recorded cores (--record-events-dir) and compare what they wanted, byte for byte."""
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_", env_ignore_empty=True, extra="ignore"
+    )
 
     files: CliPositionalArg[list[str]] = Field(description="traces: .events.jsonl, or .gz of it")
 

@@ -8,16 +8,17 @@ import sys
 from collections.abc import Iterable
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliPositionalArg
 
 from protos.errors import InvalidRequest
 from protos.inference import ChatMessage, Request, SamplingParams, StreamEvent
+from protos.variables import FROM_ENVIRONMENT
 
 
 class Connection(BaseSettings):
     """Where the service is."""
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+    model_config = FROM_ENVIRONMENT
 
     target: str = Field("localhost:50051", description="a scheduler's HOST:PORT")
 
@@ -25,7 +26,7 @@ class Connection(BaseSettings):
 class Prompting(BaseSettings):
     """What to continue, how to sample, and under which name and urgency."""
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_", frozen=True, extra="ignore")
+    model_config = FROM_ENVIRONMENT
 
     prompt: CliPositionalArg[str] = Field(description='what to continue; "-": standard input')
     chat: bool = Field(False, description="send the prompt as a user's chat message")

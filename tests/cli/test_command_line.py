@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic_settings import BaseSettings
 
+from protos.variables import KNOWN
 from stepserve.cli import COMMANDS, main, parse
 
 # What must be given, by command.
@@ -135,6 +136,74 @@ def test_every_option_has_a_variable(
     positional = field in ("prompt", "job_id", "input", "output", "files")
     found = getattr(parse([name, *needed]), field)
     assert found == value or given or positional
+
+
+def test_the_variables_that_are_known_are_those_of_the_commands() -> None:
+    names = {"LOG_LEVEL"}
+    for name, field in fields():
+        prefix = settings_class(name).model_config["env_prefix"]
+        names.add(f"{prefix}{field}".upper().removeprefix("STEPSERVE_"))
+    assert names == KNOWN, "protos/variables.py lists them"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_empty_variable_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, needed = settings_class(name), NEEDED.get(name, [])
+    expected = parse([name, *needed])
+    for field in chosen.model_fields:
+        monkeypatch.setenv(f"{chosen.model_config['env_prefix']}{field.upper()}", "")
+    assert parse([name, *needed]) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("STEPSERVE_MAX_BATCHSIZE", "STEPSERVE_MAX_BATCH_SIZE"),
+        ("STEPSERVE_MODLE", "STEPSERVE_MODEL"),
+        ("stepserve_polcy", "STEPSERVE_POLICY"),
+        ("STEPSERVE_XYZZY", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["up", "scheduler", "worker", "jobs"])
+def test_a_mistyped_variable_is_named(
+    name: str,
+    variable: str,
+    meant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, "8")
+    assert exit_status(name, *NEEDED.get(name, [])) == 2
+    told = capsys.readouterr().err
+    assert f"{variable} is no variable of this version" in told
+    assert meant in told
+    assert exit_status(name, "--help") == 0
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "STEPSERVE_LOG_LEVEL",
+        "STEPSERVE_BLOCK_SIZE",  # another command's
+        "STEPSERVE_WORKER_PORT",
+        "STEPSERVE_WORKER_PORT_50061_TCP_ADDR",
+        "STEPSERVE_REDIS_SERVICE_HOST",
+        "STEPSERVE_REDIS_SERVICE_PORT_REDIS",
+        "STEPSERVER_FOO",
+    ],
+)
+def test_what_is_no_mistake_is_let_pass(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:1")
+    parse(["jobs"])
+
+
+def test_a_refused_argument_is_quoted_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_status("scheduler", "--model=m", "--redis-ulr=redis://:secret@host") == 2
+    told = capsys.readouterr().err
+    assert "redis://:***@host" in told
+    assert "secret" not in told
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -39,8 +39,9 @@ async def queue(proxy: LossyProxy, model: str) -> AsyncIterator[JobQueue]:
 
 async def leave(away: Absence) -> None:
     """Cut off the job's only stream, and wait until nothing is left to do for it."""
-    with pytest.raises(asyncio.CancelledError), away.stream("job", watch=True):
-        raise asyncio.CancelledError
+    with pytest.raises(asyncio.CancelledError):
+        async with away.stream("job", watch=True):
+            raise asyncio.CancelledError
     assert away.num_away == 1
     async with asyncio.timeout(WAIT_S):
         while away.num_away:
@@ -90,3 +91,82 @@ async def test_a_job_that_can_never_be_cancelled_is_forgotten(
     await leave(away)
     assert told_of(caplog) == ["ResponseError"]
     assert not away._watched
+
+
+@pytest.fixture
+async def replicas(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Absence, Absence]]:
+    """Two of them, without a grace; they are never silent for long."""
+    monkeypatch.setattr(absence, "PRESENCE_TTL_S", 0.3)
+    both = Absence(queue, 0.0), Absence(queue, 0.0)
+    tasks = [asyncio.create_task(replica.run()) for replica in both]
+    yield both
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for replica in both:
+        await replica.close()
+
+
+async def has_ended(queue: JobQueue) -> bool:
+    job = await queue.job("job")
+    assert job is not None
+    return job.state == "ended"
+
+
+async def test_a_stream_on_another_replica_counts(
+    queue: JobQueue, replicas: tuple[Absence, Absence]
+) -> None:
+    here, there = replicas
+    async with there.stream("job", watch=True):
+        await leave(here)
+        assert not await has_ended(queue), "it is followed there"
+        await asyncio.sleep(0.4)  # longer than a word of a replica is good for
+        await leave(here)
+        assert not await has_ended(queue), "it still is"
+    await leave(there)
+    assert await has_ended(queue), "nobody follows it any more"
+
+
+async def test_a_replica_that_is_dead_follows_nothing(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "PRESENCE_TTL_S", 0.2)
+    dead, here = Absence(queue, 0.0), Absence(queue, 0.0)
+    async with dead.stream("job", watch=True):
+        await leave(here)
+        assert not await has_ended(queue)
+        async with asyncio.timeout(WAIT_S):
+            while not await has_ended(queue):
+                await leave(here)
+
+
+async def test_a_replica_that_stops_follows_nothing(
+    queue: JobQueue, replicas: tuple[Absence, Absence]
+) -> None:
+    here, there = replicas
+    async with there.stream("job", watch=True):
+        await there.close()
+        await leave(here)
+        assert await has_ended(queue)
+
+
+async def test_the_grace_begins_when_the_last_stream_is_cut_off(queue: JobQueue) -> None:
+    here, there = Absence(queue, 0.3), Absence(queue, 0.6)
+    begun_s = asyncio.get_running_loop().time()
+    await asyncio.gather(leave(here), leave(there))
+    assert asyncio.get_running_loop().time() - begun_s >= 0.6
+    assert await has_ended(queue)
+
+
+async def test_a_word_from_before_the_clock_went_back_does_not_count(
+    queue: JobQueue, redis_url: str, model: str
+) -> None:
+    dead, here = Absence(queue, 0.0), Absence(queue, 0.0)
+    async with dead.stream("job", watch=True):
+        with Redis.from_url(redis_url) as redis:
+            [(member, _)] = redis.zrange(Keys(model).followers("job"), 0, -1, withscores=True)
+            redis.zincrby(Keys(model).followers("job"), 3_600_000, member)
+        await leave(here)
+        assert await has_ended(queue)

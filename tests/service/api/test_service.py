@@ -23,7 +23,7 @@ from protos.inference_wire import decode_event
 from protos.job import Finish
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.statuses import StatusInterceptor
-from scheduler_svc.queue import QueueLimits
+from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from tests.service.api.checkpoints import MAX_CONTEXT
 from tests.service.api.served import Served, serving
@@ -116,6 +116,34 @@ async def test_a_retried_submit_is_the_same_job(served: Served, stub: Any) -> No
     assert (first.existed, again.existed, again.job_id) == (False, True, first.job_id)
     assert (await submit(stub, idempotency_key="k", tenant="bob")).job_id != first.job_id
     assert await served.queue.num_queued() == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "Twice"},
+        {"prompt": "", "prompt_token_ids": [1, 2]},
+        {"sampling": {"max_tokens": 4}},
+        {"sampling": {"max_tokens": 3, "logit_bias": {"7": 1.0, "5": 1.0, "6": 2.0}}},
+        {"sampling": {"max_tokens": 3, "seed": 1}},
+        {"priority": 1},
+        {"deadline_s": 9.0},
+        {"cancel_on_disconnect": True},
+    ],
+)
+async def test_another_request_with_the_same_key_is_refused(
+    served: Served, stub: Any, other: dict[str, Any]
+) -> None:
+    bias = {str(token): 1.0 for token in (5, 6, 7)}
+    asked = {"idempotency_key": "k", "sampling": {"max_tokens": 3, "logit_bias": bias}}
+    first = await submit(stub, **asked)
+    code, text = await refusal(submit(stub, **{**asked, **other}))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert text.startswith("idempotency_key: ")
+    assert first.job_id in text
+    assert await served.queue.num_queued() == 1
+    again = {**asked, "sampling": {"logit_bias": dict(reversed(bias.items())), "max_tokens": 3}}
+    assert (await submit(stub, **again, model=served.card.name)).job_id == first.job_id
 
 
 @pytest.mark.parametrize("job_id", ["", "nobody", "x" * 300, "a\0b"])
@@ -303,3 +331,33 @@ async def test_while_redis_is_away_it_is_unavailable_and_streams_wait(
             assert decode_event(await anext(call)).text == " ran"
         finally:
             again.stop()
+
+
+async def test_a_job_that_is_followed_on_another_replica_goes_on(
+    redis_url: str, card: ModelCard
+) -> None:
+    async with (
+        serving(redis_url, card, grace_s=0.1) as first,
+        JobQueue(redis_url, card.name) as queue,
+        Served(queue, card, first.lane, 0.1) as second,
+        grpc.aio.insecure_channel(first.address) as one,
+        grpc.aio.insecure_channel(second.address) as two,
+    ):
+        asked = request_from_json({"prompt": "Once", "cancel_on_disconnect": True})
+        call = wire.InferenceStub(one).Generate(asked)
+        job_id = decode_event(await call.read()).job_id
+        there = wire.InferenceStub(two)
+        following = there.Attach(wire.AttachRequest(job_id=job_id))
+        await first.lane.claim()
+        await first.lane.commit(job_id, first.ids("a dog"))
+        assert decode_event(await following.read()).text == "a dog"
+        call.cancel()
+
+        async def is_noticed() -> bool:
+            absence = first.api.absence  # type: ignore[union-attr]
+            return not absence.num_away and not absence._num_streams
+
+        await first.until(is_noticed)
+        assert (await get(there, job_id)).state == "running"
+        following.cancel()
+        await first.until(lambda: is_state(there, job_id, "ended"))

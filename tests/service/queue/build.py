@@ -64,6 +64,32 @@ def make_overdue(redis: Redis, keys: Keys, job_id: str) -> None:
     redis.zadd(keys.deadlines, {job_id: 1.0}, xx=True)
 
 
+_TIMES = ("arrival", "deadline", "ended", "turn")
+
+
+def move_times(redis: Redis, keys: Keys, by_s: float) -> None:
+    """Every stored time by so much: as if the clock had gone the other way."""
+    for index in (keys.jobs, keys.deadlines, keys.ended):
+        _move_scores(redis, index, by_s)
+    _move_scores(redis, keys.workers, by_s * 1000)
+    for job_id in redis.zrange(keys.jobs, 0, -1):
+        job = keys.job(job_id.decode())
+        for name in _TIMES:
+            if (time := redis.hget(job, name)) is not None:
+                redis.hset(job, name, f"{float(time) + by_s:.6f}")
+    workers = [worker.decode() for worker in redis.zrange(keys.workers, 0, -1)]
+    for worker in workers:
+        redis.hincrby(keys.lease(worker), "expires", int(by_s * 1000))
+    if redis.hget(keys.order, "policy") != b"fair":
+        for index in (keys.queue, *map(keys.claims, workers)):
+            _move_scores(redis, index, by_s)
+
+
+def _move_scores(redis: Redis, index: str, by: float) -> None:
+    for member in redis.zrange(index, 0, -1):
+        redis.zincrby(index, by, member)
+
+
 def row(
     job_id: str, offset: int, tokens: Sequence[int] = (), finish: Finish | None = None, **more: Any
 ) -> CommitRow:

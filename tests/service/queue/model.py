@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protos.job import CommitRow, Finish, JobSpec
 from scheduler_svc.order import FairShares, Lengths, output_cost, time_rank
@@ -70,6 +70,7 @@ class ModelQueue:
         self.lengths = Lengths()
         self.jobs: dict[str, ModelJob] = {}
         self.idempotency: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self.fingerprints: dict[str, str] = {}
 
     def find(self, key: str, max_queued: int) -> str | None:
@@ -80,12 +81,21 @@ class ModelQueue:
             raise OverflowError
         return None
 
-    def submit(self, spec: JobSpec) -> None:
-        """``spec`` says when it arrived."""
+    def submit(self, spec: JobSpec, digest: str) -> None:
+        """``spec`` says when it arrived, ``digest`` what was asked."""
+        self.digests[spec.job_id] = digest
         job = self.jobs[spec.job_id] = ModelJob(spec)
         self.rank(job)
         if spec.idempotency_key:
             self.idempotency[spec.idempotency_key] = spec.job_id
+
+    def move_times(self, by_s: float) -> None:
+        """The clock went the other way. ``arrival_s`` is as it ranks: a job's turn."""
+        for job in self.jobs.values():
+            arrival_s = float(f"{job.spec.arrival_s + by_s:.6f}")
+            job.spec = replace(job.spec, arrival_s=arrival_s)
+            if self.order.policy != "fair":
+                job.rank += by_s
 
     def rank(self, job: ModelJob) -> None:
         spec, tenant = job.spec, job.spec.tenant
@@ -154,6 +164,11 @@ class ModelQueue:
         return sum(
             [self.cancel(job.job_id, OVERDUE) for job in self.jobs.values() if job.is_overdue]
         )
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            key = self.jobs.pop(job_id).spec.idempotency_key
+            self.idempotency.pop(key, None)
 
     def end(self, job: ModelJob, index: int, finish: Finish) -> None:
         job.finishes[index] = finish

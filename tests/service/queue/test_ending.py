@@ -9,7 +9,7 @@ from redis import Redis
 
 from protos.job import Finish
 from protos.step import TokenLogprobs
-from scheduler_svc.queue import JobQueue, QueueLimits, ending
+from scheduler_svc.queue import JobQueue, QueueLimits, retention
 from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
     ENDED,
@@ -148,14 +148,14 @@ async def test_after_its_retention_nothing_is_left_of_a_job(
         left = {
             key.rpartition(b":")[2] for key in set(redis.scan_iter(f"ss:{{{model}}}:*")) - before
         }
-        assert left == {b"bell", b"rings", b"worker", b"order", b"lengths"}
+        assert left == {b"bell", b"rings", b"worker", b"epoch", b"order", b"lengths"}
 
 
 async def test_a_sweep_keeps_up_with_many_and_stays_bounded(
     redis_url: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending, "_MAX_SWEPT", 4)
-    monkeypatch.setattr(ending, "_MAX_ROUNDS", 3)
+    monkeypatch.setattr(retention, "_PAGE", 4)
+    monkeypatch.setattr(retention, "_MAX_PAGES", 3)
     async with JobQueue(redis_url, model, QueueLimits(retention_s=0.0)) as queue:
         ids = await submit(queue, 20)
         for job_id in ids:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from protos.errors import Unavailable
+from protos.errors import Exhausted, Unavailable
 from scheduler_svc.queue import EmbeddedRedis, JobQueue, Lease, QueueLimits, claiming
 from scheduler_svc.queue.keys import Keys
 from tests.service.queue.build import (
@@ -171,7 +171,7 @@ async def test_a_full_server_refuses_whole(queue: JobQueue, redis: Redis) -> Non
     redis.config_set("maxmemory", 1)
     try:
         refused = spec()
-        with pytest.raises(Unavailable, match=r"OOM|memory"):
+        with pytest.raises(Exhausted, match="memory"):
             await queue.submit(refused)
         with pytest.raises(Unavailable, match=r"OOM|memory"):
             await queue.commit(lease, [row(job_id, 0, [1])])

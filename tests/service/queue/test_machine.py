@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,16 +16,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from redis import Redis
 
-from protos.errors import Exhausted
+from protos.errors import Exhausted, InvalidRequest
 from protos.job import CommitRow, Finish
 from scheduler_svc.queue import Fenced, JobQueue, Lease, LogRequest, Order, QueueLimits
 from scheduler_svc.queue.keys import Keys
-from tests.service.queue.build import STOP, make_overdue, row, spec
+from tests.service.queue.build import STOP, make_overdue, move_times, row, spec
 from tests.service.queue.model import ModelQueue
 
 T = TypeVar("T")
 
 MAX_QUEUED = 6
+MAX_ENDED = 4
 CANCELLED = Finish("cancelled")
 ORDERS = [
     Order(),
@@ -63,7 +65,9 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        limits = QueueLimits(max_queued_jobs=MAX_QUEUED, lease_grace_s=1e6)
+        limits = QueueLimits(
+            max_queued_jobs=MAX_QUEUED, lease_grace_s=1e6, max_ended_jobs=MAX_ENDED
+        )
         name = f"machine/{next(_numbers)}"
         self.queues = [JobQueue(self.url, name, limits, order) for order in ORDERS]
         self.queue = self.queues[self.first_order]
@@ -99,8 +103,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.acquire(worker)
         self.claim("a", "old", 2, None)
 
-    @rule(n=st.integers(1, 2), key=st.sampled_from(["", "", "x", "y"]), envelope=envelopes)
-    def submit(self, n: int, key: str, envelope: dict[str, Any]) -> None:
+    @rule(
+        n=st.integers(1, 2),
+        key=st.sampled_from(["", "", "x", "y"]),
+        envelope=envelopes,
+        digest=st.sampled_from(["one", "one", "another"]),
+    )
+    def submit(self, n: int, key: str, envelope: dict[str, Any], digest: str = "one") -> None:
         # A job id of one tenant: keys of two tenants are never the same.
         key = key and f"{envelope['tenant']}{key}"
         asked = spec(n=n, idempotency_key=key, **envelope)
@@ -110,13 +119,21 @@ class QueueMachine(RuleBasedStateMachine):
             with pytest.raises(Exhausted):
                 self.run(self.queue.submit(asked))
             return
-        answer = self.run(self.queue.submit(asked))
+        if existing is not None and self.model.digests[existing] != digest:
+            with pytest.raises(InvalidRequest, match=existing):
+                self.run(self.queue.submit(asked, digest))
+            return
+        answer = self.run(self.queue.submit(asked, digest))
         assert answer.job_id == (existing or asked.job_id)
         assert answer.existed == (existing is not None)
         if existing is None:
             self.ids.append(asked.job_id)
-            arrival = self.redis.hget(self.keys.job(asked.job_id), "arrival")
-            self.model.submit(replace(asked, arrival_s=float(arrival)))
+            arrival, turn = self.redis.hmget(self.keys.job(asked.job_id), "arrival", "turn")
+            assert abs(float(arrival) - time.time()) < 60.0
+            turn_s = float(turn or arrival)
+            live = [job for job in self.model.jobs.values() if not job.ended]
+            assert all(turn_s >= job.spec.arrival_s for job in live)
+            self.model.submit(replace(asked, arrival_s=turn_s), digest)
 
     @rule(number=st.integers(0, len(ORDERS) - 1), luck=st.integers(0, 3))
     def adopt(self, number: int, luck: int) -> None:
@@ -132,9 +149,26 @@ class QueueMachine(RuleBasedStateMachine):
             make_overdue(self.redis, self.keys, job.job_id)
             job.is_overdue = True
 
+    @rule(by_s=st.sampled_from([3600.0, 3600.0, -3600.0]), luck=st.integers(0, 3))
+    def set_clock(self, by_s: float, luck: int) -> None:
+        """It goes back (what is stored lies ahead then) or forward."""
+        if luck == 0:
+            move_times(self.redis, self.keys, by_s)
+            self.model.move_times(by_s)
+
     @rule()
     def sweep(self) -> None:
-        assert self.run(self.queue.sweep()).num_overdue == self.model.sweep()
+        ended = {job.job_id for job in self.model.jobs.values() if job.ended}
+        num_overdue = self.model.sweep()
+        swept = self.run(self.queue.sweep())
+        assert swept.num_overdue == num_overdue
+        assert swept.num_forgotten == max(0, len(ended) - MAX_ENDED)
+        known = {job_id.decode() for job_id in self.redis.zrange(self.keys.jobs, 0, -1)}
+        gone = self.model.jobs.keys() - known
+        assert gone <= ended, "who goes on is never forgotten"
+        assert len(gone) == swept.num_forgotten
+        self.model.forget(gone)
+        self.ids = [job_id for job_id in self.ids if job_id not in gone]
 
     @rule(worker=workers, luck=st.integers(0, 3))
     def lose(self, worker: str, luck: int) -> None:
@@ -144,7 +178,7 @@ class QueueMachine(RuleBasedStateMachine):
     def acquire(self, worker: str) -> None:
         lease = self.run(self.queue.acquire(worker, "holder", 0))
         assert lease is not None
-        assert all(lease.epoch > old.epoch for old in self.stale if old.worker_id == worker)
+        assert all(lease.epoch > old.epoch for old in (*self.stale, *self.leases.values()))
         self.retire(worker)
         self.leases[worker] = lease
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 from redis import Redis
 
 from protos.step import TokenLogprobs
 from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, ranking
+from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.scripts import load_scripts
-from tests.service.queue.build import STOP, claim_ids, lease_on, row, spec
+from tests.service.queue.build import STOP, claim_ids, lease_on, move_times, row, spec
 
 KEYLESS = {"TIME"}
 
 
-async def everything(queue: JobQueue, other: JobQueue) -> None:
+async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], None]) -> None:
     """Runs every script through its branches that write; ``other`` has another order."""
     await queue.estimate("", 5)
     asked = [spec(n=2, max_tokens=1, idempotency_key=f"k{i}", deadline_s=60.0) for i in range(4)]
@@ -34,7 +36,12 @@ async def everything(queue: JobQueue, other: JobQueue) -> None:
     await queue.requeue(lease, [ids[0]])
     await claim_ids(queue, lease, 1)
     await queue.cancel(ids[0])
-    await queue.cancel(ids[3])
+    set_back()
+    await queue.submit(spec())
+    await queue.sweep()
+    presence = queue.presence("replica", 1000)
+    await presence.follow([ids[3]])
+    await presence.cancel(ids[3], STOP)
     await queue.renew(lease, 5)
     await queue.jobs()
     lease = await lease_on(queue)
@@ -44,7 +51,7 @@ async def everything(queue: JobQueue, other: JobQueue) -> None:
 
 
 async def test_scripts_touch_only_declared_keys_of_one_slot(
-    redis: Redis, redis_url: str, model: str, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, redis_url: str, model: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "_MAX_TENANTS", 0)
     scripts = {script.sha: script.name for script in load_scripts().values()}
@@ -58,7 +65,7 @@ async def test_scripts_touch_only_declared_keys_of_one_slot(
             JobQueue(redis_url, model, limits, Order(policy="fair")) as queue,
             JobQueue(redis_url, model, limits, Order(policy="priority")) as other,
         ):
-            await everything(queue, other)
+            await everything(queue, other, lambda: move_times(redis, keys, 3600.0))
         redis.echo("the end")
         name = ""
         for event in iter(monitor.next_command, None):
@@ -69,6 +76,7 @@ async def test_scripts_touch_only_declared_keys_of_one_slot(
                 name, declared = scripts[words[1]], words[3 : 3 + int(words[2])]
                 assert all(key.startswith(f"ss:{{{model}}}:") for key in declared)
             elif event["client_type"] == "lua" and words[0] not in KEYLESS:
-                assert words[1] in declared, f"{name} touches {words[:2]}"
+                key = words[2] if words[0] == "MEMORY" else words[1]
+                assert key in declared, f"{name} touches {words[:3]}"
                 touched[name].add(words[0])
     assert set(touched) == set(scripts.values()), "every script was seen"

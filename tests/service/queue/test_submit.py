@@ -6,10 +6,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from redis import Redis
 
-from protos.errors import Exhausted
+from protos.errors import Exhausted, InvalidRequest
 from protos.job import SamplingParams
-from scheduler_svc.queue import JobQueue, Order, QueueLimits
+from scheduler_svc.queue import JobQueue, Order, QueueLimits, Submitted
+from scheduler_svc.queue.keys import Keys, idempotency_digest
 from tests.service.queue.build import FINGERPRINT, claim_ids, lease_on, spec, submit
 
 
@@ -48,6 +50,19 @@ async def test_one_idempotency_key_is_one_job_however_many_submit_it(queue: JobQ
     assert len({answer.job_id for answer in answers}) == 1
     assert [answer.existed for answer in answers].count(False) == 1
     assert await queue.num_queued() == 1
+
+
+async def test_a_key_belongs_to_one_request(queue: JobQueue, redis: Redis, keys: Keys) -> None:
+    asked = {"tenant": "t", "idempotency_key": "key"}
+    first = await queue.submit(spec(**asked), "one")
+    assert (await queue.submit(spec(**asked), "one")).job_id == first.job_id
+    with pytest.raises(InvalidRequest, match=first.job_id) as caught:
+        await queue.submit(spec(**asked), "another")
+    assert caught.value.field == "idempotency_key"
+    assert await queue.num_queued() == 1
+    # Versions that knew of no digest stored the id alone.
+    redis.set(keys.idem(idempotency_digest("t", "key")), first.job_id)
+    assert await queue.submit(spec(**asked), "another") == Submitted(first.job_id, existed=True)
 
 
 async def test_a_key_is_known_once_its_job_is_there(queue: JobQueue) -> None:

@@ -1,10 +1,10 @@
-"""What is said of a Redis never holds its password."""
+"""What is said of an address never holds its password."""
 
 from __future__ import annotations
 
 import pytest
 
-from scheduler_svc.queue.link import redacted
+from protos.redaction import redacted
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,16 @@ from scheduler_svc.queue.link import redacted
             "unix:///run/a@b.sock?username=u&password=***",
         ),
         ("no URL at all", "no URL at all"),
+        ("redis://secret@host/0", "redis://***@host/0"),
+        ("redis://:se/cr?et#@host/0", "redis://:***@host/0"),
+        ("redis://:/secret@host/0", "redis://***@host/0"),
+        ("redis://user:sec/r@et@host/0", "redis://user:***@host/0"),
+        ("rediss://host?ssl_password=secret&db=1", "rediss://host?ssl_password=***&db=1"),
+        ("redis://host/0?PASSWORD=se@c#ret", "redis://host/0?PASSWORD=***"),
+        (
+            "unknown: --redis-ur=redis://:secret@host",
+            "unknown: --redis-ur=redis://:***@host",
+        ),
     ],
 )
 def test_a_password_is_not_said(url: str, said: str) -> None:
