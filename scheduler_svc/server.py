@@ -27,7 +27,9 @@ from scheduler_svc.settings import SchedulerSettings
 log = logging.getLogger(__name__)
 
 PROG = "stepserve scheduler"
-SWEEP_INTERVAL_S = 1.0
+SWEEP_INTERVAL_S = 0.5
+# An expired lease that nobody took for so long goes, and its jobs wait again.
+LEASE_GRACE_S = 0.5
 POLL_INTERVAL_S = 0.05
 
 
@@ -53,14 +55,14 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
         max_queued_jobs=settings.max_queued_jobs,
         retention_s=settings.retention_s,
         durability=settings.durability,
-        lease_grace_s=settings.lease_ttl_s,
+        lease_grace_s=LEASE_GRACE_S,
     )
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(
             JobQueue(redis_url(settings), card.name, limits, settings.order)
         )
         await _prepare(queue, settings)
-        await stack.enter_async_context(_background(_sweep(queue)))
+        await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         address = ""
         if settings.roles != "lane":
             api = ApiServer(queue, card, settings.disconnect_grace_s, settings.reflection)
@@ -101,11 +103,14 @@ async def _prepare(queue: JobQueue, settings: SchedulerSettings) -> None:
         raise StepserveError(f"no Redis at {redacted(settings.redis_url)}: {error}") from None
 
 
-async def _sweep(queue: JobQueue) -> None:
+async def _sweep(queue: JobQueue, lease_ttl_s: float) -> None:
     """End overdue jobs and forget old ones, again and again; any replica may, at any time."""
     while True:
-        with contextlib.suppress(Unavailable):
+        try:
             await queue.sweep()
+        except Unavailable:
+            # Leases expired while nobody could renew them: their holders come first.
+            await asyncio.sleep(lease_ttl_s)
         await asyncio.sleep(SWEEP_INTERVAL_S)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from protos.errors import Exhausted
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
+from scheduler_svc.fleet import Fleet
 from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Bell, Follower
 from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
@@ -21,6 +22,7 @@ from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     LogRequest,
@@ -75,6 +77,7 @@ class JobQueue:
         self._lanes = replace(self._shard, link=RedisLink(url, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._leasing = Leasing(self._lanes)
+        self._presence = Presence(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
@@ -204,6 +207,17 @@ class JobQueue:
         return self._bell.follow()
 
     # Lanes' side.
+
+    async def attend(self, holder: str, ttl_ms: int, reach: Collection[str]) -> Fleet:
+        """Say that ``holder`` lives and could drive the workers ``reach``; learn who else does.
+
+        It is believed for ``ttl_ms``, or until ``depart``.
+        """
+        return await self._presence.attend(holder, ttl_ms, reach)
+
+    async def depart(self, holder: str) -> None:
+        """Say that ``holder`` takes no more workers."""
+        await self._presence.depart(holder)
 
     async def acquire(
         self, worker_id: str, holder: str, ttl_ms: int, info: Mapping[str, str] | None = None
