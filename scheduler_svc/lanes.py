@@ -189,7 +189,11 @@ async def hold(
     for us, LeaseLost, Unavailable.
     """
     ttl_ms = int(shard.settings.lease_ttl_s * 1000)
-    told = {"incarnation": info.incarnation, "max_context": str(info.max_context)}
+    told = {
+        "incarnation": info.incarnation,
+        "max_context": str(info.max_context),
+        "places": str(min(info.max_batch_size, shard.settings.max_batch_size)),
+    }
     lease = await shard.queue.acquire(address, shard.holder, ttl_ms, told)
     if lease is None:
         return

@@ -13,6 +13,7 @@ from protos.errors import Exhausted
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 from scheduler_svc.fleet import Fleet
 from scheduler_svc.order import Order
+from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell, Follower
 from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
 from scheduler_svc.queue.codec import encode_finish, encode_spec, pack_u32
@@ -78,6 +79,7 @@ class JobQueue:
         self._ranking = Ranking(self._shard, order or Order())
         self._leasing = Leasing(self._lanes)
         self._presence = Presence(self._lanes)
+        self._balance = Balance(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
@@ -250,6 +252,13 @@ class JobQueue:
     async def wait_for_jobs(self, seen: int, timeout_s: float) -> None:
         """Returns once ``num_arrivals`` is not ``seen`` any more, or after ``timeout_s``."""
         await self._bell.wait_arrivals(seen, timeout_s)
+
+    async def allowance(self, lease: Lease, max_jobs: int) -> int:
+        """How many of ``max_jobs`` to claim now so that lanes come to hold equally many.
+
+        At least 1. Where others hold less it lets them claim first, for a moment.
+        """
+        return await self._balance.allowance(lease, max_jobs)
 
     async def claim(
         self,

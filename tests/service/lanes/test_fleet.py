@@ -100,7 +100,7 @@ def test_in_whatever_order_they_act_each_worker_moves_once(
     for scheduler in turns:
         if scheduler in fleet.reaches:
             world.act(scheduler)
-    while any([world.act(scheduler) for scheduler in fleet.reaches]):
+    while any(list(map(world.act, fleet.reaches))):
         pass
     shares = sizes(fleet, world.holders)
     assert shares[-1] - shares[0] <= 1
