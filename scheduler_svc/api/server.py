@@ -28,6 +28,8 @@ from scheduler_svc.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
+# The health of this name tells whether jobs are taken, though no worker may be there to run them.
+SUBMIT = f"{SERVICE_NAME}/Submit"
 MAX_CONCURRENT_CALLS = 10_000
 HEALTH_INTERVAL_S = 1.0
 STOP_GRACE_S = 0.5
@@ -36,9 +38,10 @@ STOP_GRACE_S = 0.5
 class ApiServer:
     """Serves ``Inference`` for one queue.
 
-    Its health, by the name of the service: SERVING while Redis answers, so that no client
-    is sent here meanwhile. By no name, the process's: SERVING all the same, since starting
-    it again would not bring Redis back.
+    Its health, by the name of the service: SERVING while Redis answers and a worker is
+    driven, by any scheduler. By the name ``SUBMIT``: while Redis answers, so that no client is
+    sent here otherwise; jobs may wait for a worker. By no name, the process's: SERVING all
+    the same, since starting it again would bring neither back.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class ApiServer:
         except RuntimeError as error:
             problem = f"can't serve on {place(host, port)}: is it in use?"
             raise StepserveError(problem) from error
+        for name in ("", SUBMIT, SERVICE_NAME):
+            await self._set_health(name, not name)
         self._tasks = [
             asyncio.create_task(self._hub.run(), name="api-follow"),
             asyncio.create_task(self._watch_health(), name="api-health"),
@@ -94,21 +99,22 @@ class ApiServer:
 
     async def _watch_health(self) -> None:
         hub = self._tasks[0]
-        await self._set_health("", True)
         while not hub.done():
-            await self._set_health(SERVICE_NAME, await self._redis_answers())
+            num_workers = await self._num_workers()
+            await self._set_health(SUBMIT, num_workers is not None)
+            await self._set_health(SERVICE_NAME, bool(num_workers))
             await asyncio.wait((hub,), timeout=HEALTH_INTERVAL_S)
-        for name in ("", SERVICE_NAME):
+        for name in ("", SUBMIT, SERVICE_NAME):
             await self._set_health(name, False)
         if not hub.cancelled():
             log.error("the api follows no logs any more", exc_info=hub.exception())
             os.kill(os.getpid(), signal.SIGTERM)  # a new process can
 
-    async def _redis_answers(self) -> bool:
+    async def _num_workers(self) -> int | None:
+        """How many workers are driven; None while Redis does not say."""
         with contextlib.suppress(Unavailable):
-            await self._queue.ping()
-            return True
-        return False
+            return len(await self._queue.workers())
+        return None
 
     async def _set_health(self, name: str, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus.Value(
