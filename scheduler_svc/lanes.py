@@ -139,10 +139,9 @@ class Lanes:
     async def _serve(self, address: str) -> None:
         """Drive the worker whenever we should; say why not once for each reason."""
         post, said, wait_s = self._posts[address], "", RETRY_WAIT_S
-        while address in self._known and not post.is_closed:
+        while self._is_wanted(address):
             try:
-                if not await self._hold(address, post):
-                    continue
+                await self._hold(address, post)
                 said, wait_s = "", RETRY_WAIT_S
             except (WorkerGone, LeaseLost, Unavailable) as error:
                 if str(error) != said:
@@ -155,18 +154,21 @@ class Lanes:
             post.incarnation = ""  # Others may try meanwhile.
             await post.closed_within(wait_s)
 
-    async def _hold(self, address: str, post: Post) -> bool:
-        """See that the worker answers, and drive it if we should; False where not for a while."""
+    def _is_wanted(self, address: str) -> bool:
+        return address in self._known and not self._is_stopping
+
+    async def _hold(self, address: str, post: Post) -> None:
+        """See that the worker answers, again and again until we should drive it; then do."""
         async with worker_stream(address, self._shard.settings) as stream:
-            info = await stream.describe()
-            _check(info, self._shard)
-            if post.incarnation != info.incarnation:
-                post.incarnation = info.incarnation
-                self._news.set()
-            if not await post.should_hold_within(PROBE_INTERVAL_S):
-                return False
-            await hold(self._shard, address, stream, info, post.should_leave)
-            return True
+            while self._is_wanted(address):
+                info = await stream.describe()
+                _check(info, self._shard)
+                if post.incarnation != info.incarnation:
+                    post.incarnation = info.incarnation
+                    self._news.set()
+                if await post.should_hold_within(PROBE_INTERVAL_S):
+                    await hold(self._shard, address, stream, info, post.should_leave)
+                    return
 
     async def drain(self) -> None:
         """Hand every worker over: commit, requeue, release. No generation is waited for."""
