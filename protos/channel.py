@@ -12,16 +12,20 @@ def place(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+def channel_options(
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ping_interval_ms: int = PING_INTERVAL_MS,
+    ping_timeout_ms: int = PING_TIMEOUT_MS,
+) -> list[tuple[str, int]]:
     """Return options for a channel: a peer that vanished is noticed by pings.
 
     Both keepalive knobs and the transport's own ping time-out are needed: with the
     first two alone a stopped peer was noticed after 60 s instead of seconds.
     """
     return [
-        ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
-        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
-        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.keepalive_time_ms", ping_interval_ms),
+        ("grpc.keepalive_timeout_ms", ping_timeout_ms),
+        ("grpc.http2.ping_timeout_ms", ping_timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_send_message_length", max_message_bytes),

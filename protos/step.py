@@ -76,6 +76,8 @@ class StepCommand:
     row_num_tokens: Sequence[int] = ()
     row_num_new_blocks: Sequence[int] = ()
     new_block_ids: Sequence[int] = ()
+    # How long the lane lets the step run; 0: it does not say.
+    max_duration_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

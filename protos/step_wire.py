@@ -139,6 +139,7 @@ def encode_command(command: StepCommand) -> pb.StepCommand:
         row_num_tokens=pack(command.row_num_tokens),
         row_num_new_blocks=pack(command.row_num_new_blocks),
         new_block_ids=pack(command.new_block_ids),
+        max_duration_ms=command.max_duration_ms,
     )
 
 
@@ -162,6 +163,7 @@ def decode_command(message: pb.StepCommand) -> StepCommand:
         row_num_tokens=num_tokens,
         row_num_new_blocks=num_new_blocks,
         new_block_ids=new_block_ids,
+        max_duration_ms=message.max_duration_ms,
     )
 
 

@@ -78,8 +78,9 @@ class Claimer:
 
     async def _ask(self, claim: Claim) -> Sequence[ClaimedJob]:
         await self._moor()
+        max_jobs = await self._queue.allowance(self._lease, claim.max_jobs)
         return await self._queue.claim(
-            self._lease, self._fingerprint, claim.max_jobs, claim.max_rank, self._prefer
+            self._lease, self._fingerprint, max_jobs, claim.max_rank, self._prefer
         )
 
     async def _wait(self, seen: int) -> None:

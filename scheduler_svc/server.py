@@ -29,7 +29,9 @@ from scheduler_svc.settings import SchedulerSettings
 log = logging.getLogger(__name__)
 
 PROG = "stepserve scheduler"
-SWEEP_INTERVAL_S = 1.0
+SWEEP_INTERVAL_S = 0.5
+# An expired lease that nobody took for so long goes, and its jobs wait again.
+LEASE_GRACE_S = 0.5
 POLL_INTERVAL_S = 0.05
 
 
@@ -64,7 +66,7 @@ async def scheduler(
         max_ended_jobs=settings.max_ended_jobs,
         max_ended_bytes=settings.max_ended_bytes,
         durability=settings.durability,
-        lease_grace_s=settings.lease_ttl_s,
+        lease_grace_s=LEASE_GRACE_S,
     )
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(
@@ -76,7 +78,7 @@ async def scheduler(
             address = await api.start(settings.host, settings.port)
             stack.push_async_callback(api.stop)
         await _prepare(queue, settings, stop or asyncio.Event())
-        await stack.enter_async_context(_background(_sweep(queue)))
+        await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         if settings.roles != "api":
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
             lanes = Lanes(Shard(queue, card, settings, holder), settings.worker_addresses)
@@ -125,7 +127,7 @@ async def _prepare(queue: JobQueue, settings: SchedulerSettings, stop: asyncio.E
     raise _Stopped
 
 
-async def _sweep(queue: JobQueue) -> None:
+async def _sweep(queue: JobQueue, lease_ttl_s: float) -> None:
     """End overdue jobs and forget old ones, again and again; any replica may, at any time.
 
     A Redis that was away may be another one, or have been started again: look at it anew.
@@ -135,7 +137,9 @@ async def _sweep(queue: JobQueue) -> None:
         try:
             if was_away:
                 await _look_again(queue)
-            was_away = False
+                # Leases expired while nobody could renew them: their holders come first.
+                await asyncio.sleep(lease_ttl_s)
+                was_away = False
             await queue.sweep()
         except Unavailable:
             was_away = True

@@ -115,8 +115,16 @@ class SchedulerSettings(LaneSettings):
     max_ended_bytes: int = Field(
         2**30, ge=0, description="memory of Redis that ended jobs take at most; see docs/redis.md"
     )
-    lease_ttl_s: float = Field(5.0, ge=0.5, description="a silent scheduler loses its workers then")
-    step_timeout_s: float = Field(60.0, gt=0, description="a worker silent for so long is dead")
+    lease_ttl_s: float = Field(2.5, ge=0.5, description="a silent scheduler loses its workers then")
+    step_timeout_s: float = Field(
+        60.0, gt=0, le=86_400, description="a worker whose step takes longer is dead, whatever step"
+    )
+    min_step_timeout_s: float = Field(
+        2.0,
+        gt=0,
+        description="a worker whose step takes longer than this, and 10 times longer than "
+        "the steps before it tell, is dead",
+    )
     disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
     wait_for_worker: bool = Field(False, description="say ready only once a worker is driven")
     reflection: bool = Field(True, description="serve gRPC reflection")

@@ -16,9 +16,15 @@ from protos import step_wire
 from protos.channel import channel_options
 from protos.errors import StepserveError
 from protos.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
+from scheduler_svc.step_deadline import StepDeadline
 
-CONNECT_TIMEOUT_S = 5.0
+DESCRIBE_TIMEOUT_S = 2.0
+HELLO_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.2
+# A worker whose process stands still is noticed by these, also while it owes nothing.
+PING_INTERVAL_MS, PING_TIMEOUT_MS = 1000, 2000
+# Looks at the clock within the shortest time that a report may be owed.
+NUM_LOOKS = 16
 
 
 class WorkerGone(StepserveError):
@@ -30,15 +36,19 @@ class WorkerStream:
 
     Commands that were not answered when the connection broke are sent again: the
     worker answers a step it has executed from the reports that it keeps. A worker that
-    owes a report for longer than ``step_timeout_s`` is hung, and hung is dead.
+    owes a report for longer than ``deadline`` says, or answers no ping, is hung, and hung
+    is dead: it is not greeted again.
     """
 
-    def __init__(self, address: str, step_timeout_s: float) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+    def __init__(self, address: str, deadline: StepDeadline) -> None:
+        options = channel_options(
+            ping_interval_ms=PING_INTERVAL_MS, ping_timeout_ms=PING_TIMEOUT_MS
+        )
+        self._channel = grpc.aio.insecure_channel(address, options=options)
         self._stub = step_wire.WorkerStub(self._channel)  # type: ignore[no-untyped-call]
-        self._step_timeout_s = step_timeout_s
+        self._deadline = deadline
         self._unanswered: deque[StepCommand] = deque()
-        self._owing_since_s = 0.0
+        self._owed_s = 0.0
         # Commands reach the worker in step order, also while a connection is replaced.
         self._writing = asyncio.Lock()
         self._hello: Hello | None = None
@@ -48,7 +58,7 @@ class WorkerStream:
         """Ask what the worker is. Raises WorkerGone where none answers."""
         try:
             info = await self._stub.Describe(
-                step_wire.describe_request(), timeout=CONNECT_TIMEOUT_S
+                step_wire.describe_request(), timeout=DESCRIBE_TIMEOUT_S
             )
         except grpc.aio.AioRpcError as error:
             raise WorkerGone(f"no answer to Describe: {error.details()}") from None
@@ -63,7 +73,7 @@ class WorkerStream:
     async def _connect(self, hello: Hello) -> HelloReply:
         call = self._stub.Steps()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await call.write(step_wire.encode_lane_message(hello))
                 answer = await call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
@@ -79,9 +89,11 @@ class WorkerStream:
 
     async def send(self, command: StepCommand) -> None:
         """Write a command; a broken connection is mended by ``reports``, which sends it again."""
+        limit_ms = round(1000 * self._deadline.limit_s(sum(command.row_num_tokens)))
+        command = replace(command, max_duration_ms=limit_ms)
         async with self._writing:
             if not self._unanswered:
-                self._owing_since_s = time.monotonic()
+                self._owed_s = 0.0
             self._unanswered.append(command)
             await self._write(command)
 
@@ -99,8 +111,9 @@ class WorkerStream:
                 await self._reconnect()
                 continue
             if self._unanswered and report.step == self._unanswered[0].step:
-                self._unanswered.popleft()
-                self._owing_since_s = time.monotonic()
+                command = self._unanswered.popleft()
+                self._deadline.observe(sum(command.row_num_tokens), report.duration_us)
+                self._owed_s = 0.0
             yield report
 
     async def _read(self) -> StepReport | None:
@@ -114,6 +127,8 @@ class WorkerStream:
             code, details = await self._call.code(), await self._call.details()
             if code is not grpc.StatusCode.UNAVAILABLE:
                 raise WorkerGone(f"the worker ended the stream: {code.name}: {details}")
+            if "timeout" in details:  # gRPC's own pings were not answered
+                raise WorkerGone(f"it answers nothing: hung ({details})")
             return None
         message = step_wire.decode_worker_message(cast(step_wire.pb.WorkerMessage, answer))
         if not isinstance(message, StepReport):
@@ -133,12 +148,20 @@ class WorkerStream:
                 await self._write(command)
 
     async def watch(self) -> None:
-        """Raise WorkerGone when a report is overdue."""
+        """Raise WorkerGone when a report is overdue.
+
+        Time in which this process itself stood still does not count: reports may have come.
+        """
+        interval_s = self._deadline.least_s / NUM_LOOKS
+        looked_s = time.monotonic()
         while True:
-            await asyncio.sleep(self._step_timeout_s / 8)
-            overdue_s = time.monotonic() - self._owing_since_s
-            if self._unanswered and overdue_s > self._step_timeout_s:
-                raise WorkerGone(f"no report for {overdue_s:.1f} s: hung")
+            await asyncio.sleep(interval_s)
+            elapsed_s = time.monotonic() - looked_s
+            looked_s += elapsed_s
+            self._owed_s += min(elapsed_s, 2 * interval_s)
+            if self._unanswered and self._owed_s > self._unanswered[0].max_duration_ms / 1000:
+                step = self._unanswered[0].step
+                raise WorkerGone(f"no report of step {step} for {self._owed_s:.1f} s: hung")
 
     async def close(self) -> None:
         """Cancel the stream and close the channel."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from protos.errors import StepserveError
+from stepserve.pulse import Pulse
 from stepserve.ready import ready_fields
 from stepserve.tether import PIPED, tethered
 
@@ -71,6 +72,7 @@ class Child:
         self._ready: queue.SimpleQueue[dict[str, str] | None] = queue.SimpleQueue()
         self.fields: dict[str, str] = {}
         self.deaths_s: list[float] = []
+        self._pulse: Pulse | None = None
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[str]:
@@ -113,17 +115,34 @@ class Child:
                 status = self.process.wait()
                 raise ServiceFailed(f"{self.service.name} ended with status {status} at start")
             self.fields = fields
+            self._pulse = self._pulse or Pulse(self._place)
             return fields
         raise Stopped
 
+    @property
+    def _place(self) -> str:
+        """Where it serves: HOST:PORT."""
+        return self.fields.get("worker") or self.fields.get("grpc", "")
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether it lives and serves no more, by its health."""
+        return self._pulse is not None and self._pulse.is_lost
+
     def restart(self) -> None:
         """Start it again, on the port that it had, so that others find it."""
-        place = self.fields.get("worker") or self.fields.get("grpc", "")
-        port = place.rpartition(":")[2]
+        port = self._place.rpartition(":")[2]
         flags = [flag for flag in self.service.arguments if not flag.startswith("--port=")]
         self.service = replace(self.service, arguments=[*flags, f"--port={port}"])
         self._ready = queue.SimpleQueue()
+        if self._pulse is not None:
+            self._pulse.forget()
         self.process = self._spawn()
+
+    def close(self) -> None:
+        """Ask it no more how it is."""
+        if self._pulse is not None:
+            self._pulse.close()
 
     def terminate(self, signum: signal.Signals) -> None:
         if self.process.poll() is None:
@@ -148,6 +167,7 @@ class Supervisor:
         trace: TracebackType | None,
     ) -> None:
         for child in reversed(self._children):
+            child.close()
             child.terminate(signal.SIGTERM)
             try:
                 child.process.wait(STOP_TIMEOUT_S)
@@ -164,13 +184,18 @@ class Supervisor:
         return child
 
     def watch(self, also: Callable[[], object]) -> None:
-        """Restart what dies, until we are to stop or something keeps dying.
+        """Restart what dies or hangs, until we are to stop or something keeps dying.
 
         ``also`` is called again and again beside it.
         """
         while not self._stop.wait(POLL_INTERVAL_S):
             also()
             for child in self._children:
+                if child.is_hung:
+                    what = f"{child.service.name} does not answer; it is killed"
+                    print(f"stepserve: {what}", file=sys.stderr, flush=True)
+                    child.terminate(signal.SIGKILL)
+                    child.process.wait()
                 if child.process.poll() is not None and not self._revive(child):
                     return
 

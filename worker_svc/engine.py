@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from protos.errors import StepRefused, StepserveError, Unavailable
 from protos.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
@@ -17,6 +21,8 @@ log = logging.getLogger(__name__)
 # Commands of a stream that are read before they can be executed; then it is read no further.
 MAX_WAITING_COMMANDS = 8
 BROKEN = "the worker is broken and ends"
+STUCK = "a step takes longer than its lane lets it run"
+MODEL_THREAD = "model"
 
 
 class StreamEnded(Exception):
@@ -63,7 +69,8 @@ class Engine:
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._runner = runner
         self._ledger = Ledger(info.incarnation, info.max_kept_reports)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._thread = ThreadPoolExecutor(1, MODEL_THREAD, initializer=_name_thread)
+        self._step_due_s = math.inf
         self._turn = asyncio.Lock()
         self._driver: Commands | None = None
         self._is_draining = False
@@ -73,12 +80,22 @@ class Engine:
         """Whether somebody has the turn: a step runs, or a Hello is being answered."""
         return self._turn.locked()
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the step that runs takes longer than its lane lets it."""
+        return time.monotonic() > self._step_due_s
+
+    def describe(self) -> WorkerInfo:
+        """Return what the worker is. Raises Unavailable where nobody should drive it now."""
+        self._check_open()
+        return self.info
+
     async def greet(self, hello: Hello, commands: Commands) -> HelloReply:
         """Let the stream of ``commands`` drive from now on; the older one is dropped.
 
         Raises:
             StepRefused: a stale epoch, another incarnation, or a newer Hello came meanwhile.
-            Unavailable: the worker is shutting down, or broken.
+            Unavailable: the worker is shutting down, stuck or broken.
         """
         self._check_open()
         self._ledger.greet(hello)
@@ -114,6 +131,8 @@ class Engine:
 
     async def _run(self, command: StepCommand) -> StepReport:
         loop = asyncio.get_running_loop()
+        if command.max_duration_ms:
+            self._step_due_s = time.monotonic() + command.max_duration_ms / 1000
         try:
             return await loop.run_in_executor(self._thread, self._runner.execute, command)
         except StepserveError:
@@ -122,6 +141,8 @@ class Engine:
             log.error("step %d failed", command.step, exc_info=True)
             self.failure.set_result(f"step {command.step} failed: {_one_line(error)}")
             raise Unavailable(BROKEN) from error
+        finally:
+            self._step_due_s = math.inf
 
     def leave(self, commands: Commands) -> None:
         """The stream is over; nothing more of it is executed."""
@@ -143,11 +164,19 @@ class Engine:
             raise Unavailable(BROKEN)
         if self._is_draining:
             raise Unavailable("the worker is shutting down")
+        if self.is_stuck:
+            raise Unavailable(STUCK)
 
     def _check_driver(self, commands: Commands) -> None:
         self._check_open()
         if self._driver is not commands:
             raise StepRefused("superseded by a newer Hello")
+
+
+def _name_thread() -> None:
+    """Let the system's tools show which thread computes."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(MODEL_THREAD)
 
 
 def _one_line(error: Exception) -> str:

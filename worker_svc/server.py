@@ -17,7 +17,7 @@ from protos.channel import place, server_options
 from protos.errors import InvalidRequest, StepRefused, StepserveError
 from protos.step import Hello, StepCommand, StepReport
 from worker_svc.assembly import Assembly
-from worker_svc.engine import Commands, Engine, StreamEnded
+from worker_svc.engine import STUCK, Commands, Engine, StreamEnded
 from worker_svc.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 DRAIN_TIMEOUT_S = 3.0
 # For the last reports to be written, and for watchers of the health to see it change.
 STOP_GRACE_S = 0.3
+# How late a step that hangs, or that ends after all, shows in the health.
+HEALTH_INTERVAL_S = 0.2
 # A stream that has not said hello by then is ended: it only takes a place.
 HELLO_TIMEOUT_S = 10.0
 # Streams, health watchers and single calls; more are refused.
@@ -43,8 +45,11 @@ class StepService(step_wire.WorkerServicer):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def Describe(self, _request: object, _context: Context) -> step_wire.pb.WorkerInfo:
-        return step_wire.encode_info(self._engine.info)
+    async def Describe(self, _request: object, context: Context) -> step_wire.pb.WorkerInfo:
+        try:
+            return step_wire.encode_info(self._engine.describe())
+        except StepserveError as error:
+            await context.abort(_status(error), str(error))
 
     async def Steps(self, request_iterator: AsyncIterator[Any], context: Context) -> None:
         commands = Commands()
@@ -128,12 +133,16 @@ def _status(error: StepserveError) -> grpc.StatusCode:
 
 
 class WorkerServer:
-    """A worker on a port, until it is stopped or broken. Use inside its event loop."""
+    """A worker on a port, until it is stopped or broken. Use inside its event loop.
+
+    Its health is SERVING while steps take no longer than their lane lets them run.
+    """
 
     def __init__(self, settings: WorkerSettings, assembly: Assembly) -> None:
         self._settings = settings
         self._engine = Engine(assembly.runner, assembly.info)
         self._health = health.aio.HealthServicer()
+        self._watcher: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)
         step_wire.add_WorkerServicer_to_server(  # type: ignore[no-untyped-call]
             StepService(self._engine), self._server
@@ -161,16 +170,32 @@ class WorkerServer:
         except RuntimeError as error:
             raise StepserveError(f"{wanted} can't be served on: {error}") from error
         await self._server.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(is_serving=True)
+        self._watcher = asyncio.create_task(self._watch_health())
         return place(self._settings.host, port)
 
     async def stop(self) -> None:
         """Stop accepting, and finish the running step unless that takes too long."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._watcher is not None:
+            self._watcher.cancel()
+        await self._set_health(is_serving=False)
         await self._engine.drain(DRAIN_TIMEOUT_S)
         await self._server.stop(STOP_GRACE_S)
 
-    async def _set_health(self, status: int) -> None:
+    async def _watch_health(self) -> None:
+        was_stuck = False
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            is_stuck = self._engine.is_stuck
+            if is_stuck is not was_stuck:
+                log.warning(STUCK if is_stuck else "the step has ended after all")
+                await self._set_health(is_serving=not is_stuck)
+            was_stuck = is_stuck
+
+    async def _set_health(self, *, is_serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.ServingStatus.Value(
+            "SERVING" if is_serving else "NOT_SERVING"
+        )
         for name in ("", step_wire.SERVICE_NAME):
             await self._health.set(name, status)
 

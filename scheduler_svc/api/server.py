@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.channel import place, server_options
-from protos.errors import StepserveError
+from protos.errors import StepserveError, Unavailable
 from protos.inference_wire import (
     MAX_REQUEST_BYTES,
     SERVICE_NAME,
@@ -28,6 +29,8 @@ from scheduler_svc.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
+# The health of this name tells whether jobs are taken, though no worker may be there to run them.
+SUBMIT = f"{SERVICE_NAME}/Submit"
 MAX_CONCURRENT_CALLS = 10_000
 STOP_GRACE_S = 0.5
 
@@ -35,14 +38,17 @@ STOP_GRACE_S = 0.5
 class ApiServer:
     """Serves ``Inference`` for one queue.
 
-    Its health, by the name of the service: SERVING while Redis answers and has memory left,
-    so that no client is sent here meanwhile. By no name, the process's: SERVING all the
-    same, since starting it again would not bring Redis back.
+    Its health, by the name of the service: SERVING while jobs are taken and a worker is driven,
+    by any scheduler. By the name ``SUBMIT``: while jobs are taken, that is while Redis answers
+    and has memory left, so that no client is sent here otherwise; jobs may wait for a worker.
+    By no name, the process's: SERVING all the same, since starting it again would bring
+    none of these back.
     """
 
     def __init__(
         self, queue: JobQueue, card: ModelCard, disconnect_grace_s: float, reflects: bool
     ) -> None:
+        self._queue = queue
         self._hub = FollowHub(queue)
         self.absence = Absence(queue, disconnect_grace_s)
         self._health = health.aio.HealthServicer()
@@ -75,6 +81,8 @@ class ApiServer:
         except RuntimeError as error:
             problem = f"can't serve on {place(host, port)}: is it in use?"
             raise StepserveError(problem) from error
+        for name in ("", SUBMIT, SERVICE_NAME):
+            await self._set_health(name, not name)
         self._tasks = [
             asyncio.create_task(self._hub.run(), name="api-follow"),
             asyncio.create_task(self._watch_health(), name="api-health"),
@@ -94,17 +102,22 @@ class ApiServer:
 
     async def _watch_health(self) -> None:
         hub = self._tasks[0]
-        await self._set_health("", True)
-        await self._set_health(SERVICE_NAME, False)
         while not hub.done():
             await self._watch.look()
-            await self._set_health(SERVICE_NAME, self._watch.is_ready)
+            await self._set_health(SUBMIT, self._watch.is_ready)
+            await self._set_health(SERVICE_NAME, self._watch.is_ready and await self._computes())
             await asyncio.wait((hub,), timeout=self._watch.interval_s)
-        for name in ("", SERVICE_NAME):
+        for name in ("", SUBMIT, SERVICE_NAME):
             await self._set_health(name, False)
         if not hub.cancelled():
             log.error("the api follows no logs any more", exc_info=hub.exception())
             os.kill(os.getpid(), signal.SIGTERM)  # a new process can
+
+    async def _computes(self) -> bool:
+        """Whether any worker is driven; False while Redis does not say."""
+        with contextlib.suppress(Unavailable):
+            return bool(await self._queue.workers())
+        return False
 
     async def _set_health(self, name: str, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus.Value(

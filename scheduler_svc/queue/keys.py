@@ -25,6 +25,8 @@ class Keys:
         self.deadlines = prefix + "deadlines"
         self.workers = prefix + "workers"
         self.epoch = prefix + "epoch"
+        self.schedulers = prefix + "schedulers"
+        self.reaches = prefix + "reaches"
         self.rings = prefix + "rings"
         self.bell = prefix + "bell"
         self.order = prefix + "order"

@@ -79,10 +79,14 @@ async def live_workers(shard: Shard) -> list[WorkerRecord]:
             *(json.loads(info), int(step_us or 0)),
         )
         for name, (holder, epoch, info, step_us, expires, ttl) in zip(names, leases, strict=True)
-        if holder and _is_good(int(expires) - now_ms, ttl)
+        if holder and is_good(int(expires) - now_ms, ttl)
     ]
 
 
-def _is_good(left_ms: float, ttl: bytes | None) -> bool:
-    """As the scripts have it: further ahead than the time to live, no living lease expires."""
+def is_good(left_ms: float, ttl: bytes | None) -> bool:
+    """Whether a lease that expires in ``left_ms`` is good now, as the scripts have it.
+
+    Further ahead than its time to live (None: of a version that wrote none) no living one
+    expires.
+    """
     return left_ms > 0 and (ttl is None or left_ms <= int(ttl) + 1)

@@ -14,6 +14,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
   ended_bytes     string  memory of the jobs that ended, as far as it was measured
   deadlines       zset    id -> deadline, of jobs that have one and have not ended
   workers         zset    worker id -> when its lease expires (ms)
+  schedulers      zset    scheduler's name -> when it last said that it lives (ms)
+  reaches         hash    scheduler's name -> the workers that answer it (JSON list)
   job:ID          hash    spec (JSON), prompt (u32s), n, arrival, deadline, within (seconds
                           from arrival to deadline), idem (digest), tenant, priority,
                           max_tokens; turn (arrival as it ranks, where that is another time);
@@ -353,7 +355,8 @@ if ARGV[2] ~= '' then
   if lease[1] ~= ARGV[2] then return false end
 else
   local expires = tonumber(lease[2]) or 0
-  if expires > now / 1000 and not is_good(expires, lease[3] or ARGV[3], now) then
+  -- Versions before wrote no time to live; none was longer than a minute.
+  if expires > now / 1000 and not is_good(expires, lease[3] or 60000, now) then
     expires = math.floor(now / 1000)
     redis.call('HSET', KEYS[1], 'expires', string.format('%.0f', expires))
     redis.call('ZADD', KEYS[4], expires, ARGV[1])
@@ -365,6 +368,31 @@ redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', '', 'expires', 0)
 redis.call('EXPIRE', KEYS[1], 604800)
 redis.call('ZREM', KEYS[4], ARGV[1])
 give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
+return 1
+
+--@ attend
+-- KEYS  schedulers reaches
+-- ARGV  holder, ttl_ms, the workers that answer it (JSON)
+-- Says that a scheduler lives, and forgets those that were silent for ttl_ms, or that were
+-- heard of later than now: the clock went back. Answers {name, its workers} of all that live.
+local now = time_us() / 1000
+redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local seen = tonumber(redis.call('ZSCORE', KEYS[1], name))
+  if seen < now - ARGV[2] or seen > now + 1 then
+    redis.call('ZREM', KEYS[1], name)
+    redis.call('HDEL', KEYS[2], name)
+  end
+end
+return redis.call('HGETALL', KEYS[2])
+
+--@ depart
+-- KEYS  schedulers reaches
+-- ARGV  holder
+-- A scheduler takes no more workers.
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 
 --@ claim

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from protos.errors import Exhausted, InvalidRequest
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
+from scheduler_svc.fleet import Fleet
 from scheduler_svc.order import Order
+from scheduler_svc.queue.attendance import Attendance
+from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell, Follower
 from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
 from scheduler_svc.queue.codec import encode_finish, encode_spec, pack_u32
@@ -79,6 +82,8 @@ class JobQueue:
         self._lanes = replace(self._shard, link=RedisLink(url, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._leasing = Leasing(self._lanes)
+        self._attendance = Attendance(self._lanes)
+        self._balance = Balance(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
@@ -239,6 +244,17 @@ class JobQueue:
 
     # Lanes' side.
 
+    async def attend(self, holder: str, ttl_ms: int, reach: Collection[str]) -> Fleet:
+        """Say that ``holder`` lives and could drive the workers ``reach``; learn who else does.
+
+        It is believed for ``ttl_ms``, or until ``depart``.
+        """
+        return await self._attendance.attend(holder, ttl_ms, reach)
+
+    async def depart(self, holder: str) -> None:
+        """Say that ``holder`` takes no more workers."""
+        await self._attendance.depart(holder)
+
     async def acquire(
         self, worker_id: str, holder: str, ttl_ms: int, info: Mapping[str, str] | None = None
     ) -> Lease | None:
@@ -270,6 +286,13 @@ class JobQueue:
     async def wait_for_jobs(self, seen: int, timeout_s: float) -> None:
         """Returns once ``num_arrivals`` is not ``seen`` any more, or after ``timeout_s``."""
         await self._bell.wait_arrivals(seen, timeout_s)
+
+    async def allowance(self, lease: Lease, max_jobs: int) -> int:
+        """How many of ``max_jobs`` to claim now so that lanes come to hold equally many.
+
+        At least 1. Where others hold less it lets them claim first, for a moment.
+        """
+        return await self._balance.allowance(lease, max_jobs)
 
     async def claim(
         self,

@@ -1,6 +1,7 @@
 """A service of a few lines for the supervisor: it serves a port, and does what it is told.
 
-``python -m tests.cli.small_service [--dies | --stalls | --slow-end | --odd-name] --port=P``
+``python -m tests.cli.small_service [--dies | --stalls | --slow-end | --odd-name | --healthy]
+--port=P``
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
 
 
 def main() -> None:
@@ -19,6 +24,8 @@ def main() -> None:
         sys.exit(7)
     if "--slow-end" in flags:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "--healthy" in flags:
+        serve_health(port)
     with socket.create_server(("127.0.0.1", port)) as server:
         if "--stalls" not in flags:
             place = f"127.0.0.1:{server.getsockname()[1]}"
@@ -26,6 +33,16 @@ def main() -> None:
             print(f"ready worker={place} blocks=3 model={name}", flush=True)
         while True:
             time.sleep(3600)
+
+
+def serve_health(port: int) -> None:
+    """Say that all is well, over gRPC, for as long as this process runs."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    print(f"ready worker=127.0.0.1:{port} blocks=3 model=My  Model ", flush=True)
+    server.wait_for_termination()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stepserve import processes
+from stepserve import processes, pulse
 from stepserve.processes import (
     Child,
     Service,
@@ -20,6 +20,7 @@ from stepserve.processes import (
     Supervisor,
     check_port,
 )
+from stepserve.pulse import MAX_FAILURES
 from stepserve.ready import ready_fields
 
 WAIT_S = 30.0
@@ -128,6 +129,39 @@ def test_a_killed_service_comes_back_where_it_was(
     os.kill(first.pid, signal.SIGKILL)
     wait_until(lambda: child.process is not first and serves(child))
     assert supervisor.status() == 0
+
+
+def test_a_service_that_hangs_is_killed_and_comes_back(
+    supervisor: Supervisor,
+    watching: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pulse, "INTERVAL_S", 0.02)
+    monkeypatch.setattr(pulse, "TIMEOUT_S", 0.2)
+    child = supervisor.start(small("--healthy"))
+    child.wait_ready()
+    watching()
+    first = child.process
+    wait_until(lambda: child._pulse is not None and child._pulse._has_served)
+    os.kill(first.pid, signal.SIGSTOP)
+    wait_until(lambda: child.process is not first and serves(child))
+    assert first.returncode == -signal.SIGKILL
+    assert "small does not answer; it is killed" in capfd.readouterr().err
+
+
+def test_a_service_that_never_said_how_it_is_is_left_alone(
+    supervisor: Supervisor, watching: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "INTERVAL_S", 0.001)
+    monkeypatch.setattr(pulse, "TIMEOUT_S", 0.02)
+    child = supervisor.start(small())
+    child.wait_ready()
+    first = child.process
+    watching()
+    wait_until(lambda: child._pulse is not None and child._pulse._num_failures > MAX_FAILURES)
+    assert not child.is_hung
+    assert first.poll() is None
 
 
 def test_a_service_whose_port_was_taken_meanwhile_comes_back_later(

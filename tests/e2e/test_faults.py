@@ -67,18 +67,38 @@ async def under_way(
         yield asked, tasks
 
 
-async def test_redis_goes_away_and_comes_back(checkpoint: Path, tmp_path: Path) -> None:
+def another_for(service: Stack, checkpoint: Path, redis_url: str) -> SchedulerSettings:
+    """Settings of a second scheduler that could drive the same workers."""
+    return SchedulerSettings(
+        model=str(checkpoint),
+        model_name=service.model,
+        port=0,
+        workers=",".join(service.workers),
+        redis_url=redis_url,
+        lease_ttl_s=LEASE_TTL_S,
+    )
+
+
+async def test_redis_goes_away_and_comes_back(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The other scheduler sees at once that the lease expired, long before its holder renews it.
+    monkeypatch.setattr("scheduler_svc.lanes.LOOK_INTERVAL_S", 0.01)
     with EmbeddedRedis.start(tmp_path) as redis:
         async with (
             stack(checkpoint, redis.url, lease_ttl_s=LEASE_TTL_S) as service,
+            scheduler(another_for(service, checkpoint, redis.url)),
             under_way(service) as (asked, tasks),
         ):
             assert redis.pid is not None
+            driven = [(worker.holder, worker.epoch) for worker in await service.queue.workers()]
             os.kill(redis.pid, signal.SIGTERM)
             await asyncio.sleep(2 * LEASE_TTL_S)  # longer than the lease: planning stops
             assert not any(task.done() for task in tasks)
             await asyncio.to_thread(redis.ensure_running)
             outputs = await asyncio.gather(*tasks)
+            workers = await service.queue.workers()
+            assert [(worker.holder, worker.epoch) for worker in workers] == driven, "it was taken"
     compare_all(outputs, checkpoint, asked, "float32")
 
 

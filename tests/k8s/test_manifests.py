@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from protos.inference_wire import SERVICE_NAME
+from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.cli import parse
 from tests.k8s.kustomize import Object, UnknownField, containers, pod_spec, render
@@ -141,12 +141,10 @@ def test_our_services_are_probed_by_grpc(objects: list[Object]) -> None:
     for workload in workloads(objects)[1:]:
         (container,) = containers(workload)
         (port,) = container["ports"]
-        # Without a name: whether the process lives. A scheduler is ready by its service's
-        # name, which is whether Redis answers.
+        # Without a name: whether the process lives. A scheduler is ready while it takes jobs,
+        # also while they wait for a worker.
         is_alive = {"port": port["containerPort"]}
-        is_ready = is_alive | (
-            {"service": SERVICE_NAME} if container["name"] == "scheduler" else {}
-        )
+        is_ready = is_alive | ({"service": SUBMIT} if container["name"] == "scheduler" else {})
         assert container["startupProbe"]["grpc"] == is_alive
         assert container["livenessProbe"]["grpc"] == is_alive
         assert container["readinessProbe"]["grpc"] == is_ready

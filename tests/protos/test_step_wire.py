@@ -102,6 +102,7 @@ def commands(draw: st.DrawFn) -> StepCommand:
         row_num_tokens=tuple(row[1] for row in rows),
         row_num_new_blocks=tuple(len(row[2]) for row in rows),
         new_block_ids=tuple(block_id for row in rows for block_id in row[2]),
+        max_duration_ms=draw(u32),
     )
 
 

@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import Redis
 
 from protos.errors import StepserveError
-from scheduler_svc.api.server import ApiServer
+from protos.inference_wire import SERVICE_NAME
+from scheduler_svc.api.server import SUBMIT, ApiServer
 from scheduler_svc.queue import EmbeddedRedis
 from scheduler_svc.server import Running, redis_url, run, scheduler
 from scheduler_svc.settings import SchedulerSettings
@@ -97,7 +98,11 @@ async def test_while_it_waits_it_is_alive_but_not_ready(
 async def check_away(address: str) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        for name, status in (("", "SERVING"), ("stepserve.v1.Inference", "NOT_SERVING")):
+        for name, status in (
+            ("", "SERVING"),
+            (SUBMIT, "NOT_SERVING"),
+            (SERVICE_NAME, "NOT_SERVING"),
+        ):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.ServingStatus.Value(status)
         async with AsyncClient(address, RetryPolicy(patience_s=0.0)) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from protos.step import FinishReason, Hello, HelloReply, Sampling, StepCommand, 
 from tests.worker.conftest import Assemble
 from tests.worker.lane import Lane
 from worker_svc.assembly import Assembly
-from worker_svc.engine import BROKEN
+from worker_svc.engine import BROKEN, STUCK
 from worker_svc.server import MAX_CALLS, WorkerServer
 from worker_svc.settings import WorkerSettings
 
@@ -294,6 +295,34 @@ async def test_health_says_whether_it_serves(worker: Worker) -> None:
     for service in ("", "stepserve.v1.Worker"):
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_step_that_takes_too_long_shows_and_nobody_is_let_wait_for_it(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, may_go_on = worker.assembly.runner, threading.Event()
+    execute = runner.execute
+
+    def execute_late(command: StepCommand) -> StepReport:
+        may_go_on.wait(TIMEOUT_S)
+        return execute(command)
+
+    monkeypatch.setattr(runner, "execute", execute_late)
+    watch = health_pb2_grpc.HealthStub(worker.channel).Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    stream = worker.stream()
+    await stream.hello()
+    await stream.send(replace(worker.prefill(), max_duration_ms=1))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    other, stub = worker.stream(), step_wire.WorkerStub(worker.channel)  # type: ignore[no-untyped-call]
+    await other.send(Hello(2, "another"))
+    assert await other.refusal() == (grpc.StatusCode.UNAVAILABLE, STUCK)
+    with pytest.raises(grpc.aio.AioRpcError, match=STUCK):
+        await stub.Describe(step_wire.describe_request())
+    may_go_on.set()
+    assert (await stream.receive()).step == 1
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    await stub.Describe(step_wire.describe_request())
 
 
 async def test_stopping_ends_the_stream_and_turns_the_health(worker: Worker) -> None:

@@ -107,7 +107,7 @@ class ResidentSequence(_message.Message):
     def __init__(self, sequence_id: _Optional[int] = ..., job_id: _Optional[str] = ..., index: _Optional[int] = ..., num_tokens: _Optional[int] = ..., num_computed: _Optional[int] = ..., block_ids: _Optional[bytes] = ...) -> None: ...
 
 class StepCommand(_message.Message):
-    __slots__ = ("epoch", "incarnation", "step", "committed_step", "release_ids", "admissions", "row_sequence_ids", "row_num_tokens", "row_num_new_blocks", "new_block_ids")
+    __slots__ = ("epoch", "incarnation", "step", "committed_step", "release_ids", "admissions", "row_sequence_ids", "row_num_tokens", "row_num_new_blocks", "new_block_ids", "max_duration_ms")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class StepCommand(_message.Message):
     ROW_NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ROW_NUM_NEW_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     NEW_BLOCK_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     incarnation: str
     step: int
@@ -128,7 +129,8 @@ class StepCommand(_message.Message):
     row_num_tokens: bytes
     row_num_new_blocks: bytes
     new_block_ids: bytes
-    def __init__(self, epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., step: _Optional[int] = ..., committed_step: _Optional[int] = ..., release_ids: _Optional[bytes] = ..., admissions: _Optional[_Iterable[_Union[Admission, _Mapping]]] = ..., row_sequence_ids: _Optional[bytes] = ..., row_num_tokens: _Optional[bytes] = ..., row_num_new_blocks: _Optional[bytes] = ..., new_block_ids: _Optional[bytes] = ...) -> None: ...
+    max_duration_ms: int
+    def __init__(self, epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., step: _Optional[int] = ..., committed_step: _Optional[int] = ..., release_ids: _Optional[bytes] = ..., admissions: _Optional[_Iterable[_Union[Admission, _Mapping]]] = ..., row_sequence_ids: _Optional[bytes] = ..., row_num_tokens: _Optional[bytes] = ..., row_num_new_blocks: _Optional[bytes] = ..., new_block_ids: _Optional[bytes] = ..., max_duration_ms: _Optional[int] = ...) -> None: ...
 
 class Admission(_message.Message):
     __slots__ = ("sequence_id", "job_id", "index", "token_ids", "num_prompt_tokens", "num_computed", "block_ids", "sampling")

@@ -28,6 +28,10 @@ class Lane:
         self._lease = lease
         self._lengths: dict[tuple[str, int], int] = {}
 
+    async def leave(self) -> None:
+        """Let go of the worker, as a lane does that found it hung."""
+        await self._queue.release(self._lease)
+
     async def claim(self) -> ClaimedJob:
         """Wait for a job and take it."""
         async with asyncio.timeout(WAIT_S):

@@ -21,6 +21,7 @@ from protos import inference_wire as wire
 from protos.inference_json import request_from_json
 from protos.job import Finish
 from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from tests.service.api.served import Served, serving
 
@@ -44,7 +45,7 @@ class Client:
         return caught.value.code(), int(trailers[wire.RETRY_AFTER_KEY])
 
     async def is_ready(self) -> bool:
-        request = health_pb2.HealthCheckRequest(service=wire.SERVICE_NAME)
+        request = health_pb2.HealthCheckRequest(service=SUBMIT)
         answer = await self._health.Check(request)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 

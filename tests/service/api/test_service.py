@@ -22,6 +22,7 @@ from protos.inference_json import request_from_json
 from protos.inference_wire import decode_event
 from protos.job import Finish
 from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.queue.embedded import EmbeddedRedis
@@ -291,6 +292,24 @@ async def test_reflection_names_the_service(served: Served) -> None:
     assert names >= {"stepserve.v1.Inference", "grpc.health.v1.Health"}
 
 
+async def test_health_tells_of_inference_and_of_submits(served: Served) -> None:
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        stub, health = wire.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
+
+        async def status(name: str) -> int:
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            return int(answer.status)
+
+        async def computes(expected: int) -> bool:
+            return await status(wire.SERVICE_NAME) == expected
+
+        await served.until(lambda: computes(SERVING))
+        await served.lane.leave()
+        await served.until(lambda: computes(NOT_SERVING))
+        assert [await status(SUBMIT), await status("")] == [SERVING, SERVING]
+        assert (await submit(stub)).job_id, "it waits for a worker"
+
+
 @pytest.fixture
 async def mortal(
     tmp_path: Path, card: ModelCard, monkeypatch: pytest.MonkeyPatch
@@ -323,6 +342,7 @@ async def test_while_redis_is_away_it_is_unavailable_and_streams_wait(
         redis.stop()
         assert (await refusal(submit(stub)))[0] == grpc.StatusCode.UNAVAILABLE
         await served.until(lambda: health_is(NOT_SERVING))
+        assert not await health_is(SERVING, SUBMIT)
         assert await health_is(SERVING, ""), "it is alive all the same"
         again = EmbeddedRedis.start(tmp_path, "local")
         try:

@@ -131,9 +131,10 @@ async def test_a_small_redis_goes_on_for_ever(tmp_path: Path) -> None:
 async def test_who_ended_just_now_is_spared_while_there_is_room(tmp_path: Path) -> None:
     async with small_redis(tmp_path, 500) as (queue, client):
         ids = await ended(queue, 3, prompt=(1,) * 10_000)
-        used = client.info("memory")["used_memory"]
+        used = (await queue.memory()).used_bytes
         client.config_set("maxmemory", int(used / 0.87))
         assert (await queue.sweep()).num_forgotten == 0
+        used = (await queue.memory()).used_bytes
         client.config_set("maxmemory", int(used / 0.97))
         assert (await queue.sweep()).num_forgotten > 0
         assert not set(ids) <= await known(queue)

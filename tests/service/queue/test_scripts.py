@@ -44,6 +44,9 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     await presence.cancel(ids[3], STOP)
     await queue.renew(lease, 5)
     await queue.jobs()
+    await queue.attend("gone", 60_000, ["worker"])
+    await queue.attend("holder", 0, ["worker"])
+    await queue.depart("holder")
     lease = await lease_on(queue)
     await queue.release(lease)
     while not (await queue.sweep()).num_forgotten:

@@ -1,0 +1,64 @@
+"""Who should drive which worker: all schedulers live by the same rule and the same facts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What every scheduler knows of all of them.
+
+    ``reaches``: for each scheduler that lives, the workers that answer it and that it could
+    drive. ``holders``: who has the lease of each worker that is driven.
+    """
+
+    reaches: Mapping[str, frozenset[str]]
+    holders: Mapping[str, str]
+
+
+def share_out(fleet: Fleet) -> dict[str, str]:
+    """Return who should hold each worker; it is the same wherever it is asked.
+
+    Free workers go to those that have the fewest. Then, as long as one has two more than
+    another that reaches one of them, that one is handed over: nothing moves that does not
+    make the shares more even, so what is even stays as it is, and each move is made once.
+    A worker that nobody can drive is left out, and one whose holder is not known to live
+    (its lease is good still) stays there.
+    """
+    owners = dict(fleet.holders)
+    counts = Counter(dict.fromkeys(fleet.reaches, 0))
+    counts.update(s for s in owners.values() if s in fleet.reaches)
+    free = frozenset[str]().union(*fleet.reaches.values()) - owners.keys()
+    for worker in sorted(free):
+        taker = min(_reaching(fleet, worker), key=lambda s: (counts[s], s))
+        owners[worker] = taker
+        counts[taker] += 1
+    while (move := _next_move(fleet, owners, counts)) is not None:
+        worker, taker = move
+        counts[owners[worker]] -= 1
+        counts[taker] += 1
+        owners[worker] = taker
+    return owners
+
+
+def _reaching(fleet: Fleet, worker: str) -> list[str]:
+    return [scheduler for scheduler, reach in fleet.reaches.items() if worker in reach]
+
+
+def _next_move(
+    fleet: Fleet, owners: Mapping[str, str], counts: Mapping[str, int]
+) -> tuple[str, str] | None:
+    """The worker to move and whom to, from the largest share to the smallest that it can."""
+    by_share = sorted(fleet.reaches, key=lambda s: (counts[s], s))
+    for giver in reversed(by_share):
+        held = {worker for worker, owner in owners.items() if owner == giver}
+        for taker in by_share:
+            if counts[taker] + 2 > counts[giver]:
+                break
+            if movable := held & fleet.reaches[taker]:
+                # One that is free, where there is: it costs nothing.
+                return max(movable, key=lambda w: (w not in fleet.holders, w)), taker
+    return None

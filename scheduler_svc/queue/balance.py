@@ -1,0 +1,79 @@
+"""How many of the waiting jobs a lane takes, so that lanes come to hold equally many."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+from scheduler_svc.queue.lease import Lease
+from scheduler_svc.queue.leasing import is_good
+from scheduler_svc.queue.shard import Shard
+
+# Who holds more than others waits so long for them to claim first.
+YIELD_S = 0.05
+
+
+def even_share(mine: int, others: Sequence[int], num_waiting: int) -> int:
+    """Return how many of the waiting jobs bring us to the level that all come to.
+
+    As water fills: ``mine`` and ``others`` are the numbers of jobs that lanes hold, the
+    lowest are filled first. 0 where enough others hold less.
+    """
+    loads = sorted([mine, *others])
+    level, width = loads[0], 1
+    while num_waiting > 0:
+        while width < len(loads) and loads[width] == level:
+            width += 1
+        rise = -(-num_waiting // width)
+        if width < len(loads):
+            rise = min(rise, loads[width] - level)
+        level += rise
+        num_waiting -= rise * width
+    return max(0, level - mine)
+
+
+class Balance:
+    """What one process's lanes ask before they claim."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def allowance(self, lease: Lease, max_jobs: int) -> int:
+        """How many of ``max_jobs`` to claim now, 1 or more.
+
+        Where other lanes hold less they have a moment to claim first; then whatever is left
+        may be taken, since they may have no room or another model.
+        """
+        link, keys = self._shard.link, self._shard.keys
+        ids, num_waiting = await link.pipeline(
+            [("ZRANGE", keys.workers, 0, -1), ("ZCARD", keys.queue)]
+        )
+        others = [name for name in map(bytes.decode, ids) if name != lease.worker_id]
+        if not others or num_waiting >= max_jobs * (1 + len(others)):
+            return max_jobs
+        # The time last: no lease was renewed after it.
+        *answers, (seconds, microseconds) = await link.pipeline(
+            [
+                *(("ZCARD", keys.claims(name)) for name in [lease.worker_id, *others]),
+                *(("HMGET", keys.lease(name), "expires", "ttl", "info") for name in others),
+                ("TIME",),
+            ]
+        )
+        now_ms = seconds * 1e3 + microseconds / 1e3
+        mine, loads, leases = answers[0], answers[1 : len(ids)], answers[len(ids) :]
+        with_room = [
+            load
+            for load, (expires, ttl, info) in zip(loads, leases, strict=True)
+            if expires and is_good(int(expires) - now_ms, ttl) and load < _num_places(info)
+        ]
+        share = even_share(mine, with_room, max(1, num_waiting))
+        if not share and num_waiting:
+            await asyncio.sleep(YIELD_S)
+            return max_jobs
+        return max(1, min(max_jobs, share))
+
+
+def _num_places(info: bytes) -> float:
+    """How many jobs a lane runs at most, as it told when it took its lease."""
+    return float(json.loads(info).get("places", "inf"))

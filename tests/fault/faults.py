@@ -1,0 +1,72 @@
+"""The faults: each strikes one worker, the scheduler that drives it, or both.
+
+What was stopped goes on at the end; what was killed stays so until ``FaultyService.revive``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+
+from scheduler_svc.queue import JobQueue
+from stepserve.processes import Child
+from tests.fault.service import FaultyService
+from tests.fault.stopping import stopped_process, stopped_thread
+from tests.fault.streams import Streams, flowing
+
+NUM_STREAMS = 9
+
+# Strikes (worker, scheduler) for the time of a block.
+Fault = Callable[[Child, Child], AbstractContextManager[None]]
+
+
+def _stop_worker(worker: Child, _: Child) -> AbstractContextManager[None]:
+    return stopped_process(worker.process.pid)
+
+
+def _stop_compute_thread(worker: Child, _: Child) -> AbstractContextManager[None]:
+    return stopped_thread(worker.process.pid, "model")
+
+
+@contextlib.contextmanager
+def _killed(*children: Child) -> Iterator[None]:
+    for child in children:
+        child.terminate(signal.SIGKILL)
+    yield
+
+
+def _kill_scheduler(_: Child, scheduler: Child) -> AbstractContextManager[None]:
+    return _killed(scheduler)
+
+
+def _kill_both(worker: Child, scheduler: Child) -> AbstractContextManager[None]:
+    return _killed(worker, scheduler)
+
+
+FAULTS: Mapping[str, Fault] = {
+    "worker stopped": _stop_worker,
+    "compute thread stopped": _stop_compute_thread,
+    "scheduler killed": _kill_scheduler,
+    "worker and scheduler killed": _kill_both,
+}
+
+
+@contextlib.asynccontextmanager
+async def struck(
+    service: FaultyService, queue: JobQueue, fault: Fault
+) -> AsyncIterator[tuple[Streams, Child, float]]:
+    """Let streams flow and strike; yields them, the worker that was struck, and when.
+
+    They are followed at a scheduler that is not struck.
+    """
+    record = (await queue.workers())[0]
+    worker, scheduler = service.workers[record.worker_id], service.holder_of(record.holder)
+    other = next(child for child in service.schedulers if child is not scheduler)
+    async with flowing(other.fields["grpc"], NUM_STREAMS) as streams:
+        await streams.flow()
+        struck_s = time.monotonic()
+        with fault(worker, scheduler):
+            yield streams, worker, struck_s
