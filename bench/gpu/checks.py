@@ -14,6 +14,7 @@ from functools import partial
 from bench.gpu.attention_checks import attention_cases
 from bench.gpu.case import Case, Finding
 from bench.gpu.child import forked_map, num_cores, one_line
+from bench.gpu.locate_checks import locate_cases
 from bench.gpu.sampling_checks import sampling_cases
 from bench.gpu.setup import Row, Setup
 from bench.gpu.token_checks import token_cases
@@ -44,7 +45,12 @@ def kernels(setup: Setup) -> Iterator[Row]:
 
 def all_cases(setup: Setup) -> list[Case]:
     """Every case of every kernel, the dearest to compile first."""
-    return [*attention_cases(setup), *token_cases(setup), *sampling_cases(setup)]
+    return [
+        *attention_cases(setup),
+        *sampling_cases(setup),
+        *token_cases(setup),
+        *locate_cases(setup),
+    ]
 
 
 def kernel_names() -> list[str]:

@@ -125,6 +125,7 @@ def _poison(cache: Tensor, ragged: Ragged, block_size: int) -> None:
     tables = ragged.block_tables.long()
     places = torch.arange(tables.shape[1] * block_size, device=cache.device)
     is_read = (places < ragged.context_lens[:, None]).view(*tables.shape, block_size)
-    is_kept = torch.zeros(cache.shape[1], block_size, dtype=torch.bool, device=cache.device)
-    is_kept.index_put_((tables,), is_read)
-    cache.masked_fill_(~is_kept[None, :, None, :, None], float("nan"))
+    # Summed: the unused ends of tables name block 0, which may be somebody's.
+    readers = torch.zeros(cache.shape[1], block_size, dtype=torch.int32, device=cache.device)
+    readers.index_put_((tables,), is_read.int(), accumulate=True)
+    cache.masked_fill_((readers == 0)[None, :, None, :, None], float("nan"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
@@ -55,24 +56,8 @@ def sweep(setup: Setup) -> Iterator[Row]:
     if not setup.is_gpu:
         yield {"what": "sweep", "skipped": "tiles are timed on a GPU"}
         return
-    candidates = trials(setup.is_quick)
     usable: list[Trial] = []
-    refused: list[str] = []
-    compiling = forked_map(
-        _probed, candidates, min(MAX_PROCESSES, num_cores()), setup.left_s * COMPILE_SHARE
-    )
-    try:
-        for trial, problem in compiling:
-            usable.append(trial) if not problem else refused.append(f"{trial}: {problem}")
-    except TimeoutError:
-        yield {
-            "what": "compiling",
-            "error": f"out of time: {len(usable)} of {len(candidates)} done",
-        }
-    wrong = [text for text in refused if "error" in text]
-    yield {"what": "candidates", "usable": len(usable), "refused": len(refused), "all": refused}
-    for text in wrong[:SHOWN]:
-        yield {"what": "candidates", "fault": text}
+    yield from _compiled(setup, usable)
     chosen: dict[str, Trial] = {}
     for kind, shapes in (("decode", TIMED_DECODES), ("chunk", TIMED_CHUNKS)):
         mine = [trial for trial in usable if trial.kind == kind]
@@ -82,8 +67,30 @@ def sweep(setup: Setup) -> Iterator[Row]:
             row, timed[named[0]] = _timed_row(setup, named, mine, budget_s)
             yield row
         chosen[kind], losses = best_overall(timed)
-        yield {"what": f"{kind} in all", "tile": str(chosen[kind]), "slower_by": losses}
+        yield {"what": f"{kind} in all", "tile": repr(chosen[kind].tile), "slower_by": losses}
     yield {"what": "table", "text": _table_line(chosen)}
+
+
+def _compiled(setup: Setup, usable: list[Trial]) -> Iterator[Row]:
+    """Add to ``usable`` what compiles and is right; yield a row about the others."""
+    candidates = trials(setup.is_quick)
+    probe, processes = partial(_probed, setup.device), min(MAX_PROCESSES, num_cores())
+    refused, wrong = [], []
+    try:
+        for found in forked_map(probe, candidates, processes, setup.left_s * COMPILE_SHARE):
+            if found.refused:
+                refused.append(f"{found.trial}: {found.refused}")
+            elif found.fault:
+                wrong.append(f"{found.trial}: {found.fault}")
+            else:
+                usable.append(found.trial)
+    except TimeoutError:
+        done = len(usable) + len(refused) + len(wrong)
+        yield {"what": "compiling", "error": f"out of time: {done} of {len(candidates)} done"}
+    counts = {"usable": len(usable), "too_large": len(refused), "wrong": len(wrong)}
+    yield {"what": "candidates", **counts, "all": refused}
+    for text in wrong[:SHOWN]:
+        yield {"what": "candidates", "fault": text}
 
 
 def _table_line(chosen: dict[str, Trial]) -> str:
@@ -94,19 +101,29 @@ def _table_line(chosen: dict[str, Trial]) -> str:
     return f'# {card}, {today}\n("{card}", {ELEMENT_SIZE}, {HEAD_DIM}): {tiles},'
 
 
-def _probed(trial: Trial) -> tuple[Trial, str]:
-    """Compile and compare; what is wrong, else nothing."""
-    device = torch.device("cuda")
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    trial: Trial
+    refused: str = ""
+    fault: str = ""
+
+
+def _probed(device: torch.device, trial: Trial) -> _Probe:
+    """Compile and compare. What needs more than the card has is refused, and no fault."""
+    from triton.runtime.errors import OutOfResources
+
     try:
         for number, shape in enumerate(PROBES[trial.kind]):
             inputs = attention_inputs(shape, device, number, is_poisoned=True)
             wanted = select("torch", device).paged_attention(*inputs.widened().arguments())
             error = relative_error(trial.attend(inputs), wanted)
             if not error <= TOLERANCES[shape.dtype]:
-                return trial, f"error {error:.2e}"
+                return _Probe(trial, fault=f"error {error:.2e}")
+    except OutOfResources as error:
+        return _Probe(trial, refused=one_line(error))
     except Exception as error:
-        return trial, one_line(error)
-    return trial, ""
+        return _Probe(trial, fault=one_line(error))
+    return _Probe(trial)
 
 
 def _timed_row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -32,7 +32,8 @@ class Trial:
     tile: ChunkTile | DecodeTile
 
     def __str__(self) -> str:
-        return str(self.tile)
+        """The tile's values, in the order of its fields."""
+        return f"{self.kind}{astuple(self.tile)}"
 
     def attend(self, inputs: AttentionInputs) -> Tensor:
         """Attention with this tile."""
