@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kvstore.cache import KVCache
-from worker_svc.batch import Batch
 from worker_svc.config import ModelConfig
 from worker_svc.kernels import Kernels, RotaryWrite
+from worker_svc.step.batch import Batch
 from worker_svc.weights import DecoderWeights, LayerWeights
 
 
@@ -37,14 +37,14 @@ class Decoder:
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Compute a step: write every token's keys and values, return logits where sampled.
+        """Compute a step: write every token's keys and values, return what is sampled from.
 
         Args:
             batch: T tokens, S sampled positions.
             cache: this model's KV cache; the batch's slots are written.
 
         Returns:
-            Logits ``[S, vocab_size]`` in the compute dtype.
+            Hidden states ``[S, hidden_size]``, normalised, for ``logits``.
         """
         kernels, eps = self.kernels, self.config.rms_eps
         residual = self._weights.embedding[batch.token_ids]
@@ -54,7 +54,12 @@ class Decoder:
             update = self._attend(index, layer, normed, batch, cache)
             normed, residual = kernels.add_rms_norm(update, residual, layer.mlp_norm, eps)
             update = layer.down(kernels.silu_mul(layer.gate_up(normed)))
-        return self._logits(update[batch.sample_positions], residual[batch.sample_positions])
+        update, residual = update[batch.sample_positions], residual[batch.sample_positions]
+        return kernels.add_rms_norm(update, residual, self._weights.final_norm, eps)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[S, hidden_size]`` to ``[S, vocab_size]``; only what is sampled pays for it."""
+        return self._weights.vocabulary(hidden)
 
     def _attend(
         self, index: int, layer: LayerWeights, normed: Tensor, batch: Batch, cache: KVCache
@@ -73,14 +78,6 @@ class Decoder:
             query, k_cache, v_cache, batch.context, config.head_dim**-0.5, config.windows[index]
         )
         return layer.output(mixed.reshape(-1, config.num_heads * config.head_dim))
-
-    def _logits(self, update: Tensor, residual: Tensor) -> Tensor:
-        """``[S, H]`` twice to ``[S, vocab_size]``; only sampled tokens pay for the vocabulary."""
-        if update.shape[0] == 0:
-            return update.new_empty((0, self.config.vocab_size))
-        norm, eps = self._weights.final_norm, self.config.rms_eps
-        normed, _ = self.kernels.add_rms_norm(update, residual, norm, eps)
-        return self._weights.vocabulary(normed)
 
 
 def rotary_tables(

@@ -14,6 +14,7 @@ from worker_svc.kernels.attention import paged_attention_reference
 from worker_svc.kernels.attention_grouped import Groups, grouped_attention
 from worker_svc.kernels.attention_padded import Rectangle, padded_attention
 from worker_svc.kernels.attention_triton import MAX_HEAD_DIM, paged_attention_triton
+from worker_svc.kernels.locate import RowTables, locate_reference
 from worker_svc.kernels.norm import (
     add_rms_norm_reference,
     add_rms_norm_triton,
@@ -51,6 +52,7 @@ class Kernels:
             attention takes.
         silu_mul: ``[T, 2 I] -> [T, I]``.
         categorical: ``(logits [S, V], uniforms [S]) -> ids [S]`` int64.
+        locate: ``(lines [T], positions [T], RowTables) -> (token ids [T], slots [T])``.
         uniforms: ``(seeds [S] int64, indexes [S], offsets [S]) -> [S]`` float64 in [0, 1).
     """
 
@@ -63,6 +65,7 @@ class Kernels:
     silu_mul: Callable[[Tensor], Tensor]
     categorical: Callable[[Tensor, Tensor], Tensor]
     uniforms: Callable[[Tensor, Tensor, Tensor], Tensor]
+    locate: Callable[[Tensor, Tensor, RowTables], tuple[Tensor, Tensor]]
 
     def check(self, dtype: torch.dtype, head_dim: int) -> None:
         """Raise KernelsUnavailable where they can't serve a model of ``dtype`` and ``head_dim``."""
@@ -127,6 +130,7 @@ def _torch() -> Kernels:
         silu_mul=silu_mul_reference,
         categorical=categorical_reference,
         uniforms=uniforms_reference,
+        locate=locate_reference,
     )
 
 
@@ -156,6 +160,8 @@ def _cpu(device: torch.device) -> Kernels:
 def _triton(device: torch.device) -> Kernels:
     try:
         from triton import knobs
+
+        from worker_svc.kernels.locate_triton import locate_triton
     except ImportError as error:
         raise KernelsUnavailable(f"the triton kernels need triton ({error})") from error
     if device.type != "cuda" and not knobs.runtime.interpret:
@@ -173,4 +179,5 @@ def _triton(device: torch.device) -> Kernels:
         silu_mul=silu_mul_triton,
         categorical=categorical_triton,
         uniforms=uniforms_triton,
+        locate=locate_triton,
     )

@@ -22,7 +22,8 @@ from tests.worker.kernels.compiling import (
     launches,
     specialisation,
 )
-from worker_svc.batch import Batch
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident, Row
 from worker_svc.kernels import RotaryWrite
 from worker_svc.kernels.activation import silu_mul_triton
 from worker_svc.kernels.attention_triton import paged_attention_triton
@@ -30,10 +31,9 @@ from worker_svc.kernels.norm import add_rms_norm_triton, rms_norm_triton
 from worker_svc.kernels.philox import uniforms_triton
 from worker_svc.kernels.rotary import rotary_write_triton, write_kv_triton
 from worker_svc.kernels.sampling import categorical_triton
-from worker_svc.layout import Flat
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident, Row
-from worker_svc.rows import RowTable
+from worker_svc.step.batch import Batch
+from worker_svc.step.layout import Flat
+from worker_svc.step.rows import RowTable
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 HEAD_DIMS = [64, 128]
