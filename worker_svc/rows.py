@@ -18,6 +18,7 @@ from torch import Tensor
 
 from worker_svc.limits import Limits
 from worker_svc.resident import Resident, Row
+from worker_svc.step.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
 
 # 16 bytes of int32.
 ALIGNED_ITEMS = 4
@@ -29,10 +30,9 @@ class RowTable:
     Attributes:
         token_ids: ``[lines, max_context]`` int32, prompt and output.
         block_tables: ``[lines, max_blocks_per_row]`` int32.
-        seed: ``[lines]`` int64, the bits of an unsigned 64-bit number.
-        index, top_k: ``[lines]`` int64; top_k 0 is the whole vocabulary.
-        temperature, top_p, min_p, presence, frequency, repetition: ``[lines]`` float32.
-        biases: by line, the biased tokens ``[B]`` int64 and their biases ``[B]`` float32.
+        records: ``[lines, RECORD_WORDS]`` int32, see ``record``.
+        has_ended: ``[lines]`` int32, 0 or 1.
+        bias_ids, bias_values: ``[lines, MAX_BIASES]`` int32 and float32, ``num_biases`` of them.
     """
 
     def __init__(self, limits: Limits, device: torch.device) -> None:
@@ -43,12 +43,10 @@ class RowTable:
         self.block_tables = torch.zeros(
             (lines, limits.max_blocks_per_row), dtype=torch.int32, device=device
         )
-        self._integers = torch.zeros((lines, 3), dtype=torch.int64, device=device)
-        self.seed, self.index, self.top_k = self._integers.unbind(1)
-        self._floats = torch.zeros((lines, 6), dtype=torch.float32, device=device)
-        self.temperature, self.top_p, self.min_p = self._floats[:, :3].unbind(1)
-        self.presence, self.frequency, self.repetition = self._floats[:, 3:].unbind(1)
-        self.biases: dict[int, tuple[Tensor, Tensor]] = {}
+        self.records = torch.zeros((lines, RECORD_WORDS), dtype=torch.int32, device=device)
+        self.has_ended = torch.zeros(lines, dtype=torch.int32, device=device)
+        self.bias_ids = torch.zeros((lines, MAX_BIASES), dtype=torch.int32, device=device)
+        self.bias_values = torch.zeros((lines, MAX_BIASES), device=device)
 
     def admit(self, resident: Resident) -> None:
         """Fill the sequence's line."""
@@ -58,25 +56,12 @@ class RowTable:
             self.block_tables[line, : len(admission.block_ids)] = self._to_device(
                 admission.block_ids
             )
-        signed_seed = sampling.seed - (1 << 64 if sampling.seed >= 1 << 63 else 0)
-        self._integers[line] = torch.tensor([signed_seed, admission.index, sampling.top_k])
-        self._floats[line] = torch.tensor(
-            [
-                sampling.temperature,
-                sampling.top_p,
-                sampling.min_p,
-                sampling.presence_penalty,
-                sampling.frequency_penalty,
-                sampling.repetition_penalty,
-            ]
-        )
-        self.biases.pop(line, None)
+        self.records[line] = self._to_device(pack_record(admission, resident.max_tokens))
+        self.has_ended[line] = 0
         if sampling.logit_bias:
-            token_ids, biases = zip(*sampling.logit_bias, strict=True)
-            self.biases[line] = (
-                torch.tensor(token_ids, dtype=torch.int64, device=self.device),
-                torch.tensor(biases, dtype=torch.float32, device=self.device),
-            )
+            token_ids, biases = map(self._to_device, pack_biases(sampling))
+            self.bias_ids[line, : len(token_ids)] = token_ids
+            self.bias_values[line, : len(biases)] = biases.view(torch.float32)
 
     def grow(self, rows: Sequence[Row]) -> None:
         """Write the new blocks at the ends of the rows' block tables; their hosts count them."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from kvstore.cache import KVCache
 from protos.step import (
@@ -21,7 +22,7 @@ from worker_svc.limits import Limits
 from worker_svc.model import Decoder
 from worker_svc.resident import Resident, Residents, Row
 from worker_svc.rows import RowTable
-from worker_svc.sampler import Sampler
+from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
 from worker_svc.synthetic import warm_up_steps
 
 
@@ -105,25 +106,47 @@ class Runner:
         complete = [row.resident for row in rows if row.resident.num_pending == 0]
         if not complete:
             return
-        sampled = self._sampler.sample(logits[: len(complete)], complete)
-        self._table.append(complete, sampled.token_ids)
-        chosen = zip(sampled.token_ids.tolist(), sampled.is_finite.tolist(), strict=True)
+        choice = self._choose(logits[: len(complete)], complete)
+        logprobs = _told(choice, complete)
+        chosen = zip(choice.token_ids.tolist(), choice.is_finite.tolist(), strict=True)
         for position, (resident, (token_id, is_finite)) in enumerate(
             zip(complete, chosen, strict=True)
         ):
             reason: FinishReason | None = FinishReason.ERROR
             if is_finite:
-                reason = _advance(resident, token_id, sampled.logprobs.get(position), outcome)
+                reason = _advance(resident, token_id, logprobs.get(position), outcome)
             if reason is not None:
                 self._residents.end(resident, step)
                 outcome.finished.append((resident.sequence_id, reason))
                 outcome.freed.append((resident.sequence_id, tuple(resident.block_ids)))
+
+    def _choose(self, logits: Tensor, residents: Sequence[Resident]) -> Choice:
+        lines, positions = self._table.pack(
+            [[resident.line for resident in residents], [r.num_tokens for r in residents]]
+        )
+        sampled = SampledRows(lines, positions)
+        choice = self._sampler.choose(logits, sampled, StepNeeds.of(residents))
+        self._sampler.advance(choice, sampled)
+        return choice
 
     def warm_up(self) -> None:
         """Execute steps of every kind, so that no job waits for a compiler or finds it broken."""
         for command in warm_up_steps(self._limits):
             self.execute(command)
             self.reset()
+
+
+def _told(choice: Choice, residents: Sequence[Resident]) -> dict[int, TokenLogprobs]:
+    """The log-probabilities, by position in the residents, of those who asked."""
+    if choice.logprobs is None:
+        return {}
+    rows = zip(*(part.tolist() for part in choice.logprobs), strict=True)
+    asked = [resident.sampling.num_logprobs for resident in residents]
+    return {
+        at: TokenLogprobs(logprob, tuple(zip(ids[:count], top[:count], strict=True)))
+        for at, (count, (logprob, ids, top)) in enumerate(zip(asked, rows, strict=True))
+        if count >= 0
+    }
 
 
 def _advance(

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from worker_svc.kernels.activation import silu_mul_reference, silu_mul_triton
+from worker_svc.kernels.advance import advance_reference
 from worker_svc.kernels.attention import paged_attention_reference
 from worker_svc.kernels.attention_grouped import Groups, grouped_attention
 from worker_svc.kernels.attention_padded import Rectangle, padded_attention
 from worker_svc.kernels.attention_triton import MAX_HEAD_DIM, paged_attention_triton
+from worker_svc.kernels.choose import choose_reference
 from worker_svc.kernels.norm import (
     add_rms_norm_reference,
     add_rms_norm_triton,
     rms_norm_reference,
     rms_norm_triton,
 )
-from worker_svc.kernels.philox import uniforms_reference, uniforms_triton
 from worker_svc.kernels.ragged import Ragged
 from worker_svc.kernels.rotary import (
     RotaryWrite,
@@ -29,7 +31,9 @@ from worker_svc.kernels.rotary import (
     write_kv_reference,
     write_kv_triton,
 )
-from worker_svc.kernels.sampling import categorical_reference, categorical_triton
+from worker_svc.kernels.scratch import Scratch
+from worker_svc.step.choice import Choice, SampledRows, SamplingTable
+from worker_svc.step.needs import StepNeeds
 
 # Where a step's tokens stand, and what each kind of attention takes: paged, grouped, padded.
 Context = Ragged | Groups | Rectangle
@@ -50,8 +54,9 @@ class Kernels:
             [T, Hq, D]``; causal; window 0 is none. The context is the ``Context`` that this
             attention takes.
         silu_mul: ``[T, 2 I] -> [T, I]``.
-        categorical: ``(logits [S, V], uniforms [S]) -> ids [S]`` int64.
-        uniforms: ``(seeds [S] int64, indexes [S], offsets [S]) -> [S]`` float64 in [0, 1).
+        choose: ``(logits [S, V], SampledRows, SamplingTable, StepNeeds, Scratch) -> Choice``.
+        advance: ``(Choice, SampledRows, SamplingTable)``; writes the tokens into the table, and
+            which sequences ended.
     """
 
     name: str
@@ -61,8 +66,8 @@ class Kernels:
     write_kv: Callable[[Tensor, Tensor, RotaryWrite], None]
     paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float, int], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
-    categorical: Callable[[Tensor, Tensor], Tensor]
-    uniforms: Callable[[Tensor, Tensor, Tensor], Tensor]
+    choose: Callable[[Tensor, SampledRows, SamplingTable, StepNeeds, Scratch], Choice]
+    advance: Callable[[Choice, SampledRows, SamplingTable], None]
 
     def check(self, dtype: torch.dtype, head_dim: int) -> None:
         """Raise KernelsUnavailable where they can't serve a model of ``dtype`` and ``head_dim``."""
@@ -125,8 +130,8 @@ def _torch() -> Kernels:
         write_kv=write_kv_reference,
         paged_attention=paged_attention_reference,
         silu_mul=silu_mul_reference,
-        categorical=categorical_reference,
-        uniforms=uniforms_reference,
+        choose=choose_reference,
+        advance=advance_reference,
     )
 
 
@@ -149,7 +154,7 @@ def _cpu(device: torch.device) -> Kernels:
         add_rms_norm=add_rms_norm_cpu,
         rotary_write=rotary_write_cpu,
         paged_attention=paged_attention_cpu,
-        categorical=categorical_cpu,
+        choose=partial(choose_reference, categorical=categorical_cpu),
     )
 
 
@@ -158,6 +163,9 @@ def _triton(device: torch.device) -> Kernels:
         from triton import knobs
     except ImportError as error:
         raise KernelsUnavailable(f"the triton kernels need triton ({error})") from error
+    from worker_svc.kernels.advance_triton import advance_triton
+    from worker_svc.kernels.sampling_triton import choose_triton
+
     if device.type != "cuda" and not knobs.runtime.interpret:
         raise KernelsUnavailable(
             f"the triton kernels need a CUDA device, not {device}; "
@@ -171,6 +179,6 @@ def _triton(device: torch.device) -> Kernels:
         write_kv=write_kv_triton,
         paged_attention=paged_attention_triton,
         silu_mul=silu_mul_triton,
-        categorical=categorical_triton,
-        uniforms=uniforms_triton,
+        choose=choose_triton,
+        advance=advance_triton,
     )
