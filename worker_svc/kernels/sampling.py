@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Scores are kept within it: over the smallest temperature they are finite in float32 still.
+MAX_SCORE = 1e30
+
 
 def categorical_reference(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Draw one id per row.

@@ -20,7 +20,7 @@ from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Resident, Row
 from worker_svc.kernels import Kernels
 from worker_svc.kernels.locate import RowTables
-from worker_svc.step.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
+from worker_svc.kernels.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
 from worker_svc.step.staging import aligned, pack
 
 # The place of the block tables among the tables.

@@ -1,47 +1,36 @@
-"""TEMPORARY"""
+"""From logits to tokens, all on the device: nothing is read back, no list is made a row.
 
-from dataclasses import dataclass
+penalties, logit bias, (log-probabilities), temperature, min_p, top_k and top_p, draw. A row's
+token depends on its own logits, tokens, seed and output offset, never on the other rows.
+Sums that decide a bound are in float64, and whatever penalties and bias make of finite logits,
+scores stay finite. Nothing is counted from step to step: penalties are read off the resident
+tokens, the draw's randomness off (seed, index, output offset).
+"""
 
-import torch
+from __future__ import annotations
 
+from torch import Tensor
 
-@dataclass
-class SampledRows:
-    lines: torch.Tensor
-    positions: torch.Tensor
+from worker_svc.core.needs import StepNeeds
+from worker_svc.kernels import Kernels
+from worker_svc.kernels.choice import Choice, Logprobs, SampledRows, SamplingTable
+from worker_svc.kernels.scratch import Scratch
 
-
-@dataclass
-class StepNeeds:
-    @classmethod
-    def of(cls, residents):
-        return cls()
-
-
-@dataclass
-class Choice:
-    token_ids: torch.Tensor
-    is_finite: torch.Tensor
-    logprobs: object = None
+__all__ = ["Choice", "Logprobs", "SampledRows", "Sampler", "SamplingTable", "StepNeeds"]
 
 
 class Sampler:
-    def __init__(self, table, kernels):
+    """Chooses one token for each row of logits, by the sampling records of the rows' lines."""
+
+    def __init__(self, table: SamplingTable, kernels: Kernels) -> None:
         self._table = table
+        self._kernels = kernels
+        self._scratch = Scratch(table.records.device)
 
-    def choose(self, logits, sampled, needs):
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return Choice(logits.argmax(-1).int(), torch.isfinite(logits.sum(-1, dtype=wide)))
+    def choose(self, logits: Tensor, sampled: SampledRows, needs: StepNeeds) -> Choice:
+        """``logits [S, V]`` of the S sampled rows, in any floating dtype, tokens contiguous."""
+        return self._kernels.choose(logits, sampled, self._table, needs, self._scratch)
 
-    def advance(self, choice, sampled):
-        t = self._table
-        lines, pos = sampled.lines.long(), sampled.positions.long()
-        over = t.has_ended[lines] > 0
-        rec = t.records[lines]
-        stops = rec[:, 2:]
-        is_stop = (
-            (stops == choice.token_ids[:, None]) & (torch.arange(stops.shape[1]) < rec[:, 1:2])
-        ).any(1)
-        end = ~choice.is_finite | is_stop | (pos + 1 >= rec[:, 0])
-        t.token_ids[lines, pos] = torch.where(over, t.token_ids[lines, pos], choice.token_ids)
-        t.has_ended[lines] = (end | over).int()
+    def advance(self, choice: Choice, sampled: SampledRows) -> None:
+        """Write the tokens behind their sequences, and mark the sequences that ended."""
+        self._kernels.advance(choice, sampled, self._table)
