@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 
 from protos.step import Admission, Sampling
-from worker_svc.layout import Flat
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident, Row
-from worker_svc.rows import RowTable
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident, Row
+from worker_svc.kernels import select
+from worker_svc.step.layout import Flat
+from worker_svc.step.rows import RowTable
+from worker_svc.step.sampler import Choice, SampledRows, Sampler
+from worker_svc.step.staging import pack
 
 BLOCK_SIZE = 4
+KERNELS = select("torch", "cpu")
 LIMITS = Limits(100, 40, BLOCK_SIZE, 99, 5, 64)
+
+
+def row_of(resident: Resident, num_tokens: int, new_block_ids: Sequence[int] = ()) -> Row:
+    return Row(
+        resident=resident,
+        start=resident.num_computed,
+        num_tokens=num_tokens,
+        position=resident.num_tokens,
+        is_sampled=num_tokens == resident.num_pending,
+        num_blocks=len(resident.block_ids),
+        new_block_ids=new_block_ids,
+    )
 
 
 class Tables:
     """A table, and the same sequences as plain lists."""
 
     def __init__(self) -> None:
-        self.table = RowTable(LIMITS, torch.device("cpu"))
+        self.table = RowTable(LIMITS, torch.device("cpu"), KERNELS)
         self.tokens: dict[int, list[int]] = {}
         self.residents: dict[int, Resident] = {}
 
@@ -29,21 +46,25 @@ class Tables:
         admission = Admission(line, "job", more.get("index", 0), tokens, 1, sampling, 0, block_ids)
         resident = Resident.of(admission, LIMITS.max_context)
         resident.line = line
-        self.table.admit(resident)
+        self.table.write([resident], ())
         self.tokens[line], self.residents[line] = list(tokens), resident
         return resident
 
     def grow(self, line: int, new_block_ids: list[int]) -> None:
         resident = self.residents[line]
         resident.block_ids += new_block_ids
-        self.table.grow([Row(resident, 1, new_block_ids)])
+        self.table.write((), [row_of(resident, 1, new_block_ids)])
 
     def choose(self, token_ids: dict[int, int]) -> None:
-        residents = [self.residents[line] for line in token_ids]
-        self.table.append(residents, torch.tensor(list(token_ids.values())))
-        for resident in residents:
-            resident.num_tokens += 1
-            self.tokens[resident.line].append(token_ids[resident.line])
+        """As the device does at the end of a step."""
+        lines, chosen = list(token_ids), torch.tensor(list(token_ids.values()), dtype=torch.int32)
+        positions = [self.residents[line].num_tokens for line in lines]
+        sampled = SampledRows(*pack((lines, positions), self.table.device))
+        choice = Choice(chosen, torch.ones(len(lines), dtype=torch.bool))
+        Sampler(self.table, KERNELS).advance(choice, sampled)
+        for line in lines:
+            self.residents[line].num_tokens += 1
+            self.tokens[line].append(token_ids[line])
 
 
 GREEDY = Sampling(max_tokens=30, temperature=0.0)
@@ -51,7 +72,7 @@ GREEDY = Sampling(max_tokens=30, temperature=0.0)
 
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     """The batch of the next ``counts`` tokens of each line, entry by entry."""
-    rows = [Row(tables.residents[line], count, ()) for line, count in counts.items()]
+    rows = [row_of(tables.residents[line], count) for line, count in counts.items()]
     batch = Flat().lay(rows, tables.table, 0)
     batch.context.check()
     tokens, positions, slots, sampled, starts = [], [], [], [], [0]

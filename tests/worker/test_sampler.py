@@ -13,13 +13,13 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from protos.step import Admission, Sampling
-from worker_svc import truncate
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident
 from worker_svc.kernels import select
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident
-from worker_svc.rows import RowTable
-from worker_svc.sampler import Sampled, Sampler
-from worker_svc.truncate import Bounds, likeliest
+from worker_svc.step import truncate
+from worker_svc.step.rows import RowTable
+from worker_svc.step.sampler import Sampled, Sampler
+from worker_svc.step.truncate import Bounds, likeliest
 
 VOCAB_SIZE = 600
 LIMITS = Limits(VOCAB_SIZE, 64, 4, 64, 64, 64)

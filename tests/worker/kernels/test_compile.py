@@ -22,22 +22,22 @@ from tests.worker.kernels.compiling import (
     launches,
     specialisation,
 )
-from worker_svc.batch import Batch
-from worker_svc.kernels import RotaryWrite
-from worker_svc.kernels.activation import silu_mul_triton
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident, Row
+from worker_svc.kernels import HeadNorms, RotaryWrite
+from worker_svc.kernels.activation_triton import silu_mul_triton
 from worker_svc.kernels.attention_triton import paged_attention_triton
-from worker_svc.kernels.norm import add_rms_norm_triton, rms_norm_triton
-from worker_svc.kernels.philox import uniforms_triton
-from worker_svc.kernels.rotary import rotary_write_triton, write_kv_triton
-from worker_svc.kernels.sampling import categorical_triton
-from worker_svc.layout import Flat
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident, Row
-from worker_svc.rows import RowTable
+from worker_svc.kernels.norm_triton import add_rms_norm_triton
+from worker_svc.kernels.philox_triton import uniforms_triton
+from worker_svc.kernels.rotary_triton import rotary_write_triton
+from worker_svc.kernels.sampling_triton import categorical_triton
+from worker_svc.step.batch import Batch
+from worker_svc.step.layout import Flat
+from worker_svc.step.rows import RowTable
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 HEAD_DIMS = [64, 128]
-GROUPED = AttentionCase(((1, 3000), (5, 500)), num_heads=32, num_kv_heads=8, block_size=16)
+GROUPED = AttentionCase(((5, 3000),), num_heads=32, num_kv_heads=8, block_size=16)
 
 
 def check(label: str, launch_all: Callable[[], object], expected: set[str]) -> None:
@@ -105,11 +105,10 @@ def test_norms_and_activation(dtype: torch.dtype) -> None:
 
         def launch_all(x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
             add_rms_norm_triton(x, x, weight, 1e-5)
-            rms_norm_triton(x, weight, 1e-5)
             silu_mul_triton(x)
 
         label = f"{str(dtype).removeprefix('torch.')} {hidden}"
-        check(label, launch_all, {"rms_norm", "silu_mul"})
+        check(label, launch_all, {"add_rms_norm", "silu_mul"})
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -121,10 +120,11 @@ def test_rotary(dtype: torch.dtype, head_dim: int) -> None:
     cache = torch.zeros(4, 8, 16, head_dim, dtype=dtype)
     positions, slots = torch.zeros(5, dtype=torch.int32), torch.zeros(5, dtype=torch.int32)
     args = RotaryWrite(table, table, positions, slots, cache, cache)
+    norms = HeadNorms(*torch.zeros(2, head_dim, dtype=dtype), 1e-6)
 
     def launch_all() -> None:
         rotary_write_triton(query, key, key, args)
-        write_kv_triton(key, key, args)
+        rotary_write_triton(query, key, key, replace(args, norms=norms))
 
     check(f"{str(dtype).removeprefix('torch.')} {head_dim}", launch_all, {"rotary_write"})
 
@@ -178,7 +178,7 @@ def test_no_step_is_compiled_anew() -> None:
             with launches() as collected:
                 launch_step(batch_of(rows * num_rows))
             for launch in collected:
-                name = launch.kernel.jit.__name__
+                name = launch.kernel.__name__
                 kinds.setdefault(name, set()).add(str(specialisation(launch)[1:]))
     assert len(kinds) == 6
     assert {name: len(found) for name, found in kinds.items()} == dict.fromkeys(kinds, 1)

@@ -58,7 +58,7 @@ def draw_within(
     """Draw a token of each row.
 
     Args:
-        scores: ``[D, V]`` logits over the temperature, float32 or float64.
+        scores: ``[D, V]`` logits over the temperature, less the largest; float32 or float64.
         bounds: of the D rows.
         uniforms: ``[D]`` in [0, 1).
         categorical: as in Kernels.
