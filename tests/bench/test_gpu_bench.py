@@ -50,7 +50,8 @@ def rows(found: dict[str, Any], section: str) -> list[Row]:
 
 def test_kernels_steps_and_a_load(tmp_path: Path) -> None:
     sections = "kernels,sweep,attention,sampling,steps,nano,8b"
-    found, last = bench(tmp_path / "deep" / "gpu.json", f"--sections={sections}")
+    limits = "--limits=kernels=240,nano=240"
+    found, last = bench(tmp_path / "deep" / "gpu.json", f"--sections={sections}", limits)
     assert list(found["sections"]) == ["card", *sections.split(",")]
     told = json.loads(last)
     assert told["problems"] == []
