@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,39 +15,61 @@ from bench.gpu import floors
 from bench.gpu.driven import Driven, Model, Rows, empty_cache, limits_for
 from bench.gpu.geometry import TINY, Geometry
 from bench.gpu.setup import Row, Setup
+from bench.gpu.warming import Work, compile_ahead
+from worker_svc.core.limits import Limits
 from worker_svc.step.graphs import Bucket
 
-NUM_ROWS = (1, 16, 64, 256)
+# The most first: what one graph needs of memory, the others find there.
+NUM_ROWS = (256, 64, 16, 1)
 CONTEXTS = {"0.6B": 600, "8B": 1024, "tiny": 24}
 # The first steps of a batch are not timed, and the last of them are profiled.
 NUM_SETTLING, NUM_TIMED, NUM_PROFILED = 6, 30, 6
 MORE_TOKENS = 64
 PREFILL = ((1024, 1024),) * 8
 MIXED = ((1, 1024),) * 63 + ((1985, 2000),)
+# Decoding rows, and steps with prompts, of a model that is there to be run at all.
+TINY_ROWS = ((4,), (((16, 16), (5, 40)),))
 NUM_PREFILLS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is timed of one model."""
+
+    geometry: Geometry
+    decodes: tuple[Rows, ...]
+    prompts: tuple[Rows, ...]
+
+    @property
+    def limits(self) -> Limits:
+        return limits_for(self.geometry, [*self.decodes, *self.prompts], MORE_TOKENS)
 
 
 def steps(setup: Setup) -> Iterator[Row]:
     """Yield decodes of each model by rows, then a step of prompts alone and a mixed one."""
-    for geometry in setup.geometries:
-        context = CONTEXTS[geometry.name]
-        counts = (4,) if setup.is_small else NUM_ROWS
-        decodes = [Rows(((1, context),) * count) for count in counts]
-        prompts = _prompts(geometry)
-        model = Model(geometry, limits_for(geometry, [*decodes, *prompts], MORE_TOKENS), setup)
-        for rows in reversed(decodes):
+    plans = [_plan(geometry) for geometry in setup.geometries]
+    yield from compile_ahead(setup, [work for plan in plans for work in _works(plan)])
+    for plan in plans:
+        model = Model(plan.geometry, plan.limits, setup)
+        for rows in plan.decodes:
             yield from _decodes(setup, model, rows)
-        for rows in prompts:
+        for rows in plan.prompts:
             yield from _prefills(setup, model, rows)
         del model
         gc.collect()
         empty_cache()
 
 
-def _prompts(geometry: Geometry) -> list[Rows]:
-    if geometry is TINY:
-        return [Rows(((16, 16), (5, 40)))]
-    return [Rows(PREFILL), Rows(MIXED)]
+def _plan(geometry: Geometry) -> _Plan:
+    counts, prompts = (NUM_ROWS, (PREFILL, MIXED)) if geometry is not TINY else TINY_ROWS
+    context = CONTEXTS[geometry.name]
+    decodes = tuple(Rows(((1, context),) * count) for count in counts)
+    return _Plan(geometry, decodes, tuple(map(Rows, prompts)))
+
+
+def _works(plan: _Plan) -> Iterator[Work]:
+    for rows in (*plan.prompts, *plan.decodes):
+        yield Work(plan.geometry, plan.limits, rows, MORE_TOKENS)
 
 
 def _decodes(setup: Setup, model: Model, rows: Rows) -> Iterator[Row]:
