@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from protos.step import Admission, Sampling
-from worker_svc.step.choice import SampledRows
-from worker_svc.step.needs import StepNeeds
-from worker_svc.step.record import pack_record
+from worker_svc.kernels.choice import SampledRows
+from worker_svc.core.needs import StepNeeds
+from worker_svc.kernels.record import pack_record
 
 MAX_CONTEXT, PROMPT_TOKENS, NUM_TOKENS = 4096, 512, 1024
 NUM_BIASES, MAX_BIASES = 16, 1024
