@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from protos.step import Admission, Sampling
-from worker_svc.kernels.choice import SampledRows
 from worker_svc.core.needs import StepNeeds
+from worker_svc.kernels.choice import SampledRows
 from worker_svc.kernels.record import pack_record
 
 MAX_CONTEXT, PROMPT_TOKENS, NUM_TOKENS = 4096, 512, 1024

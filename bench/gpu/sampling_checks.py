@@ -9,8 +9,8 @@ from bench.gpu.case import Case, Outputs
 from bench.gpu.sampled import Kind, kinds, random_logits, rows_on, table_of
 from bench.gpu.setup import Setup
 from worker_svc.kernels import Kernels
-from worker_svc.kernels.scratch import Scratch
 from worker_svc.kernels.choice import Choice
+from worker_svc.kernels.scratch import Scratch
 
 VOCABULARIES = (1000, 2500, 151936)
 NUM_ROWS, NUM_ADVANCED = 64, 256

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 
 from bench.gpu import floors
 from bench.gpu.driven import Driven, Model, Rows, empty_cache, limits_for

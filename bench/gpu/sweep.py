@@ -7,8 +7,8 @@ shape, and timed here one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from datetime import date
 from functools import partial
 
@@ -68,7 +68,7 @@ def sweep(setup: Setup) -> Iterator[Row]:
             yield row
         chosen[kind], losses = best_overall(timed)
         yield {"what": f"{kind} in all", "tile": repr(chosen[kind].tile), "slower_by": losses}
-    yield {"what": "table", "text": _table_line(chosen)}
+    yield {"what": "table", "text": table_entry(torch.cuda.get_device_name(0), chosen)}
 
 
 def _compiled(setup: Setup, usable: list[Trial]) -> Iterator[Row]:
@@ -93,12 +93,15 @@ def _compiled(setup: Setup, usable: list[Trial]) -> Iterator[Row]:
         yield {"what": "candidates", "fault": text}
 
 
-def _table_line(chosen: dict[str, Trial]) -> str:
-    """The entry of ``attention_tiles`` for this card."""
-    card = torch.cuda.get_device_name(0)
-    tiles = f"Tiles({chosen['chunk'].tile}, {chosen['decode'].tile})"
-    today = date.today().isoformat()
-    return f'# {card}, {today}\n("{card}", {ELEMENT_SIZE}, {HEAD_DIM}): {tiles},'
+def table_entry(card: str, chosen: Mapping[str, Trial]) -> str:
+    """The card's entry in ``attention_tiles.CARD_TILES``."""
+    chunk, decode = (astuple(chosen[kind].tile) for kind in ("chunk", "decode"))
+    return (
+        f"    # {date.today().isoformat()}\n"
+        f'    "{card}": {{\n'
+        f"        ({ELEMENT_SIZE}, {HEAD_DIM}): Tiles(ChunkTile{chunk}, DecodeTile{decode}),\n"
+        "    },"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,8 @@ def _rotated(kernels: Kernels, device: torch.device, case: _Rotary) -> list[Tens
     """The query, and both caches: a token without a slot writes nothing."""
     head_dim, heads = case.head_dim, [case.num_heads, case.num_kv_heads, case.num_kv_heads]
     shapes = [(NUM_TOKENS, sum(heads), head_dim), *[(NUM_POSITIONS, head_dim // 2)] * 2]
-    fused, cos, sin, *norms = _random(device, case.dtype, *shapes, (head_dim,), (head_dim,))
+    shapes += [(head_dim,), (head_dim,)]
+    fused, cos, sin, query_norm, key_norm = _random(device, case.dtype, *shapes)
     sizes = (2, NUM_BLOCKS, case.num_kv_heads, BLOCK_SIZE, head_dim)
     caches = torch.zeros(sizes, dtype=case.dtype, device=device)
     generator = torch.Generator().manual_seed(3)
@@ -103,12 +104,11 @@ def _rotated(kernels: Kernels, device: torch.device, case: _Rotary) -> list[Tens
     slots = torch.randperm(NUM_BLOCKS * BLOCK_SIZE, generator=generator)[:NUM_TOKENS]
     slots[5] = -1
     query, key, value = torch.split(fused, heads, dim=1)
-    write = RotaryWrite(
-        *(cos, sin, positions.int().to(device), slots.int().to(device), *caches.unbind()),
-        norms=HeadNorms(*norms, EPS) if case.has_norms else None,
-    )
+    places = positions.int().to(device), slots.int().to(device)
+    norms = HeadNorms(query_norm, key_norm, EPS) if case.has_norms else None
+    write = RotaryWrite(cos, sin, *places, caches[0], caches[1], norms)
     kernels.rotary_write(query, key, value, write)
-    return [query, *caches.unbind()]
+    return [query, caches[0], caches[1]]
 
 
 def _random(device: torch.device, dtype: torch.dtype, *shapes: Sequence[int]) -> list[Tensor]:

@@ -25,8 +25,11 @@ from bench.gpu.report import report, summary
 from bench.gpu.results import Results
 from bench.gpu.service import up_flags
 from bench.gpu.setup import Row, Setup
+from bench.gpu.sweep import table_entry
+from bench.gpu.trials import Trial, best_overall
 from stepserve.cli import parse
 from worker_svc.kernels import select
+from worker_svc.kernels.attention_tiles import ChunkTile, DecodeTile, Tiles
 
 
 def bench(out: Path, *flags: str) -> tuple[dict[str, Any], str]:
@@ -50,7 +53,8 @@ def rows(found: dict[str, Any], section: str) -> list[Row]:
 
 def test_kernels_steps_and_a_load(tmp_path: Path) -> None:
     sections = "kernels,sweep,attention,sampling,steps,nano,8b"
-    found, last = bench(tmp_path / "deep" / "gpu.json", f"--sections={sections}")
+    limits = "--limits=kernels=240,nano=240"
+    found, last = bench(tmp_path / "deep" / "gpu.json", f"--sections={sections}", limits)
     assert list(found["sections"]) == ["card", *sections.split(",")]
     told = json.loads(last)
     assert told["problems"] == []
@@ -189,6 +193,31 @@ def test_a_lone_run_excuses_near_ties_only() -> None:
     assert "token 0 is 9, alone 4" in run.difference([9, 5, 6])
     assert "token 2" in run.difference([4, 5, 7])
     assert "2 tokens, alone 3" in run.difference([4, 5])
+
+
+def test_the_best_tile_loses_least_over_all_shapes() -> None:
+    fast, even, slow, part = (Trial("decode", DecodeTile(keys, 2, 3)) for keys in (16, 32, 64, 128))
+    timed = {
+        "large": {fast: 100.0, even: 110.0, slow: 400.0, part: 90.0},
+        "small": {fast: 20.0, even: 11.0, slow: 10.0},
+        "late": {},
+    }
+    best, losses = best_overall(timed)
+    assert best == even
+    assert losses == {"large": pytest.approx(110 / 90), "small": pytest.approx(1.1)}
+    with pytest.raises(ValueError, match="no tile was timed for every shape"):
+        best_overall({"large": {fast: 1.0}, "small": {slow: 1.0}})
+
+
+def test_the_table_entry_can_be_read_as_it_is_printed() -> None:
+    chosen = {
+        "chunk": Trial("chunk", ChunkTile(128, 64, 8, 3, True)),
+        "decode": Trial("decode", DecodeTile(64, 2, 3)),
+    }
+    names = {"Tiles": Tiles, "ChunkTile": ChunkTile, "DecodeTile": DecodeTile}
+    entry = eval(f"{{{table_entry('A Card', chosen)}}}", names)
+    tiles = Tiles(ChunkTile(128, 64, 8, 3, True), DecodeTile(64, 2, 3))
+    assert entry == {"A Card": {(2, 128): tiles}}
 
 
 def test_more_flags_for_up() -> None:
