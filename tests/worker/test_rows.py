@@ -11,6 +11,7 @@ from worker_svc.layout import Flat
 from worker_svc.limits import Limits
 from worker_svc.resident import Resident, Row
 from worker_svc.rows import RowTable
+from worker_svc.step.record import Columns
 
 BLOCK_SIZE = 4
 LIMITS = Limits(100, 40, BLOCK_SIZE, 99, 5, 64)
@@ -118,14 +119,14 @@ def test_a_line_that_is_used_again_holds_nothing_of_before() -> None:
         max_tokens=9, temperature=0.5, seed=2**64 - 3, top_k=4, top_p=0.25, logit_bias=((3, 1.5),)
     )
     tables.admit(1, list(range(30)), biased, index=6)
-    table = tables.table
-    assert (int(table.seed[1]), int(table.index[1]), int(table.top_k[1])) == (-3, 6, 4)
-    assert (float(table.temperature[1]), float(table.top_p[1])) == (0.5, 0.25)
-    token_ids, biases = table.biases[1]
-    assert (token_ids.tolist(), biases.tolist()) == ([3], [1.5])
+    table, columns = tables.table, Columns(tables.table.records)
+    assert (int(columns.seed[1]), int(columns.index[1]), int(columns.top_k[1])) == (-3, 6, 4)
+    assert (float(columns.temperature[1]), float(columns.top_p[1])) == (0.5, 0.25)
+    assert (int(columns.num_biases[1]), int(table.bias_ids[1, 0])) == (1, 3)
+    assert float(table.bias_values[1, 0]) == 1.5
     tables.admit(1, [9, 8, 7, 6], GREEDY)
-    assert table.biases == {}
-    assert (int(table.top_k[1]), float(table.top_p[1])) == (0, 1.0)
+    assert int(columns.num_biases[1]) == 0
+    assert (int(columns.top_k[1]), float(columns.top_p[1])) == (0, 1.0)
     check_batch(tables, {1: 4})
 
 
