@@ -10,27 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from worker_svc.kernels.activation import silu_mul_reference, silu_mul_triton
+from worker_svc.kernels.activation import silu_mul_reference
 from worker_svc.kernels.advance import advance_reference
 from worker_svc.kernels.attention import paged_attention_reference
 from worker_svc.kernels.attention_grouped import Groups, grouped_attention
 from worker_svc.kernels.attention_padded import Rectangle, padded_attention
-from worker_svc.kernels.attention_triton import MAX_HEAD_DIM, paged_attention_triton
+from worker_svc.kernels.attention_tiles import MAX_HEAD_DIM
 from worker_svc.kernels.choose import choose_reference
-from worker_svc.kernels.norm import (
-    add_rms_norm_reference,
-    add_rms_norm_triton,
-    rms_norm_reference,
-    rms_norm_triton,
-)
+from worker_svc.kernels.linear import linear_reference
+from worker_svc.kernels.norm import add_rms_norm_reference
 from worker_svc.kernels.ragged import Ragged
-from worker_svc.kernels.rotary import (
-    RotaryWrite,
-    rotary_write_reference,
-    rotary_write_triton,
-    write_kv_reference,
-    write_kv_triton,
-)
+from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference
 from worker_svc.kernels.scratch import Scratch
 from worker_svc.step.choice import Choice, SampledRows, SamplingTable
 from worker_svc.step.needs import StepNeeds
@@ -45,11 +35,11 @@ class Kernels:
 
     Attributes:
         name: "triton", "cpu" or "torch".
-        rms_norm: ``(x [T, H] or [T, N, H], weight [H], eps) -> the same shape``.
+        linear: ``(x [T, in], weight [in, out], bias [out] or None) -> [T, out]``.
         add_rms_norm: ``(x [T, H], residual [T, H], weight [H], eps) -> (normed, x + residual)``.
         rotary_write: ``(query [T, Hq, D], key [T, Hkv, D], value [T, Hkv, D], RotaryWrite)``;
-            rotates the query in place, writes the rotated key and the value to the cache.
-        write_kv: ``(key, value, RotaryWrite)``; writes both unrotated.
+            norms (where it says so) and rotates the query in place, writes the key, normed and
+            rotated, and the value to the cache.
         paged_attention: ``(query [T, Hq, D], k_cache, v_cache, context, scale, window) ->
             [T, Hq, D]``; causal; window 0 is none. The context is the ``Context`` that this
             attention takes.
@@ -60,10 +50,9 @@ class Kernels:
     """
 
     name: str
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     rotary_write: Callable[[Tensor, Tensor, Tensor, RotaryWrite], None]
-    write_kv: Callable[[Tensor, Tensor, RotaryWrite], None]
     paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float, int], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
     choose: Callable[[Tensor, SampledRows, SamplingTable, StepNeeds, Scratch], Choice]
@@ -124,10 +113,9 @@ def _select(name: str, device: torch.device) -> Kernels:
 def _torch() -> Kernels:
     return Kernels(
         name="torch",
-        rms_norm=rms_norm_reference,
+        linear=linear_reference,
         add_rms_norm=add_rms_norm_reference,
         rotary_write=rotary_write_reference,
-        write_kv=write_kv_reference,
         paged_attention=paged_attention_reference,
         silu_mul=silu_mul_reference,
         choose=choose_reference,
@@ -163,20 +151,24 @@ def _triton(device: torch.device) -> Kernels:
         from triton import knobs
     except ImportError as error:
         raise KernelsUnavailable(f"the triton kernels need triton ({error})") from error
-    from worker_svc.kernels.advance_triton import advance_triton
-    from worker_svc.kernels.sampling_triton import choose_triton
-
     if device.type != "cuda" and not knobs.runtime.interpret:
         raise KernelsUnavailable(
             f"the triton kernels need a CUDA device, not {device}; "
             "on a CPU they run only in Triton's interpreter, with TRITON_INTERPRET=1"
         )
-    return Kernels(
+    # Only now: Triton asks as a kernel is defined whether the interpreter is to run it.
+    from worker_svc.kernels.activation_triton import silu_mul_triton
+    from worker_svc.kernels.advance_triton import advance_triton
+    from worker_svc.kernels.attention_triton import paged_attention_triton
+    from worker_svc.kernels.norm_triton import add_rms_norm_triton
+    from worker_svc.kernels.rotary_triton import rotary_write_triton
+    from worker_svc.kernels.sampling_triton import choose_triton
+
+    return replace(
+        _torch(),
         name="triton",
-        rms_norm=rms_norm_triton,
         add_rms_norm=add_rms_norm_triton,
         rotary_write=rotary_write_triton,
-        write_kv=write_kv_triton,
         paged_attention=paged_attention_triton,
         silu_mul=silu_mul_triton,
         choose=choose_triton,

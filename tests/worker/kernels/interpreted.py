@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase
-from worker_svc.kernels import RotaryWrite, select
+from worker_svc.kernels import HeadNorms, RotaryWrite, select
 
 TRITON, TORCH = select("triton", "cpu"), select("torch", "cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -111,15 +111,12 @@ def test_attention_reads_a_query_inside_a_wider_tensor() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(5, 48), (1, 1), (3, 4, 24)], ids=str)
-def test_norms(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    wide = torch.randn((*shape[:-1], shape[-1] + 3))
-    x, residual = wide[..., : shape[-1]].to(dtype), torch.randn(shape).to(dtype)
-    weight = torch.randn(shape[-1]).to(dtype)
-    for name, inputs in (("rms_norm", (x,)), ("add_rms_norm", (x, residual))):
-        drawn = getattr(TRITON, name)(*inputs, weight, 1e-5)
-        expected = getattr(TORCH, name)(*inputs, weight, 1e-5)
-        torch.testing.assert_close(drawn, expected, **STEPWISE[dtype])
+@pytest.mark.parametrize("shape", [(5, 48), (1, 1), (3, 1500)], ids=str)
+def test_add_rms_norm(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    x = torch.randn(shape[0], shape[1] + 3).to(dtype)[:, : shape[1]]
+    inputs = x, torch.randn(shape).to(dtype), torch.randn(shape[1]).to(dtype), 1e-5
+    drawn, expected = TRITON.add_rms_norm(*inputs), TORCH.add_rms_norm(*inputs)
+    torch.testing.assert_close(drawn, expected, **STEPWISE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -141,43 +138,18 @@ def rotary_inputs(dtype: torch.dtype, head_dim: int) -> tuple[Tensor, Tensor, Te
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["rotary_write", "write_kv"])
+@pytest.mark.parametrize("has_norms", [False, True])
 @pytest.mark.parametrize("head_dim", [24, 64])
-def test_rotary_write(dtype: torch.dtype, name: str, head_dim: int) -> None:
+def test_rotary_write(dtype: torch.dtype, has_norms: bool, head_dim: int) -> None:
     results: list[tuple[Any, ...]] = []
     for kernels in (TRITON, TORCH):
         query, key, value, args = rotary_inputs(dtype, head_dim)
-        inputs = (query, key, value) if name == "rotary_write" else (key, value)
-        getattr(kernels, name)(*inputs, args)
+        if has_norms:
+            args = replace(args, norms=HeadNorms(query[0, 0] + 0, query[0, 1] + 1, 1e-6))
+        kernels.rotary_write(query, key, value, args)
         results.append((query, key, value, args.k_cache, args.v_cache))
-    exact = {"rtol": 0, "atol": 0}
+    tolerance = TOLERANCE[dtype] if has_norms else {"rtol": 0, "atol": 0}
+    if dtype == torch.bfloat16:  # cut here, rounded there, and the difference of two products
+        tolerance = {"rtol": 5e-2, "atol": 5e-2}
     for drawn, expected in zip(*results, strict=True):
-        tolerance = TOLERANCE[dtype] if dtype == torch.bfloat16 else exact
         torch.testing.assert_close(drawn, expected, **tolerance)
-
-
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
-@pytest.mark.parametrize("vocab_size", [1, 1000, 1024, 2500])
-def test_categorical(dtype: torch.dtype, vocab_size: int) -> None:
-    generator = torch.Generator().manual_seed(vocab_size)
-    logits = (torch.randn(12, vocab_size, generator=generator) * 3).to(dtype)
-    kept = (
-        torch.rand(12, vocab_size, generator=generator)
-        < torch.tensor([0.01, 0.9]).repeat(6)[:, None]
-    )
-    kept[:, vocab_size // 2] = True
-    logits = logits.masked_fill(~kept, float("-inf"))
-    uniforms = torch.rand(12, generator=generator, dtype=torch.float64)
-    uniforms[:4] = torch.tensor([0.0, 0.0, 1 - 2**-53, 1 - 2**-53])
-    ids = TRITON.categorical(logits, uniforms)
-    assert torch.equal(ids, TORCH.categorical(logits, uniforms))
-    assert kept.gather(1, ids[:, None]).all()
-
-
-def test_uniforms_have_the_bits_of_the_reference() -> None:
-    generator = torch.Generator().manual_seed(0)
-    seeds = torch.randint(-(2**63), 2**63 - 1, (300,), generator=generator)
-    indexes = torch.randint(0, 2**31 - 1, (300,), generator=generator, dtype=torch.int32)
-    offsets = torch.randint(0, 2**40, (300,), generator=generator)
-    drawn = TRITON.uniforms(seeds, indexes, offsets)
-    assert torch.equal(drawn, TORCH.uniforms(seeds, indexes, offsets))

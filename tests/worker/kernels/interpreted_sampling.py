@@ -14,14 +14,15 @@ from functools import partial
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
-from triton import language as tl
 from triton.runtime import interpreter
 
-from protos.step import Sampling
+from protos.step import Admission, Sampling
 from tests.worker.sampling import (
     PADDED,
     TORCH,
@@ -36,8 +37,13 @@ from tests.worker.sampling import (
     tabled,
 )
 from worker_svc.kernels import Kernels, select
-from worker_svc.kernels.sampling_triton import Tiles, choose_triton
+from worker_svc.kernels.philox import uniforms_reference
+from worker_svc.kernels.sampling import categorical_reference
+from worker_svc.kernels.sampling_row_triton import draw_from_row, find_peak
+from worker_svc.kernels.sampling_triton import LOG2_E, Tiles, choose_triton, uniform_of
 from worker_svc.kernels.scratch import Scratch
+from worker_svc.step import record as _record
+from worker_svc.step.record import Columns, pack_record
 from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
 
 # The interpreter makes Triton's functions ready again at each call from one to another, which
@@ -48,17 +54,18 @@ interpreter.InterpretedFunction.__call__ = lambda self, *args, **kwargs: self.re
 )
 
 SMALL, WIDE = Tiles(rows=8, cols=4, num_warps=1), Tiles(rows=32, cols=8, num_warps=1)
+RECORD_WORDS = tl.constexpr(_record.RECORD_WORDS)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 VOCAB_SIZE = 140
 TRITON = select("triton", "cpu")
 
 
-def triton(tiles: Tiles = SMALL) -> Kernels:
+def with_tiles(tiles: Tiles = SMALL) -> Kernels:
     return replace(TRITON, choose=partial(choose_triton, tiles=tiles))
 
 
 def triton_sample(cases: list[Case], logits: Tensor, tiles: Tiles = SMALL) -> Sampled:
-    return sample(cases, logits, triton(tiles))
+    return sample(cases, logits, with_tiles(tiles))
 
 
 def check_same(cases: list[Case], logits: Tensor, tiles: Tiles) -> int:
@@ -206,7 +213,7 @@ def test_counts_are_zero_again_and_padded_rows_are_left_alone() -> None:
         assert chosen[kept].tolist() == sample(cases, logits[kept]).token_ids.tolist()
 
 
-@pytest.mark.parametrize("kernels", [TORCH, triton()], ids=["torch", "triton"])
+@pytest.mark.parametrize("kernels", [TORCH, with_tiles()], ids=["torch", "triton"])
 def test_advance_writes_tokens_and_sees_ends(kernels: Kernels) -> None:
     stops = tuple(range(100, 164))
     cases = [Case(Sampling(max_tokens=3, stop_token_ids=stops), output=(9,)) for _ in range(6)]
@@ -231,7 +238,57 @@ def test_what_is_not_needed_is_not_launched() -> None:
     cases = [Case(Sampling(max_tokens=50, temperature=t, seed=3)) for t in (0.0, 0.9)]
     table, rows, needs = tabled(cases)
     logits = random_logits(2, torch.float32, 5, vocab_size=VOCAB_SIZE)
-    kernels = triton()
+    kernels = with_tiles()
     expected = Sampler(table, kernels).choose(logits, rows, needs).token_ids
     everything = StepNeeds(penalties=True, bias=True, draw=True, cut=True, num_logprobs=3)
     assert torch.equal(Sampler(table, kernels).choose(logits, rows, everything).token_ids, expected)
+
+
+@triton.jit
+def uniform_kernel(records: tl.tensor, positions: tl.tensor, numbers: tl.tensor) -> None:
+    row = tl.program_id(0)
+    number = uniform_of(records + row * RECORD_WORDS, tl.load(positions + row))
+    tl.store(numbers + row, number)
+
+
+def test_uniforms_have_the_bits_of_the_reference() -> None:
+    rng = random.Random(0)
+    admissions = [
+        Admission(0, "", rng.getrandbits(32), (1,), 1, Sampling(9, seed=rng.getrandbits(64)))
+        for _ in range(40)
+    ]
+    records = torch.stack([torch.from_numpy(pack_record(a, 9)) for a in admissions])
+    positions = torch.randint(1, 2**31 - 1, (40,), dtype=torch.int32)
+    numbers = torch.zeros(40, dtype=torch.float64)
+    uniform_kernel[(40,)](records, positions, numbers)
+    columns = Columns(records)
+    indexes = columns.index.long() & 0xFFFFFFFF
+    assert torch.equal(numbers, uniforms_reference(columns.seed, indexes, positions - 1))
+
+
+@triton.jit
+def draw_kernel(
+    logits: tl.tensor, uniforms: tl.tensor, tokens: tl.tensor, VOCAB: tl.constexpr
+) -> None:
+    row = tl.program_id(0)
+    line = logits + row * VOCAB
+    top, _, _, _ = find_peak(line, VOCAB, 8, 8)
+    uniform, lowest = tl.load(uniforms + row), top - 50.0
+    token = draw_from_row(line, top, LOG2_E, lowest, uniform, VOCAB, 8, 8, 16)
+    tl.store(tokens + row, token)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 63, 64, 65, 700])
+def test_draws_invert_the_cumulative_distribution(vocab_size: int) -> None:
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = torch.randn(12, vocab_size, generator=generator) * 3
+    chances = torch.rand(12, vocab_size, generator=generator)
+    kept = chances < torch.tensor([0.01, 0.9]).repeat(6)[:, None]
+    kept[:, vocab_size // 2] = True
+    logits = logits.masked_fill(~kept, -1e4)
+    uniforms = torch.rand(12, generator=generator, dtype=torch.float64)
+    uniforms[:4] = torch.tensor([0.0, 0.0, 1 - 2**-53, 1 - 2**-53])
+    tokens = torch.zeros(12, dtype=torch.int32)
+    draw_kernel[(12,)](logits, uniforms, tokens, vocab_size)
+    assert torch.equal(tokens.long(), categorical_reference(logits, uniforms))
+    assert kept.gather(1, tokens.long()[:, None]).all()

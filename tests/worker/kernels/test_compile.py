@@ -22,22 +22,25 @@ from tests.worker.kernels.compiling import (
     launches,
     specialisation,
 )
+from tests.worker.sampling import Table as SampleTable
 from worker_svc.batch import Batch
-from worker_svc.kernels import RotaryWrite
-from worker_svc.kernels.activation import silu_mul_triton
+from worker_svc.kernels import HeadNorms, RotaryWrite
+from worker_svc.kernels.activation_triton import silu_mul_triton
+from worker_svc.kernels.advance_triton import advance_triton
 from worker_svc.kernels.attention_triton import paged_attention_triton
-from worker_svc.kernels.norm import add_rms_norm_triton, rms_norm_triton
-from worker_svc.kernels.philox import uniforms_triton
-from worker_svc.kernels.rotary import rotary_write_triton, write_kv_triton
-from worker_svc.kernels.sampling import categorical_triton
+from worker_svc.kernels.norm_triton import add_rms_norm_triton
+from worker_svc.kernels.rotary_triton import rotary_write_triton
+from worker_svc.kernels.sampling_triton import choose_triton
+from worker_svc.kernels.scratch import Scratch
 from worker_svc.layout import Flat
 from worker_svc.limits import Limits
 from worker_svc.resident import Resident, Row
 from worker_svc.rows import RowTable
+from worker_svc.step.sampler import SampledRows, StepNeeds
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 HEAD_DIMS = [64, 128]
-GROUPED = AttentionCase(((1, 3000), (5, 500)), num_heads=32, num_kv_heads=8, block_size=16)
+GROUPED = AttentionCase(((5, 3000),), num_heads=32, num_kv_heads=8, block_size=16)
 
 
 def check(label: str, launch_all: Callable[[], object], expected: set[str]) -> None:
@@ -105,11 +108,10 @@ def test_norms_and_activation(dtype: torch.dtype) -> None:
 
         def launch_all(x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
             add_rms_norm_triton(x, x, weight, 1e-5)
-            rms_norm_triton(x, weight, 1e-5)
             silu_mul_triton(x)
 
         label = f"{str(dtype).removeprefix('torch.')} {hidden}"
-        check(label, launch_all, {"rms_norm", "silu_mul"})
+        check(label, launch_all, {"add_rms_norm", "silu_mul"})
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -121,23 +123,40 @@ def test_rotary(dtype: torch.dtype, head_dim: int) -> None:
     cache = torch.zeros(4, 8, 16, head_dim, dtype=dtype)
     positions, slots = torch.zeros(5, dtype=torch.int32), torch.zeros(5, dtype=torch.int32)
     args = RotaryWrite(table, table, positions, slots, cache, cache)
+    norms = HeadNorms(*torch.zeros(2, head_dim, dtype=dtype), 1e-6)
 
     def launch_all() -> None:
         rotary_write_triton(query, key, key, args)
-        write_kv_triton(key, key, args)
+        rotary_write_triton(query, key, key, replace(args, norms=norms))
 
     check(f"{str(dtype).removeprefix('torch.')} {head_dim}", launch_all, {"rotary_write"})
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_sampling(dtype: torch.dtype) -> None:
-    numbers = torch.zeros(5, dtype=torch.int64)
+NEEDS = {
+    "greedy": StepNeeds(),
+    "drawn": StepNeeds(draw=True),
+    "cut": StepNeeds(draw=True, cut=True),
+    "told": StepNeeds(num_logprobs=5),
+    "adjusted": StepNeeds(penalties=True),
+    "everything": StepNeeds(True, True, True, True, 5),
+}
 
-    def launch_all() -> None:
-        categorical_triton(torch.zeros(5, 151936, dtype=dtype), torch.zeros(5, dtype=torch.float64))
-        uniforms_triton(numbers, numbers, numbers)
 
-    check(str(dtype).removeprefix("torch."), launch_all, {"categorical", "uniforms"})
+def sample_step(logits: torch.Tensor, needs: StepNeeds) -> None:
+    """Launch what chooses a token for each row, and what writes it down."""
+    table, numbers = SampleTable(num_lines=20), torch.zeros(len(logits), dtype=torch.int32)
+    rows = SampledRows(numbers, numbers)
+    choice = choose_triton(logits, rows, table, needs, Scratch(torch.device("cpu")))
+    advance_triton(choice, rows, table)
+
+
+@pytest.mark.parametrize("name", NEEDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_sampling(dtype: torch.dtype, name: str) -> None:
+    logits = torch.zeros(5, 151936, dtype=dtype)
+    label = f"{str(dtype).removeprefix('torch.')} {name}"
+    adjusts = {"adjust"} if NEEDS[name].penalties else set()
+    check(label, lambda: sample_step(logits, NEEDS[name]), {"choose", "advance"} | adjusts)
 
 
 LIMITS = Limits(100, 4000, 16, 300, 40, 4000)
@@ -165,9 +184,7 @@ def launch_step(batch: Batch) -> None:
     args = RotaryWrite(table, table, batch.positions, batch.slots, cache, cache)
     rotary_write_triton(query, key, value, args)
     paged_attention_triton(query, cache, cache, batch.context, 0.1, 0)
-    numbers = torch.zeros(num_sampled, dtype=torch.int64)
-    uniforms_triton(numbers, numbers, numbers)
-    categorical_triton(torch.zeros(num_sampled, 1024), torch.zeros(num_sampled))
+    sample_step(torch.zeros(num_sampled, 1024), NEEDS["everything"])
 
 
 def test_no_step_is_compiled_anew() -> None:
@@ -178,7 +195,7 @@ def test_no_step_is_compiled_anew() -> None:
             with launches() as collected:
                 launch_step(batch_of(rows * num_rows))
             for launch in collected:
-                name = launch.kernel.jit.__name__
+                name = launch.kernel.__name__
                 kinds.setdefault(name, set()).add(str(specialisation(launch)[1:]))
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     assert {name: len(found) for name, found in kinds.items()} == dict.fromkeys(kinds, 1)

@@ -6,15 +6,11 @@ with their torch references bit for bit, compiled and in Triton's interpreter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from worker_svc.kernels.kernel import kernel
-
-if TYPE_CHECKING:
-    import triton.language as tl
+import triton
+import triton.language as tl
 
 
-@kernel
+@triton.jit
 def widened(x: tl.tensor) -> tl.tensor:
     """x in float32 at least."""
     if x.dtype.primitive_bitwidth < 32:
@@ -22,19 +18,19 @@ def widened(x: tl.tensor) -> tl.tensor:
     return x
 
 
-@kernel
+@triton.jit
 def rounded_product(x: tl.tensor, y: tl.tensor) -> tl.tensor:
     """x * y in x's dtype."""
     return (widened(x) * widened(y)).to(x.dtype)
 
 
-@kernel
+@triton.jit
 def rounded_sum(x: tl.tensor, y: tl.tensor) -> tl.tensor:
     """x + y in x's dtype."""
     return (widened(x) + widened(y)).to(x.dtype)
 
 
-@kernel
+@triton.jit
 def rounded_difference(x: tl.tensor, y: tl.tensor) -> tl.tensor:
     """x - y in x's dtype."""
     return (widened(x) - widened(y)).to(x.dtype)
