@@ -236,14 +236,14 @@ def test_a_dead_row_is_computed_to_its_logits(
     ids = [lane.admit(prompt(4), GREEDY) for _ in range(3)]
     step(runner, lane, dict.fromkeys(ids, 4))
     shapes: list[tuple[int, ...]] = []
-    forward = runner.executor.decoder.forward
+    compute = runner.executor.decoder.logits
 
-    def recorded(*arguments: Any) -> Tensor:
-        logits = forward(*arguments)
+    def recorded(hidden: Tensor) -> Tensor:
+        logits = compute(hidden)
         shapes.append(tuple(logits.shape))
         return logits
 
-    monkeypatch.setattr(runner.executor.decoder, "forward", recorded)
+    monkeypatch.setattr(runner.executor.decoder, "logits", recorded)
     report = step(runner, lane, {ids[0]: 1}, release=tuple(ids[1:]))
     assert shapes == [(3, 257)]
     assert len(report.token_ids) == 1

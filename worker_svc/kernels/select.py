@@ -164,6 +164,7 @@ def _triton(device: torch.device) -> Kernels:
     from worker_svc.kernels.activation_triton import silu_mul_triton
     from worker_svc.kernels.advance_triton import advance_triton
     from worker_svc.kernels.attention_triton import paged_attention_triton
+    from worker_svc.kernels.linear_triton import linear_triton
     from worker_svc.kernels.locate_triton import locate_triton
     from worker_svc.kernels.norm_triton import add_rms_norm_triton
     from worker_svc.kernels.rotary_triton import rotary_write_triton
@@ -172,6 +173,7 @@ def _triton(device: torch.device) -> Kernels:
     return replace(
         _torch(),
         name="triton",
+        linear=linear_triton,
         add_rms_norm=add_rms_norm_triton,
         rotary_write=rotary_write_triton,
         paged_attention=paged_attention_triton,

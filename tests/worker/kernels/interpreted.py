@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase
 from worker_svc.kernels import HeadNorms, RotaryWrite, select
+from worker_svc.kernels.locate import RowTables
 
 TRITON, TORCH = select("triton", "cpu"), select("torch", "cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -119,6 +120,34 @@ def test_add_rms_norm(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     torch.testing.assert_close(drawn, expected, **STEPWISE[dtype])
 
 
+@pytest.mark.parametrize("num_rows", [1, 3, 16, 17])
+@pytest.mark.parametrize("sizes", [(48, 64), (50, 300), (33, 1100)], ids=str)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_linear(num_rows: int, sizes: tuple[int, int], has_bias: bool) -> None:
+    num_outputs, num_inputs = sizes
+    x = torch.randn(num_rows, num_inputs + 4).half()[:, :num_inputs]
+    weight = torch.randn(num_outputs, num_inputs).half()
+    bias = torch.randn(num_outputs).half() if has_bias else None
+    drawn = TRITON.linear(x, weight.t(), bias)
+    expected = x.double() @ weight.t().double() + (0 if bias is None else bias.double())
+    torch.testing.assert_close(drawn.double(), expected, rtol=2e-3, atol=2e-2)
+
+
+def test_locate() -> None:
+    tables = RowTables(
+        torch.randint(0, 99, (4, 20), dtype=torch.int32),
+        torch.randint(0, 50, (4, 5), dtype=torch.int32),
+        torch.tensor([0, 7, 0, 7, 1, 7, 1, 7], dtype=torch.int32)[::2],
+        block_size=4,
+    )
+    lines = torch.randint(0, 4, (300,), dtype=torch.int32)
+    positions = torch.randint(0, 20, (300,), dtype=torch.int32)
+    drawn = TRITON.locate(lines, positions, tables)
+    for got, expected in zip(drawn, TORCH.locate(lines, positions, tables), strict=True):
+        assert got.dtype == expected.dtype
+        assert torch.equal(got, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [1, 40, 1500])
 def test_silu_mul(dtype: torch.dtype, width: int) -> None:
@@ -153,30 +182,3 @@ def test_rotary_write(dtype: torch.dtype, has_norms: bool, head_dim: int) -> Non
         tolerance = {"rtol": 5e-2, "atol": 5e-2}
     for drawn, expected in zip(*results, strict=True):
         torch.testing.assert_close(drawn, expected, **tolerance)
-
-
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
-@pytest.mark.parametrize("vocab_size", [1, 1000, 1024, 2500])
-def test_categorical(dtype: torch.dtype, vocab_size: int) -> None:
-    generator = torch.Generator().manual_seed(vocab_size)
-    logits = (torch.randn(12, vocab_size, generator=generator) * 3).to(dtype)
-    kept = (
-        torch.rand(12, vocab_size, generator=generator)
-        < torch.tensor([0.01, 0.9]).repeat(6)[:, None]
-    )
-    kept[:, vocab_size // 2] = True
-    logits = logits.masked_fill(~kept, float("-inf"))
-    uniforms = torch.rand(12, generator=generator, dtype=torch.float64)
-    uniforms[:4] = torch.tensor([0.0, 0.0, 1 - 2**-53, 1 - 2**-53])
-    ids = TRITON.categorical(logits, uniforms)
-    assert torch.equal(ids, TORCH.categorical(logits, uniforms))
-    assert kept.gather(1, ids[:, None]).all()
-
-
-def test_uniforms_have_the_bits_of_the_reference() -> None:
-    generator = torch.Generator().manual_seed(0)
-    seeds = torch.randint(-(2**63), 2**63 - 1, (300,), generator=generator)
-    indexes = torch.randint(0, 2**31 - 1, (300,), generator=generator, dtype=torch.int32)
-    offsets = torch.randint(0, 2**40, (300,), generator=generator)
-    drawn = TRITON.uniforms(seeds, indexes, offsets)
-    assert torch.equal(drawn, TORCH.uniforms(seeds, indexes, offsets))
