@@ -59,5 +59,5 @@ class Results:
     def _write(self) -> None:
         self.content["seconds"] = round(time.monotonic() - self._start_s, 1)
         beside = self._path.with_name(f".{self._path.name}.new")
-        beside.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(self.content, indent=1, default=str) + "\n", encoding="utf-8")
         os.replace(beside, self._path)
