@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase
-from worker_svc.kernels import HeadNorms, RotaryWrite, select
+from worker_svc.kernels import HeadNorms, Kernels, RotaryWrite, select
+from worker_svc.kernels.attention_tiles import ChunkTile, DecodeTile, Tiles
+from worker_svc.kernels.attention_triton import AttentionCall, attend_paged
 
 TRITON, TORCH = select("triton", "cpu"), select("torch", "cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -69,9 +71,43 @@ def test_attention_for_any_shape(case: AttentionCase) -> None:
     check_attention(case)
 
 
+CHUNK_TILES = [
+    ChunkTile(16, 16, 4, 2),
+    ChunkTile(32, 16, 4, 2, looks_ahead=True),
+    ChunkTile(16, 32, 4, 2, looks_ahead=True, overlaps=True),
+]
+
+
+@pytest.mark.parametrize("tile", CHUNK_TILES, ids=str)
+@pytest.mark.parametrize("block_size", [8, 24, 64])
+def test_chunks_in_tiles_of_every_kind(tile: ChunkTile, block_size: int) -> None:
+    case = AttentionCase(((9, 70), (2, 65), (3, 3)), 4, 2, 16, block_size)
+    arguments = case.build()
+    tiles = Tiles(tile, DecodeTile(16, 2, 2))
+    drawn = attend_paged(AttentionCall(*arguments.values()), tiles)
+    torch.testing.assert_close(
+        drawn, TORCH.paged_attention(*arguments.values()), **TOLERANCE[case.dtype]
+    )
+
+
+@pytest.mark.parametrize("kernels", [TRITON, TORCH], ids=["triton", "torch"])
+def test_rows_without_context_read_nothing(kernels: Kernels) -> None:
+    """What pads a captured graph: rows of no tokens, and rows whose sequences have ended."""
+    rows = ((1, 40), (1, 0), (3, 20), (0, 0), (2, 0), (1, 90), (0, 0))
+    arguments = AttentionCase(rows).build()
+    ragged = arguments["ragged"]
+    for row, (_, context_len) in enumerate(rows):
+        if context_len == 0:
+            ragged.block_tables[ragged.row_ids[row]] = 1 << 30
+    drawn = kernels.paged_attention(*arguments.values())
+    for row in (1, 4):
+        assert (drawn[ragged.query_starts[row] : ragged.query_starts[row + 1]] == 0).all()
+    assert drawn.isfinite().all()
+
+
 SPLIT_CASES = [
-    AttentionCase(((1, 256), (1, 257), (1, 700), (3, 300), (1, 1)), 3, 1, 16, 16),
-    AttentionCase(((1, 256), (1, 700), (1, 513)), 3, 1, 16, 16, window=256),
+    AttentionCase(((1, 512), (1, 513), (1, 1400), (3, 300), (1, 1)), 3, 1, 16, 16),
+    AttentionCase(((1, 512), (1, 1400), (1, 1025)), 3, 1, 16, 16, window=512),
     AttentionCase(((1, 700), (1, 40), (1, 3000)), 2, 1, 16, 32, window=300),
     AttentionCase(((1, 4500),), 2, 1, 16, 32),
 ]
@@ -100,6 +136,19 @@ def test_a_decode_has_the_same_bits_in_any_batch(window: int) -> None:
         )
         single = {**arguments, "query": arguments["query"][start : start + 1], "ragged": alone}
         assert torch.equal(TRITON.paged_attention(*single.values())[0], together[start])
+
+
+@pytest.mark.parametrize("window", [0, 150])
+def test_a_decode_has_the_same_bits_however_it_is_split(window: int) -> None:
+    rows = ((1, 32), (1, 20), (1, 300), (1, 97))
+    call = AttentionCall(*AttentionCase(rows, 3, 1, 16, 16, window=window).build().values())
+    tile = DecodeTile(16, 2, 2, segment_len=32)
+    whole, halves, single = (
+        attend_paged(call, Tiles(CHUNK_TILES[0], replace(tile, programs_per_sm=programs)))
+        for programs in (0.0, 1.0, 100.0)
+    )
+    assert torch.equal(whole, halves)
+    assert torch.equal(whole, single)
 
 
 def test_attention_reads_a_query_inside_a_wider_tensor() -> None:
