@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase
-from worker_svc.kernels import HeadNorms, Kernels, RotaryWrite, select
+from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase, check_padded
+from worker_svc.kernels import HeadNorms, RotaryWrite, select
 from worker_svc.kernels.attention_tiles import ChunkTile, DecodeTile, Tiles
 from worker_svc.kernels.attention_triton import AttentionCall, attend_paged
 
@@ -90,19 +90,8 @@ def test_chunks_in_tiles_of_every_kind(tile: ChunkTile, block_size: int) -> None
     )
 
 
-@pytest.mark.parametrize("kernels", [TRITON, TORCH], ids=["triton", "torch"])
-def test_rows_without_context_read_nothing(kernels: Kernels) -> None:
-    """What pads a captured graph: rows of no tokens, and rows whose sequences have ended."""
-    rows = ((1, 40), (1, 0), (3, 20), (0, 0), (2, 0), (1, 90), (0, 0))
-    arguments = AttentionCase(rows).build()
-    ragged = arguments["ragged"]
-    for row, (_, context_len) in enumerate(rows):
-        if context_len == 0:
-            ragged.block_tables[ragged.row_ids[row]] = 1 << 30
-    drawn = kernels.paged_attention(*arguments.values())
-    for row in (1, 4):
-        assert (drawn[ragged.query_starts[row] : ragged.query_starts[row + 1]] == 0).all()
-    assert drawn.isfinite().all()
+def test_rows_without_context_read_nothing() -> None:
+    check_padded(TRITON.paged_attention)
 
 
 SPLIT_CASES = [
