@@ -7,6 +7,7 @@ import triton.language as tl
 
 from worker_svc.kernels.attention_tile_triton import (
     attend,
+    attend_overlapped,
     load_query,
     nothing_yet,
     store_output,
@@ -62,7 +63,10 @@ def chunk_kernel(
         begin = tile_begin(position - shape.window + 1, shape)
     else:  # tiles of keys that every token sees need no mask
         seen = tile_begin(position + 1, shape)
-        state = attend(queries, cache, (positions, scale, 0, seen), state, shape, False)
+        if shape.overlaps:
+            state = attend_overlapped(queries, cache, (positions, scale, 0, seen), state, shape)
+        else:
+            state = attend(queries, cache, (positions, scale, 0, seen), state, shape, False)
         begin = seen
     state = attend(queries, cache, (positions, scale, begin, end), state, shape, True)
     places = (at * (shape.num_kv_heads * shape.group) + heads) * shape.head_dim

@@ -130,10 +130,6 @@ def _attend_segment(
     state = nothing_yet(shape)
     if shape.window > 0:
         begin = tl.maximum(begin, tile_begin(context_len - shape.window, shape))
-    else:
-        whole = end // shape.num_keys * shape.num_keys
-        state = attend(queries, cache, (positions, scale, begin, whole), state, shape, False)
-        begin = whole
     return attend(queries, cache, (positions, scale, begin, end), state, shape, True)
 
 

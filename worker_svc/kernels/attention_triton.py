@@ -42,6 +42,7 @@ class Shape(NamedTuple):
     num_keys: int
     looks_ahead: bool
     segment_len: int = 0
+    overlaps: bool = False
 
 
 class AttentionCall(NamedTuple):
@@ -84,7 +85,7 @@ def attend_paged(call: AttentionCall, tiles: Tiles) -> Tensor:
 
 def _attend_chunks(call: AttentionCall, output: Tensor, tile: ChunkTile) -> None:
     query, ragged = call.query, call.ragged
-    shape = _shape(call, tile, tile.num_lines)
+    shape = _shape(call, tile, tile.num_lines)._replace(overlaps=tile.overlaps)
     num_tiles = query.shape[0] // (shape.num_lines // shape.group) + ragged.num_rows
     chunk_kernel[(num_tiles, shape.num_kv_heads)](
         query,

@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase
+from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase, check_padded
 from worker_svc.kernels import HeadNorms, RotaryWrite, select
+from worker_svc.kernels.attention_tiles import ChunkTile, DecodeTile, Tiles
+from worker_svc.kernels.attention_triton import AttentionCall, attend_paged
 from worker_svc.kernels.locate import RowTables
 
 TRITON, TORCH = select("triton", "cpu"), select("torch", "cpu")
@@ -70,9 +72,32 @@ def test_attention_for_any_shape(case: AttentionCase) -> None:
     check_attention(case)
 
 
+CHUNK_TILES = [
+    ChunkTile(16, 16, 4, 2),
+    ChunkTile(32, 16, 4, 2, looks_ahead=True),
+    ChunkTile(16, 32, 4, 2, looks_ahead=True, overlaps=True),
+]
+
+
+@pytest.mark.parametrize("tile", CHUNK_TILES, ids=str)
+@pytest.mark.parametrize("block_size", [8, 24, 64])
+def test_chunks_in_tiles_of_every_kind(tile: ChunkTile, block_size: int) -> None:
+    case = AttentionCase(((9, 70), (2, 65), (3, 3)), 4, 2, 16, block_size)
+    arguments = case.build()
+    tiles = Tiles(tile, DecodeTile(16, 2, 2))
+    drawn = attend_paged(AttentionCall(*arguments.values()), tiles)
+    torch.testing.assert_close(
+        drawn, TORCH.paged_attention(*arguments.values()), **TOLERANCE[case.dtype]
+    )
+
+
+def test_rows_without_context_read_nothing() -> None:
+    check_padded(TRITON.paged_attention)
+
+
 SPLIT_CASES = [
-    AttentionCase(((1, 256), (1, 257), (1, 700), (3, 300), (1, 1)), 3, 1, 16, 16),
-    AttentionCase(((1, 256), (1, 700), (1, 513)), 3, 1, 16, 16, window=256),
+    AttentionCase(((1, 512), (1, 513), (1, 1400), (3, 300), (1, 1)), 3, 1, 16, 16),
+    AttentionCase(((1, 512), (1, 1400), (1, 1025)), 3, 1, 16, 16, window=512),
     AttentionCase(((1, 700), (1, 40), (1, 3000)), 2, 1, 16, 32, window=300),
     AttentionCase(((1, 4500),), 2, 1, 16, 32),
 ]
@@ -101,6 +126,19 @@ def test_a_decode_has_the_same_bits_in_any_batch(window: int) -> None:
         )
         single = {**arguments, "query": arguments["query"][start : start + 1], "ragged": alone}
         assert torch.equal(TRITON.paged_attention(*single.values())[0], together[start])
+
+
+@pytest.mark.parametrize("window", [0, 150])
+def test_a_decode_has_the_same_bits_however_it_is_split(window: int) -> None:
+    rows = ((1, 32), (1, 20), (1, 300), (1, 97))
+    call = AttentionCall(*AttentionCase(rows, 3, 1, 16, 16, window=window).build().values())
+    tile = DecodeTile(16, 2, 2, segment_len=32)
+    whole, halves, single = (
+        attend_paged(call, Tiles(CHUNK_TILES[0], replace(tile, programs_per_sm=programs)))
+        for programs in (0.0, 1.0, 100.0)
+    )
+    assert torch.equal(whole, halves)
+    assert torch.equal(whole, single)
 
 
 def test_attention_reads_a_query_inside_a_wider_tensor() -> None:

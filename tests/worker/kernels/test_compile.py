@@ -29,7 +29,20 @@ from worker_svc.core.residents import Resident
 from worker_svc.kernels import HeadNorms, RotaryWrite, select
 from worker_svc.kernels.activation_triton import silu_mul_triton
 from worker_svc.kernels.advance_triton import advance_triton
-from worker_svc.kernels.attention_triton import paged_attention_triton
+from worker_svc.kernels.attention_tiles import (
+    CARD_TILES,
+    CHUNK_CANDIDATES,
+    DECODE_CANDIDATES,
+    DEFAULT_TILES,
+    ChunkTile,
+    DecodeTile,
+    Tiles,
+)
+from worker_svc.kernels.attention_triton import (
+    AttentionCall,
+    attend_paged,
+    paged_attention_triton,
+)
 from worker_svc.kernels.linear_triton import linear_triton
 from worker_svc.kernels.locate_triton import locate_triton
 from worker_svc.kernels.norm_triton import add_rms_norm_triton
@@ -46,11 +59,16 @@ HEAD_DIMS = [64, 128]
 GROUPED = AttentionCase(((5, 3000),), num_heads=32, num_kv_heads=8, block_size=16)
 
 
-def check(label: str, launch_all: Callable[[], object], expected: set[str]) -> None:
+def check(
+    label: str,
+    launch_all: Callable[[], object],
+    expected: set[str],
+    capabilities: tuple[int, ...] = (80, 90),
+) -> None:
     """Compile all that is launched; print a line for each; fail on spills and lack of memory."""
     with launches() as collected:
         launch_all()
-    usages = [compile_launch(launch, capability) for launch in collected for capability in (80, 90)]
+    usages = [compile_launch(each, capability) for each in collected for capability in capabilities]
     for usage in usages:
         print(
             f"{usage.name:13} {label:16} sm_{usage.capability} registers {usage.registers:3}"
@@ -102,6 +120,28 @@ def test_attention(dtype: torch.dtype, head_dim: int) -> None:
 )
 def test_attention_with_windows_odd_groups_and_other_heads(case: AttentionCase) -> None:
     check_attention(replace(case, dtype=torch.bfloat16))
+
+
+def check_tiles(tiles: Tiles) -> None:
+    """For bfloat16 and heads of 128, on sm_90 alone."""
+    case = replace(GROUPED, dtype=torch.bfloat16, head_dim=128)
+    call = AttentionCall(*case.build().values())
+    names = {"chunk", "decode", "join"}
+    check(repr(tiles), lambda: attend_paged(call, tiles), names, capabilities=(90,))
+
+
+def test_tiles_of_measured_cards() -> None:
+    for tables in CARD_TILES.values():
+        for (element_size, head_dim), tiles in tables.items():
+            assert (element_size, head_dim) == (2, 128)
+            check_tiles(tiles)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tile", [*CHUNK_CANDIDATES, *DECODE_CANDIDATES], ids=str)
+def test_no_candidate_spills(tile: ChunkTile | DecodeTile) -> None:
+    kind = "chunk" if isinstance(tile, ChunkTile) else "decode"
+    check_tiles(replace(DEFAULT_TILES[2, 128], **{kind: tile}))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
