@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kvstore.cache import KVCache
-from worker_svc.batch import Batch
 from worker_svc.config import ModelConfig
 from worker_svc.kernels import HeadNorms, Kernels, RotaryWrite
+from worker_svc.step.batch import Batch
 from worker_svc.weights import DecoderWeights, LayerWeights, Linear
 
 
@@ -37,14 +37,14 @@ class Decoder:
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Compute a step: write every token's keys and values, return logits where sampled.
+        """Compute a step: write every token's keys and values, return what is sampled from.
 
         Args:
             batch: T tokens, S sampled positions.
             cache: this model's KV cache; the batch's slots are written.
 
         Returns:
-            Logits ``[S, vocab_size]`` in the compute dtype.
+            Hidden states ``[S, hidden_size]``, normalised, for ``logits``.
         """
         kernels, eps = self.kernels, self.config.rms_eps
         residual = self._weights.embedding[batch.token_ids]
@@ -55,7 +55,12 @@ class Decoder:
             normed, residual = kernels.add_rms_norm(update, residual, layer.mlp_norm, eps)
             gated = kernels.silu_mul(self._linear(normed, layer.gate_up))
             update = self._linear(gated, layer.down)
-        return self._logits(update[batch.sample_positions], residual[batch.sample_positions])
+        update, residual = update[batch.sample_positions], residual[batch.sample_positions]
+        return kernels.add_rms_norm(update, residual, self._weights.final_norm, eps)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[S, hidden_size]`` to ``[S, vocab_size]``; only what is sampled pays for it."""
+        return self._linear(hidden, self._weights.vocabulary)
 
     def _attend(
         self, index: int, layer: LayerWeights, normed: Tensor, batch: Batch, cache: KVCache
@@ -85,14 +90,6 @@ class Decoder:
 
     def _linear(self, x: Tensor, projection: Linear) -> Tensor:
         return self.kernels.linear(x, projection.weight, projection.bias)
-
-    def _logits(self, update: Tensor, residual: Tensor) -> Tensor:
-        """``[S, H]`` twice to ``[S, vocab_size]``; only sampled tokens pay for the vocabulary."""
-        if update.shape[0] == 0:
-            return update.new_empty((0, self.config.vocab_size))
-        norm, eps = self._weights.final_norm, self.config.rms_eps
-        normed, _ = self.kernels.add_rms_norm(update, residual, norm, eps)
-        return self._linear(normed, self._weights.vocabulary)
 
 
 def rotary_tables(

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from protos.step import Admission, Sampling, TokenLogprobs
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident
 from worker_svc.kernels import Kernels, select
 from worker_svc.kernels.philox import uniforms_reference
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident
-from worker_svc.step.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
+from worker_svc.kernels.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
 from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
 
 VOCAB_SIZE = 600

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worker_svc.step.choice import Choice, SampledRows, SamplingTable
-from worker_svc.step.record import Columns
+from worker_svc.kernels.choice import Choice, SampledRows, SamplingTable
+from worker_svc.kernels.record import Columns
 
 
 def advance_reference(choice: Choice, sampled: SampledRows, table: SamplingTable) -> None:

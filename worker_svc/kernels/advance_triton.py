@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from worker_svc.step import record as _record
-from worker_svc.step.choice import Choice, SampledRows, SamplingTable
+from worker_svc.kernels import record as _record
+from worker_svc.kernels.choice import Choice, SampledRows, SamplingTable
 
 MAX_TOKENS = tl.constexpr(_record.MAX_TOKENS)
 NUM_STOPS = tl.constexpr(_record.NUM_STOPS)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from worker_svc.core.needs import StepNeeds
+from worker_svc.kernels.choice import Choice, Logprobs, SampledRows, SamplingTable
 from worker_svc.kernels.philox import uniforms_reference
+from worker_svc.kernels.record import Columns
 from worker_svc.kernels.sampling import MAX_SCORE, categorical_reference
 from worker_svc.kernels.scratch import Scratch
 from worker_svc.kernels.truncate import Bounds, draw_within
-from worker_svc.step.choice import Choice, Logprobs, SampledRows, SamplingTable
-from worker_svc.step.needs import StepNeeds
-from worker_svc.step.record import Columns
 
 Categorical = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from worker_svc.kernels import record as _record
 from worker_svc.kernels.sampling import MAX_SCORE as _MAX_SCORE
-from worker_svc.step import record as _record
 
 MAX_SCORE = tl.constexpr(_MAX_SCORE)
 PRESENCE = tl.constexpr(_record.PRESENCE)

@@ -15,6 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worker_svc.core.needs import StepNeeds
+from worker_svc.kernels import record as _record
+from worker_svc.kernels.choice import Choice, Logprobs, SampledRows, SamplingTable
 from worker_svc.kernels.penalties_triton import adjust_kernel
 from worker_svc.kernels.sampling_cut_triton import key_of, packed, raise_cut, score_of, scores_in
 from worker_svc.kernels.sampling_row_triton import (
@@ -28,9 +31,6 @@ from worker_svc.kernels.sampling_row_triton import (
     weights_of,
 )
 from worker_svc.kernels.scratch import Scratch
-from worker_svc.step import record as _record
-from worker_svc.step.choice import Choice, Logprobs, SampledRows, SamplingTable
-from worker_svc.step.needs import StepNeeds
 
 SEED_LOW = tl.constexpr(_record.SEED_LOW)
 SEED_HIGH = tl.constexpr(_record.SEED_HIGH)

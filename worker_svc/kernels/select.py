@@ -10,20 +10,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from worker_svc.core.needs import StepNeeds
 from worker_svc.kernels.activation import silu_mul_reference
 from worker_svc.kernels.advance import advance_reference
 from worker_svc.kernels.attention import paged_attention_reference
 from worker_svc.kernels.attention_grouped import Groups, grouped_attention
 from worker_svc.kernels.attention_padded import Rectangle, padded_attention
 from worker_svc.kernels.attention_tiles import MAX_HEAD_DIM
+from worker_svc.kernels.choice import Choice, SampledRows, SamplingTable
 from worker_svc.kernels.choose import choose_reference
 from worker_svc.kernels.linear import linear_reference
+from worker_svc.kernels.locate import RowTables, locate_reference
 from worker_svc.kernels.norm import add_rms_norm_reference
 from worker_svc.kernels.ragged import Ragged
 from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference
 from worker_svc.kernels.scratch import Scratch
-from worker_svc.step.choice import Choice, SampledRows, SamplingTable
-from worker_svc.step.needs import StepNeeds
 
 # Where a step's tokens stand, and what each kind of attention takes: paged, grouped, padded.
 Context = Ragged | Groups | Rectangle
@@ -44,6 +45,7 @@ class Kernels:
             [T, Hq, D]``; causal; window 0 is none. The context is the ``Context`` that this
             attention takes.
         silu_mul: ``[T, 2 I] -> [T, I]``.
+        locate: ``(lines [T], positions [T], RowTables) -> (token ids [T], slots [T])``.
         choose: ``(logits [S, V], SampledRows, SamplingTable, StepNeeds, Scratch) -> Choice``.
         advance: ``(Choice, SampledRows, SamplingTable)``; writes the tokens into the table, and
             which sequences ended.
@@ -55,6 +57,7 @@ class Kernels:
     rotary_write: Callable[[Tensor, Tensor, Tensor, RotaryWrite], None]
     paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float, int], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
+    locate: Callable[[Tensor, Tensor, RowTables], tuple[Tensor, Tensor]]
     choose: Callable[[Tensor, SampledRows, SamplingTable, StepNeeds, Scratch], Choice]
     advance: Callable[[Choice, SampledRows, SamplingTable], None]
 
@@ -118,6 +121,7 @@ def _torch() -> Kernels:
         rotary_write=rotary_write_reference,
         paged_attention=paged_attention_reference,
         silu_mul=silu_mul_reference,
+        locate=locate_reference,
         choose=choose_reference,
         advance=advance_reference,
     )
@@ -160,6 +164,8 @@ def _triton(device: torch.device) -> Kernels:
     from worker_svc.kernels.activation_triton import silu_mul_triton
     from worker_svc.kernels.advance_triton import advance_triton
     from worker_svc.kernels.attention_triton import paged_attention_triton
+    from worker_svc.kernels.linear_triton import linear_triton
+    from worker_svc.kernels.locate_triton import locate_triton
     from worker_svc.kernels.norm_triton import add_rms_norm_triton
     from worker_svc.kernels.rotary_triton import rotary_write_triton
     from worker_svc.kernels.sampling_triton import choose_triton
@@ -167,10 +173,12 @@ def _triton(device: torch.device) -> Kernels:
     return replace(
         _torch(),
         name="triton",
+        linear=linear_triton,
         add_rms_norm=add_rms_norm_triton,
         rotary_write=rotary_write_triton,
         paged_attention=paged_attention_triton,
         silu_mul=silu_mul_triton,
+        locate=locate_triton,
         choose=choose_triton,
         advance=advance_triton,
     )

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from worker_svc.core.needs import StepNeeds
 from worker_svc.kernels import Kernels
+from worker_svc.kernels.choice import Choice, Logprobs, SampledRows, SamplingTable
 from worker_svc.kernels.scratch import Scratch
-from worker_svc.step.choice import Choice, Logprobs, SampledRows, SamplingTable
-from worker_svc.step.needs import StepNeeds
 
 __all__ = ["Choice", "Logprobs", "SampledRows", "Sampler", "SamplingTable", "StepNeeds"]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests.worker.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase
 from worker_svc.kernels import HeadNorms, RotaryWrite, select
+from worker_svc.kernels.locate import RowTables
 
 TRITON, TORCH = select("triton", "cpu"), select("torch", "cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -117,6 +118,34 @@ def test_add_rms_norm(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     inputs = x, torch.randn(shape).to(dtype), torch.randn(shape[1]).to(dtype), 1e-5
     drawn, expected = TRITON.add_rms_norm(*inputs), TORCH.add_rms_norm(*inputs)
     torch.testing.assert_close(drawn, expected, **STEPWISE[dtype])
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 16, 17])
+@pytest.mark.parametrize("sizes", [(48, 64), (50, 300), (33, 1100)], ids=str)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_linear(num_rows: int, sizes: tuple[int, int], has_bias: bool) -> None:
+    num_outputs, num_inputs = sizes
+    x = torch.randn(num_rows, num_inputs + 4).half()[:, :num_inputs]
+    weight = torch.randn(num_outputs, num_inputs).half()
+    bias = torch.randn(num_outputs).half() if has_bias else None
+    drawn = TRITON.linear(x, weight.t(), bias)
+    expected = x.double() @ weight.t().double() + (0 if bias is None else bias.double())
+    torch.testing.assert_close(drawn.double(), expected, rtol=2e-3, atol=2e-2)
+
+
+def test_locate() -> None:
+    tables = RowTables(
+        torch.randint(0, 99, (4, 20), dtype=torch.int32),
+        torch.randint(0, 50, (4, 5), dtype=torch.int32),
+        torch.tensor([0, 7, 0, 7, 1, 7, 1, 7], dtype=torch.int32)[::2],
+        block_size=4,
+    )
+    lines = torch.randint(0, 4, (300,), dtype=torch.int32)
+    positions = torch.randint(0, 20, (300,), dtype=torch.int32)
+    drawn = TRITON.locate(lines, positions, tables)
+    for got, expected in zip(drawn, TORCH.locate(lines, positions, tables), strict=True):
+        assert got.dtype == expected.dtype
+        assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

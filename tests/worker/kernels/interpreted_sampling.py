@@ -37,13 +37,13 @@ from tests.worker.sampling import (
     tabled,
 )
 from worker_svc.kernels import Kernels, select
+from worker_svc.kernels import record as _record
 from worker_svc.kernels.philox import uniforms_reference
+from worker_svc.kernels.record import Columns, pack_record
 from worker_svc.kernels.sampling import categorical_reference
 from worker_svc.kernels.sampling_row_triton import draw_from_row, find_peak
 from worker_svc.kernels.sampling_triton import LOG2_E, Tiles, choose_triton, uniform_of
 from worker_svc.kernels.scratch import Scratch
-from worker_svc.step import record as _record
-from worker_svc.step.record import Columns, pack_record
 from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
 
 # The interpreter makes Triton's functions ready again at each call from one to another, which

@@ -23,19 +23,22 @@ from tests.worker.kernels.compiling import (
     specialisation,
 )
 from tests.worker.sampling import Table as SampleTable
-from worker_svc.batch import Batch
-from worker_svc.kernels import HeadNorms, RotaryWrite
+from tests.worker.test_rows import row_of
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident
+from worker_svc.kernels import HeadNorms, RotaryWrite, select
 from worker_svc.kernels.activation_triton import silu_mul_triton
 from worker_svc.kernels.advance_triton import advance_triton
 from worker_svc.kernels.attention_triton import paged_attention_triton
+from worker_svc.kernels.linear_triton import linear_triton
+from worker_svc.kernels.locate_triton import locate_triton
 from worker_svc.kernels.norm_triton import add_rms_norm_triton
 from worker_svc.kernels.rotary_triton import rotary_write_triton
 from worker_svc.kernels.sampling_triton import choose_triton
 from worker_svc.kernels.scratch import Scratch
-from worker_svc.layout import Flat
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident, Row
-from worker_svc.rows import RowTable
+from worker_svc.step.batch import Batch
+from worker_svc.step.layout import Flat
+from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import SampledRows, StepNeeds
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -159,19 +162,35 @@ def test_sampling(dtype: torch.dtype, name: str) -> None:
     check(label, lambda: sample_step(logits, NEEDS[name]), {"choose", "advance"} | adjusts)
 
 
+@pytest.mark.parametrize("num_rows", [1, 16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_products_of_few_rows(dtype: torch.dtype, num_rows: int) -> None:
+    bias = torch.zeros(151936, dtype=dtype)
+
+    def launch_all() -> None:
+        for num_inputs, num_outputs in ((1024, 4096), (12288, 4096), (4096, 151936)):
+            x = torch.zeros(num_rows, num_inputs, dtype=dtype)
+            weight = torch.empty(num_outputs, num_inputs, dtype=dtype)
+            linear_triton(x, weight.t(), bias[:num_outputs])
+
+    name = "one_row" if num_rows == 1 else "few_rows"
+    check(f"{str(dtype).removeprefix('torch.')} {num_rows}", launch_all, {name})
+
+
 LIMITS = Limits(100, 4000, 16, 300, 40, 4000)
 
 
 def batch_of(rows: list[tuple[int, int]]) -> Batch:
     """A worker's batch of new sequences: (tokens to compute, tokens in all) each."""
-    table = RowTable(LIMITS, torch.device("cpu"))
+    kernels = replace(select("torch", "cpu"), locate=locate_triton)
+    table = RowTable(LIMITS, torch.device("cpu"), kernels)
     laid = []
     for line, (num_tokens, context_len) in enumerate(rows):
         computed = context_len - num_tokens
         admission = Admission(line, "", 0, (1,) * context_len, 1, Sampling(9), computed)
         resident = Resident.of(admission, LIMITS.max_context)
         resident.line = line
-        laid.append(Row(resident, num_tokens, ()))
+        laid.append(row_of(resident, num_tokens))
     return Flat().lay(laid, table, 0)
 
 
@@ -184,6 +203,7 @@ def launch_step(batch: Batch) -> None:
     args = RotaryWrite(table, table, batch.positions, batch.slots, cache, cache)
     rotary_write_triton(query, key, value, args)
     paged_attention_triton(query, cache, cache, batch.context, 0.1, 0)
+    linear_triton(query.reshape(num_tokens, 512), torch.zeros(96, 512, dtype=query.dtype).t(), None)
     sample_step(torch.zeros(num_sampled, 1024), NEEDS["everything"])
 
 
@@ -197,5 +217,5 @@ def test_no_step_is_compiled_anew() -> None:
             for launch in collected:
                 name = launch.kernel.__name__
                 kinds.setdefault(name, set()).add(str(specialisation(launch)[1:]))
-    assert len(kinds) == 7
+    assert len(kinds) == 10
     assert {name: len(found) for name, found in kinds.items()} == dict.fromkeys(kinds, 1)

@@ -1,7 +1,9 @@
 """The sequences that live in a worker, as its host side knows them, and what commands do to them.
 
-A command is planned first, against the sequences as they are, and applied afterwards:
-one that is refused has changed nothing.
+Progress is counted when a step is planned, not when its result is known: a row that leaves nothing
+pending is taken to give a token, so the next step can be planned while this one is computed. What
+the device decided follows with ``settle``; a sequence that ended meanwhile is named by the steps
+planned since, and those rows come to nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from dataclasses import dataclass, field
 
 from protos.errors import StepRefused
 from protos.step import Admission, ResidentSequence, Sampling, StepCommand
-from worker_svc.limits import Limits, check_admission, check_block_ids
-from worker_svc.needs import Needs
+from worker_svc.core.limits import Limits, check_admission, check_block_ids
+from worker_svc.core.needs import Needs
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +22,8 @@ class Resident:
     """One sequence's progress. There are no phases: what is not computed is pending.
 
     ``line`` is its line in the tables on the device, which hold its tokens and sampling
-    values; ``max_tokens`` bounds prompt and output together.
+    values; ``max_tokens`` bounds prompt and output together. ``num_tokens`` and
+    ``num_computed`` are those after the last planned step.
     """
 
     admission: Admission
@@ -31,6 +34,8 @@ class Resident:
     num_computed: int
     block_ids: list[int]
     line: int = -1
+    is_live: bool = True
+    has_ended: bool = False
 
     @classmethod
     def of(cls, admission: Admission, max_context: int) -> Resident:
@@ -59,28 +64,51 @@ class Resident:
         return self.num_tokens - self.num_computed
 
     @property
-    def num_output_tokens(self) -> int:
-        """Output tokens so far; the offset of the next one."""
-        return self.num_tokens - self.admission.num_prompt_tokens
+    def num_prompt_tokens(self) -> int:
+        return self.admission.num_prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence's share of a step, and the blocks that its table grows by."""
+    """One sequence's share of a step, as it stood when the step was planned.
+
+    Attributes:
+        resident: whose row it is.
+        start: tokens computed before.
+        num_tokens: tokens to compute.
+        position: where the next token goes, the number of tokens so far.
+        is_sampled: whether nothing is pending then, so that a token is chosen.
+        num_blocks: blocks of the sequence, the new ones among them.
+        new_block_ids: what its block table grows by.
+    """
 
     resident: Resident
+    start: int
     num_tokens: int
+    position: int
+    is_sampled: bool
+    num_blocks: int
     new_block_ids: Sequence[int]
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """What a command does. ``strays`` are blocks named for sequences that have ended."""
+    """What a command does. ``strays`` are blocks named for sequences that have ended.
 
+    ``num_dead`` places were left empty by sequences that left, since the worker last held none.
+    """
+
+    command: StepCommand
     released: list[Resident] = field(default_factory=list)
     admitted: list[Resident] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     strays: list[tuple[int, Sequence[int]]] = field(default_factory=list)
+    num_dead: int = 0
+
+    @property
+    def sampled(self) -> list[Row]:
+        """The rows for which a token is chosen, in the order of ``rows``."""
+        return [row for row in self.rows if row.is_sampled]
 
 
 class Residents:
@@ -97,13 +125,8 @@ class Residents:
         self._free_lines = list(range(limits.max_batch_size - 1, -1, -1))
         self._most_live = 0
 
-    @property
-    def num_dead(self) -> int:
-        """Places that those who left have left empty since there was last nobody."""
-        return self._most_live - len(self._live)
-
     def describe(self) -> tuple[ResidentSequence, ...]:
-        """Every live sequence, as a HelloReply tells it."""
+        """Every live sequence, as a HelloReply tells it; every planned step is settled."""
         return tuple(
             ResidentSequence(
                 sequence_id=sequence_id,
@@ -117,8 +140,12 @@ class Residents:
         )
 
     def plan(self, command: StepCommand) -> StepPlan:
-        """Return what ``command`` does; change nothing. Raises StepRefused."""
-        plan = StepPlan()
+        """Check ``command``, apply it, and return what is to be computed.
+
+        Raises:
+            StepRefused: it cannot be done; nothing was changed.
+        """
+        plan = StepPlan(command)
         known = dict(self._live)
         for sequence_id in command.release_ids:
             if (resident := known.pop(sequence_id, None)) is not None:
@@ -133,6 +160,7 @@ class Residents:
         if len(known) > self._limits.max_batch_size:
             raise StepRefused(f"{len(known)} sequences, {self._limits.max_batch_size} at most")
         self._plan_rows(command, known, plan)
+        self._apply(plan)
         return plan
 
     def _plan_rows(self, command: StepCommand, known: dict[int, Resident], plan: StepPlan) -> None:
@@ -153,16 +181,16 @@ class Residents:
             new_block_ids = command.new_block_ids[start : start + num_new]
             start += num_new
             resident = known.get(sequence_id)
-            if resident is not None:
-                _check_row(resident, num_tokens, num_new, self._limits)
-                plan.rows.append(Row(resident, num_tokens, new_block_ids))
-            elif sequence_id not in self._ended:
+            if resident is not None and resident.num_tokens < resident.max_tokens:
+                plan.rows.append(_row(resident, num_tokens, new_block_ids, self._limits))
+            elif resident is None and sequence_id not in self._ended:
                 raise StepRefused(f"sequence {sequence_id} is unknown")
-            elif num_new:
+            elif num_new:  # it has ended, or surely does in a step that is being computed
                 plan.strays.append((sequence_id, new_block_ids))
 
-    def apply(self, plan: StepPlan, committed_step: int) -> None:
-        """Let go of who leaves, give lines to who comes, and lengthen the rows' block tables."""
+    def _apply(self, plan: StepPlan) -> None:
+        """Let go of who leaves, give lines to who comes, and count what the rows will compute."""
+        committed_step = plan.command.committed_step
         for sequence_id in [i for i, step in self._ended.items() if step <= committed_step]:
             del self._ended[sequence_id]
         for resident in plan.released:
@@ -171,13 +199,23 @@ class Residents:
             resident.line = self._free_lines.pop()
             self._live[resident.sequence_id] = resident
         self._most_live = max(self._most_live, len(self._live))
+        plan.num_dead = self._most_live - len(self._live)
         for row in plan.rows:
             row.resident.block_ids += row.new_block_ids
+            row.resident.num_computed += row.num_tokens
+            row.resident.num_tokens += row.is_sampled
 
-    def end(self, resident: Resident, step: int) -> None:
-        """The sequence ended in ``step``."""
-        self._remove(resident)
-        self._ended[resident.sequence_id] = step
+    def end(self, row: Row, step: int) -> Sequence[int]:
+        """The row's sequence ended in ``step``; return the blocks that are free with it.
+
+        Blocks that later steps named are not among them: they come back with those steps.
+        """
+        resident = row.resident
+        resident.has_ended = True
+        if resident.is_live:
+            self._remove(resident)
+            self._ended[resident.sequence_id] = step
+        return tuple(resident.block_ids[: row.num_blocks])
 
     def clear(self) -> None:
         """Let go of everything."""
@@ -186,14 +224,15 @@ class Residents:
         self._ended.clear()
 
     def _remove(self, resident: Resident) -> None:
+        resident.is_live = False
         del self._live[resident.sequence_id]
         if not self._live:
             self._most_live = 0
         self._free_lines.append(resident.line)
 
 
-def _check_row(resident: Resident, num_tokens: int, num_new_blocks: int, limits: Limits) -> None:
-    num_blocks = len(resident.block_ids) + num_new_blocks
+def _row(resident: Resident, num_tokens: int, new_block_ids: Sequence[int], limits: Limits) -> Row:
+    num_blocks = len(resident.block_ids) + len(new_block_ids)
     num_places = num_blocks * limits.block_size
     if not 1 <= num_tokens <= resident.num_pending:
         problem = f"a row of {num_tokens} tokens, {resident.num_pending} are pending"
@@ -202,5 +241,13 @@ def _check_row(resident: Resident, num_tokens: int, num_new_blocks: int, limits:
     elif num_blocks > limits.max_blocks_per_row:
         problem = f"{num_blocks} blocks, {limits.max_blocks_per_row} at most"
     else:
-        return
+        return Row(
+            resident=resident,
+            start=resident.num_computed,
+            num_tokens=num_tokens,
+            position=resident.num_tokens,
+            is_sampled=num_tokens == resident.num_pending,
+            num_blocks=num_blocks,
+            new_block_ids=new_block_ids,
+        )
     raise StepRefused(f"sequence {resident.sequence_id}: {problem}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from protos.step import Admission, Sampling
-from worker_svc.needs import Needs
+from worker_svc.core.needs import Needs
 
 RECORD_WORDS = 128
 # Words of a record.

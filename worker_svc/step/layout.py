@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker_svc.batch import Batch
-from worker_svc.kernels import Groups, Ragged, Rectangle
-from worker_svc.limits import Limits
-from worker_svc.resident import Row
-from worker_svc.rows import RowTable
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Row
+from worker_svc.kernels import Groups, Rectangle
+from worker_svc.step.batch import Batch
+from worker_svc.step.flat import FlatStep
+from worker_svc.step.rows import RowTable
+from worker_svc.step.shares import Shares
+from worker_svc.step.staging import pack
 
 Array = NDArray[Any]
 
@@ -40,71 +42,12 @@ def layout_for(
     return Grouped() if attention == "grouped" else Flat()
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
-    """A step's rows, as the host knows them: ``[R]`` each.
-
-    Lines in the table, tokens computed before, tokens to compute, whether nothing is pending then.
-    """
-
-    lines: Array
-    starts: Array
-    counts: Array
-    is_sampled: Array
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> Shares:
-        return cls(
-            lines=np.array([row.resident.line for row in rows]),
-            starts=np.array([row.resident.num_computed for row in rows]),
-            counts=np.array([row.num_tokens for row in rows]),
-            is_sampled=np.array([row.num_tokens == row.resident.num_pending for row in rows]),
-        )
-
-    @property
-    def context_lens(self) -> Array:
-        return self.starts + self.counts
-
-    def take(self, order: Array) -> Shares:
-        """The rows at ``order``."""
-        fields = (self.lines, self.starts, self.counts, self.is_sampled)
-        return Shares(*(field[order] for field in fields))
-
-    def flat_tokens(self) -> tuple[Array, Array]:
-        """Line and position of every token, row after row."""
-        begins = self.counts.cumsum() - self.counts
-        positions = np.arange(self.counts.sum()) + (self.starts - begins).repeat(self.counts)
-        return self.lines.repeat(self.counts), positions
-
-
 class Flat:
     """All tokens of all rows laid end to end, for ``paged``."""
 
     def lay(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
-        shares = Shares.of(rows)
-        ends = shares.counts.cumsum()
-        row_ids, query_starts, context_lens, lines, positions, sampled = table.pack(
-            (
-                *(shares.lines, [0, *ends], shares.context_lens),
-                *(*shares.flat_tokens(), ends[shares.is_sampled] - 1),
-            )
-        )
-        ragged = Ragged(
-            row_ids=row_ids,
-            query_starts=query_starts,
-            context_lens=context_lens,
-            block_tables=table.block_tables,
-            max_query_len=int(shares.counts.max()),
-            max_context_len=int(shares.context_lens.max()),
-        )
-        return Batch(
-            token_ids=table.tokens(lines, positions),
-            positions=positions,
-            slots=table.slots(lines, positions),
-            context=ragged,
-            sample_positions=sampled.long(),
-            num_context=int(shares.context_lens.sum()),
-        )
+        step = FlatStep.of(rows)
+        return step.batch(pack(step.arrays, table.device), table)
 
     def largest_rows(self, limits: Limits) -> Sequence[tuple[int, int]]:
         num_rows = min(limits.max_batch_size, limits.max_step_tokens)
@@ -122,11 +65,14 @@ class Grouped(Flat):
         # By row as given: which of the tokens is its last.
         last = np.empty_like(order)
         last[order] = shares.counts.cumsum() - 1
-        lines, positions, sampled = table.pack((*shares.flat_tokens(), last[given.is_sampled]))
+        lines, positions, sampled = pack(
+            (*shares.flat_tokens(), last[given.is_sampled]), table.device
+        )
+        token_ids, slots = table.locate(lines, positions)
         return Batch(
-            token_ids=table.tokens(lines, positions),
+            token_ids=token_ids,
             positions=positions,
-            slots=table.slots(lines, positions),
+            slots=slots,
             context=Groups(shares.lines, shares.counts, shares.context_lens, table.block_tables),
             sample_positions=sampled.long(),
             num_context=int(shares.context_lens.sum()),
@@ -151,18 +97,20 @@ class Padded:
         is_written = column <= last
         is_written[len(rows) :] = False
         ends = np.arange(len(last)) * width + shares.counts - 1
-        lines, positions, sampled, unwritten = table.pack(
+        lines, positions, sampled, unwritten = pack(
             (
                 shares.lines.repeat(width),
                 (shares.starts[:, None] + np.minimum(column, last)).reshape(-1),
                 ends[shares.is_sampled],
                 np.flatnonzero(~is_written),
-            )
+            ),
+            table.device,
         )
+        token_ids, slots = table.locate(lines, positions)
         return Batch(
-            token_ids=table.tokens(lines, positions),
+            token_ids=token_ids,
             positions=positions,
-            slots=table.slots(lines, positions).index_fill_(0, unwritten.long(), -1),
+            slots=slots.index_fill_(0, unwritten.long(), -1),
             context=Rectangle(shares.lines, shares.starts, shares.counts, table.block_tables),
             sample_positions=sampled.long(),
             num_context=len(ends) * int(shares.context_lens.max()),

@@ -11,14 +11,15 @@ from protos.step import PROTOCOL_VERSION, Hello, StepCommand, StepReport
 
 
 class Ledger:
-    """The highest epoch seen, the last executed step, and the reports not yet committed."""
+    """The highest epoch seen, the last step that was begun, and the reports not yet committed."""
 
     def __init__(self, incarnation: str, max_kept_reports: int) -> None:
         self.incarnation = incarnation
         self.epoch = 0
         self.last_step = 0
         self._max_kept_reports = max_kept_reports
-        self._reports: dict[int, StepReport] = {}
+        # None while the step is computed.
+        self._reports: dict[int, StepReport | None] = {}
 
     def greet(self, hello: Hello) -> None:
         """Take the Hello's epoch as the one that commands. Raise StepRefused where it may not."""
@@ -36,14 +37,11 @@ class Ledger:
         """Return the report of a step executed before; None where ``command`` is the next to do.
 
         Changes nothing. Raises StepRefused for a stale epoch, another incarnation, a gap, a step
-        whose report is forgotten, and when no more reports can be kept once those that
-        ``command.committed_step`` covers are forgotten.
+        whose report is forgotten or not there yet, and when no more reports can be kept once
+        those that ``command.committed_step`` covers are forgotten.
         """
-        self._check_incarnation(command.incarnation)
-        if command.epoch != self.epoch:
-            kind = "stale" if command.epoch < self.epoch else "unannounced"
-            raise StepRefused(f"{kind} epoch {command.epoch}, the last Hello's is {self.epoch}")
-        if command.committed_step > self.last_step:
+        self.check_name(command)
+        if command.committed_step > self._last_executed:
             raise StepRefused(f"committed step {command.committed_step} was never executed")
         if command.step > self.last_step + 1:
             raise StepRefused(f"gap: step {command.step}, the next is {self.last_step + 1}")
@@ -52,10 +50,27 @@ class Ledger:
         self._check_room(command)
         return None
 
+    def check_name(self, command: StepCommand) -> None:
+        """Raise StepRefused where ``command`` is another incarnation's or epoch's."""
+        self._check_incarnation(command.incarnation)
+        if command.epoch != self.epoch:
+            kind = "stale" if command.epoch < self.epoch else "unannounced"
+            raise StepRefused(f"{kind} epoch {command.epoch}, the last Hello's is {self.epoch}")
+
+    @property
+    def _last_executed(self) -> int:
+        computing = (step for step, report in self._reports.items() if report is None)
+        return min(computing, default=self.last_step + 1) - 1
+
+    def begin(self, step: int) -> None:
+        """The next step is planned: it is never planned again."""
+        assert step == self.last_step + 1
+        self.last_step = step
+        self._reports[step] = None
+
     def record(self, report: StepReport) -> None:
-        """Keep the report of the step that was just executed."""
-        assert report.step == self.last_step + 1
-        self.last_step = report.step
+        """Keep the report of a step that was begun and is executed now."""
+        assert self._reports[report.step] is None
         self._reports[report.step] = report
 
     def forget(self, committed_step: int) -> None:
@@ -64,7 +79,7 @@ class Ledger:
             del self._reports[step]
 
     def reset(self) -> None:
-        """Forget every report; step numbers go on."""
+        """Forget every report; step numbers go on. Nothing is being computed."""
         self._reports.clear()
 
     def _check_incarnation(self, incarnation: str) -> None:

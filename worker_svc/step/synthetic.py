@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from kvstore.blocks import num_blocks_for
 from protos.step import Admission, Sampling, StepCommand
-from worker_svc.layout import Layout
-from worker_svc.limits import MAX_LOGPROBS, Limits
+from worker_svc.core.limits import MAX_LOGPROBS, Limits
+from worker_svc.step.layout import Layout
 
 # A context that attention's Triton kernel divides, where the longest one is not too long for that.
 MIN_LONG_CONTEXT = 512

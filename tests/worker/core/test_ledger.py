@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protos.errors import StepRefused
 from protos.step import Hello, StepCommand, StepReport
-from worker_svc.ledger import Ledger
+from worker_svc.core.ledger import Ledger
 
 
 def command(step: int, committed: int = 0, epoch: int = 5) -> StepCommand:
@@ -20,6 +20,7 @@ def command(step: int, committed: int = 0, epoch: int = 5) -> StepCommand:
 def execute(ledger: Ledger, step: int, committed: int = 0, epoch: int = 5) -> StepReport:
     assert ledger.kept_report(command(step, committed, epoch)) is None
     report = StepReport("me", epoch, step, duration_us=step)
+    ledger.begin(step)
     ledger.record(report)
     ledger.forget(committed)
     return report
@@ -48,6 +49,19 @@ def test_a_step_sent_again_is_answered_again(ledger: Ledger) -> None:
     assert ledger.kept_report(command(1)) is first
     assert ledger.kept_report(command(2)) is second
     assert ledger.last_step == 2
+
+
+def test_a_step_that_is_being_computed_counts_as_begun_and_not_as_executed(ledger: Ledger) -> None:
+    execute(ledger, 1)
+    ledger.begin(2)
+    ledger.begin(3)
+    refused(ledger, command(3), "forgotten")
+    refused(ledger, command(4, committed=2), "never executed")
+    refused(ledger, command(4), "3 reports are kept")
+    assert ledger.kept_report(command(4, committed=1)) is None
+    report = StepReport("me", 5, 2)
+    ledger.record(report)
+    assert ledger.kept_report(command(2)) is report
 
 
 def test_committed_reports_are_forgotten(ledger: Ledger) -> None:
@@ -132,6 +146,7 @@ def test_every_step_is_executed_once_and_in_order(asked: list[tuple[int, int]]) 
             continue
         if report is None:
             executed.append(step)
+            ledger.begin(step)
             ledger.record(StepReport("me", 5, step))
         else:
             assert report.step == step
