@@ -15,7 +15,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from worker_svc.kernels.sampling_row_triton import scores_at, tile_offsets, total_from, weights_of
+from worker_svc.kernels.sampling_row_triton import (
+    STAGES,
+    scores_at,
+    tile_offsets,
+    total_from,
+    weights_of,
+)
 
 
 @triton.jit
@@ -48,12 +54,24 @@ def measures_of(
 
 
 @triton.jit
+def packed(scores: tl.tensor, tokens: tl.tensor) -> tl.tensor:
+    """Scores with their tokens, in words of 64 bits."""
+    return (scores.to(tl.int32, bitcast=True).to(tl.int64) << 32) | tokens.to(tl.int64)
+
+
+@triton.jit
+def scores_in(words: tl.tensor, is_held: tl.tensor) -> tl.tensor:
+    """The scores in packed words, -inf where nothing is held."""
+    scores = (words >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return tl.where(is_held, scores, float("-inf"))
+
+
+@triton.jit
 def gather(
     line: tl.tensor,
     lowest: tl.tensor,
     above: tl.tensor,
-    held_scores: tl.tensor,
-    held_ids: tl.tensor,
+    held: tl.tensor,
     VOCAB: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -64,9 +82,8 @@ def gather(
     """
     offsets = tile_offsets(ROWS, COLS)
     num_held = tl.full((), 0, tl.int32)
-    start = tl.full((), 0, tl.int32)
     tl.debug_barrier()  # all have read what was held before
-    while (start < VOCAB) & (num_held <= ROWS * COLS):
+    for start in tl.range(0, VOCAB, ROWS * COLS, num_stages=STAGES):
         scores = scores_at(line, start + offsets, VOCAB)
         is_in = (scores >= lowest) & (scores < above)
         ones = is_in.to(tl.int32)
@@ -76,10 +93,8 @@ def gather(
             before = num_held + tl.cumsum(rows, 0) - rows
             places = before[:, None] + tl.cumsum(ones, 1) - ones
             is_in &= places < ROWS * COLS
-            tl.store(held_scores + places, scores, mask=is_in)
-            tl.store(held_ids + places, start + offsets, mask=is_in)
+            tl.store(held + places, packed(scores, start + offsets), mask=is_in)
         num_held += num_found
-        start += ROWS * COLS
     tl.debug_barrier()
     return num_held
 
@@ -165,7 +180,7 @@ def try_three(
     sum_1 = tl.zeros((ROWS,), tl.float64)
     sum_2 = tl.zeros((ROWS,), tl.float64)
     sum_3 = tl.zeros((ROWS,), tl.float64)
-    for start in range(0, VOCAB, ROWS * COLS):
+    for start in tl.range(0, VOCAB, ROWS * COLS, num_stages=STAGES):
         scores = scores_at(line, start + offsets, VOCAB)
         measures = measures_of(scores, top, scale, is_count)
         count_1 += tl.sum((scores >= bounds[0]).to(tl.int32), 1)
@@ -187,8 +202,7 @@ def raise_cut(
     low: tl.tensor,
     is_count: tl.tensor,
     measure: tl.tensor,
-    held_scores: tl.tensor,
-    held_ids: tl.tensor,
+    held: tl.tensor,
     held_from: tl.tensor,
     num_held: tl.tensor,
     VOCAB: tl.constexpr,
@@ -198,7 +212,7 @@ def raise_cut(
 ) -> tl.tuple:
     """Raise the cut from the key ``low`` to the largest that leaves ``measure``.
 
-    The second tile of ``held_scores`` holds all scores of keys from ``held_from`` on, ``num_held``
+    The second tile of ``held`` holds all scores of keys from ``held_from`` on, ``num_held``
     of them; nothing where that is above the top's key. The first holds scores that bound the cut.
     Returns (key, held_from, num_held).
     """
@@ -211,16 +225,14 @@ def raise_cut(
         if are_few:
             if ((held_from > low) | (high < end)) & ~is_first:
                 lowest, beyond = score_of(low, floor, SHIFT), score_of(high, floor, SHIFT)
-                num_held = gather(
-                    line, lowest, beyond, held_scores + ROWS * COLS, held_ids, VOCAB, ROWS, COLS
-                )
+                num_held = gather(line, lowest, beyond, held + ROWS * COLS, VOCAB, ROWS, COLS)
                 held_from = tl.where((high < end) | (num_held > ROWS * COLS), end, low)
             are_few = is_first | (num_held <= ROWS * COLS)
             if are_few:
                 places = tile_offsets(ROWS, COLS)
-                tile = held_scores + tl.where(is_first, 0, ROWS * COLS)
+                tile = held + tl.where(is_first, 0, ROWS * COLS)
                 is_held = is_first | (places < num_held)
-                scores = tl.load(tile + places, is_held, other=float("-inf"))
+                scores = scores_in(tl.load(tile + places, is_held, other=0), is_held)
                 measures = measures_of(scores, top, scale, is_count)
                 low = search(scores, measures, floor, low, high, measure - above, SHIFT)
                 high = tl.where(is_first, high, low + 1)

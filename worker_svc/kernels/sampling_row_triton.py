@@ -14,6 +14,8 @@ import triton.language as tl
 from worker_svc.kernels.sampling import MAX_SCORE as _MAX_SCORE
 
 MAX_SCORE = tl.constexpr(_MAX_SCORE)
+# Tiles under way: a program waits for memory, not for one tile after another.
+STAGES = tl.constexpr(4)
 
 
 @triton.jit
@@ -68,7 +70,7 @@ def find_peak(
     best = tl.full((ROWS, COLS), float("-inf"), tl.float32)
     tiles = tl.zeros((ROWS, COLS), tl.int32)
     is_finite = tl.full((ROWS,), 1, tl.int32)
-    for start in range(0, VOCAB, ROWS * COLS):
+    for start in tl.range(0, VOCAB, ROWS * COLS, num_stages=STAGES):
         inside = start + offsets < VOCAB
         raw = tl.load(line + start + offsets, mask=inside, other=0.0).to(tl.float32)
         is_finite &= tl.min((tl.abs(raw) < float("inf")).to(tl.int32), 1)
@@ -96,7 +98,7 @@ def tile_masses(
     offsets = tile_offsets(ROWS, COLS)
     tiles = tl.arange(0, TILES)
     masses = tl.zeros((TILES,), tl.float64)
-    for start in range(0, VOCAB, ROWS * COLS):
+    for start in tl.range(0, VOCAB, ROWS * COLS, num_stages=STAGES):
         scores = scores_at(line, start + offsets, VOCAB)
         weights = tl.where(scores >= lowest, weights_of(scores, top, scale), 0.0)
         masses = tl.where(tiles == start // (ROWS * COLS), total(weights), masses)

@@ -19,7 +19,7 @@ from worker_svc.core.needs import StepNeeds
 from worker_svc.kernels import record as _record
 from worker_svc.kernels.choice import Choice, Logprobs, SampledRows, SamplingTable
 from worker_svc.kernels.penalties_triton import adjust_kernel
-from worker_svc.kernels.sampling_cut_triton import key_of, raise_cut, score_of
+from worker_svc.kernels.sampling_cut_triton import key_of, packed, raise_cut, score_of, scores_in
 from worker_svc.kernels.sampling_row_triton import (
     draw_from_row,
     find_peak,
@@ -60,9 +60,9 @@ class Tiles:
     num_warps: int
 
 
-GREEDY_TILES = Tiles(rows=512, cols=8, num_warps=16)
-DRAW_TILES = Tiles(rows=512, cols=8, num_warps=16)
-CUT_TILES = Tiles(rows=512, cols=8, num_warps=16)
+# A thread's neighbours are 16 bytes.
+TILES_16_BITS = Tiles(rows=512, cols=8, num_warps=16)
+TILES_32_BITS = Tiles(rows=512, cols=4, num_warps=16)
 
 
 def choose_triton(
@@ -79,11 +79,11 @@ def choose_triton(
         logits = _adjusted(logits, sampled, table, scratch)
     num_rows, vocab_size = logits.shape
     if tiles is None:
-        tiles = CUT_TILES if needs.cut else DRAW_TILES if needs.draw else GREEDY_TILES
+        tiles = TILES_32_BITS if logits.dtype == torch.float32 else TILES_16_BITS
     token_ids, is_finite = torch.empty((2, num_rows), dtype=torch.int32, device=logits.device)
     has_logprobs = needs.num_logprobs >= 0
     logprobs = logits.new_empty((num_rows, 2) if has_logprobs else 0, dtype=torch.float32)
-    num_held = _most_rows(num_rows, table) * tiles.rows * tiles.cols if needs.cut else 0
+    num_held = 2 * tiles.rows * tiles.cols * _most_rows(num_rows, table) if needs.cut else 0
     choose_kernel[(num_rows,)](
         logits,
         logits.stride(0),
@@ -93,8 +93,7 @@ def choose_triton(
         token_ids,
         is_finite,
         logprobs,
-        scratch.get("held scores", (2 * num_held,), torch.float32),
-        scratch.get("held ids", (num_held,), torch.int32),
+        scratch.get("held", (num_held,), torch.int64),
         VOCAB=vocab_size,
         RECORD_WORDS=table.records.shape[1],
         ROWS=tiles.rows,
@@ -166,14 +165,30 @@ def uniform_of(record: tl.tensor, position: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def held_weights(
+    held: tl.tensor,
+    num_held: tl.tensor,
+    top: tl.tensor,
+    scale: tl.tensor,
+    lowest: tl.tensor,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+) -> tl.tensor:
+    """The weights of the held scores that are ``lowest`` or more, zero elsewhere."""
+    places = tile_offsets(ROWS, COLS)
+    is_held = places < num_held
+    scores = scores_in(tl.load(held + places, is_held, other=0), is_held)
+    return tl.where(scores >= lowest, weights_of(scores, top, scale), 0.0)
+
+
+@triton.jit
 def find_cut(
     line: tl.tensor,
     record: tl.tensor,
     best: tl.tensor,
     top: tl.tensor,
     scale: tl.tensor,
-    held_scores: tl.tensor,
-    held_ids: tl.tensor,
+    held: tl.tensor,
     VOCAB: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -182,13 +197,13 @@ def find_cut(
 ) -> tl.tuple:
     """The lowest score within min_p, then top_k of what is left, then top_p of that.
 
-    With it how many scores are held, in the second tile of ``held_scores`` and in ``held_ids``:
-    those from the lowest on are among them, or it is 0.
+    With it how many scores are held in the second tile of ``held``: those from the lowest on are
+    among them, or it is 0.
     """
     top_k, top_p = tl.load(record + TOP_K), float_of(record, TOP_P)
     # The weight is min_p or more.
     floor = tl.maximum(top + tl.log2(float_of(record, MIN_P)) / scale, -1e30)
-    tl.store(held_scores + tile_offsets(ROWS, COLS), best)
+    tl.store(held + tile_offsets(ROWS, COLS), packed(best, tile_offsets(ROWS, COLS)))
     tl.debug_barrier()
     key = key_of(floor, SHIFT)
     held_from = key_of(top, SHIFT) + 1
@@ -198,8 +213,13 @@ def find_cut(
         measure = tl.where(is_count, top_k, 0).to(tl.float64)
         if (top_p < 1) & (stage == 1):
             lowest = score_of(key, floor, SHIFT)
-            masses = tile_masses(line, top, scale, lowest, VOCAB, ROWS, COLS, TILES)
-            measure = tl.sum(masses, 0) * top_p.to(tl.float64)
+            if held_from <= key:
+                weights = held_weights(held + ROWS * COLS, num_held, top, scale, lowest, ROWS, COLS)
+                measure = total(weights)
+            else:
+                masses = tile_masses(line, top, scale, lowest, VOCAB, ROWS, COLS, TILES)
+                measure = tl.sum(masses, 0)
+            measure *= top_p.to(tl.float64)
         if measure > 0:
             key, held_from, num_held = raise_cut(
                 line,
@@ -209,8 +229,7 @@ def find_cut(
                 key,
                 is_count,
                 measure,
-                held_scores,
-                held_ids,
+                held,
                 held_from,
                 num_held,
                 VOCAB,
@@ -219,25 +238,6 @@ def find_cut(
                 SHIFT,
             )
     return score_of(key, floor, SHIFT), tl.where(held_from <= key, num_held, 0)
-
-
-@triton.jit
-def draw_from_held(
-    held_scores: tl.tensor,
-    held_ids: tl.tensor,
-    num_held: tl.tensor,
-    top: tl.tensor,
-    scale: tl.tensor,
-    lowest: tl.tensor,
-    uniform: tl.tensor,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-) -> tl.tensor:
-    """The token, drawn among the held scores that are ``lowest`` or more."""
-    places = tile_offsets(ROWS, COLS)
-    scores = tl.load(held_scores + places, places < num_held, other=float("-inf"))
-    weights = tl.where(scores >= lowest, weights_of(scores, top, scale), 0.0)
-    return tl.load(held_ids + pick(weights, uniform * total(weights), ROWS, COLS))
 
 
 @triton.jit(do_not_specialize_on_alignment=["lines", "positions", "token_ids", "is_finite"])
@@ -250,8 +250,7 @@ def choose_kernel(
     token_ids: tl.tensor,
     is_finite: tl.tensor,
     logprobs: tl.tensor,
-    held_scores: tl.tensor,
-    held_ids: tl.tensor,
+    held: tl.tensor,
     VOCAB: tl.constexpr,
     RECORD_WORDS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -279,8 +278,7 @@ def choose_kernel(
                 lowest = tl.full((), float("-inf"), tl.float32)
                 num_held = tl.full((), 0, tl.int32)
                 if CUT:
-                    held = row.to(tl.int64) * (ROWS * COLS)
-                    scores, ids = held_scores + 2 * held, held_ids + held
+                    held += row.to(tl.int64) * (2 * ROWS * COLS)
                     is_cut = tl.load(record + TOP_K) > 0
                     is_cut |= (float_of(record, TOP_P) < 1) | (float_of(record, MIN_P) > 0)
                     if is_cut:
@@ -290,8 +288,7 @@ def choose_kernel(
                             best,
                             top,
                             scale,
-                            scores,
-                            ids,
+                            held,
                             VOCAB,
                             ROWS,
                             COLS,
@@ -299,10 +296,10 @@ def choose_kernel(
                             SHIFT,
                         )
                     if num_held > 0:
-                        scores += ROWS * COLS
-                        token = draw_from_held(
-                            scores, ids, num_held, top, scale, lowest, uniform, ROWS, COLS
-                        )
+                        tile = held + ROWS * COLS
+                        weights = held_weights(tile, num_held, top, scale, lowest, ROWS, COLS)
+                        place = pick(weights, uniform * total(weights), ROWS, COLS)
+                        token = tl.load(tile + place).to(tl.int32)
                 if num_held == 0:
                     token = draw_from_row(
                         line, top, scale, lowest, uniform, VOCAB, ROWS, COLS, TILES
