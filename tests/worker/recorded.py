@@ -1,4 +1,4 @@
-"""What stands in for a CUDA graph on a CPU: launches are recorded once, and replayed on their memory.
+"""What stands in for a CUDA graph on a CPU: launches are recorded, and replayed on their memory.
 
 As a graph does, a replay repeats the operations with the tensors and numbers of the recording,
 whatever the host has computed since, and leaves its results where the recording left them.

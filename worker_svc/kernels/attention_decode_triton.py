@@ -1,8 +1,9 @@
 """Attention of rows with one token in a step.
 
-A context is divided into segments of a fixed number of tokens, counted from position 0. Each is
-attended to by itself, and what they give is joined one after another, the first one first
-("Flash-Decoding for long-context inference"). Who does it is free: one program all segments of a
+A context is divided into segments, counted from position 0: of ``segment_len`` tokens, or of twice
+as many as often as it takes for MAX_SEGMENTS of them to hold it. Each is attended to by itself, and
+what they give is joined one after another, the first one first ("Flash-Decoding for long-context
+inference"). Short segments let a lone row of a few hundred tokens be read by many programs at once. Who does it is free: one program all segments of a
 row, or several programs some each and then ``join_kernel``. Both take the same sums in the same
 order, so a row's output has the same bits however a step is split, and that may follow from how
 many rows there are: few rows with long contexts fill the device, many rows are not split.
@@ -20,6 +21,8 @@ from worker_svc.kernels.attention_tile_triton import (
     store_output,
     tile_begin,
 )
+
+MAX_SEGMENTS = tl.constexpr(32)
 
 
 @triton.jit(do_not_specialize=["num_segments"])
@@ -48,7 +51,8 @@ def decode_kernel(
     row = tl.program_id(0)
     start = tl.load(query_starts + row)
     context_len = tl.load(context_lens + row)
-    first, end = _segments(context_len, shape)
+    segment_len = _segment_len(context_len, shape)
+    first, end = _segments(context_len, segment_len, shape)
     share = tl.cdiv(end - first, tl.num_programs(2))
     first += tl.program_id(2) * share
     end = tl.minimum(first + share, end)
@@ -63,7 +67,9 @@ def decode_kernel(
     cache = k_cache + head_place, v_cache + head_place, table
     joined = nothing_yet(shape)
     for segment in range(first, end):
-        state = _attend_segment(queries, cache, context_len, scale, segment, shape)
+        begin = segment * segment_len
+        view = context_len, begin, tl.minimum(begin + segment_len, context_len)
+        state = _attend_segment(queries, cache, view, scale, shape)
         if is_split:
             line = row.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
             _store_partial(partials, line * num_segments + segment, state, shape)
@@ -90,7 +96,8 @@ def join_kernel(
     """
     row = tl.program_id(0)
     start = tl.load(query_starts + row)
-    first, end = _segments(tl.load(context_lens + row), shape)
+    context_len = tl.load(context_lens + row)
+    first, end = _segments(context_len, _segment_len(context_len, shape), shape)
     if tl.load(query_starts + row + 1) - start != 1:
         return
     lines = tl.arange(0, shape.num_lines)
@@ -107,25 +114,32 @@ def join_kernel(
 
 
 @triton.jit
-def _segments(context_len: tl.tensor, shape: tl.constexpr) -> tl.tuple:
+def _segment_len(context_len: tl.tensor, shape: tl.constexpr) -> tl.tensor:
+    """Of the row's own context: whoever else is in the step, its sums are the same."""
+    segment_len = tl.full((), shape.segment_len, tl.int32)
+    while segment_len * MAX_SEGMENTS < context_len:
+        segment_len *= 2
+    return segment_len
+
+
+@triton.jit
+def _segments(context_len: tl.tensor, segment_len: tl.tensor, shape: tl.constexpr) -> tl.tuple:
     """The first segment that the last token sees, and one past the last segment."""
     first = tl.full((), 0, tl.int32)
     if shape.window > 0:
-        first += tl.maximum(context_len - shape.window, 0) // shape.segment_len
-    return first, tl.cdiv(context_len, shape.segment_len)
+        first += tl.maximum(context_len - shape.window, 0) // segment_len
+    return first, tl.cdiv(context_len, segment_len)
 
 
 @triton.jit
 def _attend_segment(
     queries: tl.tensor,
     cache: tl.tuple,
-    context_len: tl.tensor,
+    view: tl.tuple,
     scale: float,
-    segment: tl.tensor,
     shape: tl.constexpr,
 ) -> tl.tuple:
-    begin = segment * shape.segment_len
-    end = tl.minimum(begin + shape.segment_len, context_len)
+    context_len, begin, end = view
     positions = context_len - 1 + tl.arange(0, shape.num_lines) * 0
     state = nothing_yet(shape)
     if shape.window > 0:

@@ -47,8 +47,8 @@ class DecodeTile:
     Attributes:
         num_keys, num_warps, num_stages, looks_ahead: as in ``ChunkTile``. Its lines are the query
             heads of one KV head, 16 at least.
-        segment_len: the tokens that are summed apart, a multiple of ``num_keys``. It decides the
-            bits of a decode.
+        segment_len: the tokens that are summed apart, a multiple of ``num_keys``; more where a
+            context is long. It decides the bits of a decode.
         programs_per_sm: contexts are split until there are so many programs for each of the
             device's multiprocessors. It decides no bits.
     """
@@ -57,7 +57,7 @@ class DecodeTile:
     num_warps: int
     num_stages: int
     looks_ahead: bool = False
-    segment_len: int = 512
+    segment_len: int = 128
     programs_per_sm: float = 1.5
 
 
@@ -98,7 +98,7 @@ DECODE_CANDIDATES = [
         (32, 2, 3, True),
         (32, 2, 4, True),
     )
-    for segment_len in (256, 512, 1024)
+    for segment_len in (128, 256, 512)
 ]
 # By bytes of a number and padded head size: no registers are spilled on sm_80 and sm_90. Products
 # of float32 as IEEE numbers use no tensor cores, hence the small ones.

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from worker_svc.kernels.attention import check_attention
 from worker_svc.kernels.attention_chunk_triton import chunk_kernel
-from worker_svc.kernels.attention_decode_triton import decode_kernel, join_kernel
+from worker_svc.kernels.attention_decode_triton import MAX_SEGMENTS, decode_kernel, join_kernel
 from worker_svc.kernels.attention_tiles import MAX_HEAD_DIM, ChunkTile, DecodeTile, Tiles, tiles_for
 from worker_svc.kernels.ragged import Ragged
 
 LOG2_E = math.log2(math.e)  # the kernels compute in powers of two
-MAX_SEGMENTS = 64
 # What the states of all segments of a step may take, else its rows are not split.
 MAX_PARTIALS_BYTES = 64 << 20
 
@@ -111,9 +110,8 @@ def _attend_chunks(call: AttentionCall, output: Tensor, tile: ChunkTile) -> None
 def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> None:
     query, ragged = call.query, call.ragged
     shape = _shape(call, tile, 16)
-    capacity = ragged.block_tables.shape[1] * shape.block_size
-    shape = shape._replace(segment_len=_segment_len(capacity, tile))
-    num_segments = -(-ragged.max_context_len // shape.segment_len)
+    shape = shape._replace(segment_len=tile.segment_len)
+    num_segments = min(MAX_SEGMENTS.value, -(-ragged.max_context_len // shape.segment_len))
     num_shares = _num_shares(call, num_segments, tile)
     lines = (ragged.num_rows, query.shape[1], num_segments, shape.head_dim + 2)
     partials = torch.empty(lines if num_shares > 1 else 0, dtype=torch.float32, device=query.device)
@@ -148,11 +146,6 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
             num_warps=4,
             enable_fp_fusion=True,
         )
-
-
-def _segment_len(capacity: int, tile: DecodeTile) -> int:
-    """Tokens a segment, for rows of at most ``capacity`` tokens: the same in every step."""
-    return max(tile.segment_len, int(triton.next_power_of_2(-(-capacity // MAX_SEGMENTS))))
 
 
 def _num_shares(call: AttentionCall, num_segments: int, tile: DecodeTile) -> int:

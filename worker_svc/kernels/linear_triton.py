@@ -52,15 +52,14 @@ def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None, tile: LinearTile)
     assert weight.shape[0] == num_inputs
     assert x.stride(1) == weight.stride(0) == 1
     output = torch.empty((num_rows, num_outputs), dtype=x.dtype, device=x.device)
+    rows = (x,) if num_rows == 1 else (x, x.stride(0), num_rows)
     kernel = _one_row_kernel if num_rows == 1 else _few_rows_kernel
     kernel[(triton.cdiv(num_outputs, tile.num_outputs),)](
-        x,
-        x.stride(0),
+        *rows,
         weight,
         weight.stride(1),
         bias,
         output,
-        num_rows,
         num_outputs,
         num_inputs,
         bias is not None,
@@ -72,15 +71,13 @@ def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None, tile: LinearTile)
     return output
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit
 def _one_row_kernel(
     x: tl.tensor,
-    x_stride: int,
     weight: tl.tensor,
     weight_stride: int,
     bias: tl.tensor,
     output: tl.tensor,
-    num_rows: int,
     num_outputs: tl.constexpr,
     num_inputs: tl.constexpr,
     has_bias: tl.constexpr,
@@ -108,11 +105,11 @@ def _one_row_kernel(
 def _few_rows_kernel(
     x: tl.tensor,
     x_stride: int,
+    num_rows: int,
     weight: tl.tensor,
     weight_stride: int,
     bias: tl.tensor,
     output: tl.tensor,
-    num_rows: int,
     num_outputs: tl.constexpr,
     num_inputs: tl.constexpr,
     has_bias: tl.constexpr,
