@@ -73,7 +73,7 @@ class Tiles:
 CHUNK_CANDIDATES = [
     *(ChunkTile(128, 64, 8, stages, looks_ahead=True, overlaps=True) for stages in (2, 3)),
     *(ChunkTile(128, 32, 8, stages, looks_ahead=True, overlaps=True) for stages in (3, 4)),
-    *(ChunkTile(64, 64, 4, stages, looks_ahead=True, overlaps=True) for stages in (2, 3)),
+    ChunkTile(64, 64, 4, 3, looks_ahead=True, overlaps=True),
     ChunkTile(64, 32, 4, 3, looks_ahead=True, overlaps=True),
     *(ChunkTile(128, 64, 8, stages, looks_ahead=True) for stages in (2, 3, 4)),
     ChunkTile(128, 128, 8, 2, looks_ahead=True),
