@@ -1,7 +1,7 @@
 """Where a row is cut: the lowest score that top_k and top_p leave, found without sorting.
 
 Scores are searched by their *keys*, integers in the order of the numbers; those of 16-bit logits
-have 16 bits or fewer, so that no step is spent on bits that do not differ. The best scores of the
+have 16 bits or fewer, so that no step is spent on bits that do not differ. The best tokens of the
 places of a tile (see ``find_peak``) bound the cut from below, and nearly always leave so few
 candidates that one pass gathers them and the rest happens in registers. Where they do not, three
 cuts at a time are tried on the whole row until they do.
@@ -54,16 +54,17 @@ def measures_of(
 
 
 @triton.jit
-def packed(scores: tl.tensor, tokens: tl.tensor) -> tl.tensor:
-    """Scores with their tokens, in words of 64 bits."""
-    return (scores.to(tl.int32, bitcast=True).to(tl.int64) << 32) | tokens.to(tl.int64)
-
-
-@triton.jit
-def scores_in(words: tl.tensor, is_held: tl.tensor) -> tl.tensor:
-    """The scores in packed words, -inf where nothing is held."""
-    scores = (words >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    return tl.where(is_held, scores, float("-inf"))
+def held_scores(
+    line: tl.tensor,
+    held: tl.tensor,
+    num_held: tl.tensor,
+    VOCAB: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+) -> tl.tensor:
+    """``[ROWS, COLS]``: the scores of the ``num_held`` tokens in ``held``, then -inf."""
+    places = tile_offsets(ROWS, COLS)
+    return scores_at(line, tl.load(held + places, places < num_held, other=VOCAB), VOCAB)
 
 
 @triton.jit
@@ -76,7 +77,7 @@ def gather(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ) -> tl.tensor:
-    """One pass: write the scores in [lowest, above) and their tokens in the vocabulary's order.
+    """One pass: write the tokens whose scores are in [lowest, above), in their order.
 
     Returns how many there are; where that is more than a tile, nothing written means anything.
     """
@@ -93,7 +94,7 @@ def gather(
             before = num_held + tl.cumsum(rows, 0) - rows
             places = before[:, None] + tl.cumsum(ones, 1) - ones
             is_in &= places < ROWS * COLS
-            tl.store(held + places, packed(scores, start + offsets), mask=is_in)
+            tl.store(held + places, start + offsets, mask=is_in)
         num_held += num_found
     tl.debug_barrier()
     return num_held
@@ -212,8 +213,8 @@ def raise_cut(
 ) -> tl.tuple:
     """Raise the cut from the key ``low`` to the largest that leaves ``measure``.
 
-    The second tile of ``held`` holds all scores of keys from ``held_from`` on, ``num_held``
-    of them; nothing where that is above the top's key. The first holds scores that bound the cut.
+    The second tile of ``held`` are all tokens of keys from ``held_from`` on, ``num_held`` of them;
+    nothing where that is above the top's key. The first are tokens that bound the cut.
     Returns (key, held_from, num_held).
     """
     end = key_of(top, SHIFT) + 1
@@ -229,10 +230,9 @@ def raise_cut(
                 held_from = tl.where((high < end) | (num_held > ROWS * COLS), end, low)
             are_few = is_first | (num_held <= ROWS * COLS)
             if are_few:
-                places = tile_offsets(ROWS, COLS)
                 tile = held + tl.where(is_first, 0, ROWS * COLS)
-                is_held = is_first | (places < num_held)
-                scores = scores_in(tl.load(tile + places, is_held, other=0), is_held)
+                num_scores = tl.where(is_first, ROWS * COLS, num_held)
+                scores = held_scores(line, tile, num_scores, VOCAB, ROWS, COLS)
                 measures = measures_of(scores, top, scale, is_count)
                 low = search(scores, measures, floor, low, high, measure - above, SHIFT)
                 high = tl.where(is_first, high, low + 1)

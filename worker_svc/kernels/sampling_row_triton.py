@@ -61,10 +61,10 @@ def total_from(scores: tl.tensor, parts: tl.tensor, lowest: tl.tensor) -> tl.ten
 def find_peak(
     line: tl.tensor, VOCAB: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
 ) -> tl.tuple:
-    """One pass: (top score, its first token, whether all is finite, best score of each place).
+    """One pass: (top score, its first token, whether all is finite, best token of each place).
 
-    The last, ``[ROWS, COLS]``, are scores of different tokens: as many as there are bound what
-    the k-th largest score and the mass above a score can be.
+    The last are ``[ROWS, COLS]`` different tokens of high scores (VOCAB or more where there is
+    none): they bound the k-th largest score and the score above which a mass is from below.
     """
     offsets = tile_offsets(ROWS, COLS)
     best = tl.full((ROWS, COLS), float("-inf"), tl.float32)
@@ -79,8 +79,9 @@ def find_peak(
         best = tl.where(is_better, scores, best)
         tiles = tl.where(is_better, start, tiles)
     top = tl.max(tl.max(best, 1), 0)
-    first = tl.min(tl.min(tl.where(best == top, tiles + offsets, VOCAB - 1), 1), 0)
-    return top, first, tl.min(is_finite, 0), best
+    tokens = tiles + offsets
+    first = tl.min(tl.min(tl.where(best == top, tokens, VOCAB - 1), 1), 0)
+    return top, first, tl.min(is_finite, 0), tokens
 
 
 @triton.jit

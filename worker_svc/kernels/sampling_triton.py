@@ -19,7 +19,7 @@ from worker_svc.core.needs import StepNeeds
 from worker_svc.kernels import record as _record
 from worker_svc.kernels.choice import Choice, Logprobs, SampledRows, SamplingTable
 from worker_svc.kernels.penalties_triton import adjust_kernel
-from worker_svc.kernels.sampling_cut_triton import key_of, packed, raise_cut, score_of, scores_in
+from worker_svc.kernels.sampling_cut_triton import held_scores, key_of, raise_cut, score_of
 from worker_svc.kernels.sampling_row_triton import (
     draw_from_row,
     find_peak,
@@ -60,9 +60,9 @@ class Tiles:
     num_warps: int
 
 
-# A thread's neighbours are 16 bytes.
-TILES_16_BITS = Tiles(rows=512, cols=8, num_warps=16)
-TILES_32_BITS = Tiles(rows=512, cols=4, num_warps=16)
+# A thread's neighbours are 16 bytes; with a cut it has no registers for so many of 16 bits.
+NARROW_TILES = Tiles(rows=512, cols=4, num_warps=16)
+WIDE_TILES = Tiles(rows=512, cols=8, num_warps=16)
 
 
 def choose_triton(
@@ -79,7 +79,7 @@ def choose_triton(
         logits = _adjusted(logits, sampled, table, scratch)
     num_rows, vocab_size = logits.shape
     if tiles is None:
-        tiles = TILES_32_BITS if logits.dtype == torch.float32 else TILES_16_BITS
+        tiles = NARROW_TILES if needs.cut or logits.dtype == torch.float32 else WIDE_TILES
     token_ids, is_finite = torch.empty((2, num_rows), dtype=torch.int32, device=logits.device)
     has_logprobs = needs.num_logprobs >= 0
     logprobs = logits.new_empty((num_rows, 2) if has_logprobs else 0, dtype=torch.float32)
@@ -93,7 +93,7 @@ def choose_triton(
         token_ids,
         is_finite,
         logprobs,
-        scratch.get("held", (num_held,), torch.int64),
+        scratch.get("held", (num_held,), torch.int32),
         VOCAB=vocab_size,
         RECORD_WORDS=table.records.shape[1],
         ROWS=tiles.rows,
@@ -166,18 +166,18 @@ def uniform_of(record: tl.tensor, position: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def held_weights(
+    line: tl.tensor,
     held: tl.tensor,
     num_held: tl.tensor,
     top: tl.tensor,
     scale: tl.tensor,
     lowest: tl.tensor,
+    VOCAB: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ) -> tl.tensor:
-    """The weights of the held scores that are ``lowest`` or more, zero elsewhere."""
-    places = tile_offsets(ROWS, COLS)
-    is_held = places < num_held
-    scores = scores_in(tl.load(held + places, is_held, other=0), is_held)
+    """The weights of the held tokens whose scores are ``lowest`` or more, zero elsewhere."""
+    scores = held_scores(line, held, num_held, VOCAB, ROWS, COLS)
     return tl.where(scores >= lowest, weights_of(scores, top, scale), 0.0)
 
 
@@ -197,13 +197,13 @@ def find_cut(
 ) -> tl.tuple:
     """The lowest score within min_p, then top_k of what is left, then top_p of that.
 
-    With it how many scores are held in the second tile of ``held``: those from the lowest on are
-    among them, or it is 0.
+    With it how many tokens are in the second tile of ``held``: those from the lowest on are among
+    them, or it is 0.
     """
     top_k, top_p = tl.load(record + TOP_K), float_of(record, TOP_P)
     # The weight is min_p or more.
     floor = tl.maximum(top + tl.log2(float_of(record, MIN_P)) / scale, -1e30)
-    tl.store(held + tile_offsets(ROWS, COLS), packed(best, tile_offsets(ROWS, COLS)))
+    tl.store(held + tile_offsets(ROWS, COLS), best)
     tl.debug_barrier()
     key = key_of(floor, SHIFT)
     held_from = key_of(top, SHIFT) + 1
@@ -214,7 +214,9 @@ def find_cut(
         if (top_p < 1) & (stage == 1):
             lowest = score_of(key, floor, SHIFT)
             if held_from <= key:
-                weights = held_weights(held + ROWS * COLS, num_held, top, scale, lowest, ROWS, COLS)
+                weights = held_weights(
+                    line, held + ROWS * COLS, num_held, top, scale, lowest, VOCAB, ROWS, COLS
+                )
                 measure = total(weights)
             else:
                 masses = tile_masses(line, top, scale, lowest, VOCAB, ROWS, COLS, TILES)
@@ -238,6 +240,43 @@ def find_cut(
                 SHIFT,
             )
     return score_of(key, floor, SHIFT), tl.where(held_from <= key, num_held, 0)
+
+
+@triton.jit
+def draw_token(
+    line: tl.tensor,
+    record: tl.tensor,
+    position: tl.tensor,
+    best: tl.tensor,
+    top: tl.tensor,
+    scale: tl.tensor,
+    held: tl.tensor,
+    VOCAB: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    TILES: tl.constexpr,
+    SHIFT: tl.constexpr,
+    CUT: tl.constexpr,
+) -> tl.tensor:
+    """The row's token, from the held tokens where those are all that may be drawn."""
+    lowest = tl.full((), float("-inf"), tl.float32)
+    num_held = tl.full((), 0, tl.int32)
+    if CUT:
+        is_cut = tl.load(record + TOP_K) > 0
+        is_cut |= (float_of(record, TOP_P) < 1) | (float_of(record, MIN_P) > 0)
+        if is_cut:
+            lowest, num_held = find_cut(
+                line, record, best, top, scale, held, VOCAB, ROWS, COLS, TILES, SHIFT
+            )
+    uniform = uniform_of(record, position)
+    token = tl.full((), 0, tl.int32)
+    if num_held > 0:
+        tile = held + ROWS * COLS
+        weights = held_weights(line, tile, num_held, top, scale, lowest, VOCAB, ROWS, COLS)
+        token = tl.load(tile + pick(weights, uniform * total(weights), ROWS, COLS))
+    else:
+        token = draw_from_row(line, top, scale, lowest, uniform, VOCAB, ROWS, COLS, TILES)
+    return token
 
 
 @triton.jit(do_not_specialize_on_alignment=["lines", "positions", "token_ids", "is_finite"])
@@ -274,36 +313,21 @@ def choose_kernel(
             temperature = float_of(record, TEMPERATURE)
             if (temperature > 0) & (row_is_finite != 0):
                 scale = LOG2_E / temperature
-                uniform = uniform_of(record, tl.load(positions + row))
-                lowest = tl.full((), float("-inf"), tl.float32)
-                num_held = tl.full((), 0, tl.int32)
-                if CUT:
-                    held += row.to(tl.int64) * (2 * ROWS * COLS)
-                    is_cut = tl.load(record + TOP_K) > 0
-                    is_cut |= (float_of(record, TOP_P) < 1) | (float_of(record, MIN_P) > 0)
-                    if is_cut:
-                        lowest, num_held = find_cut(
-                            line,
-                            record,
-                            best,
-                            top,
-                            scale,
-                            held,
-                            VOCAB,
-                            ROWS,
-                            COLS,
-                            TILES,
-                            SHIFT,
-                        )
-                    if num_held > 0:
-                        tile = held + ROWS * COLS
-                        weights = held_weights(tile, num_held, top, scale, lowest, ROWS, COLS)
-                        place = pick(weights, uniform * total(weights), ROWS, COLS)
-                        token = tl.load(tile + place).to(tl.int32)
-                if num_held == 0:
-                    token = draw_from_row(
-                        line, top, scale, lowest, uniform, VOCAB, ROWS, COLS, TILES
-                    )
+                token = draw_token(
+                    line,
+                    record,
+                    tl.load(positions + row),
+                    best,
+                    top,
+                    scale,
+                    held + row.to(tl.int64) * (2 * ROWS * COLS),
+                    VOCAB,
+                    ROWS,
+                    COLS,
+                    TILES,
+                    SHIFT,
+                    CUT,
+                )
         if LOGPROBS:
             record = records + table_line.to(tl.int64) * RECORD_WORDS
             if tl.load(record + NUM_LOGPROBS) >= 0:

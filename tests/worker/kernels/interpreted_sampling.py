@@ -98,7 +98,7 @@ def steps(draw: st.DrawFn) -> tuple[list[Case], Tensor]:
     return cases, random_logits(2, dtype, rng.getrandbits(32), spread, vocab_size)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(steps(), st.sampled_from([SMALL, WIDE]))
 def test_the_same_token_as_the_reference(step: tuple[list[Case], Tensor], tiles: Tiles) -> None:
     check_same(*step, tiles)
@@ -118,11 +118,9 @@ def test_many_tokens_are_the_same_as_the_reference() -> None:
 
 
 CUTS = {
-    "count": {"top_k": 60},
-    "all": {"top_k": VOCAB_SIZE + 5},
+    "more than there are": {"top_k": VOCAB_SIZE + 5},
     "mass": {"top_p": 0.8},
     "count, then mass": {"top_k": 90, "top_p": 0.7},
-    "floor, then count": {"top_k": 100, "min_p": 0.7},
     "all three": {"top_k": 50, "top_p": 0.9, "min_p": 0.5, "temperature": 3.0},
 }
 
@@ -130,20 +128,21 @@ CUTS = {
 @pytest.mark.parametrize("name", CUTS)
 def test_rows_so_flat_that_candidates_do_not_fit_a_tile(name: str) -> None:
     cases = [Case(Sampling(max_tokens=50, seed=seed, **CUTS[name])) for seed in range(2)]
-    logits = random_logits(2, DTYPES[list(CUTS).index(name) % 3], 5, 0.3, VOCAB_SIZE)
+    logits = random_logits(2, torch.float16, 5, 0.3, VOCAB_SIZE)
     logits[1] = logits[1, 7]
     check_same(cases, logits, SMALL)
 
 
+@pytest.mark.long
 def test_draws_follow_the_exact_probabilities() -> None:
     row = random_logits(1, torch.float32, 21, 1.5, vocab_size=20)
     base = Sampling(max_tokens=50, temperature=1.4, top_k=12, top_p=0.9, min_p=0.02)
     counts = torch.zeros(20, dtype=torch.int64)
-    for call in range(4):
+    for call in range(3):
         cases = [Case(replace(base, seed=60 * call + at)) for at in range(60)]
         tokens = triton_sample(cases, row.expand(60, -1), Tiles(8, 4, 1)).token_ids
         counts += tokens.bincount(minlength=20)
-    expected = torch.tensor(probabilities(cases[0], row[0].tolist())) * 240
+    expected = torch.tensor(probabilities(cases[0], row[0].tolist())) * 180
     assert not counts[expected == 0].any()
     kept = expected > 0
     assert chisquare(counts[kept], expected[kept]).pvalue > 1e-4
@@ -278,7 +277,7 @@ def draw_kernel(
     tl.store(tokens + row, token)
 
 
-@pytest.mark.parametrize("vocab_size", [1, 63, 64, 65, 700])
+@pytest.mark.parametrize("vocab_size", [1, 64, 65, 300])
 def test_draws_invert_the_cumulative_distribution(vocab_size: int) -> None:
     generator = torch.Generator().manual_seed(vocab_size)
     logits = torch.randn(12, vocab_size, generator=generator) * 3
