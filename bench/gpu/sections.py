@@ -29,6 +29,7 @@ SECTIONS: dict[str, Part] = {
     "kernels": Part("checks:kernels", "every kernel against its reference", 100.0),
     "sweep": Part("sweep:sweep", "tiles of the attention kernels", 150.0),
     "attention": Part("attention:attention", "attention beside its floors", 60.0),
+    "products": Part("products:products", "matrix products of few rows", 60.0),
     "sampling": Part("sampling:sampling", "choosing tokens", 60.0),
     "steps": Part("steps:steps", "steps beside their floors, eager and graphed", 120.0),
     "nano": Part("service:nano", "0.6B: 256 requests of U(100, 1024) in and out", 120.0),

@@ -3,10 +3,11 @@
 A context is divided into segments, counted from position 0: of ``segment_len`` tokens, or of twice
 as many as often as it takes for MAX_SEGMENTS of them to hold it. Each is attended to by itself, and
 what they give is joined one after another, the first one first ("Flash-Decoding for long-context
-inference"). Short segments let a lone row of a few hundred tokens be read by many programs at once. Who does it is free: one program all segments of a
-row, or several programs some each and then ``join_kernel``. Both take the same sums in the same
-order, so a row's output has the same bits however a step is split, and that may follow from how
-many rows there are: few rows with long contexts fill the device, many rows are not split.
+inference"). Short segments let a lone row of a few hundred tokens be read by many programs at once.
+Who does it is free: one program all segments of a row, or several programs some each and then
+``join_kernel``. Both take the same sums in the same order, so a row's output has the same bits
+however a step is split, and that may follow from how many rows there are: few rows with long
+contexts fill the device, many rows are not split.
 """
 
 from __future__ import annotations

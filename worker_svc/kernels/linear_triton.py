@@ -34,6 +34,21 @@ class LinearTile:
 ONE_ROW = LinearTile(num_outputs=4, num_inputs=1024, num_warps=4, num_stages=1)
 FEW_ROWS = LinearTile(num_outputs=16, num_inputs=256, num_warps=4, num_stages=4)
 MAX_ROWS = 16
+# What ``bench gpu`` measures beside them.
+ONE_CANDIDATES = [
+    *(LinearTile(outputs, 1024, 4, 1) for outputs in (1, 2, 4, 8)),
+    *(LinearTile(outputs, 512, 4, 1) for outputs in (4, 8, 16)),
+    *(LinearTile(outputs, 512, 2, 1) for outputs in (2, 4, 8)),
+    *(LinearTile(outputs, 2048, 8, 1) for outputs in (1, 2, 4)),
+]
+FEW_CANDIDATES = [
+    *(LinearTile(16, 256, 4, stages) for stages in (2, 3, 4, 5)),
+    *(LinearTile(16, 512, 4, stages) for stages in (2, 3)),
+    *(LinearTile(16, 128, 2, stages) for stages in (4, 6)),
+    *(LinearTile(32, 128, 4, stages) for stages in (3, 5)),
+    *(LinearTile(32, 256, 4, stages) for stages in (2, 3, 4)),
+    *(LinearTile(64, 128, 4, stages) for stages in (3, 4)),
+]
 
 
 def linear_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
