@@ -73,7 +73,7 @@ def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None, tile: LinearTile)
         *rows,
         weight,
         weight.stride(1),
-        bias,
+        output if bias is None else bias,
         output,
         num_outputs,
         num_inputs,
