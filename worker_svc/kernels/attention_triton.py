@@ -23,7 +23,7 @@ from worker_svc.kernels.attention_tiles import MAX_HEAD_DIM, ChunkTile, DecodeTi
 from worker_svc.kernels.ragged import Ragged
 
 LOG2_E = math.log2(math.e)  # the kernels compute in powers of two
-MAX_SEGMENTS = 64
+MAX_SEGMENTS = 128
 # What the states of all segments of a step may take, else its rows are not split.
 MAX_PARTIALS_BYTES = 64 << 20
 
