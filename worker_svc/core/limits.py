@@ -11,6 +11,10 @@ from protos.errors import StepRefused
 from protos.step import Admission, Sampling
 
 MAX_LOGPROBS = 20
+# What a sequence's places on the device hold. 64 stop ids may be asked for; the rest is for the
+# ends that a model's configuration names.
+MAX_STOP_TOKEN_IDS = 112
+MAX_LOGIT_BIASES = 1024
 # 0.01 as a float32, which is what travels.
 MIN_REPETITION_PENALTY = 0.009999999776482582
 
@@ -81,6 +85,10 @@ def _check_sampling(sequence_id: int, sampling: Sampling, vocab_size: int) -> No
                 sampling.repetition_penalty >= MIN_REPETITION_PENALTY
             ),
             f"logprobs are more than {MAX_LOGPROBS}": sampling.num_logprobs <= MAX_LOGPROBS,
+            f"more than {MAX_STOP_TOKEN_IDS} stop token ids": (
+                len(sampling.stop_token_ids) <= MAX_STOP_TOKEN_IDS
+            ),
+            f"more than {MAX_LOGIT_BIASES} tokens are biased": len(bias_ids) <= MAX_LOGIT_BIASES,
             "a biased token id is not in the vocabulary": max(bias_ids, default=0) < vocab_size,
             "a token id is biased twice": len(set(bias_ids)) == len(bias_ids),
         },

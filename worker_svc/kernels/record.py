@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from protos.step import Admission, Sampling
+from worker_svc.core.limits import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
 from worker_svc.core.needs import Needs
 
 RECORD_WORDS = 128
@@ -24,26 +25,19 @@ TEMPERATURE, TOP_P, MIN_P = 4, 5, 6
 PRESENCE, FREQUENCY, REPETITION = 7, 8, 9
 NUM_PROMPT_TOKENS, MAX_TOKENS, NUM_BIASES, NUM_LOGPROBS, NUM_STOPS = 10, 11, 12, 13, 14
 FIRST_STOP = 16
-# 64 may be asked for; the rest is for the ends that a model's configuration names.
-MAX_STOP_TOKEN_IDS = RECORD_WORDS - FIRST_STOP
+assert FIRST_STOP + MAX_STOP_TOKEN_IDS == RECORD_WORDS
 
 # Biased tokens of a sequence, which have tables of their own.
-MAX_BIASES = 1024
+MAX_BIASES = MAX_LOGIT_BIASES
 
 _MAX_INT32 = 2**31 - 1
 
 
 def pack_record(admission: Admission, max_tokens: int) -> npt.NDArray[np.int32]:
-    """The record ``[RECORD_WORDS]`` of a sequence that ends at ``max_tokens``, prompt and output.
-
-    Raises:
-        ValueError: more than MAX_STOP_TOKEN_IDS stop token ids.
-    """
+    """``[RECORD_WORDS]`` of a sequence that ends at ``max_tokens``, prompt and output together."""
     sampling = admission.sampling
     needs = Needs.of(sampling)
     stops = sampling.stop_token_ids
-    if len(stops) > MAX_STOP_TOKEN_IDS:
-        raise ValueError(f"{len(stops)} stop token ids, {MAX_STOP_TOKEN_IDS} at most")
     words = np.zeros(RECORD_WORDS, dtype=np.uint32)
     words[[SEED_LOW, SEED_HIGH]] = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
     words[INDEX] = admission.index

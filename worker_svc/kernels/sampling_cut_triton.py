@@ -126,22 +126,19 @@ def narrow(
     scale: tl.tensor,
     is_count: tl.tensor,
     floor: tl.tensor,
-    low: tl.tensor,
-    num_low: tl.tensor,
-    high: tl.tensor,
-    num_high: tl.tensor,
-    above: tl.tensor,
+    ends: tl.tuple,
     measure: tl.tensor,
     VOCAB: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     SHIFT: tl.constexpr,
 ) -> tl.tuple:
-    """One pass: a quarter of the keys in [low, high), and what there is from its ends on.
+    """One pass: a quarter of the keys between two ends, and what there is from these on.
 
-    ``num_low`` and ``num_high`` count the scores from the ends on, ``above`` measures those from
-    ``high`` on. All three, as the ends, are those of the part that is returned.
+    Takes and returns (low, the number of scores from it on, high, the number from it on, their
+    measure).
     """
+    low, num_low, high, num_high, above = ends
     second = middle_of(low, high)
     keys = (middle_of(low, second), second, middle_of(second, high))
     bounds = (
@@ -238,22 +235,9 @@ def raise_cut(
                 high = tl.where(is_first, high, low + 1)
             is_first = low >= end
         else:
+            ends = (low, num_low, high, num_high, above)
             low, num_low, high, num_high, above = narrow(
-                line,
-                top,
-                scale,
-                is_count,
-                floor,
-                low,
-                num_low,
-                high,
-                num_high,
-                above,
-                measure,
-                VOCAB,
-                ROWS,
-                COLS,
-                SHIFT,
+                line, top, scale, is_count, floor, ends, measure, VOCAB, ROWS, COLS, SHIFT
             )
             are_few = num_low - num_high <= ROWS * COLS
     return low, held_from, num_held

@@ -21,6 +21,7 @@ from worker_svc.kernels.choice import Choice, Logprobs, SampledRows, SamplingTab
 from worker_svc.kernels.penalties_triton import adjust_kernel
 from worker_svc.kernels.sampling_cut_triton import held_scores, key_of, raise_cut, score_of
 from worker_svc.kernels.sampling_row_triton import (
+    MAX_SCORE,
     draw_from_row,
     find_peak,
     pick,
@@ -202,7 +203,7 @@ def find_cut(
     """
     top_k, top_p = tl.load(record + TOP_K), float_of(record, TOP_P)
     # The weight is min_p or more.
-    floor = tl.maximum(top + tl.log2(float_of(record, MIN_P)) / scale, -1e30)
+    floor = tl.maximum(top + tl.log2(float_of(record, MIN_P)) / scale, -MAX_SCORE)
     tl.store(held + tile_offsets(ROWS, COLS), best)
     tl.debug_barrier()
     key = key_of(floor, SHIFT)
