@@ -1,4 +1,4 @@
-"""Products of few rows: ours beside cuBLAS and the time that reading the weights takes."""
+"""Products of few rows: ours (of one) beside cuBLAS and the time that reading the weights takes."""
 
 from __future__ import annotations
 
@@ -68,21 +68,21 @@ def _row(setup: Setup, name: str, weights: list[Tensor], num_rows: int) -> Row:
         "share": share(floor_us, ours),
         "figures": {f"{name} x {num_rows} us": ours},
     }
-    return row | _candidates(setup, x, weights) if setup.is_gpu and num_rows <= 16 else row
+    return row | _candidates(setup, x, weights) if setup.is_gpu and num_rows == 1 else row
 
 
 def _candidates(setup: Setup, x: Tensor, weights: list[Tensor]) -> Row:
     """What other tiles take, the best first."""
-    from worker_svc.kernels.linear_triton import FEW_CANDIDATES, ONE_CANDIDATES, linear_few
+    from worker_svc.kernels.linear_triton import CANDIDATES, linear_one_row
 
     wanted = select("torch", setup.device).linear(x, weights[0], None).float()
     found = []
-    for tile in ONE_CANDIDATES if x.shape[0] == 1 else FEW_CANDIDATES:
+    for tile in CANDIDATES:
         if setup.left_s < 0:
             break
-        drawn = linear_few(x, weights[0], None, tile).float()
+        drawn = linear_one_row(x, weights[0], None, tile).float()
         assert torch.allclose(drawn, wanted, rtol=2e-2, atol=0.5)
-        calls = [partial(linear_few, x, weight, None, tile) for weight in weights]
+        calls = [partial(linear_one_row, x, weight, None, tile) for weight in weights]
         found.append((round(launch_us(calls, setup.device), 2), str(tile)))
     found.sort()
     return {"best": [f"{us} {tile}" for us, tile in found[:SHOWN]], "all": found}

@@ -158,7 +158,7 @@ def test_add_rms_norm(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     torch.testing.assert_close(drawn, expected, **STEPWISE[dtype])
 
 
-@pytest.mark.parametrize("num_rows", [1, 3, 16, 17])
+@pytest.mark.parametrize("num_rows", [1, 3])
 @pytest.mark.parametrize("sizes", [(48, 64), (50, 300), (33, 1100)], ids=str)
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_linear(num_rows: int, sizes: tuple[int, int], has_bias: bool) -> None:

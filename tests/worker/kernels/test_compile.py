@@ -202,19 +202,17 @@ def test_sampling(dtype: torch.dtype, name: str) -> None:
     check(label, lambda: sample_step(logits, NEEDS[name]), {"choose", "advance"} | adjusts)
 
 
-@pytest.mark.parametrize("num_rows", [1, 16])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_products_of_few_rows(dtype: torch.dtype, num_rows: int) -> None:
+def test_products_of_one_row(dtype: torch.dtype) -> None:
     bias = torch.zeros(151936, dtype=dtype)
 
     def launch_all() -> None:
         for num_inputs, num_outputs in ((1024, 4096), (12288, 4096), (4096, 151936)):
-            x = torch.zeros(num_rows, num_inputs, dtype=dtype)
+            x = torch.zeros(1, num_inputs, dtype=dtype)
             weight = torch.empty(num_outputs, num_inputs, dtype=dtype)
             linear_triton(x, weight.t(), bias[:num_outputs])
 
-    name = "one_row" if num_rows == 1 else "few_rows"
-    check(f"{str(dtype).removeprefix('torch.')} {num_rows}", launch_all, {name})
+    check(str(dtype).removeprefix("torch."), launch_all, {"one_row"})
 
 
 LIMITS = Limits(100, 4000, 16, 300, 40, 4000)
@@ -257,5 +255,5 @@ def test_no_step_is_compiled_anew() -> None:
             for launch in collected:
                 name = launch.kernel.__name__
                 kinds.setdefault(name, set()).add(str(specialisation(launch)[1:]))
-    assert len(kinds) == 10
+    assert len(kinds) == 9
     assert {name: len(found) for name, found in kinds.items()} == dict.fromkeys(kinds, 1)
