@@ -15,7 +15,7 @@ from worker_svc.kernels.scratch import Scratch
 VOCABULARIES = (1000, 2500, 151936)
 NUM_ROWS, NUM_ADVANCED = 64, 256
 # Of rows that may choose otherwise: where a number falls between two orders of the same sums.
-DIFFERING = 1.5 / NUM_ROWS
+DIFFERING = 2.5 / NUM_ROWS
 # Log-probabilities are float32, of sums over the vocabulary.
 LOGPROB_ERROR = 1e-4
 
