@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench batching": ("bench.batching:BatchingBench", "static, continuous, selective batches"),
     "bench policies": ("bench.experiments.policies:PolicyBench", "what each policy promises"),
     "bench core": ("bench.core_bench:CoreBench", "what one decision of the scheduler costs"),
+    "bench gpu": ("bench.gpu.command:GpuBench", "one GPU: kernels, steps, service, floors"),
+    "bench path": ("bench.path.command:PathBench", "what a streamed token costs"),
     "bench example": ("bench.example:Example", "four jobs in batches of three, step by step"),
     "replay": ("scheduler_svc.trace.replay:ReplayCommand", "decide a recorded lane's turns again"),
     "simulate": ("bench.simulator.command:Simulate", "the real scheduler in virtual time"),

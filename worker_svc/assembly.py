@@ -9,23 +9,30 @@ import torch
 
 from modelfiles.directory import first_line
 from protos.step import WorkerInfo
+from worker_svc.core.limits import Limits
 from worker_svc.kernels import KernelsUnavailable, select
-from worker_svc.layout import layout_for
-from worker_svc.limits import Limits
 from worker_svc.loading import LoadedModel, load_model
-from worker_svc.room import WorkerUnavailable, make_room
+from worker_svc.progress import counted
+from worker_svc.room import WorkerUnavailable, has_graphs, make_room
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
+from worker_svc.step.executor import Executor
+from worker_svc.step.graphs import CudaRecorder, GraphedSteps, buckets_for
+from worker_svc.step.layout import layout_for
 
 log = logging.getLogger(__name__)
+
+# One step computes and two wait for the device while a report is answered by the next command.
+LAUNCH_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A runner that has warmed up, and what it tells of itself."""
+    """A runner that has warmed up, what it tells of itself, and how far ahead it launches."""
 
     runner: Runner
     info: WorkerInfo
+    launch_ahead: int = 0
 
 
 def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
@@ -45,13 +52,30 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
         limits, cache = make_room(settings, model, layout)
         runner = Runner(model.decoder, cache, limits, layout)
         runner.warm_up()
+        if has_graphs(settings, device):
+            _capture(runner.executor, limits)
     except KernelsUnavailable as error:
         raise WorkerUnavailable(f"--kernels {settings.kernels}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise WorkerUnavailable(f"the memory of {device} is full: {first_line(error)}") from error
     info = _info(settings, model, limits, incarnation)
     _say(info, kernels.name, device)
-    return Assembly(runner, info)
+    ahead = settings.launch_ahead
+    if ahead is None:
+        ahead = LAUNCH_AHEAD if device.type == "cuda" else 0
+    return Assembly(runner, info, ahead)
+
+
+def _capture(executor: Executor, limits: Limits) -> None:
+    """Steps become graphs; where that fails, they are launched kernel by kernel."""
+    graphs = GraphedSteps(executor.decoder, executor.cache, executor.table, buckets_for(limits))
+    try:
+        for _ in counted(graphs.capture(CudaRecorder()), "captured CUDA graphs", len(graphs)):
+            pass
+    except RuntimeError as error:  # so torch says that a capture failed
+        log.warning("no CUDA graphs, every kernel is launched alone: %s", first_line(error))
+    else:
+        executor.graphs = graphs
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""The ledger and the runner behind one thread: Hellos and commands, each in its turn."""
+"""The ledger and the runner behind an event loop: Hellos and commands, each in its turn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from protos.errors import StepRefused, StepserveError, Unavailable
+from protos.errors import StepRefused, Unavailable
 from protos.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
-from worker_svc.ledger import Ledger
+from worker_svc.core.ledger import Ledger
+from worker_svc.core.residents import StepPlan
 from worker_svc.runner import Runner
+from worker_svc.step.pending import Pending
 
 log = logging.getLogger(__name__)
 
@@ -58,31 +60,38 @@ class Commands:
 
 
 class Engine:
-    """Executes the commands of the newest stream, one at a time, in a thread of its own.
+    """Executes the commands of the newest stream, in their order.
 
-    A step that has begun is finished and recorded, whatever becomes of its stream.
+    Planning and absorbing are done in the event loop, launching in a thread of its own, waiting
+    for the device in another. Up to ``launch_ahead`` steps are launched before the step before
+    them is absorbed. A step that has begun is finished and recorded, whatever becomes of its
+    stream.
     """
 
-    def __init__(self, runner: Runner, info: WorkerInfo) -> None:
+    def __init__(self, runner: Runner, info: WorkerInfo, launch_ahead: int = 0) -> None:
         self.info = info
         # Set once, by an error that is no refusal: nothing can be trusted any more.
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._runner = runner
         self._ledger = Ledger(info.incarnation, info.max_kept_reports)
-        self._thread = ThreadPoolExecutor(1, MODEL_THREAD, initializer=_name_thread)
+        self._launcher = ThreadPoolExecutor(1, MODEL_THREAD, initializer=_name_thread)
+        self._waiter = ThreadPoolExecutor(1, thread_name_prefix="wait")
         self._step_due_s = math.inf
         self._turn = asyncio.Lock()
+        self._launch_ahead = launch_ahead
+        # Launched and not yet absorbed, by step, in their order.
+        self._flying: dict[int, asyncio.Task[StepReport]] = {}
         self._driver: Commands | None = None
         self._is_draining = False
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody has the turn: a step runs, or a Hello is being answered."""
-        return self._turn.locked()
+        """Whether a step is computed, or a Hello is being answered."""
+        return self._turn.locked() or bool(self._flying)
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the step that runs takes longer than its lane lets it."""
+        """Whether the step that the device is at takes longer than its lane lets it."""
         return time.monotonic() > self._step_due_s
 
     def describe(self) -> WorkerInfo:
@@ -104,6 +113,7 @@ class Engine:
             self._driver.drop(StepRefused(f"superseded by a Hello with epoch {hello.epoch}"))
         self._driver = commands
         async with self._turn:
+            await self._land(0)
             self._check_driver(commands)
             if hello.reset:
                 self._runner.reset()
@@ -111,38 +121,82 @@ class Engine:
             return HelloReply(self.info, self._ledger.last_step, self._runner.residents())
 
     async def execute(self, command: StepCommand, commands: Commands) -> StepReport:
-        """Execute ``command``, or answer it again.
+        """Execute ``command``, or answer it again. Raises as ``begin`` and its future do."""
+        return await (await self.begin(command, commands))
+
+    async def begin(self, command: StepCommand, commands: Commands) -> asyncio.Future[StepReport]:
+        """Launch ``command`` once it is its turn; the report comes with the future.
+
+        The future raises Unavailable where the step fails; to cancel it changes nothing.
 
         Raises:
             StepRefused: by the ledger or the runner; nothing was changed.
             Unavailable: the worker is shutting down, or broken.
         """
-        return await asyncio.shield(self._execute(command, commands))
-
-    async def _execute(self, command: StepCommand, commands: Commands) -> StepReport:
         async with self._turn:
             self._check_driver(commands)
-            report = self._ledger.kept_report(command)
-            if report is None:
-                report = await self._run(command)
-                self._ledger.record(report)
-            self._ledger.forget(command.committed_step)
-            return report
+            self._ledger.check_name(command)
+            if command.step not in self._flying:
+                kept = self._ledger.kept_report(command)
+                if kept is not None:
+                    self._ledger.forget(command.committed_step)
+                    return _known(kept)
+                await self._land(self._launch_ahead)
+                self._check_driver(commands)
+                self._launch(command)
+            return asyncio.shield(self._flying[command.step])
 
-    async def _run(self, command: StepCommand) -> StepReport:
+    async def _land(self, num_flying: int) -> None:
+        """Wait until at most so many launched steps are not absorbed."""
+        while len(self._flying) > num_flying:
+            oldest = next(iter(self._flying.values()))
+            await asyncio.wait((oldest,))
+
+    def _launch(self, command: StepCommand) -> None:
+        plan = self._runner.plan(command)
+        self._ledger.begin(command.step)
+        self._ledger.forget(command.committed_step)
+        before = next(reversed(self._flying.values()), None)
         loop = asyncio.get_running_loop()
-        if command.max_duration_ms:
-            self._step_due_s = time.monotonic() + command.max_duration_ms / 1000
+        launched = loop.run_in_executor(self._launcher, self._runner.launch, plan)
+        task = asyncio.create_task(self._absorb(plan, launched, before))
+        self._flying[command.step] = task
+        if before is None:
+            self._watch(plan)
+
+    def _watch(self, plan: StepPlan) -> None:
+        """The device has come to this step: from now on its time runs."""
+        limit_ms = plan.command.max_duration_ms
+        self._step_due_s = time.monotonic() + limit_ms / 1000 if limit_ms else math.inf
+
+    async def _absorb(
+        self,
+        plan: StepPlan,
+        launched: asyncio.Future[Pending],
+        before: asyncio.Task[StepReport] | None,
+    ) -> StepReport:
+        step, loop = plan.command.step, asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, self._runner.execute, command)
-        except StepserveError:
-            raise
+            pending = await launched
+            if before is not None:
+                await before
+                self._watch(plan)
+            if pending.is_done():
+                chosen = pending.wait()
+            else:
+                chosen = await loop.run_in_executor(self._waiter, pending.wait)
+            report = self._runner.absorb(plan, chosen)
         except Exception as error:
-            log.error("step %d failed", command.step, exc_info=True)
-            self.failure.set_result(f"step {command.step} failed: {_one_line(error)}")
+            if not self.failure.done():
+                log.error("step %d failed", step, exc_info=True)
+                self.failure.set_result(f"step {step} failed: {_one_line(error)}")
             raise Unavailable(BROKEN) from error
         finally:
-            self._step_due_s = math.inf
+            del self._flying[step]
+            if not self._flying:
+                self._step_due_s = math.inf
+        self._ledger.record(report)
+        return report
 
     def leave(self, commands: Commands) -> None:
         """The stream is over; nothing more of it is executed."""
@@ -157,7 +211,9 @@ class Engine:
             self._driver.drop(Unavailable("the worker is shutting down"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._turn:
-                self._thread.shutdown(wait=False)
+                await self._land(0)
+                self._launcher.shutdown(wait=False)
+                self._waiter.shutdown(wait=False)
 
     def _check_open(self) -> None:
         if self.failure.done():
@@ -177,6 +233,12 @@ def _name_thread() -> None:
     """Let the system's tools show which thread computes."""
     with contextlib.suppress(OSError):
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(MODEL_THREAD)
+
+
+def _known(report: StepReport) -> asyncio.Future[StepReport]:
+    future: asyncio.Future[StepReport] = asyncio.get_running_loop().create_future()
+    future.set_result(report)
+    return future
 
 
 def _one_line(error: Exception) -> str:

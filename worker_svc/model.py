@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kvstore.cache import KVCache
-from worker_svc.batch import Batch
 from worker_svc.config import ModelConfig
-from worker_svc.kernels import Kernels, RotaryWrite
-from worker_svc.weights import DecoderWeights, LayerWeights
+from worker_svc.kernels import HeadNorms, Kernels, RotaryWrite
+from worker_svc.step.batch import Batch
+from worker_svc.weights import DecoderWeights, LayerWeights, Linear
 
 
 class Decoder:
@@ -37,14 +37,14 @@ class Decoder:
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Compute a step: write every token's keys and values, return logits where sampled.
+        """Compute a step: write every token's keys and values, return what is sampled from.
 
         Args:
             batch: T tokens, S sampled positions.
             cache: this model's KV cache; the batch's slots are written.
 
         Returns:
-            Logits ``[S, vocab_size]`` in the compute dtype.
+            Hidden states ``[S, hidden_size]``, normalised, for ``logits``.
         """
         kernels, eps = self.kernels, self.config.rms_eps
         residual = self._weights.embedding[batch.token_ids]
@@ -53,34 +53,43 @@ class Decoder:
             normed, residual = kernels.add_rms_norm(update, residual, layer.input_norm, eps)
             update = self._attend(index, layer, normed, batch, cache)
             normed, residual = kernels.add_rms_norm(update, residual, layer.mlp_norm, eps)
-            update = layer.down(kernels.silu_mul(layer.gate_up(normed)))
-        return self._logits(update[batch.sample_positions], residual[batch.sample_positions])
+            gated = kernels.silu_mul(self._linear(normed, layer.gate_up))
+            update = self._linear(gated, layer.down)
+        update, residual = update[batch.sample_positions], residual[batch.sample_positions]
+        return kernels.add_rms_norm(update, residual, self._weights.final_norm, eps)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[S, hidden_size]`` to ``[S, vocab_size]``; only what is sampled pays for it."""
+        return self._linear(hidden, self._weights.vocabulary)
 
     def _attend(
         self, index: int, layer: LayerWeights, normed: Tensor, batch: Batch, cache: KVCache
     ) -> Tensor:
         config, kernels = self.config, self.kernels
-        heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
-        projected = layer.qkv(normed).view(-1, sum(heads), config.head_dim)
-        query, key, value = torch.split(projected, heads, dim=1)
+        norms = None
         if layer.query_norm is not None and layer.key_norm is not None:
-            query = kernels.rms_norm(query, layer.query_norm, config.rms_eps)
-            key = kernels.rms_norm(key, layer.key_norm, config.rms_eps)
+            norms = HeadNorms(layer.query_norm, layer.key_norm, config.rms_eps)
+        heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        projected = self._linear(normed, layer.qkv).view(-1, sum(heads), config.head_dim)
+        query, key, value = torch.split(projected, heads, dim=1)
         k_cache, v_cache = cache.layer(index)
-        write = RotaryWrite(self._cos, self._sin, batch.positions, batch.slots, k_cache, v_cache)
+        write = RotaryWrite(
+            cos=self._cos,
+            sin=self._sin,
+            positions=batch.positions,
+            slots=batch.slots,
+            k_cache=k_cache,
+            v_cache=v_cache,
+            norms=norms,
+        )
         kernels.rotary_write(query, key, value, write)
         mixed = kernels.paged_attention(
             query, k_cache, v_cache, batch.context, config.head_dim**-0.5, config.windows[index]
         )
-        return layer.output(mixed.reshape(-1, config.num_heads * config.head_dim))
+        return self._linear(mixed.reshape(-1, config.num_heads * config.head_dim), layer.output)
 
-    def _logits(self, update: Tensor, residual: Tensor) -> Tensor:
-        """``[S, H]`` twice to ``[S, vocab_size]``; only sampled tokens pay for the vocabulary."""
-        if update.shape[0] == 0:
-            return update.new_empty((0, self.config.vocab_size))
-        norm, eps = self._weights.final_norm, self.config.rms_eps
-        normed, _ = self.kernels.add_rms_norm(update, residual, norm, eps)
-        return self._weights.vocabulary(normed)
+    def _linear(self, x: Tensor, projection: Linear) -> Tensor:
+        return self.kernels.linear(x, projection.weight, projection.bias)
 
 
 def rotary_tables(

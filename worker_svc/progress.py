@@ -1,13 +1,23 @@
-"""How far the weights are: a bar where someone watches, a line every tenth elsewhere."""
+"""How far a worker is with its start: a bar where someone watches, a line elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+Item = TypeVar("Item")
 
 # Less than this is there before a line is read.
 MIN_REPORTED_BYTES = 64 << 20
@@ -23,6 +33,17 @@ def progress(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total_bytes)
         yield lambda num_bytes: bar.advance(task, num_bytes)
+
+
+def counted(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """The items, each shown as it comes; where nobody watches one line says that they came."""
+    if not sys.stderr.isatty():
+        yield from items
+        print(f"{what}: {total}", file=sys.stderr, flush=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=what)
 
 
 class _Tenths:

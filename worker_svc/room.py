@@ -10,13 +10,14 @@ from kvstore.blocks import num_blocks_for
 from kvstore.cache import CacheShape, KVCache
 from modelfiles.directory import first_line
 from protos.errors import StepserveError
-from worker_svc.layout import Layout
-from worker_svc.limits import Limits
+from worker_svc.core.limits import Limits
 from worker_svc.loading import LoadedModel
 from worker_svc.memory import free_bytes, peak_bytes
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
-from worker_svc.synthetic import largest_step
+from worker_svc.step.graphs import graph_bytes
+from worker_svc.step.layout import Layout
+from worker_svc.step.synthetic import largest_step
 
 # Of a GPU's whole memory, which is ours; of what is available to a CPU, which is shared.
 MEMORY_FRACTIONS = {"cuda": 0.9, "cpu": 0.3}
@@ -44,8 +45,7 @@ def make_room(
         num_blocks = settings.num_blocks
         _check_num_blocks(num_blocks, shape, device)
     else:
-        fraction = settings.memory_fraction or MEMORY_FRACTIONS[device.type]
-        num_blocks = _num_blocks_free(fraction, model, layout, limits)
+        num_blocks = _num_blocks_free(settings, model, layout, limits)
     num_places = num_blocks * settings.block_size
     limits = replace(limits, num_blocks=num_blocks, max_context=min(limits.max_context, num_places))
     if settings.attention == "padded" and device.type == "cpu":
@@ -54,6 +54,11 @@ def make_room(
         return limits, KVCache(shape, num_blocks, device)
     except RuntimeError as error:
         raise WorkerUnavailable(f"{_size(num_blocks, shape)}: {first_line(error)}") from error
+
+
+def has_graphs(settings: WorkerSettings, device: torch.device) -> bool:
+    """Whether steps are to be captured: the baselines read lengths on the host."""
+    return settings.cuda_graphs and device.type == "cuda" and settings.attention == "paged"
 
 
 def cache_bytes(total: int, free: int, step: int, fraction: float) -> int:
@@ -100,9 +105,12 @@ def _check_rectangle(model: LoadedModel, layout: Layout, limits: Limits) -> None
         )
 
 
-def _num_blocks_free(fraction: float, model: LoadedModel, layout: Layout, limits: Limits) -> int:
+def _num_blocks_free(
+    settings: WorkerSettings, model: LoadedModel, layout: Layout, limits: Limits
+) -> int:
     """A GPU's memory is all taken; of a CPU's no more than can be used."""
     device, shape = model.decoder.device, model.cache_shape(limits.block_size)
+    fraction = settings.memory_fraction or MEMORY_FRACTIONS[device.type]
     if device.type == "cpu":
         wanted = limits.max_batch_size * num_blocks_for(limits.max_context, limits.block_size)
         num_blocks = min(wanted, shape.num_blocks_that_fit(free_bytes(device), fraction))
@@ -115,6 +123,8 @@ def _num_blocks_free(fraction: float, model: LoadedModel, layout: Layout, limits
             Runner(model.decoder, cache, enough, layout).execute(command)
 
         step = peak_bytes(device, execute_the_largest)
+        if has_graphs(settings, device):
+            step += graph_bytes(limits, step)
         total = torch.cuda.get_device_properties(device).total_memory
         free = cache_bytes(total, free_bytes(device), step, fraction)
         num_blocks = shape.num_blocks_that_fit(free, 1.0)

@@ -1,143 +1,59 @@
-"""One step: a command in, a report out. Plan, apply, compute, advance."""
+"""A worker's half of a step: its residents and its executor, a command in, a report out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import torch
-
 from kvstore.cache import KVCache
-from protos.step import (
-    FinishReason,
-    ResidentSequence,
-    StepCommand,
-    StepReport,
-    TokenLogprobs,
-)
-from worker_svc.layout import Layout
-from worker_svc.limits import Limits
+from protos.step import ResidentSequence, StepCommand, StepReport
+from worker_svc.core.limits import Limits
+from worker_svc.core.outcome import Chosen, absorb
+from worker_svc.core.residents import Residents, StepPlan
 from worker_svc.model import Decoder
-from worker_svc.resident import Resident, Residents, Row
-from worker_svc.rows import RowTable
-from worker_svc.sampler import Sampler
-from worker_svc.synthetic import warm_up_steps
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """A report in the making; parallel lists as in StepReport."""
-
-    sequence_ids: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
-    finished: list[tuple[int, FinishReason]] = field(default_factory=list)
-    freed: list[tuple[int, Sequence[int]]] = field(default_factory=list)
-    num_positions: int = 0
-    num_context: int = 0
+from worker_svc.step.executor import Executor
+from worker_svc.step.layout import Layout
+from worker_svc.step.pending import Pending
+from worker_svc.step.synthetic import warm_up_steps
 
 
 class Runner:
-    """Owns the rows on the device and the cache; executes steps, one at a time.
+    """Plans, launches and absorbs steps, each in the order of the commands.
 
-    Not thread-safe: one thread executes. What it is commanded twice, it does twice; the
-    ledger before it sees to that.
+    ``plan`` and ``absorb`` belong to one thread, ``launch`` to another, and a ``Pending`` may be
+    waited for in a third. A step may be planned and launched before the one before it is
+    absorbed. What it is commanded twice, it does twice; the ledger before it sees to that.
     """
 
     def __init__(self, decoder: Decoder, cache: KVCache, limits: Limits, layout: Layout) -> None:
-        self._decoder = decoder
-        self._cache = cache
+        self.executor = Executor(decoder, cache, limits, layout)
         self._limits = limits
-        self._layout = layout
         self._residents = Residents(limits)
-        self._table = RowTable(limits, decoder.device)
-        self._sampler = Sampler(self._table, decoder.kernels)
 
     def residents(self) -> tuple[ResidentSequence, ...]:
-        """Every sequence that lives here."""
+        """Every sequence that lives here; every planned step is absorbed."""
         return self._residents.describe()
 
     def reset(self) -> None:
-        """Let go of every sequence."""
+        """Let go of every sequence; every planned step is absorbed."""
         self._residents.clear()
 
-    @torch.inference_mode()
+    def plan(self, command: StepCommand) -> StepPlan:
+        """Check a command and apply it. Raises StepRefused; then nothing was changed."""
+        return self._residents.plan(command)
+
+    def launch(self, plan: StepPlan) -> Pending:
+        """Begin to compute a planned step."""
+        return self.executor.launch(plan)
+
+    def absorb(self, plan: StepPlan, chosen: Chosen) -> StepReport:
+        """Take what the device decided; the step's report."""
+        return absorb(self._residents, plan, chosen)
+
     def execute(self, command: StepCommand) -> StepReport:
-        """Execute one step and wait for its result.
-
-        Raises:
-            StepRefused: the command cannot be done; nothing was changed.
-        """
-        started_ns = time.perf_counter_ns()
-        plan = self._residents.plan(command)
-        self._residents.apply(plan, command.committed_step)
-        for resident in plan.admitted:
-            self._table.admit(resident)
-        self._table.grow(plan.rows)
-        outcome = _Outcome()
-        outcome.freed += [(r.sequence_id, tuple(r.block_ids)) for r in plan.released]
-        outcome.freed += plan.strays
-        if plan.rows:
-            self._compute(plan.rows, command.step, outcome)
-        return StepReport(
-            incarnation=command.incarnation,
-            epoch=command.epoch,
-            step=command.step,
-            token_sequence_ids=tuple(outcome.sequence_ids),
-            token_offsets=tuple(outcome.offsets),
-            token_ids=tuple(outcome.token_ids),
-            logprobs=outcome.logprobs,
-            finished=tuple(outcome.finished),
-            freed=tuple(outcome.freed),
-            duration_us=(time.perf_counter_ns() - started_ns) // 1000,
-            num_positions=outcome.num_positions,
-            num_context=outcome.num_context,
-        )
-
-    def _compute(self, rows: Sequence[Row], step: int, outcome: _Outcome) -> None:
-        batch = self._layout.lay(rows, self._table, self._residents.num_dead)
-        outcome.num_positions, outcome.num_context = batch.num_positions, batch.num_context
-        logits = self._decoder.forward(batch, self._cache)
-        for row in rows:
-            row.resident.num_computed += row.num_tokens
-        complete = [row.resident for row in rows if row.resident.num_pending == 0]
-        if not complete:
-            return
-        sampled = self._sampler.sample(logits[: len(complete)], complete)
-        self._table.append(complete, sampled.token_ids)
-        chosen = zip(sampled.token_ids.tolist(), sampled.is_finite.tolist(), strict=True)
-        for position, (resident, (token_id, is_finite)) in enumerate(
-            zip(complete, chosen, strict=True)
-        ):
-            reason: FinishReason | None = FinishReason.ERROR
-            if is_finite:
-                reason = _advance(resident, token_id, sampled.logprobs.get(position), outcome)
-            if reason is not None:
-                self._residents.end(resident, step)
-                outcome.finished.append((resident.sequence_id, reason))
-                outcome.freed.append((resident.sequence_id, tuple(resident.block_ids)))
+        """All of a step in one thread. Raises StepRefused; then nothing was changed."""
+        plan = self.plan(command)
+        return self.absorb(plan, self.launch(plan).wait())
 
     def warm_up(self) -> None:
         """Execute steps of every kind, so that no job waits for a compiler or finds it broken."""
         for command in warm_up_steps(self._limits):
             self.execute(command)
             self.reset()
-
-
-def _advance(
-    resident: Resident, token_id: int, logprobs: TokenLogprobs | None, outcome: _Outcome
-) -> FinishReason | None:
-    """Take the chosen token as the sequence's next; return why that ends it, if it does."""
-    if logprobs is not None:
-        outcome.logprobs[len(outcome.token_ids)] = logprobs
-    outcome.sequence_ids.append(resident.sequence_id)
-    outcome.offsets.append(resident.num_output_tokens)
-    outcome.token_ids.append(token_id)
-    resident.num_tokens += 1
-    if token_id in resident.stop_token_ids:
-        return FinishReason.STOP
-    if resident.num_tokens >= resident.max_tokens:
-        return FinishReason.LENGTH
-    return None

@@ -36,7 +36,8 @@ MAX_CALLS = 64
 MAX_WAITING_REPORTS = 8
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Reports = asyncio.Queue[StepReport | Exception]
+# What comes of each command, in their order, and last the reason why there are no more.
+Reports = asyncio.Queue[asyncio.Future[StepReport] | Exception]
 
 
 class StepService(step_wire.WorkerServicer):
@@ -79,20 +80,20 @@ class StepService(step_wire.WorkerServicer):
         executor = asyncio.create_task(self._execute(commands, reports))
         try:
             while True:
-                report = await reports.get()
-                if isinstance(report, Exception):
-                    raise report
-                await context.write(step_wire.encode_worker_message(report))
+                coming = await reports.get()
+                if isinstance(coming, Exception):
+                    raise coming
+                await context.write(step_wire.encode_worker_message(await coming))
         finally:
             reader.cancel()
             executor.cancel()
 
     async def _execute(self, commands: Commands, reports: Reports) -> None:
-        """Put a report for every command, and last the reason why there are no more."""
+        """Begin every command, and put last the reason why there are no more."""
         try:
             while True:
                 command = await commands.next()
-                await reports.put(await self._engine.execute(command, commands))
+                await reports.put(await self._engine.begin(command, commands))
         except Exception as reason:  # raised by the reader of the reports
             await reports.put(reason)
 
@@ -140,7 +141,7 @@ class WorkerServer:
 
     def __init__(self, settings: WorkerSettings, assembly: Assembly) -> None:
         self._settings = settings
-        self._engine = Engine(assembly.runner, assembly.info)
+        self._engine = Engine(assembly.runner, assembly.info, assembly.launch_ahead)
         self._health = health.aio.HealthServicer()
         self._watcher: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)

@@ -63,6 +63,18 @@ class WorkerSettings(BaseSettings):
     max_kept_reports: int = Field(
         64, ge=1, le=MAX_INT, description="reports kept for uncommitted steps"
     )
+    launch_ahead: int | None = Field(
+        None,
+        ge=0,
+        le=8,
+        description="steps launched before the tokens of the step before are read; "
+        "default: 2 on cuda, where the device would wait for the host; 0 on cpu",
+    )
+    cuda_graphs: bool = Field(
+        True,
+        description="cuda, with --attention paged: capture steps of common sizes as graphs; "
+        "without them the host launches every kernel of every step, for debugging",
+    )
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads to compute with; default: torch's choice"
     )

@@ -19,16 +19,10 @@ VOCABULARY = "lm_head.weight"
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """``x @ weight + bias``: weight ``[in, out]`` in either memory order."""
+    """What ``Kernels.linear`` takes: weight ``[in, out]`` in either memory order."""
 
     weight: Tensor
     bias: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``[T, in]`` to ``[T, out]``."""
-        if self.bias is None:
-            return torch.mm(x, self.weight)
-        return torch.addmm(self.bias, x, self.weight)
 
 
 @dataclass(frozen=True, slots=True)

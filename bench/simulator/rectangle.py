@@ -1,4 +1,4 @@
-"""The places of a padded static batch, as the worker keeps them (``worker_svc.resident``)."""
+"""The places of a padded static batch, as the worker keeps them (``worker_svc.core.residents``)."""
 
 from __future__ import annotations
 

@@ -42,7 +42,11 @@ SAMPLES: dict[Any, tuple[str, Any]] = {
     tuple[int, ...]: ("[3, 4, 5]", (3, 4, 5)),
 }
 # Texts that must be of a form.
-FORMED = {"tenant_weights": "a=2,b=0.5"}
+FORMED = {
+    "tenant_weights": "a=2,b=0.5",
+    "sections": "steps,kernels",
+    "limits": "steps=4,8b=90.5",
+}
 
 
 def settings_class(name: str) -> type[BaseSettings]:

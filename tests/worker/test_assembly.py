@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.worker.conftest import Assemble
+from worker_svc.core.limits import Limits
 from worker_svc.engine import Engine
 from worker_svc.kernels import select
-from worker_svc.layout import Flat, layout_for
-from worker_svc.limits import Limits
 from worker_svc.room import WorkerUnavailable, cache_bytes
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
-from worker_svc.synthetic import largest_step
+from worker_svc.step.layout import Flat, layout_for
+from worker_svc.step.synthetic import largest_step
 
 SIZES = {
     "num_attention_heads": 1,
@@ -200,7 +200,7 @@ async def test_the_models_thread_computes_with_as_many_threads(assembled: Assemb
     assembly = assembled(num_threads=1)
     engine = Engine(assembly.runner, assembly.info)
     loop = asyncio.get_running_loop()
-    assert await loop.run_in_executor(engine._thread, torch.get_num_threads) == 1
+    assert await loop.run_in_executor(engine._launcher, torch.get_num_threads) == 1
     await engine.drain(1.0)
 
 

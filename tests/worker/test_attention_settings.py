@@ -115,7 +115,7 @@ def test_what_is_not_finite_stays_with_its_own_sequence(
         for token_ids, num_tokens in (([5, 6, 7] * 4, 20), *((heir, 5) for heir in heirs))
     ]
     poison = min(set(range(8, 257)).difference(*lone, *heirs))
-    runner._decoder._weights.embedding[poison] = torch.nan
+    runner.executor.decoder._weights.embedding[poison] = torch.nan
     lane = Lane(num_blocks=12, block_size=4)
     ill, sound = lane.admit([poison] * 8, GREEDY), lane.admit([5, 6, 7] * 4, lengths(20))
     report = runner.execute(lane.command({ill: 8, sound: 12}))
@@ -236,14 +236,14 @@ def test_a_dead_row_is_computed_to_its_logits(
     ids = [lane.admit(prompt(4), GREEDY) for _ in range(3)]
     step(runner, lane, dict.fromkeys(ids, 4))
     shapes: list[tuple[int, ...]] = []
-    forward = runner._decoder.forward
+    compute = runner.executor.decoder.logits
 
-    def recorded(*arguments: Any) -> Tensor:
-        logits = forward(*arguments)
+    def recorded(hidden: Tensor) -> Tensor:
+        logits = compute(hidden)
         shapes.append(tuple(logits.shape))
         return logits
 
-    monkeypatch.setattr(runner._decoder, "forward", recorded)
+    monkeypatch.setattr(runner.executor.decoder, "logits", recorded)
     report = step(runner, lane, {ids[0]: 1}, release=tuple(ids[1:]))
     assert shapes == [(3, 257)]
     assert len(report.token_ids) == 1
@@ -281,7 +281,7 @@ def test_only_padded_makes_a_tensor_of_every_row_times_the_longest_context(
     lane = Lane(num_blocks=256, block_size=4)
     ids = [lane.admit(prompt(n), GREEDY) for n in (200, 3, 5, 4, 2, 6)]
     step(runner, lane, {i: lane.pending(i) for i in ids})
-    known = {runner._cache._blocks.untyped_storage().data_ptr()}
+    known = {runner.executor.cache._blocks.untyped_storage().data_ptr()}
     with Largest(known) as largest:
         step(runner, lane, dict.fromkeys(ids, 1))
     num_kv_heads, head_dim = 2, 16

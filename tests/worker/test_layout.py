@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.worker.test_rows import BLOCK_SIZE, GREEDY, LIMITS, Tables
+from tests.worker.test_rows import BLOCK_SIZE, GREEDY, LIMITS, Tables, row_of
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Row
 from worker_svc.kernels import Groups, Rectangle
-from worker_svc.layout import Flat, Grouped, Layout, Padded, layout_for
-from worker_svc.limits import Limits
-from worker_svc.resident import Row
+from worker_svc.step.layout import Flat, Grouped, Layout, Padded, layout_for
 
 # Line: (tokens, computed before, tokens to compute).
 SHARES = {3: (6, 4, 2), 0: (7, 0, 5), 4: (3, 2, 1), 1: (6, 4, 2), 2: (5, 4, 1)}
@@ -19,7 +19,7 @@ def tables_and_rows() -> tuple[Tables, list[Row]]:
     for line, (num_tokens, num_computed, _) in SHARES.items():
         tokens = list(range(10 * line, 10 * line + num_tokens))
         tables.admit(line, tokens, GREEDY).num_computed = num_computed
-    return tables, [Row(tables.residents[line], count, ()) for line, (*_, count) in SHARES.items()]
+    return tables, [row_of(tables.residents[line], count) for line, (*_, count) in SHARES.items()]
 
 
 def slot_of(tables: Tables, line: int, position: int) -> int:

@@ -30,7 +30,7 @@ from worker_svc import __main__, assembly
 assemble = assembly.assemble
 def assemble_broken(settings, incarnation):
     made = assemble(settings, incarnation)
-    made.runner._decoder._weights.embedding.resize_(0, 0)
+    made.runner.executor.decoder._weights.embedding.resize_(0, 0)
     return made
 assembly.assemble = assemble_broken
 sys.exit(__main__.main())

@@ -41,6 +41,10 @@ INVALID_ADMISSIONS: dict[str, dict[str, Any]] = {
     "min_p": {"sampling": Sampling(max_tokens=2, min_p=float("nan"))},
     "repetition_penalty": {"sampling": Sampling(max_tokens=2, repetition_penalty=0.0099)},
     "logprobs": {"sampling": Sampling(max_tokens=2, num_logprobs=21)},
+    "stop token ids": {"sampling": Sampling(max_tokens=2, stop_token_ids=tuple(range(113)))},
+    "tokens are biased": {
+        "sampling": Sampling(max_tokens=2, logit_bias=tuple((i % 257, 1.0) for i in range(1025)))
+    },
     "biased token id": {"sampling": Sampling(max_tokens=2, logit_bias=((257, 1.0),))},
     "biased twice": {"sampling": Sampling(max_tokens=2, logit_bias=((1, 1.0), (1, 2.0)))},
 }

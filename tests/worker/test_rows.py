@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 
 from protos.step import Admission, Sampling
-from worker_svc.layout import Flat
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident, Row
-from worker_svc.rows import RowTable
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident, Row
+from worker_svc.kernels import select
+from worker_svc.kernels.record import Columns
+from worker_svc.step.flat import FlatStep, flat_batch
+from worker_svc.step.layout import Flat
+from worker_svc.step.rows import RowTable
+from worker_svc.step.sampler import Choice, SampledRows, Sampler
+from worker_svc.step.staging import pack
 
 BLOCK_SIZE = 4
+KERNELS = select("torch", "cpu")
 LIMITS = Limits(100, 40, BLOCK_SIZE, 99, 5, 64)
+
+
+def row_of(resident: Resident, num_tokens: int, new_block_ids: Sequence[int] = ()) -> Row:
+    return Row(
+        resident=resident,
+        start=resident.num_computed,
+        num_tokens=num_tokens,
+        position=resident.num_tokens,
+        is_sampled=num_tokens == resident.num_pending,
+        num_blocks=len(resident.block_ids),
+        new_block_ids=new_block_ids,
+    )
 
 
 class Tables:
     """A table, and the same sequences as plain lists."""
 
     def __init__(self) -> None:
-        self.table = RowTable(LIMITS, torch.device("cpu"))
+        self.table = RowTable(LIMITS, torch.device("cpu"), KERNELS)
         self.tokens: dict[int, list[int]] = {}
         self.residents: dict[int, Resident] = {}
 
@@ -29,21 +48,25 @@ class Tables:
         admission = Admission(line, "job", more.get("index", 0), tokens, 1, sampling, 0, block_ids)
         resident = Resident.of(admission, LIMITS.max_context)
         resident.line = line
-        self.table.admit(resident)
+        self.table.write([resident], ())
         self.tokens[line], self.residents[line] = list(tokens), resident
         return resident
 
     def grow(self, line: int, new_block_ids: list[int]) -> None:
         resident = self.residents[line]
         resident.block_ids += new_block_ids
-        self.table.grow([Row(resident, 1, new_block_ids)])
+        self.table.write((), [row_of(resident, 1, new_block_ids)])
 
     def choose(self, token_ids: dict[int, int]) -> None:
-        residents = [self.residents[line] for line in token_ids]
-        self.table.append(residents, torch.tensor(list(token_ids.values())))
-        for resident in residents:
-            resident.num_tokens += 1
-            self.tokens[resident.line].append(token_ids[resident.line])
+        """As the device does at the end of a step."""
+        lines, chosen = list(token_ids), torch.tensor(list(token_ids.values()), dtype=torch.int32)
+        positions = [self.residents[line].num_tokens for line in lines]
+        sampled = SampledRows(*pack((lines, positions), self.table.device))
+        choice = Choice(chosen, torch.ones(len(lines), dtype=torch.int32))
+        Sampler(self.table, KERNELS).advance(choice, sampled)
+        for line in lines:
+            self.residents[line].num_tokens += 1
+            self.tokens[line].append(token_ids[line])
 
 
 GREEDY = Sampling(max_tokens=30, temperature=0.0)
@@ -51,7 +74,7 @@ GREEDY = Sampling(max_tokens=30, temperature=0.0)
 
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     """The batch of the next ``counts`` tokens of each line, entry by entry."""
-    rows = [Row(tables.residents[line], count, ()) for line, count in counts.items()]
+    rows = [row_of(tables.residents[line], count) for line, count in counts.items()]
     batch = Flat().lay(rows, tables.table, 0)
     batch.context.check()
     tokens, positions, slots, sampled, starts = [], [], [], [], [0]
@@ -119,14 +142,42 @@ def test_a_line_that_is_used_again_holds_nothing_of_before() -> None:
     )
     tables.admit(1, list(range(30)), biased, index=6)
     table = tables.table
-    assert (int(table.seed[1]), int(table.index[1]), int(table.top_k[1])) == (-3, 6, 4)
-    assert (float(table.temperature[1]), float(table.top_p[1])) == (0.5, 0.25)
-    token_ids, biases = table.biases[1]
-    assert (token_ids.tolist(), biases.tolist()) == ([3], [1.5])
+    columns = Columns(table.records)
+    assert (int(columns.seed[1]), int(columns.index[1]), int(columns.top_k[1])) == (-3, 6, 4)
+    assert (float(columns.temperature[1]), float(columns.top_p[1])) == (0.5, 0.25)
+    assert int(columns.num_biases[1]) == 1
+    assert (int(table.bias_ids[1, 0]), float(table.bias_values[1, 0])) == (3, 1.5)
+    table.has_ended[1] = 1
     tables.admit(1, [9, 8, 7, 6], GREEDY)
-    assert table.biases == {}
-    assert (int(table.top_k[1]), float(table.top_p[1])) == (0, 1.0)
+    assert (int(columns.num_biases[1]), int(table.has_ended[1])) == (0, 0)
+    assert (int(columns.top_k[1]), float(columns.top_p[1])) == (0, 1.0)
     check_batch(tables, {1: 4})
+
+
+def test_what_is_padded_belongs_to_nobody() -> None:
+    """The rows as before, and behind them tokens and rows that write nothing."""
+    tables = Tables()
+    tables.admit(3, [5, 6, 7, 8, 9, 10], GREEDY)
+    tables.admit(0, [1, 2, 3], GREEDY).num_computed = 2
+    step = FlatStep.of([row_of(tables.residents[3], 4), row_of(tables.residents[0], 1)])
+    table = tables.table
+    padded = flat_batch(pack(step.padded(9, 4, table.nobody), table.device), table, (9, 40))
+    exact = step.batch(pack(step.arrays, table.device), table)
+    padded.context.check()
+    assert padded.token_ids[:5].tolist() == exact.token_ids.tolist()
+    assert padded.slots.tolist() == [*exact.slots.tolist(), -1, -1, -1, -1]
+    assert padded.context.query_starts.tolist() == [0, 4, 5, 5, 5]
+    assert padded.context.context_lens.tolist() == [4, 3, 0, 0]
+    assert padded.sample_positions.tolist() == [4, 0, 0, 0]
+
+
+def test_who_has_ended_has_no_slots() -> None:
+    tables = Tables()
+    tables.admit(3, [5, 6, 7], GREEDY)
+    tables.table.has_ended[3] = 1
+    step = FlatStep.of([row_of(tables.residents[3], 2)])
+    batch = step.batch(pack(step.arrays, tables.table.device), tables.table)
+    assert (batch.token_ids.tolist(), batch.slots.tolist()) == ([5, 6], [-1, -1])
 
 
 def test_any_mix_of_rows() -> None:

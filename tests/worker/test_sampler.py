@@ -4,161 +4,46 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from protos.step import Admission, Sampling
-from worker_svc import truncate
-from worker_svc.kernels import select
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident
-from worker_svc.rows import RowTable
-from worker_svc.sampler import Sampled, Sampler
-from worker_svc.truncate import Bounds, likeliest
+from protos.step import Sampling
+from tests.worker.sampling import (
+    LIMITS,
+    PADDED,
+    TORCH,
+    VOCAB_SIZE,
+    Case,
+    adjusted,
+    draw,
+    probabilities,
+    random_cases,
+    random_logits,
+    sample,
+    softmax,
+    tabled,
+)
+from worker_svc.kernels import select, truncate
+from worker_svc.kernels.truncate import Bounds, likeliest
+from worker_svc.step.sampler import SampledRows, Sampler
 
-VOCAB_SIZE = 600
-LIMITS = Limits(VOCAB_SIZE, 64, 4, 64, 64, 64)
-KERNELS = select("torch", "cpu")
+KERNELS = {"torch": TORCH, "cpu": select("cpu", "cpu")}
 GREEDY = Sampling(max_tokens=50, temperature=0.0)
 DTYPES = [torch.float32, torch.float64]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row: what it has generated so far, and how the next token is chosen."""
-
-    sampling: Sampling
-    prompt: tuple[int, ...] = (1, 2, 3)
-    output: tuple[int, ...] = ()
-    index: int = 0
-
-
-def sample(cases: Sequence[Case], logits: Tensor) -> Sampled:
-    """Through a fresh table, with the rows on shuffled lines."""
-    table = RowTable(LIMITS, torch.device("cpu"))
-    lines = random.Random(len(cases)).sample(range(LIMITS.max_batch_size), len(cases))
-    residents = []
-    for sequence_id, (case, line) in enumerate(zip(cases, lines, strict=True)):
-        tokens = case.prompt + case.output
-        admission = Admission(sequence_id, "", case.index, tokens, len(case.prompt), case.sampling)
-        resident = Resident.of(admission, LIMITS.max_context)
-        resident.line = line
-        table.admit(resident)
-        residents.append(resident)
-    return Sampler(table, KERNELS).sample(logits.clone(), residents)
-
-
-# --- the reference: one row, plain Python
-
-
-def adjusted(case: Case, logits: Sequence[float]) -> list[float]:
-    """Penalties, then bias."""
-    sampling, scores = case.sampling, list(logits)
-    for token_id in {*case.prompt, *case.output}:
-        if scores[token_id] > 0:
-            scores[token_id] /= f32(sampling.repetition_penalty)
-        else:
-            scores[token_id] *= f32(sampling.repetition_penalty)
-    for token_id in set(case.output):
-        count = case.output.count(token_id)
-        scores[token_id] -= f32(sampling.frequency_penalty) * count
-        scores[token_id] -= f32(sampling.presence_penalty)
-    for token_id, bias in sampling.logit_bias:
-        scores[token_id] += f32(bias)
-    return scores
-
-
-def probabilities(case: Case, logits: Sequence[float]) -> list[float]:
-    """Temperature, min_p, top_k, top_p."""
-    sampling = case.sampling
-    scores = [score / f32(sampling.temperature) for score in adjusted(case, logits)]
-    weights = softmax(scores)
-    weights = [w if w >= f32(sampling.min_p) * max(weights) else 0.0 for w in weights]
-    if sampling.top_k:
-        kth = sorted(weights, reverse=True)[min(sampling.top_k, len(weights)) - 1]
-        weights = [w if w >= kth else 0.0 for w in weights]
-    bound, mass = f32(sampling.top_p) * sum(weights), 0.0
-    for token_id in sorted(range(len(weights)), key=lambda i: -weights[i]):
-        if sampling.top_p < 1 and mass >= bound:
-            weights[token_id] = 0.0
-        mass += weights[token_id]
-    return [w / sum(weights) for w in weights]
-
-
-def softmax(scores: Sequence[float]) -> list[float]:
-    weights = [math.exp(score - max(scores)) for score in scores]
-    return [w / sum(weights) for w in weights]
-
-
-def f32(value: float) -> float:
-    """Values arrive as float32, the reference computes with the same ones."""
-    return float(torch.tensor(value, dtype=torch.float32))
-
-
-def draw(case: Case, logits: Sequence[float]) -> tuple[int, float]:
-    """The token, and how near the uniform number is to choosing another."""
-    seed = case.sampling.seed
-    uniform = float(
-        KERNELS.uniforms(
-            torch.tensor([seed - (1 << 64 if seed >= 1 << 63 else 0)]),
-            torch.tensor([case.index]),
-            torch.tensor([len(case.output)]),
-        )
-    )
-    below = 0.0
-    for token_id, probability in enumerate(probabilities(case, logits)):
-        if uniform < below + probability:
-            return token_id, min(uniform - below, below + probability - uniform)
-        below += probability
-    raise AssertionError("the probabilities do not sum to 1")
-
-
-# --- rows of every kind
-
-
-def random_cases(count: int, seed: int) -> list[Case]:
-    rng = random.Random(seed)
-    return [random_case(rng) for _ in range(count)]
-
-
-def random_case(rng: random.Random) -> Case:
-    bias_ids = rng.sample(range(VOCAB_SIZE), rng.choice([0, 0, 3]))
-    sampling = Sampling(
-        max_tokens=50,
-        temperature=rng.choice([0.0, 0.3, 1.0, 1.0, 2.5]),
-        top_p=rng.choice([1.0, 0.1, 0.6, 0.95, 0.999]),
-        top_k=rng.choice([0, 0, 1, 7, 300, 5000]),
-        min_p=rng.choice([0.0, 0.0, 0.02, 0.4]),
-        seed=rng.getrandbits(64),
-        presence_penalty=rng.choice([0.0, 0.0, 1.5, -0.5]),
-        frequency_penalty=rng.choice([0.0, 0.0, 0.8]),
-        repetition_penalty=rng.choice([1.0, 1.0, 1.3, 0.8]),
-        logit_bias=tuple((token_id, rng.uniform(-9, 9)) for token_id in bias_ids),
-        num_logprobs=rng.choice([-1, -1, 0, 5]),
-    )
-    return Case(
-        sampling,
-        prompt=tuple(rng.randrange(30) for _ in range(rng.randint(1, 9))),
-        output=tuple(rng.randrange(30) for _ in range(rng.randint(0, 20))),
-        index=rng.randrange(4),
-    )
-
-
-def random_logits(count: int, dtype: torch.dtype, seed: int, spread: float = 3.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((count, VOCAB_SIZE), generator=generator, dtype=dtype) * spread
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("spread", [0.3, 3.0])
-def test_every_kind_of_row_chooses_as_the_reference_does(dtype: torch.dtype, spread: float) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_every_kind_of_row_chooses_as_the_reference_does(
+    dtype: torch.dtype, spread: float, kernels: str
+) -> None:
     cases, logits = random_cases(60, seed=1), random_logits(60, dtype, 2, spread)
-    chosen = sample(cases, logits).token_ids.tolist()
+    chosen = sample(cases, logits, KERNELS[kernels]).token_ids.tolist()
     excused = 0
     for case, token_id, row in zip(cases, chosen, logits.tolist(), strict=True):
         if case.sampling.temperature == 0:
@@ -166,8 +51,8 @@ def test_every_kind_of_row_chooses_as_the_reference_does(dtype: torch.dtype, spr
             assert scores[token_id] == pytest.approx(max(scores), abs=1e-5)
             continue
         expected, distance = draw(case, row)
-        excused += distance < 1e-6
         assert token_id == expected or distance < 1e-6
+        excused += token_id != expected
     assert excused <= (1 if dtype is torch.float32 else 0)
 
 
@@ -350,3 +235,22 @@ def test_a_draw_is_the_same_however_far_it_looks(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(truncate, "WIDTHS", widths)
         draws.append(sample(cases, logits).token_ids.tolist())
     assert all(draw == draws[0] for draw in draws)
+
+
+def test_padded_rows_change_nothing() -> None:
+    cases, logits = random_cases(20, seed=17), random_logits(20, torch.float32, 18)
+    table, rows, needs = tabled(cases)
+    expected = Sampler(table, TORCH).choose(logits, rows, needs)
+    padded = SampledRows(rows.lines.clone(), rows.positions.clone())
+    padded.lines[::4], padded.positions[::4] = PADDED, 0
+    chosen = Sampler(table, TORCH).choose(logits, padded, needs)
+    kept = torch.arange(20) % 4 != 0
+    assert torch.equal(chosen.token_ids[kept], expected.token_ids[kept])
+    assert bool(((chosen.token_ids >= 0) & (chosen.token_ids < VOCAB_SIZE)).all())
+
+
+def test_a_step_without_rows() -> None:
+    table, rows, _ = tabled([])
+    needs = tabled(random_cases(20, seed=17))[2]
+    assert len(Sampler(table, TORCH).choose(torch.empty(0, 9), rows, needs).token_ids) == 0
+    assert len(table.token_ids) == LIMITS.max_batch_size

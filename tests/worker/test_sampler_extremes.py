@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from protos.step import Sampling
-from tests.worker.test_sampler import Case, sample
+from tests.worker.sampling import Case, sample
 
 VOCAB_SIZE = 257
 EVERY_ID = range(VOCAB_SIZE)

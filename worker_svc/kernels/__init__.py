@@ -3,12 +3,13 @@
 from worker_svc.kernels.attention_grouped import Groups
 from worker_svc.kernels.attention_padded import Rectangle
 from worker_svc.kernels.ragged import Ragged
-from worker_svc.kernels.rotary import RotaryWrite
+from worker_svc.kernels.rotary import HeadNorms, RotaryWrite
 from worker_svc.kernels.select import Context, Kernels, KernelsUnavailable, select
 
 __all__ = [
     "Context",
     "Groups",
+    "HeadNorms",
     "Kernels",
     "KernelsUnavailable",
     "Ragged",

@@ -2,50 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
 from torch import Tensor
 from torch.nn import functional
-
-from worker_svc.kernels.kernel import kernel
-from worker_svc.kernels.rounding import rounded_product, widened
-
-if TYPE_CHECKING:
-    import triton.language as tl
-
-BLOCK_SIZE = 1024
 
 
 def silu_mul_reference(gate_up: Tensor) -> Tensor:
     """``[T, 2 I]``, gate in the first half, to ``[T, I]``; silu is rounded before the product."""
     gate, up = gate_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
-
-
-def silu_mul_triton(gate_up: Tensor) -> Tensor:
-    """``silu_mul_reference`` for ``[T, 2 I]`` whose last stride is 1."""
-    assert gate_up.dim() == 2
-    assert gate_up.stride(1) == 1
-    num_tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
-    output = torch.empty((num_tokens, width), dtype=gate_up.dtype, device=gate_up.device)
-    _silu_mul_kernel[(num_tokens, -(-width // BLOCK_SIZE))](
-        gate_up, gate_up.stride(0), output, width, num_warps=4, enable_fp_fusion=False
-    )
-    return output
-
-
-@kernel
-def _silu_mul_kernel(
-    gate_up: tl.tensor, gate_up_stride: int, output: tl.tensor, width: int
-) -> None:
-    """One program a block of one token's outputs."""
-    token = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-    inside = at < width
-    line = gate_up + token * gate_up_stride
-    gate = tl.load(line + at, mask=inside, other=0.0)
-    up = tl.load(line + width + at, mask=inside, other=0.0)
-    wide = widened(gate)
-    silu = (wide / (1 + tl.exp(-wide))).to(gate.dtype)
-    tl.store(output + token * width + at, rounded_product(silu, up), mask=inside)

@@ -22,14 +22,15 @@ def paged_attention_reference(
 
     ``k_cache`` and ``v_cache`` are ``[num_blocks, Hkv, block_size, D]`` with Hq a multiple of Hkv.
     A ``window`` above zero limits each token to the last ``window`` positions, its own among them.
-    16-bit inputs are computed in float32. Returns ``[T, Hq, D]`` in the query's dtype.
+    16-bit inputs are computed in float32. Tokens without a context get zeros. Returns
+    ``[T, Hq, D]`` in the query's dtype.
     """
     output = torch.zeros_like(query)
     starts = ragged.query_starts.tolist()
     lengths = ragged.context_lens.tolist()
     for row, row_id in enumerate(ragged.row_ids.tolist()):
         start, end = starts[row], starts[row + 1]
-        if start == end:
+        if start == end or lengths[row] == 0:
             continue
         table = ragged.block_tables[row_id]
         keys = _row_context(k_cache, table, lengths[row])

@@ -219,8 +219,9 @@ def _attend_task(arrays: Paged, task: Array, tile: Tile, scale: Any, window: int
             _mix(tile.scores, tile.mixed, num_lines, _widened(block, tile.wide), j)
     for line in range(num_lines):
         out = arrays.output[start + line // group, head * group + line % group]
+        total = tile.total[line] if stop > 0 else 1  # without a context nothing was seen
         for d in range(out.shape[0]):
-            out[d] = tile.mixed[line, d] / tile.total[line]
+            out[d] = tile.mixed[line, d] / total
 
 
 @compiled()

@@ -9,22 +9,14 @@ made in, on the device, or on a crash before it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 import torch
 from torch import Tensor
-
-from worker_svc.kernels.kernel import varying
-
-if TYPE_CHECKING:
-    import triton.language as tl
 
 ROUND_A = 0xD2511F53
 ROUND_B = 0xCD9E8D57
 WEYL_A = 0x9E3779B9
 WEYL_B = 0xBB67AE85
 NUM_ROUNDS = 10
-BLOCK_SIZE = 128
 _WORD = 0xFFFFFFFF
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -64,39 +56,3 @@ def philox_reference(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
 
 def _high(bits: Tensor) -> Tensor:
     return (bits >> 32) & _WORD
-
-
-class _Tensors(NamedTuple):
-    seeds: Any
-    indexes: Any
-    offsets: Any
-    numbers: Any
-
-
-def uniforms_triton(seeds: Tensor, indexes: Tensor, offsets: Tensor) -> Tensor:
-    """``uniforms_reference`` in one launch, the same bits."""
-    assert seeds.dim() == 1
-    assert seeds.dtype == torch.int64
-    assert seeds.shape == indexes.shape == offsets.shape
-    assert seeds.is_contiguous()
-    assert indexes.is_contiguous()
-    assert offsets.is_contiguous()
-    numbers = torch.empty(seeds.shape, dtype=torch.float64, device=seeds.device)
-    count = seeds.shape[0]
-    _uniforms_kernel[(-(-count // BLOCK_SIZE),)](
-        _Tensors(seeds, indexes, offsets, numbers), count, num_warps=4, enable_fp_fusion=False
-    )
-    return numbers
-
-
-@varying("count")
-def _uniforms_kernel(tensors: tl.tuple, count: int) -> None:
-    at = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-    inside = at < count
-    seeds = tl.load(tensors.seeds + at, mask=inside, other=0).to(tl.uint64, bitcast=True)
-    indexes = tl.load(tensors.indexes + at, mask=inside, other=0).to(tl.uint32)
-    offsets = tl.load(tensors.offsets + at, mask=inside, other=0).to(tl.uint64)
-    low, high = offsets.to(tl.uint32), (offsets >> 32).to(tl.uint32)
-    first, second, _, _ = tl.philox(seeds, low, high, indexes, tl.zeros_like(indexes))
-    mantissa = (first >> 5).to(tl.uint64) * 67108864 + (second >> 6).to(tl.uint64)
-    tl.store(tensors.numbers + at, mantissa.to(tl.float64) * 2.0**-53, mask=inside)

@@ -24,7 +24,8 @@ class Ragged:
         max_query_len: at least the longest row's number of tokens in this step.
         max_context_len: at least the largest of ``context_lens``.
 
-    A row of no tokens (padding of a captured graph) is allowed: its query_starts are equal.
+    A row of no tokens (padding of a captured graph) is allowed: its query_starts are equal. So is a
+    row of tokens whose context_len is 0 (its sequence has ended): nothing is read for it.
     """
 
     row_ids: Tensor

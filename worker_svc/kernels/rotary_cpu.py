@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worker_svc.kernels.compiled import Array, available_threads, compiled
-from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference
+from worker_svc.kernels.rotary import RotaryWrite, normed, rotary_write_reference
 
 # From so many numbers on torch's threads gain more than its calls cost.
 MAX_SERIAL_NUMBERS = 1 << 17
@@ -32,6 +32,9 @@ def rotary_write_cpu(query: Tensor, key: Tensor, value: Tensor, args: RotaryWrit
     if query.dtype not in (torch.float32, torch.float64) or is_large:
         rotary_write_reference(query, key, value, args)
         return
+    if args.norms is not None:
+        normed_query, key = normed(query, key, args.norms)
+        query.copy_(normed_query)
     tensors = (
         *(query, key, value, args.cos, args.sin),
         *(args.positions, args.slots, args.k_cache, args.v_cache),

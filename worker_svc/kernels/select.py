@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from worker_svc.kernels.activation import silu_mul_reference, silu_mul_triton
+from worker_svc.core.needs import StepNeeds
+from worker_svc.kernels.activation import silu_mul_reference
+from worker_svc.kernels.advance import advance_reference
 from worker_svc.kernels.attention import paged_attention_reference
 from worker_svc.kernels.attention_grouped import Groups, grouped_attention
 from worker_svc.kernels.attention_padded import Rectangle, padded_attention
-from worker_svc.kernels.attention_triton import MAX_HEAD_DIM, paged_attention_triton
-from worker_svc.kernels.norm import (
-    add_rms_norm_reference,
-    add_rms_norm_triton,
-    rms_norm_reference,
-    rms_norm_triton,
-)
-from worker_svc.kernels.philox import uniforms_reference, uniforms_triton
+from worker_svc.kernels.attention_tiles import MAX_HEAD_DIM
+from worker_svc.kernels.choice import Choice, SampledRows, SamplingTable
+from worker_svc.kernels.choose import choose_reference
+from worker_svc.kernels.linear import linear_reference
+from worker_svc.kernels.locate import RowTables, locate_reference
+from worker_svc.kernels.norm import add_rms_norm_reference
 from worker_svc.kernels.ragged import Ragged
-from worker_svc.kernels.rotary import (
-    RotaryWrite,
-    rotary_write_reference,
-    rotary_write_triton,
-    write_kv_reference,
-    write_kv_triton,
-)
-from worker_svc.kernels.sampling import categorical_reference, categorical_triton
+from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference
+from worker_svc.kernels.scratch import Scratch
 
 # Where a step's tokens stand, and what each kind of attention takes: paged, grouped, padded.
 Context = Ragged | Groups | Rectangle
@@ -41,28 +36,30 @@ class Kernels:
 
     Attributes:
         name: "triton", "cpu" or "torch".
-        rms_norm: ``(x [T, H] or [T, N, H], weight [H], eps) -> the same shape``.
+        linear: ``(x [T, in], weight [in, out], bias [out] or None) -> [T, out]``.
         add_rms_norm: ``(x [T, H], residual [T, H], weight [H], eps) -> (normed, x + residual)``.
         rotary_write: ``(query [T, Hq, D], key [T, Hkv, D], value [T, Hkv, D], RotaryWrite)``;
-            rotates the query in place, writes the rotated key and the value to the cache.
-        write_kv: ``(key, value, RotaryWrite)``; writes both unrotated.
+            norms (where it says so) and rotates the query in place, writes the key, normed and
+            rotated, and the value to the cache.
         paged_attention: ``(query [T, Hq, D], k_cache, v_cache, context, scale, window) ->
             [T, Hq, D]``; causal; window 0 is none. The context is the ``Context`` that this
             attention takes.
         silu_mul: ``[T, 2 I] -> [T, I]``.
-        categorical: ``(logits [S, V], uniforms [S]) -> ids [S]`` int64.
-        uniforms: ``(seeds [S] int64, indexes [S], offsets [S]) -> [S]`` float64 in [0, 1).
+        locate: ``(lines [T], positions [T], RowTables) -> (token ids [T], slots [T])``.
+        choose: ``(logits [S, V], SampledRows, SamplingTable, StepNeeds, Scratch) -> Choice``.
+        advance: ``(Choice, SampledRows, SamplingTable)``; writes the tokens into the table, and
+            which sequences ended.
     """
 
     name: str
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     rotary_write: Callable[[Tensor, Tensor, Tensor, RotaryWrite], None]
-    write_kv: Callable[[Tensor, Tensor, RotaryWrite], None]
     paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float, int], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
-    categorical: Callable[[Tensor, Tensor], Tensor]
-    uniforms: Callable[[Tensor, Tensor, Tensor], Tensor]
+    locate: Callable[[Tensor, Tensor, RowTables], tuple[Tensor, Tensor]]
+    choose: Callable[[Tensor, SampledRows, SamplingTable, StepNeeds, Scratch], Choice]
+    advance: Callable[[Choice, SampledRows, SamplingTable], None]
 
     def check(self, dtype: torch.dtype, head_dim: int) -> None:
         """Raise KernelsUnavailable where they can't serve a model of ``dtype`` and ``head_dim``."""
@@ -119,14 +116,14 @@ def _select(name: str, device: torch.device) -> Kernels:
 def _torch() -> Kernels:
     return Kernels(
         name="torch",
-        rms_norm=rms_norm_reference,
+        linear=linear_reference,
         add_rms_norm=add_rms_norm_reference,
         rotary_write=rotary_write_reference,
-        write_kv=write_kv_reference,
         paged_attention=paged_attention_reference,
         silu_mul=silu_mul_reference,
-        categorical=categorical_reference,
-        uniforms=uniforms_reference,
+        locate=locate_reference,
+        choose=choose_reference,
+        advance=advance_reference,
     )
 
 
@@ -149,7 +146,7 @@ def _cpu(device: torch.device) -> Kernels:
         add_rms_norm=add_rms_norm_cpu,
         rotary_write=rotary_write_cpu,
         paged_attention=paged_attention_cpu,
-        categorical=categorical_cpu,
+        choose=partial(choose_reference, categorical=categorical_cpu),
     )
 
 
@@ -163,14 +160,25 @@ def _triton(device: torch.device) -> Kernels:
             f"the triton kernels need a CUDA device, not {device}; "
             "on a CPU they run only in Triton's interpreter, with TRITON_INTERPRET=1"
         )
-    return Kernels(
+    # Only now: Triton asks as a kernel is defined whether the interpreter is to run it.
+    from worker_svc.kernels.activation_triton import silu_mul_triton
+    from worker_svc.kernels.advance_triton import advance_triton
+    from worker_svc.kernels.attention_triton import paged_attention_triton
+    from worker_svc.kernels.linear_triton import linear_triton
+    from worker_svc.kernels.locate_triton import locate_triton
+    from worker_svc.kernels.norm_triton import add_rms_norm_triton
+    from worker_svc.kernels.rotary_triton import rotary_write_triton
+    from worker_svc.kernels.sampling_triton import choose_triton
+
+    return replace(
+        _torch(),
         name="triton",
-        rms_norm=rms_norm_triton,
+        linear=linear_triton,
         add_rms_norm=add_rms_norm_triton,
         rotary_write=rotary_write_triton,
-        write_kv=write_kv_triton,
         paged_attention=paged_attention_triton,
         silu_mul=silu_mul_triton,
-        categorical=categorical_triton,
-        uniforms=uniforms_triton,
+        locate=locate_triton,
+        choose=choose_triton,
+        advance=advance_triton,
     )

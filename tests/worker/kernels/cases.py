@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from worker_svc.kernels import Ragged
+from worker_svc.kernels.attention import paged_attention_reference
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class AttentionCase:
 
 MIXED = ((1, 9), (5, 5), (1, 40), (7, 23), (1, 1), (20, 33))
 
+# What pads a captured graph: rows of no tokens, and rows whose sequences have ended.
+PADDED = AttentionCase(((1, 40), (1, 0), (3, 20), (0, 0), (2, 0), (1, 90), (0, 0)))
+
 ATTENTION_CASES = (
     AttentionCase(MIXED),
     AttentionCase(MIXED, window=6),
@@ -106,3 +111,17 @@ def random_cases(draw: st.DrawFn) -> AttentionCase:
         window=draw(st.sampled_from([0, 1, 5, 64, 70])),
         dtype=torch.float64,
     )
+
+
+def check_padded(paged_attention: Callable[..., Tensor]) -> None:
+    """Rows without a context read nothing, give zeros, and leave the others as they are."""
+    arguments = PADDED.build()
+    ragged = arguments["ragged"]
+    expected = paged_attention_reference(**arguments)
+    for row, (_, context_len) in enumerate(PADDED.rows):
+        if context_len == 0:
+            ragged.block_tables[ragged.row_ids[row]] = 1 << 30
+    drawn = paged_attention(**arguments)
+    torch.testing.assert_close(drawn, expected, rtol=1e-5, atol=2e-6)
+    for row in (1, 4):
+        assert (drawn[ragged.query_starts[row] : ragged.query_starts[row + 1]] == 0).all()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import compiler as nvidia
 from triton.compiler import ASTSource
-
-from worker_svc.kernels.kernel import Kernel
+from triton.runtime import JITFunction
 
 TYPES = {
     torch.float16: "fp16",
@@ -40,8 +39,9 @@ SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 class Launch:
     """A kernel with the arguments and options of one launch."""
 
-    kernel: Kernel
-    arguments: tuple[Any, ...]
+    kernel: JITFunction
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
     options: dict[str, Any]
 
 
@@ -61,24 +61,28 @@ def launches() -> Iterator[list[Launch]]:
     """Collect the launches of the block; nothing runs."""
     collected: list[Launch] = []
 
-    def record(kernel: Kernel, _grid: tuple[int, ...]) -> Callable[..., None]:
-        return lambda *arguments, **options: collected.append(Launch(kernel, arguments, options))
+    def record(
+        kernel: JITFunction, *arguments: Any, grid: tuple[int, ...], warmup: bool, **named: Any
+    ) -> None:
+        assert not warmup
+        options = {name: named.pop(name) for name in list(named) if name not in kernel.arg_names}
+        bound = kernel.signature.bind(*arguments, **named)
+        collected.append(Launch(kernel, grid, bound.arguments, options))
 
-    with patch.object(Kernel, "__getitem__", record):
+    with patch.object(JITFunction, "run", record):
         yield collected
 
 
 def compile_launch(launch: Launch, capability: int) -> Usage:
     """Compile for sm_80 or sm_90 and ask cuobjdump for registers, stack and shared memory."""
-    jit = launch.kernel.jit
     compiled = triton.compile(
-        ASTSource(jit, *specialisation(launch)),
+        ASTSource(launch.kernel, *specialisation(launch)),
         target=GPUTarget("cuda", capability, 32),
         options=launch.options,
     )
     registers, stack_bytes = _resources(compiled.asm["cubin"])
     return Usage(
-        name=jit.__name__.strip("_").removesuffix("_kernel"),
+        name=launch.kernel.__name__.strip("_").removesuffix("_kernel"),
         capability=capability,
         registers=registers,
         spilled_bytes=stack_bytes,
@@ -91,40 +95,32 @@ def specialisation(launch: Launch) -> tuple[dict[str, Any], dict[Any, Any], dict
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
     signature = {}
-    parameters = launch.kernel.jit.params
-    for i, (parameter, argument) in enumerate(zip(parameters, launch.arguments, strict=True)):
-        if parameter.is_constexpr:
+    for i, parameter in enumerate(launch.kernel.params):
+        argument = launch.arguments[parameter.name]
+        is_special = not parameter.do_not_specialize
+        if parameter.is_constexpr or (is_special and isinstance(argument, int) and argument == 1):
             signature[parameter.name] = "constexpr"
             constants[(i,)] = argument
-        elif parameter.do_not_specialize:
-            signature[parameter.name] = "i32"
-        else:
-            signature[parameter.name] = _specialise(argument, (i,), constants, attributes)
+            continue
+        signature[parameter.name] = _type_of(argument)
+        if is_special and _is_aligned(argument):
+            attributes[(i,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
 
 
-def _specialise(
-    argument: Any, path: tuple[int, ...], constants: dict[Any, Any], attributes: dict[Any, Any]
-) -> Any:
-    """A type as Triton's launch would choose it; 1 becomes a constant."""
-    if isinstance(argument, tuple):
-        parts = [
-            _specialise(part, (*path, i), constants, attributes) for i, part in enumerate(argument)
-        ]
-        return type(argument)(*parts) if hasattr(argument, "_fields") else tuple(parts)
+def _type_of(argument: Any) -> str:
     if isinstance(argument, torch.Tensor):
-        if argument.data_ptr() % 16 == 0:
-            attributes[path] = [["tt.divisibility", 16]]
         return "*" + TYPES[argument.dtype]
     if isinstance(argument, float):
         return "fp32"
     assert isinstance(argument, int)
-    if argument == 1:
-        constants[path] = 1
-        return "constexpr"
-    if argument % 16 == 0:
-        attributes[path] = [["tt.divisibility", 16]]
     return "i32"
+
+
+def _is_aligned(argument: Any) -> bool:
+    if isinstance(argument, torch.Tensor):
+        return argument.data_ptr() % 16 == 0
+    return isinstance(argument, int) and argument % 16 == 0
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

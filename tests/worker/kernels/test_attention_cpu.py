@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import Tensor
 
 from tests.worker.kernels.cases import (
     ATTENTION_CASES,
     MIXED,
     AttentionCase,
+    check_padded,
     random_cases,
     with_dtype,
 )
@@ -47,6 +49,11 @@ def check(case: AttentionCase) -> None:
     expected = paged_attention_reference(**arguments)
     assert expected.isfinite().all()
     torch.testing.assert_close(paged_attention_cpu(**arguments), expected, **TOLERANCE[case.dtype])
+
+
+@pytest.mark.parametrize("paged_attention", [paged_attention_cpu, paged_attention_reference])
+def test_rows_without_context_read_nothing(paged_attention: Callable[..., Tensor]) -> None:
+    check_padded(paged_attention)
 
 
 FLOAT16 = pytest.param(torch.float16, marks=pytest.mark.long)  # seconds to compile

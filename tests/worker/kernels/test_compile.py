@@ -22,29 +22,53 @@ from tests.worker.kernels.compiling import (
     launches,
     specialisation,
 )
-from worker_svc.batch import Batch
-from worker_svc.kernels import RotaryWrite
-from worker_svc.kernels.activation import silu_mul_triton
-from worker_svc.kernels.attention_triton import paged_attention_triton
-from worker_svc.kernels.norm import add_rms_norm_triton, rms_norm_triton
-from worker_svc.kernels.philox import uniforms_triton
-from worker_svc.kernels.rotary import rotary_write_triton, write_kv_triton
-from worker_svc.kernels.sampling import categorical_triton
-from worker_svc.layout import Flat
-from worker_svc.limits import Limits
-from worker_svc.resident import Resident, Row
-from worker_svc.rows import RowTable
+from tests.worker.sampling import Table as SampleTable
+from tests.worker.test_rows import row_of
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident
+from worker_svc.kernels import HeadNorms, RotaryWrite, select
+from worker_svc.kernels.activation_triton import silu_mul_triton
+from worker_svc.kernels.advance_triton import advance_triton
+from worker_svc.kernels.attention_tiles import (
+    CARD_TILES,
+    CHUNK_CANDIDATES,
+    DECODE_CANDIDATES,
+    DEFAULT_TILES,
+    ChunkTile,
+    DecodeTile,
+    Tiles,
+)
+from worker_svc.kernels.attention_triton import (
+    AttentionCall,
+    attend_paged,
+    paged_attention_triton,
+)
+from worker_svc.kernels.linear_triton import linear_triton
+from worker_svc.kernels.locate_triton import locate_triton
+from worker_svc.kernels.norm_triton import add_rms_norm_triton
+from worker_svc.kernels.rotary_triton import rotary_write_triton
+from worker_svc.kernels.sampling_triton import choose_triton
+from worker_svc.kernels.scratch import Scratch
+from worker_svc.step.batch import Batch
+from worker_svc.step.layout import Flat
+from worker_svc.step.rows import RowTable
+from worker_svc.step.sampler import SampledRows, StepNeeds
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 HEAD_DIMS = [64, 128]
-GROUPED = AttentionCase(((1, 3000), (5, 500)), num_heads=32, num_kv_heads=8, block_size=16)
+GROUPED = AttentionCase(((5, 3000),), num_heads=32, num_kv_heads=8, block_size=16)
 
 
-def check(label: str, launch_all: Callable[[], object], expected: set[str]) -> None:
+def check(
+    label: str,
+    launch_all: Callable[[], object],
+    expected: set[str],
+    capabilities: tuple[int, ...] = (80, 90),
+) -> None:
     """Compile all that is launched; print a line for each; fail on spills and lack of memory."""
     with launches() as collected:
         launch_all()
-    usages = [compile_launch(launch, capability) for launch in collected for capability in (80, 90)]
+    usages = [compile_launch(each, capability) for each in collected for capability in capabilities]
     for usage in usages:
         print(
             f"{usage.name:13} {label:16} sm_{usage.capability} registers {usage.registers:3}"
@@ -98,6 +122,28 @@ def test_attention_with_windows_odd_groups_and_other_heads(case: AttentionCase) 
     check_attention(replace(case, dtype=torch.bfloat16))
 
 
+def check_tiles(tiles: Tiles) -> None:
+    """For bfloat16 and heads of 128, on sm_90 alone."""
+    case = replace(GROUPED, dtype=torch.bfloat16, head_dim=128)
+    call = AttentionCall(*case.build().values())
+    names = {"chunk", "decode", "join"}
+    check(repr(tiles), lambda: attend_paged(call, tiles), names, capabilities=(90,))
+
+
+def test_tiles_of_measured_cards() -> None:
+    for tables in CARD_TILES.values():
+        for (element_size, head_dim), tiles in tables.items():
+            assert (element_size, head_dim) == (2, 128)
+            check_tiles(tiles)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tile", [*CHUNK_CANDIDATES, *DECODE_CANDIDATES], ids=str)
+def test_no_candidate_spills(tile: ChunkTile | DecodeTile) -> None:
+    kind = "chunk" if isinstance(tile, ChunkTile) else "decode"
+    check_tiles(replace(DEFAULT_TILES[2, 128], **{kind: tile}))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_norms_and_activation(dtype: torch.dtype) -> None:
     for hidden in (576, 16384):
@@ -105,11 +151,10 @@ def test_norms_and_activation(dtype: torch.dtype) -> None:
 
         def launch_all(x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
             add_rms_norm_triton(x, x, weight, 1e-5)
-            rms_norm_triton(x, weight, 1e-5)
             silu_mul_triton(x)
 
         label = f"{str(dtype).removeprefix('torch.')} {hidden}"
-        check(label, launch_all, {"rms_norm", "silu_mul"})
+        check(label, launch_all, {"add_rms_norm", "silu_mul"})
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -121,23 +166,68 @@ def test_rotary(dtype: torch.dtype, head_dim: int) -> None:
     cache = torch.zeros(4, 8, 16, head_dim, dtype=dtype)
     positions, slots = torch.zeros(5, dtype=torch.int32), torch.zeros(5, dtype=torch.int32)
     args = RotaryWrite(table, table, positions, slots, cache, cache)
+    norms = HeadNorms(*torch.zeros(2, head_dim, dtype=dtype), 1e-6)
 
     def launch_all() -> None:
         rotary_write_triton(query, key, key, args)
-        write_kv_triton(key, key, args)
+        rotary_write_triton(query, key, key, replace(args, norms=norms))
 
     check(f"{str(dtype).removeprefix('torch.')} {head_dim}", launch_all, {"rotary_write"})
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_sampling(dtype: torch.dtype) -> None:
-    numbers = torch.zeros(5, dtype=torch.int64)
+NEEDS = {
+    "greedy": StepNeeds(),
+    "drawn": StepNeeds(draw=True),
+    "cut": StepNeeds(draw=True, cut=True),
+    "told": StepNeeds(num_logprobs=5),
+    "adjusted": StepNeeds(penalties=True),
+    "everything": StepNeeds(True, True, True, True, 5),
+}
+
+
+def sample_step(logits: torch.Tensor, needs: StepNeeds) -> None:
+    """Launch what chooses a token for each row, and what writes it down."""
+    table, numbers = SampleTable(num_lines=20), torch.zeros(len(logits), dtype=torch.int32)
+    rows = SampledRows(numbers, numbers)
+    choice = choose_triton(logits, rows, table, needs, Scratch(torch.device("cpu")))
+    advance_triton(choice, rows, table)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.bfloat16, "greedy"),
+        (torch.bfloat16, "drawn"),
+        (torch.bfloat16, "cut"),
+        (torch.float32, "drawn"),
+        (torch.float32, "everything"),
+        pytest.param(torch.bfloat16, "adjusted", marks=pytest.mark.long),
+        pytest.param(torch.bfloat16, "told", marks=pytest.mark.long),
+        pytest.param(torch.bfloat16, "everything", marks=pytest.mark.long),
+        pytest.param(torch.float32, "greedy", marks=pytest.mark.long),
+        pytest.param(torch.float32, "cut", marks=pytest.mark.long),
+        pytest.param(torch.float16, "cut", marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_sampling(dtype: torch.dtype, name: str) -> None:
+    logits = torch.zeros(5, 151936, dtype=dtype)
+    label = f"{str(dtype).removeprefix('torch.')} {name}"
+    adjusts = {"adjust"} if NEEDS[name].penalties else set()
+    check(label, lambda: sample_step(logits, NEEDS[name]), {"choose", "advance"} | adjusts)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_products_of_one_row(dtype: torch.dtype) -> None:
+    bias = torch.zeros(151936, dtype=dtype)
 
     def launch_all() -> None:
-        categorical_triton(torch.zeros(5, 151936, dtype=dtype), torch.zeros(5, dtype=torch.float64))
-        uniforms_triton(numbers, numbers, numbers)
+        for num_inputs, num_outputs in ((1024, 4096), (12288, 4096), (4096, 151936)):
+            x = torch.zeros(1, num_inputs, dtype=dtype)
+            weight = torch.empty(num_outputs, num_inputs, dtype=dtype)
+            linear_triton(x, weight.t(), bias[:num_outputs])
 
-    check(str(dtype).removeprefix("torch."), launch_all, {"categorical", "uniforms"})
+    check(str(dtype).removeprefix("torch."), launch_all, {"one_row"})
 
 
 LIMITS = Limits(100, 4000, 16, 300, 40, 4000)
@@ -145,14 +235,15 @@ LIMITS = Limits(100, 4000, 16, 300, 40, 4000)
 
 def batch_of(rows: list[tuple[int, int]]) -> Batch:
     """A worker's batch of new sequences: (tokens to compute, tokens in all) each."""
-    table = RowTable(LIMITS, torch.device("cpu"))
+    kernels = replace(select("torch", "cpu"), locate=locate_triton)
+    table = RowTable(LIMITS, torch.device("cpu"), kernels)
     laid = []
     for line, (num_tokens, context_len) in enumerate(rows):
         computed = context_len - num_tokens
         admission = Admission(line, "", 0, (1,) * context_len, 1, Sampling(9), computed)
         resident = Resident.of(admission, LIMITS.max_context)
         resident.line = line
-        laid.append(Row(resident, num_tokens, ()))
+        laid.append(row_of(resident, num_tokens))
     return Flat().lay(laid, table, 0)
 
 
@@ -165,9 +256,8 @@ def launch_step(batch: Batch) -> None:
     args = RotaryWrite(table, table, batch.positions, batch.slots, cache, cache)
     rotary_write_triton(query, key, value, args)
     paged_attention_triton(query, cache, cache, batch.context, 0.1, 0)
-    numbers = torch.zeros(num_sampled, dtype=torch.int64)
-    uniforms_triton(numbers, numbers, numbers)
-    categorical_triton(torch.zeros(num_sampled, 1024), torch.zeros(num_sampled))
+    linear_triton(query.reshape(num_tokens, 512), torch.zeros(96, 512, dtype=query.dtype).t(), None)
+    sample_step(torch.zeros(num_sampled, 1024), NEEDS["everything"])
 
 
 def test_no_step_is_compiled_anew() -> None:
@@ -178,7 +268,7 @@ def test_no_step_is_compiled_anew() -> None:
             with launches() as collected:
                 launch_step(batch_of(rows * num_rows))
             for launch in collected:
-                name = launch.kernel.jit.__name__
+                name = launch.kernel.__name__
                 kinds.setdefault(name, set()).add(str(specialisation(launch)[1:]))
-    assert len(kinds) == 6
+    assert len(kinds) == 9
     assert {name: len(found) for name, found in kinds.items()} == dict.fromkeys(kinds, 1)

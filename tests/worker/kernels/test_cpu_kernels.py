@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker_svc.kernels import RotaryWrite, select
+from worker_svc.kernels import HeadNorms, RotaryWrite, select
 from worker_svc.kernels.norm_cpu import MAX_SERIAL_NUMBERS
 
 CPU, TORCH = select("cpu", "cpu"), select("torch", "cpu")
@@ -49,8 +49,12 @@ def test_a_row_is_normed_to_the_same_bits_in_any_batch() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("has_norms", [False, True])
 @pytest.mark.parametrize("head_dim", [2, 24, 64])
-def test_rotary_write_has_the_bits_of_the_reference(dtype: torch.dtype, head_dim: int) -> None:
+def test_rotary_write_has_the_bits_of_the_reference(
+    dtype: torch.dtype, head_dim: int, has_norms: bool
+) -> None:
+    norms = HeadNorms(*random(2, head_dim, dtype=dtype, seed=2), 1e-6) if has_norms else None
     results = []
     for kernels in (CPU, TORCH):
         query, key, value = random(6, 15, head_dim, dtype=dtype).split((9, 3, 3), dim=1)
@@ -58,7 +62,8 @@ def test_rotary_write_has_the_bits_of_the_reference(dtype: torch.dtype, head_dim
         caches = torch.zeros(2, 4, 3, 8, head_dim, dtype=dtype)
         positions = torch.tensor([0, 19, 3, 3, 7, 1], dtype=torch.int32)
         slots = torch.tensor([3, -1, 7, 12, 31, 0], dtype=torch.int32)
-        kernels.rotary_write(query, key, value, RotaryWrite(cos, sin, positions, slots, *caches))
+        args = RotaryWrite(cos, sin, positions, slots, *caches, norms)
+        kernels.rotary_write(query, key, value, args)
         results.append((query, key, value, *caches))
     for drawn, expected in zip(*results, strict=True):
         assert torch.equal(drawn, expected)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kvstore.blocks import num_blocks_for
 from kvstore.cache import KVCache
-from worker_svc.batch import Batch
 from worker_svc.kernels import Ragged
 from worker_svc.loading import LoadedModel
+from worker_svc.step.batch import Batch
 
 
 @dataclass

@@ -1,0 +1,105 @@
+"""What a step came to: the device's choices become a report, and the residents follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from protos.step import FinishReason, StepReport, TokenLogprobs
+from worker_svc.core.residents import Resident, Residents, Row, StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the device decided for the S rows of a plan that are sampled, in their order.
+
+    Attributes:
+        token_ids: S tokens.
+        is_finite: S flags; where false the logits were not, and the token means nothing.
+        logprobs: by position in S, where asked for.
+        duration_us: how long the device was busy with the step.
+        num_positions: token positions that went through the layers, padding included.
+        num_context: key positions that attention read in each layer, padding included.
+    """
+
+    token_ids: Sequence[int] = ()
+    is_finite: Sequence[bool] = ()
+    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)
+    duration_us: int = 0
+    num_positions: int = 0
+    num_context: int = 0
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A report in the making; parallel lists as in StepReport."""
+
+    sequence_ids: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    finished: list[tuple[int, FinishReason]] = field(default_factory=list)
+    freed: list[tuple[int, Sequence[int]]] = field(default_factory=list)
+
+
+def absorb(residents: Residents, plan: StepPlan, chosen: Chosen) -> StepReport:
+    """Settle a planned step; steps are settled in the order in which they were planned.
+
+    Rows of sequences that an earlier step ended come to nothing: only the blocks that were named
+    for them return.
+    """
+    draft, command = _Draft(), plan.command
+    draft.freed += [
+        (resident.sequence_id, tuple(resident.block_ids))
+        for resident in plan.released
+        if not resident.has_ended
+    ]
+    draft.freed += plan.strays
+    draft.freed += [
+        (row.resident.sequence_id, row.new_block_ids)
+        for row in plan.rows
+        if row.resident.has_ended and row.new_block_ids
+    ]
+    for position, row in enumerate(plan.sampled):
+        if row.resident.has_ended:
+            continue
+        reason = _advance(row, position, chosen, draft)
+        if reason is not None:
+            draft.finished.append((row.resident.sequence_id, reason))
+            freed = residents.end(row, command.step)
+            draft.freed.append((row.resident.sequence_id, freed))
+    return StepReport(
+        incarnation=command.incarnation,
+        epoch=command.epoch,
+        step=command.step,
+        token_sequence_ids=tuple(draft.sequence_ids),
+        token_offsets=tuple(draft.offsets),
+        token_ids=tuple(draft.token_ids),
+        logprobs=draft.logprobs,
+        finished=tuple(draft.finished),
+        freed=tuple(draft.freed),
+        duration_us=chosen.duration_us,
+        num_positions=chosen.num_positions,
+        num_context=chosen.num_context,
+    )
+
+
+def _advance(row: Row, position: int, chosen: Chosen, draft: _Draft) -> FinishReason | None:
+    """Take the chosen token as the sequence's next; return why that ends it, if it does."""
+    if not chosen.is_finite[position]:
+        return FinishReason.ERROR
+    token_id, resident = chosen.token_ids[position], row.resident
+    if (logprobs := chosen.logprobs.get(position)) is not None:
+        draft.logprobs[len(draft.token_ids)] = logprobs
+    draft.sequence_ids.append(resident.sequence_id)
+    draft.offsets.append(row.position - resident.num_prompt_tokens)
+    draft.token_ids.append(token_id)
+    return _end_of(resident, token_id, row.position + 1)
+
+
+def _end_of(resident: Resident, token_id: int, num_tokens: int) -> FinishReason | None:
+    if token_id in resident.stop_token_ids:
+        return FinishReason.STOP
+    if num_tokens >= resident.max_tokens:
+        return FinishReason.LENGTH
+    return None

@@ -1,0 +1,253 @@
+"""The sequences that live in a worker, as its host side knows them, and what commands do to them.
+
+Progress is counted when a step is planned, not when its result is known: a row that leaves nothing
+pending is taken to give a token, so the next step can be planned while this one is computed. What
+the device decided follows with ``settle``; a sequence that ended meanwhile is named by the steps
+planned since, and those rows come to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from protos.errors import StepRefused
+from protos.step import Admission, ResidentSequence, Sampling, StepCommand
+from worker_svc.core.limits import Limits, check_admission, check_block_ids
+from worker_svc.core.needs import Needs
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """One sequence's progress. There are no phases: what is not computed is pending.
+
+    ``line`` is its line in the tables on the device, which hold its tokens and sampling
+    values; ``max_tokens`` bounds prompt and output together. ``num_tokens`` and
+    ``num_computed`` are those after the last planned step.
+    """
+
+    admission: Admission
+    max_tokens: int
+    stop_token_ids: frozenset[int]
+    needs: Needs
+    num_tokens: int
+    num_computed: int
+    block_ids: list[int]
+    line: int = -1
+    is_live: bool = True
+    has_ended: bool = False
+
+    @classmethod
+    def of(cls, admission: Admission, max_context: int) -> Resident:
+        """A sequence as its admission describes it, without a line yet."""
+        sampling = admission.sampling
+        return cls(
+            admission=admission,
+            max_tokens=min(admission.num_prompt_tokens + sampling.max_tokens, max_context),
+            stop_token_ids=frozenset(sampling.stop_token_ids),
+            needs=Needs.of(sampling),
+            num_tokens=len(admission.token_ids),
+            num_computed=admission.num_computed,
+            block_ids=list(admission.block_ids),
+        )
+
+    @property
+    def sequence_id(self) -> int:
+        return self.admission.sequence_id
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.admission.sampling
+
+    @property
+    def num_pending(self) -> int:
+        return self.num_tokens - self.num_computed
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return self.admission.num_prompt_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's share of a step, as it stood when the step was planned.
+
+    Attributes:
+        resident: whose row it is.
+        start: tokens computed before.
+        num_tokens: tokens to compute.
+        position: where the next token goes, the number of tokens so far.
+        is_sampled: whether nothing is pending then, so that a token is chosen.
+        num_blocks: blocks of the sequence, the new ones among them.
+        new_block_ids: what its block table grows by.
+    """
+
+    resident: Resident
+    start: int
+    num_tokens: int
+    position: int
+    is_sampled: bool
+    num_blocks: int
+    new_block_ids: Sequence[int]
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """What a command does. ``strays`` are blocks named for sequences that have ended.
+
+    ``num_dead`` places were left empty by sequences that left, since the worker last held none.
+    """
+
+    command: StepCommand
+    released: list[Resident] = field(default_factory=list)
+    admitted: list[Resident] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    strays: list[tuple[int, Sequence[int]]] = field(default_factory=list)
+    num_dead: int = 0
+
+    @property
+    def sampled(self) -> list[Row]:
+        """The rows for which a token is chosen, in the order of ``rows``."""
+        return [row for row in self.rows if row.is_sampled]
+
+
+class Residents:
+    """Every live sequence by its id, and the lines that are free for more.
+
+    Ended sequences are remembered until the step that ended them is committed: until
+    then the lane may not know, and may still name them.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._live: dict[int, Resident] = {}
+        self._ended: dict[int, int] = {}
+        self._free_lines = list(range(limits.max_batch_size - 1, -1, -1))
+        self._most_live = 0
+
+    def describe(self) -> tuple[ResidentSequence, ...]:
+        """Every live sequence, as a HelloReply tells it; every planned step is settled."""
+        return tuple(
+            ResidentSequence(
+                sequence_id=sequence_id,
+                job_id=resident.admission.job_id,
+                index=resident.admission.index,
+                num_tokens=resident.num_tokens,
+                num_computed=resident.num_computed,
+                block_ids=tuple(resident.block_ids),
+            )
+            for sequence_id, resident in self._live.items()
+        )
+
+    def plan(self, command: StepCommand) -> StepPlan:
+        """Check ``command``, apply it, and return what is to be computed.
+
+        Raises:
+            StepRefused: it cannot be done; nothing was changed.
+        """
+        plan = StepPlan(command)
+        known = dict(self._live)
+        for sequence_id in command.release_ids:
+            if (resident := known.pop(sequence_id, None)) is not None:
+                plan.released.append(resident)
+        for admission in command.admissions:
+            if admission.sequence_id in self._live or admission.sequence_id in known:
+                raise StepRefused(f"sequence {admission.sequence_id} is admitted twice")
+            check_admission(admission, self._limits)
+            resident = Resident.of(admission, self._limits.max_context)
+            known[admission.sequence_id] = resident
+            plan.admitted.append(resident)
+        if len(known) > self._limits.max_batch_size:
+            raise StepRefused(f"{len(known)} sequences, {self._limits.max_batch_size} at most")
+        self._plan_rows(command, known, plan)
+        self._apply(plan)
+        return plan
+
+    def _plan_rows(self, command: StepCommand, known: dict[int, Resident], plan: StepPlan) -> None:
+        if len(set(command.row_sequence_ids)) != len(command.row_sequence_ids):
+            raise StepRefused("a sequence has two rows in one step")
+        if sum(command.row_num_tokens) > self._limits.max_step_tokens:
+            raise StepRefused(
+                f"{sum(command.row_num_tokens)} tokens, {self._limits.max_step_tokens} at most"
+            )
+        check_block_ids(command.new_block_ids, self._limits)
+        start = 0
+        for sequence_id, num_tokens, num_new in zip(
+            command.row_sequence_ids,
+            command.row_num_tokens,
+            command.row_num_new_blocks,
+            strict=True,
+        ):
+            new_block_ids = command.new_block_ids[start : start + num_new]
+            start += num_new
+            resident = known.get(sequence_id)
+            if resident is not None and resident.num_tokens < resident.max_tokens:
+                plan.rows.append(_row(resident, num_tokens, new_block_ids, self._limits))
+            elif resident is None and sequence_id not in self._ended:
+                raise StepRefused(f"sequence {sequence_id} is unknown")
+            elif num_new:  # it has ended, or surely does in a step that is being computed
+                plan.strays.append((sequence_id, new_block_ids))
+
+    def _apply(self, plan: StepPlan) -> None:
+        """Let go of who leaves, give lines to who comes, and count what the rows will compute."""
+        committed_step = plan.command.committed_step
+        for sequence_id in [i for i, step in self._ended.items() if step <= committed_step]:
+            del self._ended[sequence_id]
+        for resident in plan.released:
+            self._remove(resident)
+        for resident in plan.admitted:
+            resident.line = self._free_lines.pop()
+            self._live[resident.sequence_id] = resident
+        self._most_live = max(self._most_live, len(self._live))
+        plan.num_dead = self._most_live - len(self._live)
+        for row in plan.rows:
+            row.resident.block_ids += row.new_block_ids
+            row.resident.num_computed += row.num_tokens
+            row.resident.num_tokens += row.is_sampled
+
+    def end(self, row: Row, step: int) -> Sequence[int]:
+        """The row's sequence ended in ``step``; return the blocks that are free with it.
+
+        Blocks that later steps named are not among them: they come back with those steps.
+        """
+        resident = row.resident
+        resident.has_ended = True
+        if resident.is_live:
+            self._remove(resident)
+            self._ended[resident.sequence_id] = step
+        return tuple(resident.block_ids[: row.num_blocks])
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        for resident in list(self._live.values()):
+            self._remove(resident)
+        self._ended.clear()
+
+    def _remove(self, resident: Resident) -> None:
+        resident.is_live = False
+        del self._live[resident.sequence_id]
+        if not self._live:
+            self._most_live = 0
+        self._free_lines.append(resident.line)
+
+
+def _row(resident: Resident, num_tokens: int, new_block_ids: Sequence[int], limits: Limits) -> Row:
+    num_blocks = len(resident.block_ids) + len(new_block_ids)
+    num_places = num_blocks * limits.block_size
+    if not 1 <= num_tokens <= resident.num_pending:
+        problem = f"a row of {num_tokens} tokens, {resident.num_pending} are pending"
+    elif resident.num_computed + num_tokens > num_places:
+        problem = f"{resident.num_computed + num_tokens} tokens do not fit {num_blocks} blocks"
+    elif num_blocks > limits.max_blocks_per_row:
+        problem = f"{num_blocks} blocks, {limits.max_blocks_per_row} at most"
+    else:
+        return Row(
+            resident=resident,
+            start=resident.num_computed,
+            num_tokens=num_tokens,
+            position=resident.num_tokens,
+            is_sampled=num_tokens == resident.num_pending,
+            num_blocks=num_blocks,
+            new_block_ids=new_block_ids,
+        )
+    raise StepRefused(f"sequence {resident.sequence_id}: {problem}")

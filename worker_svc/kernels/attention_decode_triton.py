@@ -1,0 +1,185 @@
+"""Attention of rows with one token in a step.
+
+A context is divided into segments, counted from position 0: of ``segment_len`` tokens, or of twice
+as many as often as it takes for MAX_SEGMENTS of them to hold it. Each is attended to by itself, and
+what they give is joined one after another, the first one first ("Flash-Decoding for long-context
+inference"). Short segments let a lone row of a few hundred tokens be read by many programs at once.
+Who does it is free: one program all segments of a row, or several programs some each and then
+``join_kernel``. Both take the same sums in the same order, so a row's output has the same bits
+however a step is split, and that may follow from how many rows there are: few rows with long
+contexts fill the device, many rows are not split.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from worker_svc.kernels.attention_tile_triton import (
+    attend,
+    load_query,
+    nothing_yet,
+    store_output,
+    tile_begin,
+)
+
+MAX_SEGMENTS = tl.constexpr(32)
+
+
+@triton.jit(do_not_specialize=["num_segments"])
+def decode_kernel(
+    query: tl.tensor,
+    query_token_stride: int,
+    query_head_stride: int,
+    k_cache: tl.tensor,
+    v_cache: tl.tensor,
+    block_tables: tl.tensor,
+    table_stride: int,
+    row_ids: tl.tensor,
+    query_starts: tl.tensor,
+    context_lens: tl.tensor,
+    num_segments: int,
+    scale: float,
+    output: tl.tensor,
+    partials: tl.tensor,
+    shape: tl.constexpr,
+) -> None:
+    """One program a share of one row's segments, for the query heads of one KV head.
+
+    If there are several shares, each segment's state goes to ``partials``, see ``join_kernel``.
+    """
+    is_split = tl.num_programs(2) > 1
+    row = tl.program_id(0)
+    start = tl.load(query_starts + row)
+    context_len = tl.load(context_lens + row)
+    segment_len = _segment_len(context_len, shape)
+    first, end = _segments(context_len, segment_len, shape)
+    share = tl.cdiv(end - first, tl.num_programs(2))
+    first += tl.program_id(2) * share
+    end = tl.minimum(first + share, end)
+    if (tl.load(query_starts + row + 1) - start != 1) | (is_split & (first >= end)):
+        return
+    lines = tl.arange(0, shape.num_lines)
+    heads = tl.program_id(1) * shape.group + lines
+    places = start.to(tl.int64) * query_token_stride + heads * query_head_stride
+    queries = load_query(query, places, lines < shape.group, shape)
+    head_place = tl.program_id(1).to(tl.int64) * (shape.block_size * shape.head_dim)
+    table = block_tables + tl.load(row_ids + row).to(tl.int64) * table_stride
+    cache = k_cache + head_place, v_cache + head_place, table
+    joined = nothing_yet(shape)
+    for segment in range(first, end):
+        begin = segment * segment_len
+        view = context_len, begin, tl.minimum(begin + segment_len, context_len)
+        state = _attend_segment(queries, cache, view, scale, shape)
+        if is_split:
+            line = row.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
+            _store_partial(partials, line * num_segments + segment, state, shape)
+        else:
+            joined = _joined(joined, state)
+    if not is_split:
+        places = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
+        store_output(output, places * shape.head_dim, lines < shape.group, joined, shape)
+
+
+@triton.jit(do_not_specialize=["num_segments"])
+def join_kernel(
+    query_starts: tl.tensor,
+    context_lens: tl.tensor,
+    num_segments: int,
+    output: tl.tensor,
+    partials: tl.tensor,
+    shape: tl.constexpr,
+) -> None:
+    """One program a row and KV head: join what its segments gave.
+
+    ``partials`` is ``[R, Hq, num_segments, D + 2]`` float32: the values by weight, the largest
+    score, the sum of the weights.
+    """
+    row = tl.program_id(0)
+    start = tl.load(query_starts + row)
+    context_len = tl.load(context_lens + row)
+    first, end = _segments(context_len, _segment_len(context_len, shape), shape)
+    if tl.load(query_starts + row + 1) - start != 1:
+        return
+    lines = tl.arange(0, shape.num_lines)
+    heads = tl.program_id(1) * shape.group + lines
+    line = row.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
+    joined = nothing_yet(shape)
+    for group in range(first, end, 8):  # whose loads wait together; past the end nothing is added
+        for i in tl.static_range(8):
+            exists = group + i < end
+            state = _load_partial(partials, line * num_segments + group + i, exists, shape)
+            joined = _joined(joined, state)
+    places = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
+    store_output(output, places * shape.head_dim, lines < shape.group, joined, shape)
+
+
+@triton.jit
+def _segment_len(context_len: tl.tensor, shape: tl.constexpr) -> tl.tensor:
+    """Of the row's own context: whoever else is in the step, its sums are the same."""
+    segment_len = tl.full((), shape.segment_len, tl.int32)
+    while segment_len * MAX_SEGMENTS < context_len:
+        segment_len *= 2
+    return segment_len
+
+
+@triton.jit
+def _segments(context_len: tl.tensor, segment_len: tl.tensor, shape: tl.constexpr) -> tl.tuple:
+    """The first segment that the last token sees, and one past the last segment."""
+    first = tl.full((), 0, tl.int32)
+    if shape.window > 0:
+        first += tl.maximum(context_len - shape.window, 0) // segment_len
+    return first, tl.cdiv(context_len, segment_len)
+
+
+@triton.jit
+def _attend_segment(
+    queries: tl.tensor,
+    cache: tl.tuple,
+    view: tl.tuple,
+    scale: float,
+    shape: tl.constexpr,
+) -> tl.tuple:
+    context_len, begin, end = view
+    positions = context_len - 1 + tl.arange(0, shape.num_lines) * 0
+    state = nothing_yet(shape)
+    if shape.window > 0:
+        begin = tl.maximum(begin, tile_begin(context_len - shape.window, shape))
+    return attend(queries, cache, (positions, scale, begin, end), state, shape, True)
+
+
+@triton.jit
+def _joined(joined: tl.tuple, state: tl.tuple) -> tl.tuple:
+    """Both states in one. Products and sums are fused by name, so that no compiler chooses."""
+    top = tl.maximum(joined[0], state[0])
+    shrink, weight = tl.exp2(joined[0] - top), tl.exp2(state[0] - top)
+    total = tl.fma(state[1], weight, joined[1] * shrink)
+    mixed = tl.fma(state[2], weight[:, None], joined[2] * shrink[:, None])
+    return top, total, mixed
+
+
+@triton.jit
+def _store_partial(
+    partials: tl.tensor, places: tl.tensor, state: tl.tuple, shape: tl.constexpr
+) -> None:
+    top, total, mixed = state
+    inside = tl.arange(0, shape.num_lines) < shape.group
+    dims = tl.arange(0, shape.padded_dim)
+    begins = partials + places * (shape.head_dim + 2)
+    mask = inside[:, None] & (dims < shape.head_dim)[None, :]
+    tl.store(begins[:, None] + dims[None, :], mixed, mask=mask)
+    tl.store(begins + shape.head_dim, top, mask=inside)
+    tl.store(begins + shape.head_dim + 1, total, mask=inside)
+
+
+@triton.jit
+def _load_partial(
+    partials: tl.tensor, places: tl.tensor, exists: tl.tensor, shape: tl.constexpr
+) -> tl.tuple:
+    inside = (tl.arange(0, shape.num_lines) < shape.group) & exists
+    dims = tl.arange(0, shape.padded_dim)
+    begins = partials + places * (shape.head_dim + 2)
+    mask = inside[:, None] & (dims < shape.head_dim)[None, :]
+    mixed = tl.load(begins[:, None] + dims[None, :], mask=mask, other=0.0)
+    top = tl.load(begins + shape.head_dim, mask=inside, other=float("-inf"))
+    return top, tl.load(begins + shape.head_dim + 1, mask=inside, other=0.0), mixed

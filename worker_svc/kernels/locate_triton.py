@@ -1,0 +1,71 @@
+"""``locate`` in one launch."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from worker_svc.kernels.locate import RowTables
+
+BLOCK_SIZE = 256
+
+
+def locate_triton(lines: Tensor, positions: Tensor, tables: RowTables) -> tuple[Tensor, Tensor]:
+    """See ``locate_reference``."""
+    assert lines.shape == positions.shape
+    assert lines.dtype == positions.dtype == torch.int32
+    assert lines.is_contiguous()
+    assert positions.is_contiguous()
+    num_tokens = lines.shape[0]
+    token_ids = torch.empty(num_tokens, dtype=torch.int64, device=lines.device)
+    slots = torch.empty(num_tokens, dtype=torch.int32, device=lines.device)
+    _locate_kernel[(triton.cdiv(num_tokens, BLOCK_SIZE),)](
+        lines,
+        positions,
+        tables.token_ids,
+        tables.token_ids.stride(0),
+        tables.block_tables,
+        tables.block_tables.stride(0),
+        tables.has_ended,
+        tables.has_ended.stride(0),
+        token_ids,
+        slots,
+        num_tokens,
+        tables.block_size,
+        BLOCK_SIZE,
+        num_warps=4,
+    )
+    return token_ids, slots
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def _locate_kernel(
+    lines,
+    positions,
+    tokens,
+    tokens_stride,
+    block_tables,
+    block_tables_stride,
+    has_ended,
+    has_ended_stride,
+    token_ids,
+    slots,
+    num_tokens,
+    BLOCK: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """One program for SIZE tokens; BLOCK is the cache's block size."""
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    inside = at < num_tokens
+    line = tl.load(lines + at, mask=inside, other=0).to(tl.int64)
+    position = tl.load(positions + at, mask=inside, other=0)
+    token = tl.load(tokens + line * tokens_stride + position, mask=inside, other=0)
+    tl.store(token_ids + at, token.to(tl.int64), mask=inside)
+    block = tl.load(
+        block_tables + line * block_tables_stride + position // BLOCK, mask=inside, other=0
+    )
+    ended = tl.load(has_ended + line * has_ended_stride, mask=inside, other=1)
+    slot = tl.where(ended > 0, -1, block * BLOCK + position % BLOCK)
+    tl.store(slots + at, slot, mask=inside)

@@ -1,0 +1,125 @@
+"""A step's tokens laid end to end, as arrays that may be padded to the size of a captured graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker_svc.core.residents import Row
+from worker_svc.kernels import Ragged
+from worker_svc.step.batch import Batch
+from worker_svc.step.rows import RowTable
+from worker_svc.step.shares import Shares
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FlatStep:
+    """T tokens of R rows, of which S are sampled.
+
+    Attributes:
+        lines, positions: ``[T]``, each token's line in the table and index in its sequence.
+        row_ids: ``[R]``, the rows' lines.
+        query_starts: ``[R + 1]``, cumulative token counts.
+        context_lens: ``[R]``, tokens in each row's cache after this step.
+        sample_positions: ``[S]``, indices into T.
+        max_query_len, max_context_len: at least the largest of the rows'.
+        num_context: key positions that attention reads in each layer.
+    """
+
+    lines: Array
+    positions: Array
+    row_ids: Array
+    query_starts: Array
+    context_lens: Array
+    sample_positions: Array
+    max_query_len: int
+    max_context_len: int
+    num_context: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> FlatStep:
+        shares = Shares.of(rows)
+        ends, context_lens = shares.counts.cumsum(), shares.context_lens
+        lines, positions = shares.flat_tokens()
+        return cls(
+            lines=lines,
+            positions=positions,
+            row_ids=shares.lines,
+            query_starts=np.concatenate(((0,), ends)),
+            context_lens=context_lens,
+            sample_positions=ends[shares.is_sampled] - 1,
+            max_query_len=int(shares.counts.max(initial=0)),
+            max_context_len=int(context_lens.max(initial=0)),
+            num_context=int(context_lens.sum()),
+        )
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """What is copied to the device, in the order in which ``batch`` takes it."""
+        return (
+            *(self.lines, self.positions, self.row_ids),
+            *(self.query_starts, self.context_lens, self.sample_positions),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.lines)
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.row_ids)
+
+    def padded(self, num_tokens: int, num_rows: int, nobody: int) -> tuple[Array, ...]:
+        """``arrays`` for ``num_tokens`` tokens and ``num_rows`` rows, all of them sampled.
+
+        What is added belongs to the line ``nobody``: tokens outside of every row, and rows
+        without tokens, whose samples mean nothing.
+        """
+        tokens, rows = num_tokens - self.num_tokens, num_rows - self.num_rows
+        samples = num_rows - len(self.sample_positions)
+        return (
+            np.pad(self.lines, (0, tokens), constant_values=nobody),
+            np.pad(self.positions, (0, tokens)),
+            np.pad(self.row_ids, (0, rows), constant_values=nobody),
+            np.pad(self.query_starts, (0, rows), mode="edge"),
+            np.pad(self.context_lens, (0, rows)),
+            np.pad(self.sample_positions, (0, samples)),
+        )
+
+    def batch(self, packed: Sequence[Tensor], table: RowTable) -> Batch:
+        """The batch of ``arrays`` once they are ``packed`` on the device."""
+        bounds = (self.max_query_len, self.max_context_len)
+        return flat_batch(packed, table, bounds, self.num_context)
+
+
+def flat_batch(
+    packed: Sequence[Tensor], table: RowTable, bounds: tuple[int, int], num_context: int = 0
+) -> Batch:
+    """``packed`` as ``FlatStep.arrays``; ``bounds``: the longest query and context at most."""
+    lines, positions, row_ids, query_starts, context_lens, sampled = packed
+    token_ids, slots = table.locate(lines, positions)
+    ragged = Ragged(
+        row_ids=row_ids,
+        query_starts=query_starts,
+        context_lens=context_lens,
+        block_tables=table.block_tables,
+        max_query_len=bounds[0],
+        max_context_len=bounds[1],
+    )
+    return Batch(
+        token_ids=token_ids,
+        positions=positions,
+        slots=slots,
+        context=ragged,
+        sample_positions=sampled.long(),
+        num_context=num_context,
+    )

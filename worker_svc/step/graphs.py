@@ -1,0 +1,179 @@
+"""Steps as CUDA graphs: captured once over bucketed sizes, replayed by one call.
+
+A step of a small model is a few hundred launches that each take the host longer than the device.
+What depends on the step is read by the graph from one buffer that is copied before it; the grids
+are those of the bucket, so the batch is padded by tokens outside of every row and by empty rows.
+Only the decoder is captured: the vocabulary's product and the sampler follow in few launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvstore.cache import KVCache
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Row
+from worker_svc.model import Decoder
+from worker_svc.step.flat import FlatStep, flat_batch
+from worker_svc.step.rows import RowTable
+from worker_svc.step.staging import Buffer
+
+# Contexts up to each have graphs of their own, as well as the longest there may be: the longer
+# contexts may be, the more programs attention launches only to find that there is nothing for them.
+CONTEXT_BOUNDS = (4096,)
+# A mixed step of more tokens keeps the device busy for longer than the host needs to launch it.
+MAX_GRAPHED_TOKENS = 2048
+
+# What the driver keeps of a graph of a few hundred launches.
+BYTES_PER_GRAPH = 4 << 20
+
+Replay = Callable[[], Any]
+# Runs a function once, and returns what runs it again on the same memory.
+Recorder = Callable[[Callable[[], Any]], Replay]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The size of a graph: steps that are no larger are padded to it.
+
+    ``max_query_len`` 1 is for steps in which all rows decode.
+    """
+
+    num_tokens: int
+    num_rows: int
+    max_query_len: int
+    max_context_len: int
+
+    def holds(self, step: FlatStep) -> bool:
+        """Whether the step fits."""
+        return (
+            step.num_tokens <= self.num_tokens
+            and step.num_rows <= self.num_rows
+            and step.max_query_len <= self.max_query_len
+            and step.max_context_len <= self.max_context_len
+        )
+
+
+def buckets_for(limits: Limits) -> tuple[Bucket, ...]:
+    """Every graph that a worker of these limits captures; the least that holds a step comes first.
+
+    Decodes lose at most an eighth to padding from 32 rows on, mixed steps from 512 tokens on.
+    """
+    most_rows = min(limits.max_batch_size, limits.max_step_tokens)
+    most_tokens = min(limits.max_step_tokens, max(MAX_GRAPHED_TOKENS, most_rows))
+    contexts = [*(c for c in CONTEXT_BOUNDS if c < limits.max_context), limits.max_context]
+    decodes = [
+        Bucket(rows, rows, 1, context) for rows in _sizes(1, most_rows) for context in contexts
+    ]
+    mixed = [
+        Bucket(tokens, most_rows, tokens, context)
+        for tokens in _sizes(64, most_tokens)
+        for context in contexts
+    ]
+    return (*decodes, *mixed)
+
+
+def graph_bytes(limits: Limits, step_bytes: int) -> int:
+    """About what all graphs take of a device's memory.
+
+    They share one pool that holds the largest one's work, where the largest step takes
+    ``step_bytes``.
+    """
+    buckets = buckets_for(limits)
+    most = max(bucket.num_tokens for bucket in buckets)
+    return step_bytes * most // limits.max_step_tokens + len(buckets) * BYTES_PER_GRAPH
+
+
+def _sizes(least: int, most: int) -> list[int]:
+    """Powers of two up to 32, then eight sizes to each doubling, at last ``most``."""
+    sizes, size = [], least
+    while size < most:
+        sizes.append(size)
+        size += size if size < 32 else max(8, (1 << (size.bit_length() - 1)) // 8)
+    return [*sizes, most]
+
+
+class _Graph:
+    """One bucket's buffer, what replays it, and where it leaves its result."""
+
+    def __init__(self, bucket: Bucket, device: torch.device) -> None:
+        tokens, rows = bucket.num_tokens, bucket.num_rows
+        self.bucket = bucket
+        self.inputs = Buffer((tokens, tokens, rows, rows + 1, rows, rows), device)
+        self.hidden: Tensor | None = None
+        self.replay: Replay | None = None
+
+
+class GraphedSteps:
+    """The graphs of a decoder over one cache and one table."""
+
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, table: RowTable, buckets: Sequence[Bucket]
+    ) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._table = table
+        self._graphs = [_Graph(bucket, decoder.device) for bucket in buckets]
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    @torch.inference_mode()
+    def capture(self, record: Recorder) -> Iterator[Bucket]:
+        """Capture each graph, the largest first: the others find their memory in its pool.
+
+        Yields each bucket that was captured. Nothing is written to the cache.
+        """
+        nothing = FlatStep.of(())
+        for graph in sorted(self._graphs, key=lambda graph: -graph.bucket.num_tokens):
+            self._fill(graph, nothing)
+            graph.replay = record(partial(self._compute, graph))
+            yield graph.bucket
+
+    def forward(self, rows: Sequence[Row]) -> tuple[Tensor, int, int] | None:
+        """Replay the smallest graph that holds the rows.
+
+        Returns:
+            Hidden states ``[S, H]`` of the sampled rows, the positions that were computed and the
+            key positions that were attended to; None where no graph holds them.
+        """
+        step = FlatStep.of(rows)
+        graph = next((graph for graph in self._graphs if graph.bucket.holds(step)), None)
+        if graph is None or graph.replay is None:
+            return None
+        self._fill(graph, step)
+        graph.replay()
+        assert graph.hidden is not None
+        sampled = graph.hidden[: len(step.sample_positions)]
+        return sampled, graph.bucket.num_tokens, step.num_context
+
+    def _fill(self, graph: _Graph, step: FlatStep) -> None:
+        bucket = graph.bucket
+        graph.inputs.fill(step.padded(bucket.num_tokens, bucket.num_rows, self._table.nobody))
+
+    def _compute(self, graph: _Graph) -> None:
+        bounds = (graph.bucket.max_query_len, graph.bucket.max_context_len)
+        batch = flat_batch(graph.inputs.views(), self._table, bounds)
+        graph.hidden = self._decoder.forward(batch, self._cache)
+
+
+class CudaRecorder:
+    """Captures CUDA graphs that share one pool of memory: they are replayed one at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, compute: Callable[[], Any]) -> Replay:
+        """Compute once, so that every kernel is compiled and loaded, then capture."""
+        compute()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            compute()
+        return graph.replay

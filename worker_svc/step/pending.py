@@ -1,0 +1,67 @@
+"""A step that was launched: what it chose is on its way to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from protos.step import TokenLogprobs
+from worker_svc.core.outcome import Chosen
+from worker_svc.core.residents import Row
+from worker_svc.step.sampler import Choice
+from worker_svc.step.timer import Timer
+
+
+class Pending:
+    """The choices of one step, copied to the host while nobody waits for them."""
+
+    def __init__(self, timer: Timer, num_positions: int = 0, num_context: int = 0) -> None:
+        self._timer = timer
+        self._num_positions, self._num_context = num_positions, num_context
+        self._token_ids: Tensor | None = None
+
+    def bring(self, choice: Choice, rows: Sequence[Row]) -> None:
+        """Begin to copy what was chosen for ``rows``."""
+        self._rows = rows
+        self._token_ids = to_host(choice.token_ids)
+        self._is_finite = to_host(choice.is_finite)
+        self._logprobs = choice.logprobs and tuple(map(to_host, choice.logprobs))
+
+    def is_done(self) -> bool:
+        """Whether ``wait`` would not wait."""
+        return self._timer.is_done()
+
+    def wait(self) -> Chosen:
+        """Wait for the device, in any thread."""
+        duration_us = self._timer.wait()
+        if self._token_ids is None:
+            return Chosen((), (), {}, duration_us, self._num_positions, self._num_context)
+        return Chosen(
+            token_ids=self._token_ids.tolist(),
+            is_finite=self._is_finite.tolist(),
+            logprobs=self._take_logprobs() if self._logprobs else {},
+            duration_us=duration_us,
+            num_positions=self._num_positions,
+            num_context=self._num_context,
+        )
+
+    def _take_logprobs(self) -> dict[int, TokenLogprobs]:
+        chosen, ids, values = (part.tolist() for part in self._logprobs)
+        counts = [row.resident.sampling.num_logprobs for row in self._rows]
+        return {
+            at: TokenLogprobs(
+                chosen[at], tuple(zip(ids[at][:count], values[at][:count], strict=True))
+            )
+            for at, count in enumerate(counts)
+            if count >= 0
+        }
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory, there once the stream has come to it."""
+    if tensor.device.type == "cpu":
+        return tensor
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return copy.copy_(tensor, non_blocking=True)
