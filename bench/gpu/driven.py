@@ -21,7 +21,7 @@ from worker_svc.runner import Runner
 from worker_svc.step.graphs import Bucket, CudaRecorder, GraphedSteps
 from worker_svc.step.layout import layout_for
 from worker_svc.step.pending import Pending
-from worker_svc.weights import Places, allocate
+from worker_svc.weights import EMBEDDING, Places, allocate
 
 BLOCK_SIZE = 16
 
@@ -48,7 +48,7 @@ class Model:
     def __init__(self, geometry: Geometry, limits: Limits, setup: Setup) -> None:
         config = write_config(geometry, setup.scratch / f"{geometry.name}-config")
         places = Places(setup.dtype, setup.device)
-        weights = allocate(config, config.tie_embeddings, places)
+        weights = allocate(config, EMBEDDING if config.tie_embeddings else None, places)
         fill(places.views)
         if config.tie_embeddings:
             weights = weights.with_tied_vocabulary()

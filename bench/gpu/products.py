@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -55,8 +55,8 @@ def _row(setup: Setup, name: str, weights: list[Tensor], num_rows: int) -> Row:
     x = torch.randn(num_rows, weights[0].shape[0], dtype=setup.dtype, device=setup.device)
     floor_us = setup.ceilings.us(weights[0].nbytes)
 
-    def timed(multiply: object) -> float:
-        return launch_us([partial(multiply, x, w, None) for w in weights], setup.device)  # type: ignore[arg-type]
+    def timed(multiply: Callable[..., Tensor]) -> float:
+        return launch_us([partial(multiply, x, w, None) for w in weights], setup.device)
 
     ours, theirs = timed(setup.kernels().linear), timed(linear_reference)
     row: Row = {

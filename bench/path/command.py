@@ -1,4 +1,4 @@
-"""``stepserve bench path``: what a streamed token costs beside the device, and who waits for whom."""
+"""``stepserve bench path``: what a streamed token costs beside the device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -159,7 +160,7 @@ def _client(target: str, streams: int, tokens: int) -> tuple[list[float], float,
 async def _streams(target: str, streams: int, tokens: int) -> tuple[list[float], float, float]:
     async with AsyncClient(target) as client:
         times = await asyncio.gather(*(_times(client, tokens) for _ in range(streams)))
-    gaps = [after - before for each in times for before, after in zip(each, each[1:], strict=False)]
+    gaps = [after - before for each in times for before, after in pairwise(each)]
     return gaps, min(each[0] for each in times), max(each[-1] for each in times)
 
 

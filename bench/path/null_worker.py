@@ -24,6 +24,7 @@ from worker_svc.server import serve
 from worker_svc.settings import WorkerSettings
 
 BLOCK_SIZE, MAX_CONTEXT, STEP_TOKENS = 16, 1024, 8192
+SETTINGS: dict[str, Any] = {"model": "none", "port": 0}
 # Of the vocabulary, without the tokens that end a text.
 FIRST_TOKEN, NUM_TOKENS = 300, 200
 
@@ -111,7 +112,7 @@ def main() -> None:
     runner = NullRunner(limits, given.step_ms / 1e3)
     engine_side = cast(Runner, cast(Any, runner))
     assembly = Assembly(engine_side, info_of(given.model, limits), given.launch_ahead)
-    asyncio.run(serve(WorkerSettings(model="none", port=0), assembly))
+    asyncio.run(serve(WorkerSettings(**SETTINGS), assembly))
     seconds = max(runner.last_s - runner.first_s, 1e-9)
     given.out.write_text(json.dumps({"busy_s": runner.busy_s, "seconds": seconds}))
 

@@ -42,20 +42,20 @@ def locate_triton(lines: Tensor, positions: Tensor, tables: RowTables) -> tuple[
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _locate_kernel(
-    lines,
-    positions,
-    tokens,
-    tokens_stride,
-    block_tables,
-    block_tables_stride,
-    has_ended,
-    has_ended_stride,
-    token_ids,
-    slots,
-    num_tokens,
+    lines: tl.tensor,
+    positions: tl.tensor,
+    tokens: tl.tensor,
+    tokens_stride: int,
+    block_tables: tl.tensor,
+    block_tables_stride: int,
+    has_ended: tl.tensor,
+    has_ended_stride: int,
+    token_ids: tl.tensor,
+    slots: tl.tensor,
+    num_tokens: int,
     BLOCK: tl.constexpr,
     SIZE: tl.constexpr,
-):
+) -> None:
     """One program for SIZE tokens; BLOCK is the cache's block size."""
     at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     inside = at < num_tokens

@@ -41,14 +41,14 @@ class Pending:
         return Chosen(
             token_ids=self._token_ids.tolist(),
             is_finite=self._is_finite.tolist(),
-            logprobs=self._take_logprobs() if self._logprobs else {},
+            logprobs=self._take(*self._logprobs) if self._logprobs else {},
             duration_us=duration_us,
             num_positions=self._num_positions,
             num_context=self._num_context,
         )
 
-    def _take_logprobs(self) -> dict[int, TokenLogprobs]:
-        chosen, ids, values = (part.tolist() for part in self._logprobs)
+    def _take(self, *logprobs: Tensor) -> dict[int, TokenLogprobs]:
+        chosen, ids, values = (part.tolist() for part in logprobs)
         counts = [row.resident.sampling.num_logprobs for row in self._rows]
         return {
             at: TokenLogprobs(

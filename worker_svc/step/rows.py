@@ -79,7 +79,7 @@ class RowTable:
     def _line(self, resident: Resident) -> Iterator[tuple[int, Array]]:
         admission = resident.admission
         bias_ids, bias_values = pack_biases(admission.sampling)
-        columns = (
+        columns: tuple[Sequence[int] | Array, ...] = (
             admission.token_ids,
             admission.block_ids,
             (0,),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+
+_cuda: Any = torch.cuda  # some of it has no types
 
 
 class Timer(Protocol):
@@ -25,7 +27,7 @@ class DeviceTimer:
     """Events in a CUDA device's stream."""
 
     def __init__(self) -> None:
-        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._begin, self._end = (_cuda.Event(enable_timing=True) for _ in range(2))
         self._begin.record()
 
     def stop(self) -> None:
