@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from protos.errors import Unavailable
 from protos.job import ClaimedJob, CommitRow
 from protos.step import TokenLogprobs
 from scheduler_svc.core.events import Commit, Committed, Requeue
 from scheduler_svc.loop import Inbox
-from scheduler_svc.queue import JobQueue, Lease, RowAnswer, RowKind
+from scheduler_svc.queue import RECORD_ERRORS, JobQueue, Lease, RowAnswer, RowKind
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,17 @@ class Committer:
     that lost its tail (an AOF's last second, a failover) is refilled from here.
     """
 
-    def __init__(self, queue: JobQueue, lease: Lease, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        lease: Lease,
+        inbox: Inbox,
+        written: Callable[[Sequence[CommitRow], Sequence[OutputKey]], None] = lambda *_: None,
+    ) -> None:
         self._queue = queue
         self._lease = lease
         self._inbox = inbox
+        self._written = written
         self._outputs: dict[OutputKey, tuple[list[int], list[TokenLogprobs]]] = {}
 
     @property
@@ -79,6 +86,7 @@ class Committer:
                     ended.append((row.job_id, row.index))
                 if answer.kind is RowKind.ENDED or row.finish is not None:
                     self._outputs.pop((row.job_id, row.index), None)
+        self._written(effect.rows, ended)
         self._inbox.put(Committed(effect.step, tuple(ended)))
 
     def _extend(self, rows: Sequence[CommitRow]) -> None:
@@ -92,16 +100,34 @@ class Committer:
                 logprobs.extend(row.logprobs[-new:])
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
-        answers = await self._queue.commit(self._lease, rows)
+        answers = await self._commit_each(rows)
         short = [i for i, answer in enumerate(answers) if answer.kind is RowKind.SHORT]
         if short:
             log.warning("%d token logs lost their tails and are written again", len(short))
             refills = [self._refill(rows[i], answers[i].length) for i in short]
-            for i, answer in zip(
-                short, await self._queue.commit(self._lease, refills), strict=True
-            ):
+            for i, answer in zip(short, await self._commit_each(refills), strict=True):
                 answers[i] = answer if answer.kind is not RowKind.SHORT else ENDED
         return answers
+
+    async def _commit_each(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
+        """Commit the rows in one call; where that fails, find by halves whose fault it is.
+
+        Committing again is harmless, so the other rows are there in the end. A job whose row
+        can't be written ends.
+        """
+        try:
+            return await self._queue.commit(self._lease, rows)
+        except RECORD_ERRORS as error:
+            if len(rows) == 1:
+                return [await self._give_up(rows[0], error)]
+        half = len(rows) // 2
+        return await self._commit_each(rows[:half]) + await self._commit_each(rows[half:])
+
+    async def _give_up(self, row: CommitRow, error: Exception) -> RowAnswer:
+        log.error("the output of job %s can't be written, and it ends", row.job_id, exc_info=error)
+        problem = f"its output can't be written: {type(error).__name__}: {error}"
+        await self._queue.fail(row.job_id, problem)
+        return ENDED
 
     def _refill(self, row: CommitRow, length: int) -> CommitRow:
         """Return the row with all that its log lacks, or as it is where that is not known.

@@ -19,10 +19,15 @@ from protos.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.2
+REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 class WorkerGone(StepserveError):
     """The worker died, hangs, was restarted, or refuses us: its sequences are lost."""
+
+
+class WorkerRefuses(WorkerGone):
+    """The worker takes no such command: one of us is wrong about a sequence in it."""
 
 
 class WorkerStream:
@@ -113,7 +118,8 @@ class WorkerStream:
         if answer is grpc.aio.EOF:
             code, details = await self._call.code(), await self._call.details()
             if code is not grpc.StatusCode.UNAVAILABLE:
-                raise WorkerGone(f"the worker ended the stream: {code.name}: {details}")
+                kind = WorkerRefuses if code in REFUSALS else WorkerGone
+                raise kind(f"the worker ended the stream: {code.name}: {details}")
             return None
         message = step_wire.decode_worker_message(cast(step_wire.pb.WorkerMessage, answer))
         if not isinstance(message, StepReport):

@@ -83,5 +83,7 @@ def end_row(sequence: Sequence, finish: Finish) -> CommitRow:
 
 def _finish(offset: int, reason: FinishReason | None, hit: StopHit | None) -> Finish | None:
     if hit is not None and hit.offset == offset:
-        return Finish("stop", text_bytes=hit.text_bytes)
+        return (
+            Finish("error", hit.error) if hit.error else Finish("stop", text_bytes=hit.text_bytes)
+        )
     return None if reason is None else FINISHES[reason]

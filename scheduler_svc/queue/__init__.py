@@ -2,8 +2,8 @@
 
 from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Follower, Rung
-from scheduler_svc.queue.claiming import Prefer
-from scheduler_svc.queue.codec import Corrupt
+from scheduler_svc.queue.claiming import Prefer, SuspectClaim
+from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import Durability, QueueLimits
@@ -13,6 +13,7 @@ from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
 
 __all__ = [
+    "RECORD_ERRORS",
     "Corrupt",
     "Durability",
     "EmbeddedRedis",
@@ -32,6 +33,7 @@ __all__ = [
     "RowKind",
     "Rung",
     "Submitted",
+    "SuspectClaim",
     "WorkerRecord",
     "redacted",
 ]

@@ -12,7 +12,7 @@ from protos.errors import StepserveError
 from protos.job import Finish, JobSpec, SamplingParams
 from protos.step import TokenLogprobs
 
-_STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s")
+_STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
 _SAMPLING_FIELDS = frozenset(f.name for f in fields(SamplingParams))
 _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
@@ -20,6 +20,13 @@ _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
 
 class Corrupt(StepserveError):
     """Redis holds something that this version did not write."""
+
+
+# What reading or writing one job's record raises where that is broken: no other job's trouble.
+RECORD_ERRORS = (
+    *(Corrupt, struct.error, ValueError, TypeError),
+    *(LookupError, ArithmeticError, AttributeError),
+)
 
 
 def pack_u32(values: Sequence[int]) -> bytes:

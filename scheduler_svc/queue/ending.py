@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from protos.errors import Unavailable
 from protos.job import Finish
-from scheduler_svc.queue.codec import encode_finish
+from scheduler_svc.queue.codec import RECORD_ERRORS, encode_finish
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.ranking import holder_of
 from scheduler_svc.queue.shard import Shard
 
+log = logging.getLogger(__name__)
+
 _MAX_SWEPT = 256
 _MAX_ROUNDS = 16
 _MAX_ATTEMPTS = 10
+MAX_MESSAGE_CHARS = 300
 
 OVERDUE = Finish("deadline", "the job's deadline has passed")
 
@@ -26,6 +30,15 @@ class Sweep:
     num_overdue: int
     num_forgotten: int
     num_given_up: int
+
+
+async def _settled(settle: Callable[[str], Awaitable[bool]], member: str) -> bool:
+    """Whether it was; what is wrong with one must not keep the others from being swept."""
+    try:
+        return await settle(member)
+    except RECORD_ERRORS as error:
+        log.error("%s can't be swept: %s", member, error)
+        return False
 
 
 class Ending:
@@ -55,6 +68,11 @@ class Ending:
                 return bool(answer == 1)
         raise Unavailable(f"job {job_id} changes hands too often to be ended now")
 
+    async def fail(self, job_id: str, problem: str) -> bool:
+        """Ends a job with reason "error", and what is wrong with it in one line."""
+        message = " ".join(problem.split())[:MAX_MESSAGE_CHARS]
+        return await self.end(job_id, Finish("error", message))
+
     async def sweep(self) -> Sweep:
         """Ends overdue jobs, forgets ended ones after their retention, frees dead leases."""
         seconds, microseconds = await self._shard.link.call("TIME")
@@ -74,7 +92,7 @@ class Ending:
         num_settled = 0
         for _ in range(_MAX_ROUNDS):
             due = await self._due(index, until)
-            num_settled += sum([await settle(member) for member in due])
+            num_settled += sum([await _settled(settle, member) for member in due])
             if len(due) < _MAX_SWEPT:
                 break
         return num_settled

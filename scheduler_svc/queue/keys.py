@@ -21,6 +21,8 @@ class Keys:
         self.ended = prefix + "ended"
         self.deadlines = prefix + "deadlines"
         self.workers = prefix + "workers"
+        self.suspects = prefix + "suspects"
+        self.stranded = prefix + "stranded"
         self.rings = prefix + "rings"
         self.bell = prefix + "bell"
         self.order = prefix + "order"

@@ -13,7 +13,7 @@ from protos.errors import Exhausted
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Bell, Follower
-from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
+from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
 from scheduler_svc.queue.codec import encode_finish, encode_spec, pack_u32
 from scheduler_svc.queue.ending import OVERDUE, Ending, Sweep
 from scheduler_svc.queue.keys import Keys, idempotency_digest
@@ -35,9 +35,11 @@ from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.snapshot import (
     JobSnapshot,
     JobState,
+    ended_ids,
     list_snapshots,
     read_snapshot,
 )
+from scheduler_svc.queue.suspicion import Suspicion
 
 _RETRY_AFTER_MS = 1000
 _MAX_OUTPUTS = 16
@@ -77,6 +79,7 @@ class JobQueue:
         self._leasing = Leasing(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
+        self._suspicion = Suspicion(self._lanes, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
 
     async def __aenter__(self) -> JobQueue:
@@ -138,7 +141,7 @@ class JobQueue:
             [
                 *(spec.job_id, self._shard.limits.max_queued_jobs, spec.deadline_s, digest),
                 *(spec.sampling.n, encode_spec(spec), pack_u32(spec.prompt_token_ids)),
-                *(spec.tenant, spec.priority, spec.sampling.max_tokens),
+                *(spec.tenant, spec.priority, spec.sampling.max_tokens, spec.num_tokens_needed),
             ],
             durable=True,
         )
@@ -244,6 +247,7 @@ class JobQueue:
         max_jobs: int,
         max_rank: float = math.inf,
         prefer: Prefer | None = None,
+        max_context: int = UNBOUNDED,
     ) -> list[ClaimedJob]:
         """Takes up to ``max_jobs`` jobs, first in line first, with the output they have.
 
@@ -251,11 +255,44 @@ class JobQueue:
         says how many tokens of a tenant's prompt are cached, and of the first 16 those with
         the most go first, as far as the order's ``affinity_slack`` reaches.
 
-        Passes over jobs that have output of a model with another fingerprint. One call at
-        a time for each lease. After Unavailable, what was claimed unnoticed comes with the
-        next claim, whatever its rank.
+        Passes over jobs that have output of a model with another fingerprint, those that may
+        come to more than ``max_context`` tokens, and suspects. One call at a time for each
+        lease, of this and ``claim_suspect``. After Unavailable, what was claimed unnoticed
+        comes with the next claim, whatever its rank.
         """
-        return await self._claiming.claim(lease, Wish(fingerprint, max_jobs, max_rank, prefer))
+        wish = Wish(fingerprint, max_jobs, max_rank, prefer, max_context)
+        return await self._claiming.claim(lease, wish)
+
+    async def claim_suspect(
+        self, lease: Lease, fingerprint: str, max_context: int = UNBOUNDED
+    ) -> SuspectClaim:
+        """Takes a job that was there when a lane failed, if there is one; see ``strike``.
+
+        One that was there twice is had only by a lease that holds no job.
+        """
+        return await self._claiming.claim_suspect(
+            lease, Wish(fingerprint, 1, max_context=max_context)
+        )
+
+    async def ended_of(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the jobs that have ended."""
+        return await ended_ids(self._lanes, job_ids)
+
+    async def strike(self, lease: Lease, job_ids: Sequence[str], problem: str) -> int:
+        """The lane that held these jobs has failed, and any of them may be why.
+
+        Each that is claimed becomes a suspect; returns how many it was. One that was alone in
+        two lanes that failed is ended by the sweep, with reason "error" and ``problem``.
+        """
+        return await self._suspicion.strike(lease, job_ids, problem)
+
+    async def absolve(self, job_ids: Sequence[str]) -> None:
+        """These jobs have shown that they break nothing: they are suspects no more."""
+        await self._suspicion.absolve(job_ids)
+
+    async def fail(self, job_id: str, problem: str) -> bool:
+        """Ends a job that can't be run with reason "error". False where it had ended."""
+        return await self._ending.fail(job_id, problem)
 
     async def commit(self, lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         """Writes a step's rows in one call; an answer for each. Committing again is harmless.
@@ -292,10 +329,12 @@ class JobQueue:
     async def sweep(self) -> Sweep:
         """Ends overdue jobs, forgets ended ones after their retention, frees dead leases.
 
-        Also ranks anew what an adopted order has left, and forgets tenants beyond a bound.
+        Also ranks anew what an adopted order has left, forgets tenants beyond a bound, and
+        ends jobs that break lanes.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
         await self._ranking.sweep()
+        await self._suspicion.sweep()
         return await self._ending.sweep()
 
     async def workers(self) -> list[WorkerRecord]:

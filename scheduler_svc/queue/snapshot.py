@@ -67,6 +67,13 @@ async def _records(shard: Shard, job_ids: Sequence[str]) -> list[_Record]:
     return [_Record(job_id, f, list(itertools.islice(sizes, int(f[1])))) for job_id, f in known]
 
 
+async def ended_ids(shard: Shard, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that have ended."""
+    commands = [("HGET", shard.keys.job(job_id), "ended") for job_id in job_ids]
+    answers = await shard.link.pipeline(commands) if commands else []
+    return {job_id for job_id, ended in zip(job_ids, answers, strict=True) if ended}
+
+
 def _snapshot(record: _Record) -> JobSnapshot:
     spec, _, arrival, deadline, ended, prompt_bytes, waits, *finishes = record.fields
     return JobSnapshot(

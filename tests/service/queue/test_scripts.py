@@ -10,7 +10,7 @@ from redis import Redis
 from protos.step import TokenLogprobs
 from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, ranking
 from scheduler_svc.queue.scripts import load_scripts
-from tests.service.queue.build import STOP, claim_ids, lease_on, row, spec
+from tests.service.queue.build import FINGERPRINT, STOP, claim_ids, lease_on, row, spec
 
 KEYLESS = {"TIME"}
 
@@ -38,6 +38,12 @@ async def everything(queue: JobQueue, other: JobQueue) -> None:
     await queue.renew(lease, 5)
     await queue.jobs()
     lease = await lease_on(queue)
+    held = (await queue.submit(spec())).job_id
+    await claim_ids(queue, lease, 1)
+    await queue.strike(lease, [held], "broken")
+    lease = await lease_on(queue)
+    await queue.claim_suspect(lease, FINGERPRINT)
+    await queue.absolve([held])
     await queue.release(lease)
     while not (await queue.sweep()).num_forgotten:
         pass
