@@ -81,6 +81,8 @@ class OutputLog:
     """One output's tokens from ``offset`` on, and its end if it has one.
 
     ``logprobs`` is parallel to ``token_ids`` where they were asked for, else empty.
+    ``num_restarts`` is how often the job was begun anew: tokens that were read before say
+    nothing of these.
     """
 
     index: int
@@ -88,6 +90,7 @@ class OutputLog:
     offset: int = 0
     logprobs: Sequence[TokenLogprobs] = ()
     finish: Finish | None = None
+    num_restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

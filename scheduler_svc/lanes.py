@@ -103,7 +103,11 @@ async def hold(shard: Shard, address: str, stop: asyncio.Event) -> None:
         info = await stream.describe()
         _check(info, shard)
         ttl_ms = int(shard.settings.lease_ttl_s * 1000)
-        told = {"incarnation": info.incarnation, "max_context": str(info.max_context)}
+        told = {
+            "incarnation": info.incarnation,
+            "fingerprint": info.fingerprint,
+            "max_context": str(info.max_context),
+        }
         lease = await shard.queue.acquire(address, shard.holder, ttl_ms, told)
         if lease is None:
             return

@@ -54,6 +54,8 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[Running]:
         retention_s=settings.retention_s,
         durability=settings.durability,
         lease_grace_s=settings.lease_ttl_s,
+        on_model_change=settings.on_model_change,
+        stranded_grace_s=settings.stranded_grace_s,
     )
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(

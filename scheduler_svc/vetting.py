@@ -19,4 +19,8 @@ def problem_of(job: ClaimedJob, max_context: int) -> str:
             encode_admission(sequence.admission())
     except Exception as error:
         return f"it can't be sent to a worker: {type(error).__name__}: {error}"
+    for sequence in sequences:
+        if sequence.is_full and sequence.is_cut:
+            has = f"it has {sequence.num_tokens} tokens"
+            return f"{has}, which fill the worker's context of {max_context}"
     return ""

@@ -6,7 +6,7 @@ from scheduler_svc.queue.claiming import Prefer, SuspectClaim
 from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
-from scheduler_svc.queue.limits import Durability, QueueLimits
+from scheduler_svc.queue.limits import Durability, OnModelChange, QueueLimits
 from scheduler_svc.queue.link import redacted
 from scheduler_svc.queue.queue import JobQueue, Submitted
 from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
@@ -24,6 +24,7 @@ __all__ = [
     "JobState",
     "Lease",
     "LogRequest",
+    "OnModelChange",
     "Order",
     "OutputSnapshot",
     "Prefer",

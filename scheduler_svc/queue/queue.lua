@@ -406,6 +406,23 @@ for i = 3, #ARGV do
 end
 return num_struck
 
+--@ restart
+-- KEYS  job queue stranded bell rings, then the log and the lp of every output
+-- ARGV  id, fingerprint of the model that the output is from, as it was read
+-- Drops the output of a queued job, so that it begins anew. Answers 1, 0 where it is not as
+-- it was.
+redis.call('ZREM', KEYS[3], ARGV[1])
+local job = redis.call('HMGET', KEYS[1], 'fingerprint', 'n')
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) or job[1] ~= ARGV[2] then return 0 end
+for i = 6, #KEYS do redis.call('DEL', KEYS[i]) end
+redis.call('HDEL', KEYS[1], 'fingerprint')
+for index = 0, job[2] - 1 do redis.call('HDEL', KEYS[1], 'f' .. index) end
+redis.call('HSET', KEYS[1], 'open', job[2])
+redis.call('HINCRBY', KEYS[1], 'restarts', 1)
+ring(KEYS[4], KEYS[5], 'moved', {ARGV[1]})
+ring(KEYS[4], KEYS[5], 'queued', {ARGV[1]})
+return 1
+
 --@ absolve
 -- KEYS  suspects, then the job of every id
 -- ARGV  the ids
@@ -586,13 +603,14 @@ return 1
 -- ARGV  requests: four u32 each (index, offset, most tokens to answer, 1 if
 --       log-probabilities are wanted)
 -- Answers {heads, tokens, then every request's log-probabilities and finish}. heads has
--- three i32 for each request: number of tokens (-1: no such job), of log-probabilities,
--- and 1 if the output has ended and this is all of it; tokens are those of all requests.
+-- four i32 for each request: number of tokens (-1: no such job), of log-probabilities,
+-- 1 if the output has ended and this is all of it, and how often the job was begun anew;
+-- tokens are those of all requests.
 local heads, tokens, key = {}, {}, 1
 local answer = {'', ''}
 for at = 1, #ARGV[1], 16 do
   local index, offset, most, wanted = struct.unpack('<I4I4I4I4', ARGV[1], at)
-  local job = redis.call('HMGET', KEYS[key], 'n', 'f' .. index)
+  local job = redis.call('HMGET', KEYS[key], 'n', 'f' .. index, 'restarts')
   local last = offset + most - 1
   local text = job[1] and redis.call('GETRANGE', KEYS[key + 1], 4 * offset, 4 * last + 3) or ''
   local entries = {}
@@ -600,8 +618,8 @@ for at = 1, #ARGV[1], 16 do
   for _, entry in ipairs(entries) do answer[#answer + 1] = entry end
   local ended = job[2] and #text < 4 * most
   if ended then answer[#answer + 1] = job[2] end
-  heads[#heads + 1] = struct.pack('<i4i4i4', job[1] and #text / 4 or -1, #entries,
-    ended and 1 or 0)
+  heads[#heads + 1] = struct.pack('<i4i4i4i4', job[1] and #text / 4 or -1, #entries,
+    ended and 1 or 0, job[3] or 0)
   tokens[#tokens + 1] = text
   key = key + 2 + wanted
 end
@@ -612,17 +630,19 @@ return answer
 -- KEYS  queue, then the job of every id
 -- ARGV  the ids
 -- Answers for every id nil if it is unknown, else {spec, n, arrival, deadline, ended,
--- bytes of prompt, 1 if it waits, then n finishes}. Not a transaction: those are refused
+-- bytes of prompt, 1 if it waits, fingerprint, need, then n finishes}. Not a transaction: those are refused
 -- while memory is short, even for reading.
 local answers = {}
 for i, id in ipairs(ARGV) do
   local key = KEYS[i + 1]
-  local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended')
+  local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
+    'need')
   if job[1] then
+    job[8], job[9] = job[6], job[7]
     job[6] = redis.call('HSTRLEN', key, 'prompt')
     job[7] = redis.call('ZSCORE', KEYS[1], id) and 1 or 0
     for index = 0, job[2] - 1 do
-      job[8 + index] = redis.call('HGET', key, 'f' .. index)
+      job[10 + index] = redis.call('HGET', key, 'f' .. index)
     end
   end
   answers[i] = job[1] and job or false

@@ -39,6 +39,7 @@ from scheduler_svc.queue.snapshot import (
     list_snapshots,
     read_snapshot,
 )
+from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.suspicion import Suspicion
 
 _RETRY_AFTER_MS = 1000
@@ -80,6 +81,7 @@ class JobQueue:
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
         self._suspicion = Suspicion(self._lanes, self._ending)
+        self._stranding = Stranding(self._shard, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
 
     async def __aenter__(self) -> JobQueue:
@@ -330,11 +332,12 @@ class JobQueue:
         """Ends overdue jobs, forgets ended ones after their retention, frees dead leases.
 
         Also ranks anew what an adopted order has left, forgets tenants beyond a bound, and
-        ends jobs that break lanes.
+        ends jobs that break lanes, or that no worker can run.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
         await self._ranking.sweep()
         await self._suspicion.sweep()
+        await self._stranding.sweep()
         return await self._ending.sweep()
 
     async def workers(self) -> list[WorkerRecord]:
