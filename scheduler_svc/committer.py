@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from protos.errors import Unavailable
 from protos.job import ClaimedJob, CommitRow
-from protos.step import TokenLogprobs
 from scheduler_svc.core.events import Commit, Committed, Requeue
 from scheduler_svc.loop import Inbox
 from scheduler_svc.queue import RECORD_ERRORS, JobQueue, Lease, RowAnswer, RowKind
+from scheduler_svc.remembered import RememberedOutput
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Committer:
         self._lease = lease
         self._inbox = inbox
         self._written = written
-        self._outputs: dict[OutputKey, tuple[list[int], list[TokenLogprobs]]] = {}
+        self._outputs: dict[OutputKey, RememberedOutput] = {}
 
     @property
     def job_ids(self) -> frozenset[str]:
@@ -55,9 +55,10 @@ class Committer:
         """
         for job in jobs:
             for output in job.outputs:
-                if output.finish is None:
-                    known = (list(output.token_ids), list(output.logprobs))
-                    self._outputs.setdefault((job.spec.job_id, output.index), known)
+                key = job.spec.job_id, output.index
+                if output.finish is None and key not in self._outputs:
+                    self._outputs[key] = known = RememberedOutput()
+                    known.extend(output.token_ids, output.logprobs)
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Drop the outputs of jobs that have ended without us."""
@@ -91,13 +92,13 @@ class Committer:
 
     def _extend(self, rows: Sequence[CommitRow]) -> None:
         for row in rows:
-            # Nothing is remembered of a job that ended without us; its rows will be ignored.
-            tokens, logprobs = self._outputs.get((row.job_id, row.index), ([], []))
+            known = self._outputs.get((row.job_id, row.index))
+            if known is None:  # The job ended without us; its rows will be ignored.
+                continue
             # A commit that is tried again finds its tokens remembered already.
-            new = row.offset + len(row.token_ids) - len(tokens)
+            new = row.offset + len(row.token_ids) - len(known)
             if 0 < new <= len(row.token_ids):
-                tokens.extend(row.token_ids[-new:])
-                logprobs.extend(row.logprobs[-new:])
+                known.extend(row.token_ids[-new:], row.logprobs[-new:])
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         answers = await self._commit_each(rows)
@@ -135,9 +136,8 @@ class Committer:
         The second is answered SHORT again, and the core drops the output: whoever claims
         the job next goes on from what its log has.
         """
-        tokens, logprobs = self._outputs.get((row.job_id, row.index), ([], []))
-        if len(tokens) < row.offset + len(row.token_ids):
+        known = self._outputs.get((row.job_id, row.index))
+        if known is None or len(known) < row.offset + len(row.token_ids):
             return row
-        return CommitRow(
-            row.job_id, row.index, length, tokens[length:], logprobs[length:], row.finish
-        )
+        lost = known.since(length)
+        return CommitRow(row.job_id, row.index, length, lost.token_ids, lost.logprobs, row.finish)

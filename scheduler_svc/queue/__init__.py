@@ -3,7 +3,7 @@
 from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Follower, Rung
 from scheduler_svc.queue.claiming import Prefer, SuspectClaim
-from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt
+from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, encode_logprobs
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import Durability, OnModelChange, QueueLimits
@@ -36,5 +36,7 @@ __all__ = [
     "Submitted",
     "SuspectClaim",
     "WorkerRecord",
+    "decode_logprobs",
+    "encode_logprobs",
     "redacted",
 ]
