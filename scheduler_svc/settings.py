@@ -9,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from scheduler_svc.order import Order, Policy
-from scheduler_svc.queue import OnModelChange
 
 Batching = Literal["continuous", "static"]
 
@@ -86,7 +85,7 @@ class PlanningSettings(BaseSettings):
 class LaneSettings(PlanningSettings):
     """What lanes do besides: with jobs that no worker can run, and what they write down."""
 
-    on_model_change: OnModelChange = Field(
+    on_model_change: Literal["wait", "end", "restart"] = Field(
         "end",
         description="a job with output of a model that no worker has any more (new weights, "
         "another dtype): it waits for one for ever; ends with an error; or begins anew, "

@@ -126,7 +126,11 @@ async def neighbours(client: AsyncClient, asked: Request) -> tuple[str, list[Any
     return marked, [await collect(client, job_id) for job_id in ids]
 
 
-@pytest.mark.parametrize("how", [planning, absorbing, packing, refused])
+OFTEN = [absorbing, refused]
+SELDOM = [pytest.param(how, marks=pytest.mark.long) for how in (planning, packing)]
+
+
+@pytest.mark.parametrize("how", [*OFTEN, *SELDOM])
 async def test_who_breaks_a_lane_ends_and_its_neighbours_go_on(
     checkpoint: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, how: Break
 ) -> None:
