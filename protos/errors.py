@@ -4,6 +4,7 @@
     ├── InvalidRequest        the client's: INVALID_ARGUMENT, names the field
     ├── NotFound              the client's: NOT_FOUND
     ├── Exhausted             a bound was reached: RESOURCE_EXHAUSTED, with a retry hint
+    ├── BegunAnew             what was streamed counts no more: FAILED_PRECONDITION
     ├── Unavailable           something we need does not answer: UNAVAILABLE, with a retry hint
     └── StepRefused           the step protocol's rules: FAILED_PRECONDITION
 
@@ -35,6 +36,10 @@ class Exhausted(StepserveError):
     def __init__(self, problem: str, retry_after_ms: int) -> None:
         super().__init__(problem)
         self.retry_after_ms = retry_after_ms
+
+
+class BegunAnew(StepserveError):
+    """The job was begun anew on another model: tokens that were streamed count no more."""
 
 
 class Unavailable(StepserveError):

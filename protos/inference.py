@@ -108,6 +108,7 @@ class JobInfo:
     """A job as it stands.
 
     Times are seconds since the epoch by Redis's clock; ``ended_s`` is 0 until it ended.
+    ``note`` says what keeps a queued job waiting, where that is not its turn alone.
     """
 
     job_id: str
@@ -119,6 +120,7 @@ class JobInfo:
     priority: int = 0
     outputs: tuple[OutputInfo, ...] = ()
     usage: Usage = Usage(0, 0)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

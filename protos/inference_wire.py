@@ -242,6 +242,7 @@ def encode_job(job: JobInfo) -> Job:
         arrival_s=job.arrival_s,
         ended_s=job.ended_s,
         usage=_encode_usage(job.usage),
+        note=job.note,
     )
     for output in job.outputs:
         finish = output.finish or Finish("")
@@ -268,6 +269,7 @@ def decode_job(wire: Job) -> JobInfo:
             for output in wire.outputs
         ),
         usage=_decode_usage(wire.usage),
+        note=wire.note,
     )
 
 

@@ -40,7 +40,8 @@ class JobSpec:
 
     ``arrival_s`` and ``deadline_s`` are seconds since the epoch by Redis's clock;
     ``deadline_s`` 0 is none. Submit takes ``deadline_s`` relative to now and leaves
-    ``arrival_s`` to Redis.
+    ``arrival_s`` to Redis. ``is_open_ended``: the client named no ``max_tokens``, so the
+    output may be as long as the worker has room for; only Submit needs to know.
     """
 
     job_id: str
@@ -54,6 +55,12 @@ class JobSpec:
     deadline_s: float = 0.0
     arrival_s: float = 0.0
     cancel_on_disconnect: bool = False
+    is_open_ended: bool = False
+
+    @property
+    def num_tokens_needed(self) -> int:
+        """Tokens that a worker must have room for to give each output what was asked."""
+        return len(self.prompt_token_ids) + (1 if self.is_open_ended else self.sampling.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ class OutputLog:
     """One output's tokens from ``offset`` on, and its end if it has one.
 
     ``logprobs`` is parallel to ``token_ids`` where they were asked for, else empty.
+    ``num_restarts`` is how often the job was begun anew: tokens that were read before say
+    nothing of these.
     """
 
     index: int
@@ -81,6 +90,7 @@ class OutputLog:
     offset: int = 0
     logprobs: Sequence[TokenLogprobs] = ()
     finish: Finish | None = None
+    num_restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +98,14 @@ class ClaimedJob:
     """A job that a lane may run now, with the output that it has already.
 
     ``rank`` is its place in the order that the policy gives all jobs, lowest first: a
-    constant of the job, chosen when it was submitted.
+    constant of the job, chosen when it was submitted. One with ``strikes`` is a suspect: it
+    was there when a lane failed.
     """
 
     spec: JobSpec
     outputs: tuple[OutputLog, ...]
     rank: float = 0.0
+    strikes: int = 0
 
 
 class CommitRow(NamedTuple):

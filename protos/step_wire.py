@@ -44,6 +44,7 @@ __all__ = [
     "decode_report",
     "decode_worker_message",
     "describe_request",
+    "encode_admission",
     "encode_command",
     "encode_hello",
     "encode_hello_reply",
@@ -97,7 +98,8 @@ def _decode_sampling(message: pb.Sampling) -> Sampling:
     )
 
 
-def _encode_admission(admission: Admission) -> pb.Admission:
+def encode_admission(admission: Admission) -> pb.Admission:
+    """Raise OverflowError, TypeError or ValueError for a value that its field cannot hold."""
     return pb.Admission(
         sequence_id=admission.sequence_id,
         job_id=admission.job_id,
@@ -134,7 +136,7 @@ def encode_command(command: StepCommand) -> pb.StepCommand:
         step=command.step,
         committed_step=command.committed_step,
         release_ids=pack(command.release_ids),
-        admissions=[_encode_admission(admission) for admission in command.admissions],
+        admissions=[encode_admission(admission) for admission in command.admissions],
         row_sequence_ids=pack(command.row_sequence_ids),
         row_num_tokens=pack(command.row_num_tokens),
         row_num_new_blocks=pack(command.row_num_new_blocks),

@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from protos.errors import Unavailable
 from protos.job import ClaimedJob
 from scheduler_svc.core.events import Claim
+from scheduler_svc.core.probation import Probation
 from scheduler_svc.queue import JobQueue, Lease, Prefer
+from scheduler_svc.vetting import problem_of
+
+log = logging.getLogger(__name__)
 
 DOORBELL_WAIT_S = 1.0
+# A lane starts empty, and so does the one that has failed: mostly nobody waits for this.
+MAKE_WAY_AFTER_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suitor:
+    """For whom is claimed: a lease, and what its worker can run and has cached."""
+
+    lease: Lease
+    fingerprint: str
+    max_context: int
+    prefer: Prefer | None = None
 
 
 class Claimer:
     """One wish at a time: the newest counts, and is answered once.
 
-    ``moor`` is awaited before each look at the queue, ``take`` gets what was claimed.
+    ``moor`` is awaited before each look at the queue, ``take`` gets what was claimed. A job
+    that can't be run at all is ended instead. Suspects go first, one at a time: while one is
+    on ``probation``, nobody is claimed.
     """
 
     def __init__(
         self,
         queue: JobQueue,
-        lease: Lease,
-        fingerprint: str,
+        suitor: Suitor,
+        probation: Probation,
         moor: Callable[[], Awaitable[None]],
         take: Callable[[Sequence[ClaimedJob]], None],
-        prefer: Prefer | None,
     ) -> None:
         self._queue = queue
-        self._lease = lease
-        self._fingerprint = fingerprint
+        self._suitor = suitor
+        self._probation = probation
         self._moor = moor
         self._take = take
-        self._prefer = prefer
+        self._moved = asyncio.Event()
+        self._kept_waiting_since_s = math.inf
         self._claim: Claim | None = None
         self._is_answered = False
         self._wished = asyncio.Event()
@@ -76,12 +98,56 @@ class Claimer:
             else:
                 await self._wait(seen)
 
+    def moved(self) -> None:
+        """Rows were written, or jobs have ended: a probation may be over."""
+        self._moved.set()
+
     async def _ask(self, claim: Claim) -> Sequence[ClaimedJob]:
         await self._moor()
-        max_jobs = await self._queue.allowance(self._lease, claim.max_jobs)
-        return await self._queue.claim(
-            self._lease, self._fingerprint, max_jobs, claim.max_rank, self._prefer
+        await self._end_probation()
+        while True:
+            claimed = await self._claimed(claim)
+            jobs = [job for job in claimed if not await self._is_refused(job)]
+            if jobs or not claimed:
+                self._probation.begin(jobs)
+                return jobs
+
+    async def _claimed(self, claim: Claim) -> Sequence[ClaimedJob]:
+        suitor, queue = self._suitor, self._queue
+        if claim.max_rank == math.inf:
+            suspects = await queue.claim_suspect(
+                suitor.lease, suitor.fingerprint, suitor.max_context
+            )
+            if suspects.jobs or self._makes_way(suspects.is_lane_wanted):
+                return suspects.jobs
+        max_jobs = await queue.allowance(suitor.lease, claim.max_jobs)
+        return await queue.claim(
+            *(suitor.lease, suitor.fingerprint, max_jobs, claim.max_rank),
+            prefer=suitor.prefer,
+            max_context=suitor.max_context,
         )
+
+    def _makes_way(self, is_lane_wanted: bool) -> bool:
+        """Whether to claim nobody, because a suspect has waited long for a lane of its own."""
+        now_s = time.monotonic()
+        since_s = min(self._kept_waiting_since_s, now_s) if is_lane_wanted else math.inf
+        self._kept_waiting_since_s = since_s
+        return now_s - since_s > MAKE_WAY_AFTER_S
+
+    async def _end_probation(self) -> None:
+        """Wait until the suspect, if there is one, has shown that it breaks nothing."""
+        while self._probation.is_on:
+            self._moved.clear()
+            await self._moved.wait()
+        if self._probation.job_id:
+            await self._queue.absolve([self._probation.job_id])
+            self._probation.job_id = ""
+
+    async def _is_refused(self, job: ClaimedJob) -> bool:
+        if problem := problem_of(job, self._suitor.max_context):
+            log.error("job %s can't be run, and ends", job.spec.job_id)
+            await self._queue.fail(job.spec.job_id, problem)
+        return bool(problem)
 
     async def _wait(self, seen: int) -> None:
         """Wait until jobs arrived, or more of them are wanted."""

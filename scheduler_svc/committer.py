@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from protos.errors import Unavailable
 from protos.job import ClaimedJob, CommitRow
-from protos.step import TokenLogprobs
 from scheduler_svc.core.events import Commit, Committed, Requeue
 from scheduler_svc.loop import Inbox
-from scheduler_svc.queue import JobQueue, Lease, RowAnswer, RowKind
+from scheduler_svc.queue import RECORD_ERRORS, JobQueue, Lease, RowAnswer, RowKind
+from scheduler_svc.remembered import RememberedOutput
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,18 @@ class Committer:
     that lost its tail (an AOF's last second, a failover) is refilled from here.
     """
 
-    def __init__(self, queue: JobQueue, lease: Lease, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        lease: Lease,
+        inbox: Inbox,
+        written: Callable[[Sequence[CommitRow], Sequence[OutputKey]], None] = lambda *_: None,
+    ) -> None:
         self._queue = queue
         self._lease = lease
         self._inbox = inbox
-        self._outputs: dict[OutputKey, tuple[list[int], list[TokenLogprobs]]] = {}
+        self._written = written
+        self._outputs: dict[OutputKey, RememberedOutput] = {}
 
     @property
     def job_ids(self) -> frozenset[str]:
@@ -48,9 +55,10 @@ class Committer:
         """
         for job in jobs:
             for output in job.outputs:
-                if output.finish is None:
-                    known = (list(output.token_ids), list(output.logprobs))
-                    self._outputs.setdefault((job.spec.job_id, output.index), known)
+                key = job.spec.job_id, output.index
+                if output.finish is None and key not in self._outputs:
+                    self._outputs[key] = known = RememberedOutput()
+                    known.extend(output.token_ids, output.logprobs)
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Drop the outputs of jobs that have ended without us."""
@@ -79,29 +87,48 @@ class Committer:
                     ended.append((row.job_id, row.index))
                 if answer.kind is RowKind.ENDED or row.finish is not None:
                     self._outputs.pop((row.job_id, row.index), None)
+        self._written(effect.rows, ended)
         self._inbox.put(Committed(effect.step, tuple(ended)))
 
     def _extend(self, rows: Sequence[CommitRow]) -> None:
         for row in rows:
-            # Nothing is remembered of a job that ended without us; its rows will be ignored.
-            tokens, logprobs = self._outputs.get((row.job_id, row.index), ([], []))
+            known = self._outputs.get((row.job_id, row.index))
+            if known is None:  # The job ended without us; its rows will be ignored.
+                continue
             # A commit that is tried again finds its tokens remembered already.
-            new = row.offset + len(row.token_ids) - len(tokens)
+            new = row.offset + len(row.token_ids) - len(known)
             if 0 < new <= len(row.token_ids):
-                tokens.extend(row.token_ids[-new:])
-                logprobs.extend(row.logprobs[-new:])
+                known.extend(row.token_ids[-new:], row.logprobs[-new:])
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
-        answers = await self._queue.commit(self._lease, rows)
+        answers = await self._commit_each(rows)
         short = [i for i, answer in enumerate(answers) if answer.kind is RowKind.SHORT]
         if short:
             log.warning("%d token logs lost their tails and are written again", len(short))
             refills = [self._refill(rows[i], answers[i].length) for i in short]
-            for i, answer in zip(
-                short, await self._queue.commit(self._lease, refills), strict=True
-            ):
+            for i, answer in zip(short, await self._commit_each(refills), strict=True):
                 answers[i] = answer if answer.kind is not RowKind.SHORT else ENDED
         return answers
+
+    async def _commit_each(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
+        """Commit the rows in one call; where that fails, find by halves whose fault it is.
+
+        Committing again is harmless, so the other rows are there in the end. A job whose row
+        can't be written ends.
+        """
+        try:
+            return await self._queue.commit(self._lease, rows)
+        except RECORD_ERRORS as error:
+            if len(rows) == 1:
+                return [await self._give_up(rows[0], error)]
+        half = len(rows) // 2
+        return await self._commit_each(rows[:half]) + await self._commit_each(rows[half:])
+
+    async def _give_up(self, row: CommitRow, error: Exception) -> RowAnswer:
+        log.error("the output of job %s can't be written, and it ends", row.job_id, exc_info=error)
+        problem = f"its output can't be written: {type(error).__name__}: {error}"
+        await self._queue.fail(row.job_id, problem)
+        return ENDED
 
     def _refill(self, row: CommitRow, length: int) -> CommitRow:
         """Return the row with all that its log lacks, or as it is where that is not known.
@@ -109,9 +136,8 @@ class Committer:
         The second is answered SHORT again, and the core drops the output: whoever claims
         the job next goes on from what its log has.
         """
-        tokens, logprobs = self._outputs.get((row.job_id, row.index), ([], []))
-        if len(tokens) < row.offset + len(row.token_ids):
+        known = self._outputs.get((row.job_id, row.index))
+        if known is None or len(known) < row.offset + len(row.token_ids):
             return row
-        return CommitRow(
-            row.job_id, row.index, length, tokens[length:], logprobs[length:], row.finish
-        )
+        lost = known.since(length)
+        return CommitRow(row.job_id, row.index, length, lost.token_ids, lost.logprobs, row.finish)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from protos.errors import Unavailable
-from protos.job import ClaimedJob, JobSpec
+from protos.job import ClaimedJob, CommitRow, JobSpec
 from protos.step import HelloReply, StepCommand
 from scheduler_svc.api.model_card import ModelCard
-from scheduler_svc.claimer import Claimer
+from scheduler_svc.claimer import Claimer, Suitor
 from scheduler_svc.committer import Committer
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import (
@@ -30,6 +30,7 @@ from scheduler_svc.core.events import (
     Ticked,
     WorkerLost,
 )
+from scheduler_svc.core.probation import Probation
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lease_keeper import LeaseKeeper, OutOfOrder
 from scheduler_svc.loop import Destination, Inbox
@@ -38,7 +39,7 @@ from scheduler_svc.recorder import StepRecorder
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.stop_watch import StopWatch
 from scheduler_svc.trace.recorder import TraceRecorder
-from scheduler_svc.worker_stream import WorkerGone, WorkerStream
+from scheduler_svc.worker_stream import WorkerGone, WorkerRefuses, WorkerStream
 
 log = logging.getLogger(__name__)
 
@@ -109,17 +110,13 @@ class Lane:
         self._inbox = Inbox()
         self._specs: dict[str, JobSpec] = {}
         self._stops = StopWatch(shard.card.tokenizer, self._specs)
-        self._committer = Committer(shard.queue, lease, self._inbox)
+        self._committer = Committer(shard.queue, lease, self._inbox, self._written)
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
-        self._claimer = Claimer(
-            shard.queue,
-            lease,
-            reply.info.fingerprint,
-            self._moor,
-            self._take,
-            self._core.num_cached_tokens if shard.settings.prefix_caching else None,
-        )
+        self._probation = Probation(shard.settings.max_steps_in_flight)
+        prefer = self._core.num_cached_tokens if shard.settings.prefix_caching else None
+        suitor = Suitor(lease, reply.info.fingerprint, reply.info.max_context, prefer)
+        self._claimer = Claimer(shard.queue, suitor, self._probation, self._moor, self._take)
         self._keeper = LeaseKeeper(shard.queue, lease, self._step_us)
         self._recorder = recorder
         self._trace = trace
@@ -129,7 +126,8 @@ class Lane:
     async def run(self, stop: asyncio.Event) -> None:
         """Drive until ``stop``, or until the worker or the lease is lost; then hand over.
 
-        Raises LeaseLost where nothing could be handed over, because it is not ours.
+        Raises LeaseLost where nothing could be handed over, because it is not ours, and
+        whatever else a task raises: then all jobs that were here are suspects.
         """
         tasks: list[Coroutine[Any, Any, None]] = [
             self._plan(),
@@ -143,22 +141,17 @@ class Lane:
             self._tell_time(),
             _until(stop),
         ]
-        is_fenced = False
-        try:
-            async with asyncio.TaskGroup() as group:
-                for task in tasks:
-                    group.create_task(task)
-        except* _Stopped:
-            log.info("lane %s: stopped", self._lease.worker_id)
-        except* OutOfOrder:
-            log.info("lane %s: the jobs were ranked anew, starting again", self._lease.worker_id)
-        except* WorkerGone as errors:
-            log.warning("lane %s: worker lost: %s", self._lease.worker_id, errors.exceptions[0])
-        except* Fenced:
-            is_fenced = True
-        if is_fenced:
+        errors = await _first_errors(tasks)
+        if any(isinstance(error, Fenced) for error in errors):
             raise LeaseLost(f"the lease of {self._lease.worker_id} was taken over")
-        await self._hand_over()
+        failures = [error for error in errors if _is_failure(error)]
+        if not failures:
+            kind, reason = type(errors[0]).__name__.lstrip("_"), str(errors[0])
+            log.info("lane %s ends: %s %s", self._lease.worker_id, kind, reason)
+            failures = await self._hand_over()
+        if failures:
+            await self._accuse(failures[0])
+            raise failures[0]
 
     async def _plan(self) -> None:
         self._turn(())  # asks for jobs
@@ -179,6 +172,8 @@ class Lane:
             if isinstance(event, Cancelled):
                 self._forget(event.job_ids)
                 self._committer.forget(event.job_ids)
+                self._probation.gone(event.job_ids)
+                self._claimer.moved()
             elif isinstance(event, Committed):
                 self._forget({job_id for job_id, _ in event.ended})
         if self._recorder is not None:
@@ -223,6 +218,10 @@ class Lane:
             self._reported_s = time.monotonic()
             self._inbox.put(self._stops.annotate(report))
 
+    def _written(self, rows: Sequence[CommitRow], ended: Sequence[tuple[str, int]]) -> None:
+        self._probation.written(rows, ended)
+        self._claimer.moved()
+
     def _take(self, jobs: Sequence[ClaimedJob]) -> None:
         """Jobs were claimed: remember what is needed of them, tell the core."""
         for job in jobs:
@@ -260,17 +259,40 @@ class Lane:
             if rung.everything:
                 self._is_adrift = True
                 try:
-                    snapshots = [await queue.job(job_id) for job_id in tuple(self._specs)]
+                    ended |= await queue.ended_of(tuple(self._specs))
                 except Unavailable:
                     continue  # the doorbell says so again when Redis is back
-                ended |= {s.spec.job_id for s in snapshots if s and s.state == "ended"}
             if ended:
                 self._inbox.put(Cancelled(tuple(ended)))
 
-    async def _hand_over(self) -> None:
-        """Write what was reported, give the jobs back, and let go of the lease."""
+    async def _accuse(self, error: Exception) -> None:
+        """Something broke the lane, and nobody knows what: any of its jobs may be why.
+
+        What was reported before is written, so that a suspect goes on from there.
+        """
+        try:
+            async with asyncio.timeout(self._shard.settings.lease_ttl_s):
+                with contextlib.suppress(Exception):
+                    await self._commits.flush()
+                queue = self._shard.queue
+                job_ids = tuple(await queue.claimed(self._lease))
+                num = await queue.strike(self._lease, job_ids, f"{type(error).__name__}: {error}")
+        except (TimeoutError, Unavailable, Fenced):
+            log.warning("lane %s failed, and nobody could be told", self._lease.worker_id)
+        else:
+            log.error("lane %s failed with %d jobs; they are suspects", self._lease.worker_id, num)
+
+    async def _hand_over(self) -> list[Exception]:
+        """Write what was reported, give the jobs back, and let go of the lease.
+
+        Returns what went wrong in the core, if anything did: then nothing was given back.
+        """
         events = [*self._inbox.take(), WorkerLost()]
-        for effect in self._handle(events):
+        try:
+            effects = self._handle(events)
+        except Exception as error:
+            return [error]
+        for effect in effects:
             if isinstance(effect, Commit | Requeue):
                 self._commits.put(effect)
         try:
@@ -282,10 +304,38 @@ class Lane:
         except (TimeoutError, Unavailable):
             # The claims stay with the lease; whoever takes it when it expires requeues them.
             log.warning("lane %s: Redis is away, its lease must expire", self._lease.worker_id)
+        except Exception as error:
+            return [error]
+        return []
+
+
+async def _first_errors(tasks: Iterable[Coroutine[Any, Any, None]]) -> list[Exception]:
+    """Run the tasks until one fails, which they all do in the end; return what was raised."""
+    errors: list[Exception] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                group.create_task(task)
+    except* Exception as group_error:
+        errors = _leaves(group_error)
+    return errors
+
+
+def _leaves(errors: BaseExceptionGroup[Exception]) -> list[Exception]:
+    found: list[Exception] = []
+    for error in errors.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 class _Stopped(Exception):
     """We were asked to stop."""
+
+
+def _is_failure(error: Exception) -> bool:
+    """Whether something is wrong with the lane, the worker, or a job, and not just gone."""
+    is_orderly = isinstance(error, _Stopped | OutOfOrder | WorkerGone | Unavailable)
+    return not is_orderly or isinstance(error, WorkerRefuses)
 
 
 async def _until(stop: asyncio.Event) -> None:

@@ -193,6 +193,7 @@ async def hold(
     ttl_ms = int(shard.settings.lease_ttl_s * 1000)
     told = {
         "incarnation": info.incarnation,
+        "fingerprint": info.fingerprint,
         "max_context": str(info.max_context),
         "places": str(min(info.max_batch_size, shard.settings.max_batch_size)),
     }

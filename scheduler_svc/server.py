@@ -67,6 +67,8 @@ async def scheduler(
         max_ended_bytes=settings.max_ended_bytes,
         durability=settings.durability,
         lease_grace_s=LEASE_GRACE_S,
+        on_model_change=settings.on_model_change,
+        stranded_grace_s=settings.stranded_grace_s,
     )
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(

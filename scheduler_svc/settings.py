@@ -84,7 +84,20 @@ class PlanningSettings(BaseSettings):
 
 
 class LaneSettings(PlanningSettings):
-    """What lanes do besides: what they write down."""
+    """What lanes do besides: with jobs that no worker can run, and what they write down."""
+
+    on_model_change: Literal["wait", "end", "restart"] = Field(
+        "end",
+        description="a job with output of a model that no worker has any more (new weights, "
+        "another dtype): it waits for one for ever; ends with an error; or begins anew, "
+        "and whoever follows it is told so",
+    )
+    stranded_grace_s: float = Field(
+        30.0,
+        ge=0,
+        description="how long a job waits for a worker that can run it, while there are "
+        "others, before it is ended, or begun anew",
+    )
 
     record_dir: str = Field("", description="write what each step did here, without any text")
     record_events_dir: str = Field(

@@ -25,10 +25,15 @@ RECONNECT_WAIT_S = 0.2
 PING_INTERVAL_MS, PING_TIMEOUT_MS = 1000, 2000
 # Looks at the clock within the shortest time that a report may be owed.
 NUM_LOOKS = 16
+REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 class WorkerGone(StepserveError):
     """The worker died, hangs, was restarted, or refuses us: its sequences are lost."""
+
+
+class WorkerRefuses(WorkerGone):
+    """The worker takes no such command: one of us is wrong about a sequence in it."""
 
 
 class WorkerStream:
@@ -126,7 +131,8 @@ class WorkerStream:
         if answer is grpc.aio.EOF:
             code, details = await self._call.code(), await self._call.details()
             if code is not grpc.StatusCode.UNAVAILABLE:
-                raise WorkerGone(f"the worker ended the stream: {code.name}: {details}")
+                kind = WorkerRefuses if code in REFUSALS else WorkerGone
+                raise kind(f"the worker ended the stream: {code.name}: {details}")
             if "timeout" in details:  # gRPC's own pings were not answered
                 raise WorkerGone(f"it answers nothing: hung ({details})")
             return None

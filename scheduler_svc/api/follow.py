@@ -125,7 +125,7 @@ class FollowHub:
         self._away_since_s = None
         for waiter in waiters:
             outputs = [next(logs) for _ in waiter.requests]
-            if any(map(_is_news, outputs)) and not waiter.news.done():
+            if any(map(_is_news, waiter.requests, outputs)) and not waiter.news.done():
                 waiter.news.set_result(outputs)
 
     async def _narrow(self, waiters: Sequence[_Waiter], error: Exception) -> None:
@@ -150,5 +150,7 @@ class FollowHub:
             waiter.refuse(Unavailable(str(error)))
 
 
-def _is_news(output: OutputLog | None) -> bool:
-    return output is None or bool(output.token_ids) or output.finish is not None
+def _is_news(request: LogRequest, output: OutputLog | None) -> bool:
+    if output is None or output.finish is not None or output.token_ids:
+        return True
+    return output.num_restarts != request.num_restarts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protos.errors import InvalidRequest
+from protos.errors import BegunAnew, InvalidRequest
 from protos.inference import StreamEvent
 from protos.job import Finish, JobSpec, OutputLog
 from protos.step import TokenLogprobs
@@ -35,6 +35,7 @@ class OutputStream:
         # The text of a stop token is not shown.
         self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids, spec.prompt_token_ids)
         self._guard = StopGuard(sampling.stop)
+        self._num_restarts = 0
         self.num_tokens = 0
         self.has_ended = False
 
@@ -45,13 +46,18 @@ class OutputStream:
         max_tokens = MAX_LOGPROBS_EVENT_TOKENS if logprobs else MAX_EVENT_TOKENS
         if num_hidden > 0:
             max_tokens = min(max_tokens, num_hidden)
-        return LogRequest(self._job_id, self._index, offset, logprobs, max_tokens)
+        which = self._job_id, self._index, offset
+        return LogRequest(*which, logprobs, max_tokens, self._num_restarts)
 
     def take(self, output: OutputLog) -> StreamEvent | None:
         """Return the event for what was read, or None where all of it is before the offset.
 
-        Raises InvalidRequest where the output has ended before the offset.
+        Raises InvalidRequest where the output has ended before the offset, BegunAnew where
+        what was taken before is no part of it any more.
         """
+        if output.num_restarts != self._num_restarts and self.num_tokens:
+            raise BegunAnew("the job was begun anew on another model: attach again from offset 0")
+        self._num_restarts = output.num_restarts
         skipped = min(len(output.token_ids), max(0, self._start - self.num_tokens))
         self._guard.feed(self._detokenizer.feed(output.token_ids[:skipped]))
         self.num_tokens += skipped

@@ -159,4 +159,5 @@ def _job_info(job: JobSnapshot) -> JobInfo:
         priority=job.spec.priority,
         outputs=outputs,
         usage=Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs)),
+        note=job.note,
     )

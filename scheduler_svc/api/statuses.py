@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from protos.errors import Exhausted, InvalidRequest, NotFound, Unavailable
+from protos.errors import BegunAnew, Exhausted, InvalidRequest, NotFound, Unavailable
 from protos.inference_wire import RETRY_AFTER_KEY
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _CODES = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    BegunAnew: grpc.StatusCode.FAILED_PRECONDITION,
     Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
 }

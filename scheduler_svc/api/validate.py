@@ -43,6 +43,7 @@ async def resolve(request: SubmitRequest, card: ModelCard) -> JobSpec:
         idempotency_key=request.idempotency_key,
         deadline_s=request.deadline_s,
         cancel_on_disconnect=request.cancel_on_disconnect,
+        is_open_ended=not request.sampling.HasField("max_tokens"),
     )
 
 

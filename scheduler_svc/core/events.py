@@ -24,11 +24,13 @@ class Claimed:
 class StopHit:
     """A stop string was completed by the token at output ``offset``.
 
-    The output ends with that token; its text is cut at ``text_bytes`` UTF-8 bytes.
+    The output ends with that token; its text is cut at ``text_bytes`` UTF-8 bytes. Where the
+    text could not be looked at, ``error`` says why, and the output ends with that.
     """
 
     offset: int
     text_bytes: int
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ class Outcome:
             logprobs = (report.logprobs[position],) if sequence.wants_logprobs else ()
             finish = None
             if marked and sequence_id in marked:
-                finish = _finish(offset, ends.get(sequence_id), stops.get(sequence_id))
+                hit = stops.get(sequence_id)
+                finish = _finish(sequence, offset, ends.get(sequence_id), hit)
             row = job_id, index, offset, (token_id,), logprobs, finish
             # What CommitRow(*row) does, without a call of its own.
             rows.append(tuple.__new__(CommitRow, row))
@@ -65,7 +66,7 @@ class Outcome:
         for sequence_id, reason in report.finished:
             sequence = self._roster.residents[sequence_id]
             if sequence.state is not State.ENDED:
-                rows.append(end_row(sequence, FINISHES[reason]))
+                rows.append(end_row(sequence, finish_of(sequence, reason)))
                 self._roster.end(sequence)
             self._roster.finished(sequence_id)
         return rows
@@ -81,7 +82,18 @@ def end_row(sequence: Sequence, finish: Finish) -> CommitRow:
     return CommitRow(*sequence.key, sequence.num_outputs, (), (), finish)
 
 
-def _finish(offset: int, reason: FinishReason | None, hit: StopHit | None) -> Finish | None:
+def finish_of(sequence: Sequence, reason: FinishReason) -> Finish:
+    """Return how the output ends; where it is shorter than was asked, with what cut it."""
+    if reason is FinishReason.LENGTH and sequence.is_cut:
+        return Finish("length", f"the worker's context of {sequence.max_length} tokens is full")
+    return FINISHES[reason]
+
+
+def _finish(
+    sequence: Sequence, offset: int, reason: FinishReason | None, hit: StopHit | None
+) -> Finish | None:
     if hit is not None and hit.offset == offset:
-        return Finish("stop", text_bytes=hit.text_bytes)
-    return None if reason is None else FINISHES[reason]
+        return (
+            Finish("error", hit.error) if hit.error else Finish("stop", text_bytes=hit.text_bytes)
+        )
+    return None if reason is None else finish_of(sequence, reason)

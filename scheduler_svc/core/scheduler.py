@@ -32,7 +32,7 @@ from scheduler_svc.core.events import (
 from scheduler_svc.core.flight import Flight, Planned
 from scheduler_svc.core.intake import sequences_of
 from scheduler_svc.core.lengths import OutputLengths
-from scheduler_svc.core.outcome import FINISHES, Outcome, end_row
+from scheduler_svc.core.outcome import Outcome, end_row, finish_of
 from scheduler_svc.core.planner import Planner
 from scheduler_svc.core.punctuality import Punctuality
 from scheduler_svc.core.room import Room
@@ -196,7 +196,7 @@ class Core:
         for job in event.jobs:
             for sequence in sequences_of(job, self._config.max_context):
                 if sequence.is_full:
-                    rows.append(end_row(sequence, FINISHES[FinishReason.LENGTH]))
+                    rows.append(end_row(sequence, finish_of(sequence, FinishReason.LENGTH)))
                 # A queue that lost its memory may give a job that is here already.
                 elif sequence.key not in self._roster.live:
                     self._roster.add(sequence)

@@ -99,6 +99,11 @@ class Sequence:
         """Whether its last token is chosen, or will be by a step in flight."""
         return self.num_tokens >= self.max_length
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the worker's context ends it before what was asked does."""
+        return self.max_length < self.num_prompt_tokens + self.sampling.max_tokens
+
     def move(self, move: Move) -> None:
         """Make ``move``. Raises IllegalMove where the table has no entry."""
         try:

@@ -2,16 +2,18 @@
 
 from scheduler_svc.order import Order
 from scheduler_svc.queue.bell import Follower, Rung
-from scheduler_svc.queue.claiming import Prefer
-from scheduler_svc.queue.codec import Corrupt
+from scheduler_svc.queue.claiming import Prefer, SuspectClaim
+from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, encode_logprobs
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
-from scheduler_svc.queue.limits import Durability, QueueLimits
-from scheduler_svc.queue.queue import JobQueue, Submitted
+from scheduler_svc.queue.limits import Durability, OnModelChange, QueueLimits
+from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
+from scheduler_svc.queue.submitting import Submitted
 
 __all__ = [
+    "RECORD_ERRORS",
     "Corrupt",
     "Durability",
     "EmbeddedRedis",
@@ -22,6 +24,7 @@ __all__ = [
     "JobState",
     "Lease",
     "LogRequest",
+    "OnModelChange",
     "Order",
     "OutputSnapshot",
     "Prefer",
@@ -31,5 +34,8 @@ __all__ = [
     "RowKind",
     "Rung",
     "Submitted",
+    "SuspectClaim",
     "WorkerRecord",
+    "decode_logprobs",
+    "encode_logprobs",
 ]

@@ -46,9 +46,11 @@ class Balance:
         may be taken, since they may have no room or another model.
         """
         link, keys = self._shard.link, self._shard.keys
-        ids, num_waiting = await link.pipeline(
-            [("ZRANGE", keys.workers, 0, -1), ("ZCARD", keys.queue)]
+        ids, num_queued, num_stranded = await link.pipeline(
+            [("ZRANGE", keys.workers, 0, -1), ("ZCARD", keys.queue), ("ZCARD", keys.stranded)]
         )
+        # What no lane can run is nobody's share.
+        num_waiting = max(0, num_queued - num_stranded)
         others = [name for name in map(bytes.decode, ids) if name != lease.worker_id]
         if not others or num_waiting >= max_jobs * (1 + len(others)):
             return max_jobs

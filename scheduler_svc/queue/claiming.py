@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from protos.job import ClaimedJob, Finish, JobSpec, OutputLog
+from protos.job import ClaimedJob, JobSpec, OutputLog
 from scheduler_svc.order import NUM_COMPARED, Order, Policy
-from scheduler_svc.queue.codec import Corrupt, decode_spec, unpack_u32
+from scheduler_svc.queue.codec import RECORD_ERRORS, decode_spec, unpack_u32
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import Fenced, Lease
+from scheduler_svc.queue.link import Argument
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
 
+UNBOUNDED = 2**53
 _MAX_PASSED_OVER = 64
+# More suspects of one strike too many than there are lanes: one of these is to be had.
+_MAX_SUSPECTS = 64
+# Strikes from which on a suspect runs alone, and from which on nowhere.
+_ALONE, _GUILTY = 2, 4
 _MAX_DOUBTFUL = 1024
 
 # How many tokens of a tenant's prompt a lane has cached.
@@ -27,12 +34,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a lane claims: so many jobs of a rank below ``max_rank``; see ``JobQueue.claim``."""
+    """What a lane claims: so many jobs of a rank below ``max_rank``; see ``JobQueue.claim``.
+
+    ``max_context`` is how many tokens of a job its worker has room for.
+    """
 
     fingerprint: str
     max_jobs: int
-    max_rank: float
-    prefer: Prefer | None
+    max_rank: float = math.inf
+    prefer: Prefer | None = None
+    max_context: int = UNBOUNDED
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectClaim:
+    """At most one suspect, and what a lost answer had; whether one is left that must be alone."""
+
+    jobs: Sequence[ClaimedJob]
+    is_lane_wanted: bool
+
+
+def _num_cached(prefer: Prefer, tenant: str, prompt: bytes) -> int:
+    """What speaks for a job; nothing where its record is broken, as who claims it will find."""
+    try:
+        return prefer(tenant, unpack_u32(prompt))
+    except RECORD_ERRORS:
+        return 0
 
 
 class Claiming:
@@ -48,18 +75,45 @@ class Claiming:
         self._doubtful: dict[int, list[str]] = {}
 
     async def claim(self, lease: Lease, wish: Wish) -> list[ClaimedJob]:
+        with self._naming(lease) as named:
+            return await self._read(await self._take(lease, wish, named))
+
+    async def claim_suspect(self, lease: Lease, wish: Wish) -> SuspectClaim:
+        strikes = await self._waiting_suspects()
+        with self._naming(lease) as named:
+            if not strikes and not named:
+                return SuspectClaim((), False)
+            candidates = list(dict.fromkeys([*named, *strikes]))
+            named.extend(strikes)
+            jobs = await self._read(await self._claim(lease, wish, 1, candidates, suspects=True))
+        for job in jobs:
+            strikes.pop(job.spec.job_id, None)
+        return SuspectClaim(jobs, any(_ALONE <= count < _GUILTY for count in strikes.values()))
+
+    async def _waiting_suspects(self) -> dict[str, float]:
+        """Strikes of those that wait, most strikes first, by id."""
+        link, keys = self._shard.link, self._shard.keys
+        answer = await link.call("ZREVRANGE", keys.suspects, 0, _MAX_SUSPECTS - 1, "WITHSCORES")
+        if not answer:
+            return {}
+        ids, strikes = answer[::2], map(float, answer[1::2])
+        ranks = await link.call("ZMSCORE", keys.queue, *ids)
+        known = zip(ids, strikes, ranks, strict=True)
+        return {job_id.decode(): count for job_id, count, rank in known if rank is not None}
+
+    @contextmanager
+    def _naming(self, lease: Lease) -> Iterator[list[str]]:
+        """The ids that claims under the lease have named since one succeeded, to be added to."""
         named = self._doubtful.setdefault(lease.epoch, [])
         if len(self._doubtful) > _MAX_DOUBTFUL:
             # Of a lease that was lost long ago; one that is held claims again and again.
             del self._doubtful[next(iter(self._doubtful))]
         try:
-            records = await self._take(lease, wish, named)
-            jobs = await self._read(records)
+            yield named
         except Fenced:
             self._doubtful.pop(lease.epoch, None)
             raise
         self._doubtful.pop(lease.epoch, None)
-        return jobs
 
     async def requeue(self, lease: Lease, job_ids: Sequence[str]) -> int:
         keys = self._shard.keys
@@ -145,20 +199,32 @@ class Claiming:
         }
         if len(near) <= wish.max_jobs:
             return ids
-        cached = {job_id: prefer(of, unpack_u32(prompt)) for job_id, (of, prompt) in near.items()}
+        cached = {job_id: _num_cached(prefer, *of) for job_id, of in near.items()}
         return sorted(ids, key=lambda job_id: -cached.get(job_id, 0))
 
     async def _claim(
-        self, lease: Lease, wish: Wish, room: int, candidates: Sequence[str]
+        self,
+        lease: Lease,
+        wish: Wish,
+        room: int,
+        candidates: Sequence[str],
+        suspects: bool = False,
     ) -> list[Any]:
         keys = self._shard.keys
+        asked: list[Argument] = [
+            wish.fingerprint,
+            room,
+            wish.max_rank,
+            wish.max_context,
+            int(suspects),
+        ]
         answer = await self._shard.run(
             "claim",
             [
                 *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.queue),
-                *(keys.vtime, *map(keys.job, candidates)),
+                *(keys.vtime, keys.stranded, *map(keys.job, candidates)),
             ],
-            [lease.worker_id, lease.epoch, wish.fingerprint, room, wish.max_rank, *candidates],
+            [lease.worker_id, lease.epoch, *asked, *candidates],
         )
         if answer is None:
             raise Fenced(f"the lease on {lease.worker_id} is another's")
@@ -166,16 +232,19 @@ class Claiming:
 
     async def _read(self, records: Sequence[Any]) -> list[ClaimedJob]:
         jobs: list[ClaimedJob] = []
-        for job_id, spec, prompt, arrival, deadline, fingerprint, rank in records:
+        for job_id, *record in records:
             try:
-                decoded = decode_spec(spec, prompt, arrival, deadline)
-                outputs = await self._outputs(decoded, fingerprint is not None)
-            except Corrupt as error:
-                log.error("job %s cannot be read: %s", job_id.decode(), error)
-                await self._ending.end(job_id.decode(), Finish("error", str(error)))
-            else:
-                jobs.append(ClaimedJob(decoded, outputs, float(rank)))
+                jobs.append(await self._job(record))
+            except RECORD_ERRORS as error:
+                log.error("job %s cannot be read: %s", job_id.decode(), type(error).__name__)
+                await self._ending.fail(job_id.decode(), f"it can't be read: {error}")
         return jobs
+
+    async def _job(self, record: Sequence[Any]) -> ClaimedJob:
+        spec, prompt, arrival, deadline, fingerprint, rank, strikes = record
+        decoded = decode_spec(spec, prompt, arrival, deadline)
+        outputs = await self._outputs(decoded, fingerprint is not None)
+        return ClaimedJob(decoded, outputs, float(rank), int(strikes))
 
     async def _outputs(self, spec: JobSpec, has_output: bool) -> tuple[OutputLog, ...]:
         indices = range(spec.sampling.n)

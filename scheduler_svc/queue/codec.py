@@ -6,13 +6,15 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from protos.errors import StepserveError
 from protos.job import Finish, JobSpec, SamplingParams
 from protos.step import TokenLogprobs
 
-_STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s")
+_STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
 _SAMPLING_FIELDS = frozenset(f.name for f in fields(SamplingParams))
 _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
@@ -20,6 +22,13 @@ _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
 
 class Corrupt(StepserveError):
     """Redis holds something that this version did not write."""
+
+
+# What reading or writing one job's record raises where that is broken: no other job's trouble.
+RECORD_ERRORS = (
+    *(Corrupt, struct.error, ValueError, TypeError),
+    *(LookupError, ArithmeticError, AttributeError),
+)
 
 
 def pack_u32(values: Sequence[int]) -> bytes:
@@ -72,17 +81,21 @@ def decode_finish(text: bytes) -> Finish:
     return Finish(**_load(text, _FINISH_FIELDS))
 
 
+@lru_cache(maxsize=64)
+def _entry(num_top: int) -> struct.Struct:
+    return struct.Struct("<f" + "If" * num_top)
+
+
 def encode_logprobs(entry: TokenLogprobs) -> bytes:
     """Little-endian: float32, then for each of the likeliest a u32 and a float32."""
-    pairs = [value for pair in entry.top for value in pair]
-    return struct.pack("<f" + "If" * len(entry.top), entry.logprob, *pairs)
+    return _entry(len(entry.top)).pack(entry.logprob, *chain.from_iterable(entry.top))
 
 
 def decode_logprobs(data: bytes) -> TokenLogprobs:
     count, rest = divmod(len(data) - 4, 8)
     if count < 0 or rest:
         raise Corrupt(f"{len(data)} bytes are not a token's log-probabilities")
-    logprob, *flat = struct.unpack("<f" + "If" * count, data)
+    logprob, *flat = _entry(count).unpack(data)
     return TokenLogprobs(logprob, tuple(zip(flat[::2], flat[1::2], strict=True)))
 
 

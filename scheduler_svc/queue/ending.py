@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from protos.errors import Unavailable
 from protos.job import Finish
-from scheduler_svc.queue.codec import encode_finish
+from scheduler_svc.queue.codec import RECORD_ERRORS, encode_finish
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.ranking import holder_of
 from scheduler_svc.queue.retention import Retention
 from scheduler_svc.queue.shard import Shard
+
+log = logging.getLogger(__name__)
 
 _MAX_SWEPT = 256
 _MAX_ROUNDS = 16
 _MAX_ATTEMPTS = 10
 # A time that lies less ahead is not worth a look: it will have come by the next one.
 _MAX_AHEAD_S = 1.0
+MAX_MESSAGE_CHARS = 300
 
 OVERDUE = Finish("deadline", "the job's deadline has passed")
 
@@ -39,6 +43,15 @@ class Unless:
 
     replica: str
     ttl_ms: int
+
+
+async def _settled(settle: Callable[[str], Awaitable[bool]], member: str) -> bool:
+    """Whether it was; what is wrong with one must not keep the others from being swept."""
+    try:
+        return await settle(member)
+    except RECORD_ERRORS as error:
+        log.error("%s can't be swept: %s", member, error)
+        return False
 
 
 class Ending:
@@ -76,6 +89,11 @@ class Ending:
             if answer != b"moved":
                 return bool(answer == 1)
         raise Unavailable(f"job {job_id} changes hands too often to be ended now")
+
+    async def fail(self, job_id: str, problem: str) -> bool:
+        """Ends a job with reason "error", and what is wrong with it in one line."""
+        message = " ".join(problem.split())[:MAX_MESSAGE_CHARS]
+        return await self.end(job_id, Finish("error", message))
 
     async def sweep(self) -> Sweep:
         """Ends overdue jobs, forgets ended ones beyond their bounds, frees dead leases.
@@ -136,7 +154,7 @@ class Ending:
         num_settled = 0
         for _ in range(_MAX_ROUNDS):
             due = await self._shard.due(index, until, _MAX_SWEPT)
-            num_settled += sum([await settle(member) for member in due])
+            num_settled += sum([await _settled(settle, member) for member in due])
             if len(due) < _MAX_SWEPT:
                 break
         return num_settled

@@ -27,6 +27,8 @@ class Keys:
         self.epoch = prefix + "epoch"
         self.schedulers = prefix + "schedulers"
         self.reaches = prefix + "reaches"
+        self.suspects = prefix + "suspects"
+        self.stranded = prefix + "stranded"
         self.rings = prefix + "rings"
         self.bell = prefix + "bell"
         self.order = prefix + "order"

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# What becomes of a job whose output is of a model that no worker has any more.
+OnModelChange = Literal["wait", "end", "restart"]
+
 # What an answered submit or commit survives. "local": any process being killed (AOF
 # every second). "fsync": a host crash (AOF always). "replicated": the loss of the
 # primary, best effort (one replica has acknowledged). The first two are the server's
 # settings, see EmbeddedRedis; the third is asked for with every write.
 Durability = Literal["local", "fsync", "replicated"]
+
+# That a job may have.
+MAX_OUTPUTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,8 @@ class QueueLimits:
 
     ``lease_grace_s``: an expired lease that nobody has taken for so long is given up
     and its jobs wait for another worker. ``timeout_s``: the time that one call to Redis
-    may take, retries included.
+    may take, retries included. ``stranded_grace_s``: a queued job that no worker can run is
+    ended after so long, or begun anew, as ``on_model_change`` says where that is why.
     """
 
     max_queued_jobs: int = 10_000
@@ -33,3 +40,5 @@ class QueueLimits:
     replica_timeout_s: float = 1.0
     timeout_s: float = 2.0
     max_connections: int = 16
+    on_model_change: OnModelChange = "end"
+    stranded_grace_s: float = 30.0

@@ -25,6 +25,7 @@ from redis.exceptions import (
 )
 
 from protos.errors import StepserveError, Unavailable
+from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.scripts import Script
 
@@ -34,6 +35,12 @@ Command = tuple[Argument, ...]
 _OUT_OF_MEMORY = re.compile(r"\bOOM\b")
 _REFUSAL_CODES = re.compile(
     r"\b(READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN)\b"
+)
+
+
+# A key or a field that holds something else than the command, or the script, can work with.
+_BROKEN_VALUES = re.compile(
+    r"WRONGTYPE|not an integer|not a valid float|attempt to |bad argument|data string too short"
 )
 
 
@@ -56,6 +63,8 @@ def unavailable_when_down() -> Iterator[None]:
             raise Full(f"Redis refuses: {error}") from error
         if isinstance(error, ReadOnlyError) or _REFUSAL_CODES.search(str(error)):
             raise Unavailable(f"Redis refuses: {error}") from error
+        if _BROKEN_VALUES.search(str(error)):
+            raise Corrupt(f"a stored value is of a wrong kind: {error}") from error
         raise
 
 

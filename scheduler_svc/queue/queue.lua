@@ -23,6 +23,11 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
                           claim ("worker:epoch" that holds it or last held it),
                           fingerprint (of the model its output is from), ended (when), bytes
                           (of memory, once it has ended and was weighed),
+                          need (tokens that a worker must have room for), restarts (how often
+                          it was begun anew),
+                          strikes (1, 2: it was in a lane that failed, once or again; 3: one
+                          failed while it was alone there; 4: two did, and the sweep ends it),
+                          problem (how the last of them failed),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant)
@@ -37,6 +42,9 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
                           step_us (how long a step takes there; 0 while that is not known),
                           order (the order's version when it was acquired)
   claims:WORKER   zset    id -> rank; what the lease's holder runs
+  suspects        zset    id -> strikes, of jobs that have some
+  stranded        zset    id -> when a lane first passed it over for good (s); jobs that the
+                          lane's worker cannot run, however long they wait
   order           hash    the order that all submits rank by, whoever sends them: policy,
                           wait, remaining, priority (weights), weight:TENANT (of those that
                           have one), terms (all of it as text, to compare), version (grows
@@ -172,7 +180,7 @@ end
 --@ submit
 -- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
---       tenant, priority, max_tokens, digest of the request
+--       tenant, priority, max_tokens, digest of the request, need
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0},
 -- nil where the queue is full, 'order' where none is stored.
 local known = KEYS[13] and redis.call('GET', KEYS[13])
@@ -209,7 +217,7 @@ end
 local turn = turn_of(now)
 redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
   'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
-  'priority', ARGV[9], 'max_tokens', ARGV[10])
+  'priority', ARGV[9], 'max_tokens', ARGV[10], 'need', ARGV[12])
 if tonumber(ARGV[3]) > 0 then
   local deadline = seconds(now + ARGV[3] * 1000000)
   redis.call('HSET', KEYS[1], 'deadline', deadline, 'within', ARGV[3])
@@ -396,37 +404,50 @@ redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 
 --@ claim
--- KEYS  lease claims queue vtime, then the job of every candidate
+-- KEYS  lease claims queue vtime stranded, then the job of every candidate
 -- ARGV  worker, epoch, fingerprint, most jobs to claim, rank that theirs must be below (inf:
---       any), then the candidates' ids
+--       any), tokens that the worker has room for, 1 if suspects are wanted, 0 if others
+--       are, then the candidates' ids
 -- Which jobs are first is known only after a look at the queue, and keys must be named
 -- beforehand: the caller looks, names the candidates in order, and this script decides
--- again. A job with output under another fingerprint is passed over, and one whose
--- deadline has passed is left to the sweep. A candidate that this lease holds already is
--- answered again: the first answer was lost. Those take room first: no more are claimed
--- than were asked for.
--- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank}.
+-- again. A job with output under another fingerprint is passed over, and so is one that
+-- the worker has no room for: those become stranded. One whose deadline has passed is left
+-- to the sweep. A suspect of two strikes is claimed only by a lease that holds nothing. A
+-- candidate that this lease holds already is answered again: the first answer was lost.
+-- Those take room first: no more are claimed than were asked for.
+-- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank,
+-- strikes}.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[3])
 local mark, room, claimed = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[4]), {}
 local below, now, held = tonumber(ARGV[5]), time_us(), {}
 local stored = tonumber(redis.call('GET', KEYS[4])) or 0
-local virtual_time = stored
-for i = 6, #ARGV do
+local virtual_time, is_empty = stored, redis.call('ZCARD', KEYS[2]) == 0
+for i = 8, #ARGV do
   held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
   if held[i] then room = room - 1 end
 end
-for i = 6, #ARGV do
-  local id, key, ours = ARGV[i], KEYS[i - 1], held[i]
+
+local function is_wanted(strikes)
+  if ARGV[7] == '0' then return strikes == 0 end
+  return strikes == 1 or strikes > 1 and strikes < 4 and is_empty
+end
+
+local function consider(i)
+  local id, key, ours = ARGV[i], KEYS[i - 2], held[i]
   local rank = not ours and room > 0 and redis.call('ZSCORE', KEYS[3], id)
   if ours or (rank and (tonumber(rank) < below or below == math.huge)) then
     local job = redis.call('HMGET', key, 'spec', 'prompt', 'arrival', 'deadline',
-      'fingerprint', 'share', 'open')
+      'fingerprint', 'share', 'open', 'strikes', 'need')
+    local strikes = tonumber(job[8]) or 0
     if rank and not job[1] then
       redis.call('ZREM', KEYS[3], id)
-    elseif rank and (not job[5] or job[5] == ARGV[3])
-      and not (job[4] and now >= job[4] * 1000000) then
+    elseif rank and ((job[5] and job[5] ~= ARGV[3])
+      or (tonumber(job[9]) or 0) > tonumber(ARGV[6])) then
+      redis.call('ZADD', KEYS[5], 'NX', seconds(now), id)
+    elseif rank and is_wanted(strikes) and not (job[4] and now >= job[4] * 1000000) then
       redis.call('ZREM', KEYS[3], id)
+      redis.call('ZREM', KEYS[5], id)
       redis.call('ZADD', KEYS[2], rank, id)
       redis.call('HSET', key, 'claim', mark)
       -- FairShares.claimed of order.py.
@@ -435,15 +456,71 @@ for i = 6, #ARGV do
         local pace = job[7] * expected / weight / 64
         virtual_time = math.max(virtual_time + pace, tonumber(rank))
       end
-      ours, room = rank, room - 1
+      ours, room, is_empty = rank, room - 1, false
     end
     if ours then
-      claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours}
+      claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours, strikes}
     end
   end
 end
+for i = 8, #ARGV do
+  -- A record that is broken is its own job's trouble: the caller can't read the answer, ends
+  -- the job, and goes on with the others.
+  local is_whole, problem = pcall(consider, i)
+  if not is_whole then claimed[#claimed + 1] = {ARGV[i], tostring(problem)} end
+end
 if virtual_time > stored then redis.call('SET', KEYS[4], exact(virtual_time)) end
 return claimed
+
+--@ strike
+-- KEYS  lease claims suspects, then the job of every id
+-- ARGV  epoch, how it failed, then the ids
+-- A lane has failed, and any of the jobs that it held may be why: each that is claimed under
+-- the lease is struck. Those that were there with others have two strikes at most; one that
+-- was alone has three, and the second time four. Answers how many were struck.
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
+local is_alone, num_struck = redis.call('ZCARD', KEYS[2]) == 1, 0
+-- Once a script has written something it is not refused for want of memory: a job that breaks
+-- lanes must not do so for as long as there is none.
+redis.call('ZREM', KEYS[3], '')
+for i = 3, #ARGV do
+  local id, job = ARGV[i], KEYS[i + 1]
+  if redis.call('ZSCORE', KEYS[2], id) and redis.call('EXISTS', job) == 1 then
+    local strikes = (tonumber(redis.call('HGET', job, 'strikes')) or 0) + 1
+    strikes = is_alone and math.max(strikes, 3) or math.min(strikes, 2)
+    redis.call('HSET', job, 'strikes', strikes, 'problem', ARGV[2])
+    redis.call('ZADD', KEYS[3], strikes, id)
+    num_struck = num_struck + 1
+  end
+end
+return num_struck
+
+--@ restart
+-- KEYS  job queue stranded bell rings, then the log and the lp of every output
+-- ARGV  id, fingerprint of the model that the output is from, as it was read
+-- Drops the output of a queued job, so that it begins anew. Answers 1, 0 where it is not as
+-- it was.
+redis.call('ZREM', KEYS[3], ARGV[1])
+local job = redis.call('HMGET', KEYS[1], 'fingerprint', 'n')
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) or job[1] ~= ARGV[2] then return 0 end
+for i = 6, #KEYS do redis.call('DEL', KEYS[i]) end
+redis.call('HDEL', KEYS[1], 'fingerprint')
+for index = 0, job[2] - 1 do redis.call('HDEL', KEYS[1], 'f' .. index) end
+redis.call('HSET', KEYS[1], 'open', job[2])
+redis.call('HINCRBY', KEYS[1], 'restarts', 1)
+ring(KEYS[4], KEYS[5], 'moved', {ARGV[1]})
+ring(KEYS[4], KEYS[5], 'queued', {ARGV[1]})
+return 1
+
+--@ absolve
+-- KEYS  suspects, then the job of every id
+-- ARGV  the ids
+-- They broke nothing where they could have, or are gone.
+for i, id in ipairs(ARGV) do
+  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem')
+  redis.call('ZREM', KEYS[1], id)
+end
+return #ARGV
 
 --@ requeue
 -- KEYS  lease claims queue bell rings, then the job of every id
@@ -596,8 +673,11 @@ local now, due = seconds(time_us()), {}
 for index = 0, job[1] - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
   if is_open and job[4] then
-    local num_tokens = redis.call('STRLEN', KEYS[11 + index]) / 4
-    add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
+    -- A record that is broken must not keep its job from ending: it gets nothing back.
+    pcall(function()
+      local num_tokens = redis.call('STRLEN', KEYS[11 + index]) / 4
+      add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
+    end)
   end
 end
 store_counters(KEYS[8], due)
@@ -629,7 +709,7 @@ return 1
 -- far ahead as it was at submit; what has ended has done so by now, in the order in which it
 -- did. Answers how many jobs that changed.
 local now, num_settled = time_us(), 0
-for i, id in ipairs(ARGV) do
+local function settle(i, id)
   local key, is_late = KEYS[i + 3], false
   local job = redis.call('HMGET', key, 'ended', 'deadline', 'within', 'arrival')
   if job[1] and job[1] * 1000000 > now then
@@ -648,6 +728,8 @@ for i, id in ipairs(ARGV) do
   end
   if is_late then num_settled = num_settled + 1 end
 end
+-- A record that is broken keeps no other from being settled.
+for i, id in ipairs(ARGV) do pcall(settle, i, id) end
 return num_settled
 
 --@ weigh
@@ -657,7 +739,7 @@ return num_settled
 -- passed over.
 local INDEX_BYTES = 500  -- of its members in sorted sets, which can't be told apart
 local key, total = 3, 0
-for i = 1, #ARGV, 2 do
+local function weigh(i)
   local job, bytes = KEYS[key], INDEX_BYTES
   if redis.call('LREM', KEYS[1], 1, ARGV[i]) > 0 and redis.call('HEXISTS', job, 'spec') == 1 then
     for at = key, key + ARGV[i + 1] - 1 do
@@ -666,6 +748,9 @@ for i = 1, #ARGV, 2 do
     redis.call('HSET', job, 'bytes', bytes)
     total = total + bytes
   end
+end
+for i = 1, #ARGV, 2 do
+  pcall(weigh, i)  -- a record that is broken weighs nothing
   key = key + ARGV[i + 1]
 end
 if total > 0 then redis.call('INCRBY', KEYS[2], total) end
@@ -694,13 +779,14 @@ return bytes
 -- ARGV  requests: four u32 each (index, offset, most tokens to answer, 1 if
 --       log-probabilities are wanted)
 -- Answers {heads, tokens, then every request's log-probabilities and finish}. heads has
--- three i32 for each request: number of tokens (-1: no such job), of log-probabilities,
--- and 1 if the output has ended and this is all of it; tokens are those of all requests.
+-- four i32 for each request: number of tokens (-1: no such job), of log-probabilities,
+-- 1 if the output has ended and this is all of it, and how often the job was begun anew;
+-- tokens are those of all requests.
 local heads, tokens, key = {}, {}, 1
 local answer = {'', ''}
 for at = 1, #ARGV[1], 16 do
   local index, offset, most, wanted = struct.unpack('<I4I4I4I4', ARGV[1], at)
-  local job = redis.call('HMGET', KEYS[key], 'n', 'f' .. index)
+  local job = redis.call('HMGET', KEYS[key], 'n', 'f' .. index, 'restarts')
   local last = offset + most - 1
   local text = job[1] and redis.call('GETRANGE', KEYS[key + 1], 4 * offset, 4 * last + 3) or ''
   local entries = {}
@@ -708,8 +794,8 @@ for at = 1, #ARGV[1], 16 do
   for _, entry in ipairs(entries) do answer[#answer + 1] = entry end
   local ended = job[2] and #text < 4 * most
   if ended then answer[#answer + 1] = job[2] end
-  heads[#heads + 1] = struct.pack('<i4i4i4', job[1] and #text / 4 or -1, #entries,
-    ended and 1 or 0)
+  heads[#heads + 1] = struct.pack('<i4i4i4i4', job[1] and #text / 4 or -1, #entries,
+    ended and 1 or 0, job[3] or 0)
   tokens[#tokens + 1] = text
   key = key + 2 + wanted
 end
@@ -720,17 +806,19 @@ return answer
 -- KEYS  queue, then the job of every id
 -- ARGV  the ids
 -- Answers for every id nil if it is unknown, else {spec, n, arrival, deadline, ended,
--- bytes of prompt, 1 if it waits, then n finishes}. Not a transaction: those are refused
--- while memory is short, even for reading.
+-- bytes of prompt, 1 if it waits, fingerprint, need, then n finishes}. Not a transaction:
+-- those are refused while memory is short, even for reading.
 local answers = {}
 for i, id in ipairs(ARGV) do
   local key = KEYS[i + 1]
-  local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended')
+  local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
+    'need')
   if job[1] then
+    job[8], job[9] = job[6], job[7]
     job[6] = redis.call('HSTRLEN', key, 'prompt')
     job[7] = redis.call('ZSCORE', KEYS[1], id) and 1 or 0
     for index = 0, job[2] - 1 do
-      job[8 + index] = redis.call('HGET', key, 'f' .. index)
+      job[10 + index] = redis.call('HGET', key, 'f' .. index)
     end
   end
   answers[i] = job[1] and job or false

@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
-from protos.errors import Exhausted, InvalidRequest
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 from scheduler_svc.fleet import Fleet
 from scheduler_svc.order import Order
 from scheduler_svc.queue.attendance import Attendance
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell, Follower
-from scheduler_svc.queue.claiming import Claiming, Prefer, Wish
-from scheduler_svc.queue.codec import encode_finish, encode_spec, pack_u32
+from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
+from scheduler_svc.queue.codec import encode_finish
 from scheduler_svc.queue.ending import OVERDUE, Ending, Sweep
-from scheduler_svc.queue.keys import Keys, idempotency_digest
+from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
-from scheduler_svc.queue.link import Full, RedisLink
+from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
@@ -40,23 +38,16 @@ from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.snapshot import (
     JobSnapshot,
     JobState,
+    ended_ids,
     list_snapshots,
     read_prompt,
     read_snapshot,
 )
+from scheduler_svc.queue.stranding import Stranding
+from scheduler_svc.queue.submitting import Submitted, Submitting
+from scheduler_svc.queue.suspicion import Suspicion
 
-_RETRY_AFTER_MS = 1000
-_MAX_OUTPUTS = 16
-_OTHER_REQUEST = 2
 _OVERDUE = encode_finish(OVERDUE)
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """``existed``: the idempotency key matched this job, which was there before."""
-
-    job_id: str
-    existed: bool
 
 
 class JobQueue:
@@ -81,11 +72,14 @@ class JobQueue:
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
         self._lanes = replace(self._shard, link=RedisLink(url, limits))
         self._ranking = Ranking(self._shard, order or Order())
+        self._submitting = Submitting(self._shard, self._ranking)
         self._leasing = Leasing(self._lanes)
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
+        self._suspicion = Suspicion(self._lanes, self._ending)
+        self._stranding = Stranding(self._shard, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
 
     async def __aenter__(self) -> JobQueue:
@@ -139,45 +133,11 @@ class JobQueue:
         ``request_digest`` tells what was asked from anything else. Raises Exhausted where
         the queue is full, InvalidRequest where the idempotency key has another request's job.
         """
-        if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= _MAX_OUTPUTS:
-            raise ValueError("a job needs an id without NUL and 1 to 16 outputs")
-        try:
-            answer = await self._submit(spec, request_digest)
-            if answer == b"order":
-                await self._ranking.adopt()
-                answer = await self._submit(spec, request_digest)
-        except Full as error:
-            raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
-        if answer is None:
-            raise Exhausted("the queue is full", _RETRY_AFTER_MS)
-        if answer[1] == _OTHER_REQUEST:
-            problem = f"was used for another request, which is job {answer[0].decode()}"
-            raise InvalidRequest("idempotency_key", problem)
-        return Submitted(answer[0].decode(), answer[1] == 1)
-
-    async def _submit(self, spec: JobSpec, request_digest: str) -> Any:
-        keys = self._shard.keys
-        digest = idempotency_digest(spec.tenant, spec.idempotency_key)
-        return await self._shard.run(
-            "submit",
-            [
-                *(keys.job(spec.job_id), keys.queue, keys.jobs, keys.deadlines, keys.bell),
-                *(keys.rings, keys.order, keys.lengths, keys.counters, keys.vtime),
-                *(keys.ended, keys.ahead),
-                *([keys.idem(digest)] if digest else []),
-            ],
-            [
-                *(spec.job_id, self._shard.limits.max_queued_jobs, spec.deadline_s, digest),
-                *(spec.sampling.n, encode_spec(spec), pack_u32(spec.prompt_token_ids)),
-                *(spec.tenant, spec.priority, spec.sampling.max_tokens, request_digest),
-            ],
-            durable=True,
-        )
+        return await self._submitting.submit(spec, request_digest)
 
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         """Whether a job was submitted with the key, so that a submit would answer that one."""
-        digest = idempotency_digest(tenant, idempotency_key)
-        return bool(digest and await self._shard.link.call("EXISTS", self._shard.keys.idem(digest)))
+        return await self._submitting.is_known(tenant, idempotency_key)
 
     async def estimate(self, tenant: str, max_tokens: int) -> float | None:
         """How many tokens an output of the tenant is expected to become, at most that many.
@@ -301,6 +261,7 @@ class JobQueue:
         max_jobs: int,
         max_rank: float = math.inf,
         prefer: Prefer | None = None,
+        max_context: int = UNBOUNDED,
     ) -> list[ClaimedJob]:
         """Takes up to ``max_jobs`` jobs, first in line first, with the output they have.
 
@@ -308,11 +269,44 @@ class JobQueue:
         says how many tokens of a tenant's prompt are cached, and of the first 16 those with
         the most go first, as far as the order's ``affinity_slack`` reaches.
 
-        Passes over jobs that have output of a model with another fingerprint. One call at
-        a time for each lease. After Unavailable, what was claimed unnoticed comes with the
-        next claim, whatever its rank.
+        Passes over jobs that have output of a model with another fingerprint, those that may
+        come to more than ``max_context`` tokens, and suspects. One call at a time for each
+        lease, of this and ``claim_suspect``. After Unavailable, what was claimed unnoticed
+        comes with the next claim, whatever its rank.
         """
-        return await self._claiming.claim(lease, Wish(fingerprint, max_jobs, max_rank, prefer))
+        wish = Wish(fingerprint, max_jobs, max_rank, prefer, max_context)
+        return await self._claiming.claim(lease, wish)
+
+    async def claim_suspect(
+        self, lease: Lease, fingerprint: str, max_context: int = UNBOUNDED
+    ) -> SuspectClaim:
+        """Takes a job that was there when a lane failed, if there is one; see ``strike``.
+
+        One that was there twice is had only by a lease that holds no job.
+        """
+        return await self._claiming.claim_suspect(
+            lease, Wish(fingerprint, 1, max_context=max_context)
+        )
+
+    async def ended_of(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the jobs that have ended."""
+        return await ended_ids(self._lanes, job_ids)
+
+    async def strike(self, lease: Lease, job_ids: Sequence[str], problem: str) -> int:
+        """The lane that held these jobs has failed, and any of them may be why.
+
+        Each that is claimed becomes a suspect; returns how many it was. One that was alone in
+        two lanes that failed is ended by the sweep, with reason "error" and ``problem``.
+        """
+        return await self._suspicion.strike(lease, job_ids, problem)
+
+    async def absolve(self, job_ids: Sequence[str]) -> None:
+        """These jobs have shown that they break nothing: they are suspects no more."""
+        await self._suspicion.absolve(job_ids)
+
+    async def fail(self, job_id: str, problem: str) -> bool:
+        """Ends a job that can't be run with reason "error". False where it had ended."""
+        return await self._ending.fail(job_id, problem)
 
     async def commit(self, lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         """Writes a step's rows in one call; an answer for each. Committing again is harmless.
@@ -350,10 +344,13 @@ class JobQueue:
     async def sweep(self) -> Sweep:
         """Ends overdue jobs, forgets ended ones beyond their bounds, frees dead leases.
 
-        Also ranks anew what an adopted order has left, and forgets tenants beyond a bound.
+        Also ranks anew what an adopted order has left, forgets tenants beyond a bound, and
+        ends jobs that break lanes, or that no worker can run.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
         swept = await self._ending.sweep()
+        await self._suspicion.sweep()
+        await self._stranding.sweep()
         await self._ranking.sweep()
         return swept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scheduler_svc.queue.limits import MAX_OUTPUTS
 from scheduler_svc.queue.link import Argument
 from scheduler_svc.queue.server_check import server_memory
 from scheduler_svc.queue.shard import Shard
@@ -121,7 +122,13 @@ class Retention:
         found = []
         for job_id, (n, digest) in zip(job_ids, records, strict=True):
             names = [keys.job(job_id)]
-            for index in range(int(n or 0)):
+            for index in range(_num_outputs(n)):
                 names += (keys.log(job_id, index), keys.lp(job_id, index))
             found.append(names + ([keys.idem(digest.decode())] if digest else []))
         return found
+
+
+def _num_outputs(n: bytes | None) -> int:
+    """As many as there may be where the record is broken: it keeps nothing from going."""
+    text = n or b"0"
+    return min(int(text), MAX_OUTPUTS) if text.isdigit() else MAX_OUTPUTS

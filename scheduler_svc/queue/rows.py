@@ -60,6 +60,7 @@ class LogRequest:
     """Which part of which output to read: from token ``offset`` to its present end.
 
     Where more than ``max_tokens`` are there, only so many are told of, and no end.
+    ``num_restarts`` is what the one who asks knows of the job; it selects nothing.
     """
 
     job_id: str
@@ -67,6 +68,7 @@ class LogRequest:
     offset: int = 0
     logprobs: bool = False
     max_tokens: int = 2**31
+    num_restarts: int = 0
 
 
 def encode_rows(keys: Keys, rows: Sequence[CommitRow]) -> tuple[list[str], list[Argument]]:
@@ -122,8 +124,8 @@ def decode_outputs(
     heads, packed, *payload = answer
     token_ids = unpack_u32(packed)
     token, at = 0, 0
-    for request, head in zip(requests, struct.iter_unpack("<3i", heads), strict=True):
-        num_tokens, num_logprobs, ended = head
+    for request, head in zip(requests, struct.iter_unpack("<4i", heads), strict=True):
+        num_tokens, num_logprobs, ended, num_restarts = head
         if num_tokens < 0:
             yield None
             continue
@@ -133,6 +135,7 @@ def decode_outputs(
             request.offset,
             tuple(map(decode_logprobs, payload[at : at + num_logprobs])) if num_logprobs else (),
             decode_finish(payload[at + num_logprobs]) if ended else None,
+            num_restarts,
         )
         token += num_tokens
         at += num_logprobs + ended

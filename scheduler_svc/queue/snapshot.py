@@ -12,6 +12,7 @@ from protos.job import Finish, JobSpec
 from scheduler_svc.queue.codec import Corrupt, decode_finish, decode_spec, unpack_u32
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.stranding import notes_of
 
 JobState = Literal["queued", "running", "ended"]
 
@@ -30,13 +31,17 @@ class OutputSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class JobSnapshot:
-    """A job without its tokens: ``spec.prompt_token_ids`` is empty. ``ended_s`` 0: it goes on."""
+    """A job without its tokens: ``spec.prompt_token_ids`` is empty. ``ended_s`` 0: it goes on.
+
+    ``note``: what keeps a queued job waiting, where that is not its turn alone.
+    """
 
     spec: JobSpec
     num_prompt_tokens: int
     state: JobState
     ended_s: float
     outputs: tuple[OutputSnapshot, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class _Record:
     job_id: str
     fields: list[Any]
     log_sizes: list[int]
+    note: str
 
 
 async def read_snapshot(shard: Shard, job_id: str) -> JobSnapshot | None:
@@ -69,11 +75,22 @@ async def _records(shard: Shard, job_ids: Sequence[str]) -> list[_Record]:
     # Read after the finishes: a finished output then has its last token counted.
     logs = [keys.log(job_id, index) for job_id, f in known for index in range(int(f[1]))]
     sizes = iter(await shard.link.pipeline([("STRLEN", log) for log in logs]))
-    return [_Record(job_id, f, list(itertools.islice(sizes, int(f[1])))) for job_id, f in known]
+    notes = await notes_of(shard, [f[6:9] for _, f in known])
+    return [
+        _Record(job_id, f, list(itertools.islice(sizes, int(f[1]))), note)
+        for (job_id, f), note in zip(known, notes, strict=True)
+    ]
+
+
+async def ended_ids(shard: Shard, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that have ended."""
+    commands = [("HGET", shard.keys.job(job_id), "ended") for job_id in job_ids]
+    answers = await shard.link.pipeline(commands) if commands else []
+    return {job_id for job_id, ended in zip(job_ids, answers, strict=True) if ended}
 
 
 def _snapshot(record: _Record) -> JobSnapshot:
-    spec, _, arrival, deadline, ended, prompt_bytes, waits, *finishes = record.fields
+    spec, _, arrival, deadline, ended, prompt_bytes, waits, _, _, *finishes = record.fields
     return JobSnapshot(
         spec=decode_spec(spec, b"", arrival, deadline),
         num_prompt_tokens=prompt_bytes // 4,
@@ -83,6 +100,7 @@ def _snapshot(record: _Record) -> JobSnapshot:
             OutputSnapshot(size // 4, decode_finish(finish) if finish else None)
             for size, finish in zip(record.log_sizes, finishes, strict=True)
         ),
+        note=record.note,
     )
 
 

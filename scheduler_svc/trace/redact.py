@@ -63,7 +63,7 @@ class Redactor:
             case Claimed(jobs):
                 return Claimed(tuple(self._job(job) for job in jobs))
             case Reported(report, stops):
-                hits = {sequence_id: StopHit(hit.offset, 0) for sequence_id, hit in stops.items()}
+                hits = {key: StopHit(hit.offset, 0, hit.error) for key, hit in stops.items()}
                 return Reported(self._report(report), hits)
             case Committed(_, ended):
                 self._ended.update(ended)

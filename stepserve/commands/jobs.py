@@ -53,7 +53,7 @@ class Jobs(Connection):
             state = None if self.state == "all" else self.state
             jobs = client.list(state, self.tenant, self.limit)
         table = Table(box=None)
-        for name in ("job", "state", "arrived", "prompt", "output", "ended", "tenant"):
+        for name in ("job", "state", "arrived", "prompt", "output", "ended", "tenant", "note"):
             table.add_column(name, no_wrap=name == "job")
         for job in jobs:
             table.add_row(*map(escape, _cells(job)))
@@ -64,6 +64,7 @@ class Jobs(Connection):
 def _cells(job: JobInfo) -> list[str]:
     arrived = datetime.fromtimestamp(job.arrival_s).strftime("%Y-%m-%d %H:%M:%S")
     reasons = [output.finish.reason for output in job.outputs if output.finish is not None]
+    messages = [output.finish.message for output in job.outputs if output.finish is not None]
     return [
         job.job_id,
         job.state,
@@ -72,6 +73,7 @@ def _cells(job: JobInfo) -> list[str]:
         "+".join(str(output.num_tokens) for output in job.outputs),
         ", ".join(sorted(set(reasons))),
         job.tenant,
+        job.note or "; ".join(dict.fromkeys(filter(None, messages))),
     ]
 
 

@@ -99,7 +99,7 @@ async def test_jobs_are_submitted_listed_and_cancelled(
     assert capsys.readouterr().out == f"{ids[0]} ended: cancelled\n"
     assert await command("jobs", target) == 0
     head, *rows = [row.split() for row in capsys.readouterr().out.splitlines()]
-    assert head == ["job", "state", "arrived", "prompt", "output", "ended", "tenant"]
+    assert head == ["job", "state", "arrived", "prompt", "output", "ended", "tenant", "note"]
     assert [(row[0], row[1]) for row in rows] == [(ids[1], "queued"), (ids[0], "ended")]
     assert rows[1][-2:] == ["cancelled", "a"]
     datetime.strptime(" ".join(rows[0][2:4]), "%Y-%m-%d %H:%M:%S")

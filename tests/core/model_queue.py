@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 from protos.step import Sampling
 from tests.core.model_worker import NOT_FINITE, end_of, logprobs_of, next_token
 
 Key = tuple[str, int]
+# The message of an output whose text could not be made.
+CURSED = "its text can't be searched for stop strings: Curse"
+
+
+@dataclass(frozen=True)
+class Curse:
+    """Where a job breaks what runs it: in its admission, or with its token at ``offset``."""
+
+    place: Literal["vetting", "planning", "absorbing", "text", "commit"]
+    offset: int = 0
 
 
 def rank_of(spec: JobSpec) -> float:
@@ -53,6 +65,8 @@ class ModelQueue:
         self._finishes: dict[Key, Finish] = {}
         self._queued: list[str] = []
         self._claimed: set[str] = set()
+        self._strikes: dict[str, int] = {}
+        self.curses: dict[str, Curse] = {}
 
     def submit(self, spec: JobSpec, num_outputs: Mapping[int, int]) -> None:
         """Queue the job with up to so many of its output tokens, by index, done already.
@@ -87,7 +101,35 @@ class ModelQueue:
     def claim(self, max_jobs: int, max_rank: float) -> tuple[ClaimedJob, ...]:
         waiting = sorted(self._queued, key=lambda job_id: rank_of(self._specs[job_id]))
         allowed = [job_id for job_id in waiting if rank_of(self._specs[job_id]) < max_rank]
-        job_ids = allowed[:max_jobs]
+        return self._take([i for i in allowed if i not in self._strikes][:max_jobs])
+
+    def claim_suspect(self) -> tuple[ClaimedJob, ...]:
+        """Give the one with the most strikes; from two on only to a lane that holds nothing."""
+        waiting = [i for i in self._queued if i in self._strikes]
+        waiting.sort(key=lambda job_id: -self._strikes[job_id])
+        return self._take([i for i in waiting if self._strikes[i] < 2 or not self._claimed][:1])
+
+    def strike(self) -> None:
+        """The lane has failed: blame all that it holds, and queue them again."""
+        held = [i for i in self._claimed if not self.has_ended(i)]
+        for job_id in held:
+            strikes = self._strikes.get(job_id, 0) + 1
+            strikes = max(strikes, 3) if len(held) == 1 else min(strikes, 2)
+            self._strikes[job_id] = strikes
+            if strikes > 3:
+                assert job_id in self.curses, "an innocent job is ended"
+                self.fail(job_id)
+        self.requeue(list(self._claimed))
+
+    def absolve(self, job_id: str) -> None:
+        self._strikes.pop(job_id, None)
+
+    def fail(self, job_id: str) -> None:
+        assert job_id in self.curses, "an innocent job is ended"
+        for key in self._keys(job_id):
+            self._finishes.setdefault(key, Finish("error"))
+
+    def _take(self, job_ids: list[str]) -> tuple[ClaimedJob, ...]:
         self._queued = [job_id for job_id in self._queued if job_id not in job_ids]
         self._claimed.update(job_ids)
         return tuple(
@@ -98,6 +140,7 @@ class ModelQueue:
                     for key in self._keys(job_id)
                 ),
                 rank_of(self._specs[job_id]),
+                self._strikes.get(job_id, 0),
             )
             for job_id in job_ids
         )
@@ -131,7 +174,8 @@ class ModelQueue:
     def check_all_ended(self) -> None:
         """Assert that every output is the lone run's, or was cancelled within it."""
         for key, (tokens, finish) in self._lone.items():
-            if self._finishes[key].reason not in ("cancelled", "deadline"):
+            has_failed = self._finishes[key].reason == "error" and key[0] in self.curses
+            if not has_failed and self._finishes[key].reason not in ("cancelled", "deadline"):
                 assert self._logs[key] == tokens, "not the lone run"
                 assert self._finishes[key].reason == finish.reason, "ended for another reason"
 
@@ -146,6 +190,9 @@ class ModelQueue:
         assert list(row.logprobs) == expected, "another token's log-probability"
         if row.finish is not None and row.finish.reason == "deadline":
             assert self._specs[row.job_id].deadline_s, "late without a deadline"
+            self._finishes[key] = row.finish
+        elif row.finish is not None and row.finish.message == CURSED:
+            assert row.job_id in self.curses, "an innocent output is ended"
             self._finishes[key] = row.finish
         elif row.finish is not None:
             assert row.finish.reason == finish.reason, "ended for another reason"

@@ -12,11 +12,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.core.mutations import MUTANTS, Mutant
+from tests.core import mutations
+from tests.core.broken_job_mutations import BROKEN_JOB_MUTANTS
+from tests.core.mutations import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("kvstore", "protos", "scheduler_svc", "tests/core", "tests/kvstore")
 SURVIVED = "SURVIVED"
+MUTANTS = (*mutations.MUTANTS, *BROKEN_JOB_MUTANTS)
 # A mistake that makes the core run in circles is caught by this.
 TIMEOUT_S = 120
 

@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant(
         "an end without a token is lost",
         OUTCOME,
-        "                rows.append(end_row(sequence, FINISHES[reason]))\n",
+        "                rows.append(end_row(sequence, finish_of(sequence, reason)))\n",
         "",
     ),
     Mutant("planning forgets the token to come", DRAFT, "sequence.num_tokens += 1", "pass"),

@@ -72,7 +72,8 @@ def test_a_job_with_all_its_tokens_ends_without_a_step() -> None:
 
 def test_a_prompt_that_fills_the_context_ends_without_a_step() -> None:
     lane = Lane(job("a", tuple(range(1, 9))), job("b", tuple(range(1, 8))), max_context=8)
-    assert lane.only(Commit).rows == (CommitRow("a", 0, 0, (), (), LENGTH),)
+    full = Finish("length", "the worker's context of 8 tokens is full")
+    assert lane.only(Commit).rows == (CommitRow("a", 0, 0, (), (), full),)
     assert [admission.job_id for admission in lane.commands[0].admissions] == ["b"]
 
 

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 from protos.job import JobSpec, SamplingParams
 from scheduler_svc.core.config import CoreConfig
 from tests.core.build import core_config
-from tests.core.world import World
+from tests.core.model_queue import Curse
+from tests.core.world import MAX_FAILURES, World
 
 # A job is computed anew at most so many times by the time that all others have ended.
 MAX_ROUNDS = 4
@@ -54,9 +55,14 @@ def configs(draw: st.DrawFn) -> CoreConfig:
     )
 
 
+PLACES = ("planning", "absorbing", "absorbing", "text", "commit", "vetting")
+CURSES = st.builds(Curse, st.sampled_from(PLACES), st.sampled_from((0, 0, 1, 3, 8)))
+Submitted = tuple[JobSpec, dict[int, int], Curse | None]
+
+
 @st.composite
-def jobs(draw: st.DrawFn) -> tuple[JobSpec, dict[int, int]]:
-    """A job without its id, and how many tokens it has of each output."""
+def jobs(draw: st.DrawFn) -> Submitted:
+    """A job without its id, how many tokens it has of each output, and maybe a curse."""
     sampling = SamplingParams(
         max_tokens=draw(st.integers(1, 20)),
         seed=draw(st.integers(0, 1000)),
@@ -78,7 +84,8 @@ def jobs(draw: st.DrawFn) -> tuple[JobSpec, dict[int, int]]:
         arrival_s=float(draw(st.integers(0, 5))),
         deadline_s=draw(st.sampled_from((0.0, 0.0, 7.0))),
     )
-    return spec, draw(st.dictionaries(st.integers(0, 2), st.integers(0, 20), max_size=2))
+    outputs = draw(st.dictionaries(st.integers(0, 2), st.integers(0, 20), max_size=2))
+    return spec, outputs, draw(st.one_of(st.none(), st.none(), st.none(), CURSES))
 
 
 class LaneMachine(RuleBasedStateMachine):
@@ -88,21 +95,23 @@ class LaneMachine(RuleBasedStateMachine):
     num_jobs = 0
     num_tokens = 0
     num_losses = 0
+    num_curses = 0
 
     @initialize(config=configs(), batch=st.lists(jobs(), max_size=5))
-    def start(self, config: CoreConfig, batch: list[tuple[JobSpec, dict[int, int]]]) -> None:
+    def start(self, config: CoreConfig, batch: list[Submitted]) -> None:
         self.world = World(config)
         for job in batch:
             self.submit(job)
         self.world.turn()
 
     @rule(job=jobs())
-    def submit(self, job: tuple[JobSpec, dict[int, int]]) -> None:
-        spec, num_outputs = job
+    def submit(self, job: Submitted) -> None:
+        spec, num_outputs, curse = job
         self.num_jobs += 1
         sampling = spec.sampling
         self.num_tokens += sampling.n * (len(spec.prompt_token_ids) + sampling.max_tokens)
-        self.world.submit(replace(spec, job_id=f"job{self.num_jobs}"), num_outputs)
+        self.num_curses += curse is not None
+        self.world.submit(replace(spec, job_id=f"job{self.num_jobs}"), num_outputs, curse)
 
     @rule(count=st.integers(1, 12))
     def turns(self, count: int) -> None:
@@ -153,7 +162,8 @@ class LaneMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world"):
             self.world.drain()
-            self.world.finish(max_steps=20 + MAX_ROUNDS * self.num_tokens)
+            num_rounds = MAX_ROUNDS + MAX_FAILURES * self.num_curses**2
+            self.world.finish(max_steps=20 + num_rounds * self.num_tokens)
 
 
 def run(**changes: Any) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.mutants import main, mutated
-from tests.core.mutations import MUTANTS, Mutant
+from tests.core.mutants import MUTANTS, main, mutated
+from tests.core.mutations import Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

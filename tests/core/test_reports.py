@@ -138,6 +138,14 @@ def test_a_stop_string_ends_the_output_with_its_token() -> None:
     assert lane.rows == [[]]
 
 
+def test_a_text_that_cannot_be_made_ends_its_output_and_no_other() -> None:
+    lane = Lane(job("a"), job("b"))
+    lane.tell(report(1, (1, 0, 5), (2, 0, 5), stops={1: StopHit(0, -1, "no text")}))
+    rows = lane.only(Commit).rows
+    assert [row.finish for row in rows] == [Finish("error", "no text"), None]
+    assert lane.core.job_ids == {"b"}
+
+
 def test_tokens_after_a_stop_string_are_dropped() -> None:
     lane = Lane(job("a"))
     lane.tell(report(1, (1, 0, 5), stops={1: StopHit(0, text_bytes=3)}))

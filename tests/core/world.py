@@ -6,10 +6,11 @@ called, nothing of what is asserted here, in the worker or in the queue may brea
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 
-from protos.job import JobSpec
+from protos.job import ClaimedJob, JobSpec
 from protos.step import StepCommand, StepReport
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import (
@@ -27,9 +28,13 @@ from scheduler_svc.core.events import (
     Ticked,
     WorkerLost,
 )
+from scheduler_svc.core.probation import Probation
 from scheduler_svc.core.scheduler import Core
-from tests.core.model_queue import ModelQueue, is_stop_string
+from tests.core.model_queue import CURSED, Curse, ModelQueue, is_stop_string
 from tests.core.model_worker import ModelWorker
+
+# Twice among others, twice alone.
+MAX_FAILURES = 4
 
 
 class World:
@@ -42,26 +47,43 @@ class World:
         self.redis: deque[Commit | Requeue] = deque()
         self.claiming: list[Claim] = []  # The wish that stands, if one does.
         self.history: list[Reported] = []
+        self.num_failures = 0
         self._start(config)
 
     def _start(self, config: CoreConfig) -> None:
         self.config = config
         self.core = Core(config)
         self.worker = ModelWorker(config)
+        self.probation = Probation(config.max_steps_in_flight)
         self._job_of: dict[int, tuple[str, int]] = {}
         self._last_commit = config.first_step - 1
         self.inbox.extend(self.history)
         self.history.clear()
         self.drain()
 
-    def submit(self, spec: JobSpec, num_outputs: dict[int, int]) -> None:
+    def submit(
+        self, spec: JobSpec, num_outputs: dict[int, int], curse: Curse | None = None
+    ) -> None:
+        if curse is not None:
+            self.queue.curses[spec.job_id] = curse
         self.queue.submit(spec, num_outputs)
 
     def answer_claim(self, max_jobs: int) -> None:
-        """Answer the claim that is out with so many jobs at most."""
+        """Answer the claim that is out with so many jobs at most, as the claimer does."""
+        if self.probation.is_on:
+            return
+        self.queue.absolve(self.probation.job_id)
         claim = self.claiming.pop()
-        jobs = self.queue.claim(min(max_jobs, claim.max_jobs), claim.max_rank)
-        self.inbox.append(Claimed(jobs))
+        jobs: tuple[ClaimedJob, ...] = ()
+        if max_jobs and claim.max_rank == math.inf:
+            jobs = self.queue.claim_suspect()
+        jobs = jobs or self.queue.claim(min(max_jobs, claim.max_jobs), claim.max_rank)
+        sound = [job for job in jobs if not self._is_cursed(job.spec.job_id, "vetting")]
+        for job in jobs:
+            if job not in sound:
+                self.queue.fail(job.spec.job_id)
+        self.probation.begin(sound)
+        self.inbox.append(Claimed(tuple(sound)))
 
     def execute(self) -> None:
         """Let the worker do its next step."""
@@ -79,7 +101,12 @@ class World:
         if isinstance(effect, Requeue):
             self.queue.requeue(effect.job_ids)
         else:
-            self.inbox.append(Committed(effect.step, self.queue.commit(effect.rows)))
+            for row in effect.rows:
+                if self._is_cursed(row.job_id, "commit", row.offset):
+                    self.queue.fail(row.job_id)
+            ended = self.queue.commit(effect.rows)
+            self.probation.written(effect.rows, ended)
+            self.inbox.append(Committed(effect.step, ended))
 
     def cancel(self, job_id: str, is_told: bool) -> None:
         """End the job in Redis; untold, the core finds out by its next commit."""
@@ -104,10 +131,44 @@ class World:
         """Hand the core what has happened: the oldest ``num_events``, or everything."""
         count = len(self.inbox) if num_events is None else min(num_events, len(self.inbox))
         events = [self.inbox.popleft() for _ in range(count)]
+        if any(map(self._breaks, events)):
+            self._fail()
+            return
         effects = self.core.handle(events)
         self.core.check()
+        if any(map(self._is_unplannable, effects)):
+            self._fail()
+            return
+        for event in events:
+            if isinstance(event, Cancelled):
+                self.probation.gone(event.job_ids)
         for effect in effects:
             self._perform(effect)
+
+    def _is_cursed(self, job_id: str, place: str, offset: int = 0) -> bool:
+        curse = self.queue.curses.get(job_id)
+        return curse is not None and (curse.place, curse.offset) == (place, offset)
+
+    def _breaks(self, event: Event) -> bool:
+        """Whether absorbing the event fails, and with it the lane."""
+        if not isinstance(event, Reported) or event.report.incarnation != self.config.incarnation:
+            return False
+        report = event.report
+        tokens = zip(report.token_sequence_ids, report.token_offsets, strict=True)
+        return any(self._is_cursed(self._job_of[i][0], "absorbing", at) for i, at in tokens)
+
+    def _is_unplannable(self, effect: Effect) -> bool:
+        admissions = effect.command.admissions if isinstance(effect, Send) else ()
+        return any(self._is_cursed(admission.job_id, "planning") for admission in admissions)
+
+    def _fail(self) -> None:
+        """The lane fails, and nobody is told why; the next one drives the worker anew."""
+        self.num_failures += 1
+        self._write_all()
+        self.queue.strike()
+        for place in (self.inbox, self.commands, self.claiming, self.history):
+            place.clear()
+        self._restart()
 
     def lose_worker(self, answer_claim: bool) -> None:
         """Kill the worker, before or after the claim that is out is answered; start another."""
@@ -124,18 +185,24 @@ class World:
         assert not self.redis, "a core without a worker wants to write"
         self.commands.clear()
         self.claiming.clear()
+        self._restart()
+
+    def _restart(self) -> None:
         incarnation = f"{int(self.config.incarnation, 16) + 1:032x}"
         self._start(replace(self.config, incarnation=incarnation, epoch=self.config.epoch + 1))
 
     def finish(self, max_steps: int) -> None:
         """Let everything happen in turn until every job has ended."""
-        first_step = self.worker.last_step
+        num_steps, last_step = 0, self.worker.last_step
         while self.queue.unended or self.inbox or self.redis or self.commands:
             can_move = self.inbox or self.redis or self.commands or self.queue.num_queued
             assert can_move, "stuck: jobs are left and nothing will happen"
             self.turn()
-            assert self.worker.last_step - first_step <= max_steps, "no end in sight"
+            num_steps += max(0, self.worker.last_step - last_step)
+            last_step = self.worker.last_step
+            assert num_steps <= max_steps, "no end in sight"
         self.queue.check_all_ended()
+        assert self.num_failures <= MAX_FAILURES * len(self.queue.curses) ** 2
         self._check_empty()
         assert self.worker.num_held_blocks == 0, "the worker still holds blocks"
 
@@ -176,6 +243,8 @@ class World:
         tokens = zip(report.token_sequence_ids, report.token_offsets, report.token_ids, strict=True)
         for sequence_id, offset, token_id in tokens:
             job_id, _ = self._job_of[sequence_id]
-            if is_stop_string(self.queue.spec(job_id), token_id):
+            if self._is_cursed(job_id, "text", offset):
+                stops[sequence_id] = StopHit(offset, -1, CURSED)
+            elif is_stop_string(self.queue.spec(job_id), token_id):
                 stops[sequence_id] = StopHit(offset, text_bytes=offset)
         return Reported(report, stops)

@@ -13,6 +13,7 @@ ALLOWED = re.compile(
     r"job\d+|[\w.-]+~[0-9a-f]{32}|[0-9a-f]{32}|[0-9a-f]{16}"
     r"|stop|length|error|cancelled|deadline|the model's logits were not finite"
     r"|the job's deadline has passed|the job can't meet its deadline: about [^a-z]+ s are needed.*"
+    r"|the worker's context of \d+ tokens is full|its text can't be searched for stop strings: \w+"
     r"|stepserve-trace|continuous|static|inf|"
 )
 TOKENS = ("prompt_token_ids", "token_ids")

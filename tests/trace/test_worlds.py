@@ -9,9 +9,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from protos.job import JobSpec
 from tests.core.model_worker import VOCAB_SIZE
-from tests.core.test_machine import QUIET, LaneMachine
+from tests.core.test_machine import QUIET, LaneMachine, Submitted
 from tests.trace.private import check_private
 from tests.trace.tape import KEY, Tape, TapedCore
 
@@ -27,12 +26,12 @@ class PrivateLanes(LaneMachine):
 
     tapes: list[Tape]
 
-    def submit(self, job: tuple[JobSpec, dict[int, int]]) -> None:
-        spec, num_outputs = job
+    def submit(self, job: Submitted) -> None:
+        spec, *rest = job
         sampling = replace(spec.sampling, logit_bias=((4, 0.125),), stop_token_ids=(0, 31))
         tenant = f"acme-{spec.tenant}-secret"
         spec = replace(spec, sampling=sampling, tenant=tenant, **PRIVATE)
-        super().submit((spec, num_outputs))
+        super().submit((spec, *rest))
 
     def teardown(self) -> None:
         super().teardown()

@@ -162,7 +162,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "model", "state", "tenant", "priority", "arrival_s", "ended_s", "outputs", "usage")
+    __slots__ = ("job_id", "model", "state", "tenant", "priority", "arrival_s", "ended_s", "outputs", "usage", "note")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +172,7 @@ class Job(_message.Message):
     ENDED_S_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     model: str
     state: JobState
@@ -181,7 +182,8 @@ class Job(_message.Message):
     ended_s: float
     outputs: _containers.RepeatedCompositeFieldContainer[JobOutput]
     usage: Usage
-    def __init__(self, job_id: _Optional[str] = ..., model: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., tenant: _Optional[str] = ..., priority: _Optional[int] = ..., arrival_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., outputs: _Optional[_Iterable[_Union[JobOutput, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    note: str
+    def __init__(self, job_id: _Optional[str] = ..., model: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., tenant: _Optional[str] = ..., priority: _Optional[int] = ..., arrival_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., outputs: _Optional[_Iterable[_Union[JobOutput, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class JobOutput(_message.Message):
     __slots__ = ("index", "num_tokens", "finish_reason", "finish_message")

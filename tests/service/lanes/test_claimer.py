@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from protos.job import ClaimedJob, JobSpec, SamplingParams
-from scheduler_svc.claimer import Claimer
+from scheduler_svc.claimer import Claimer, Suitor
 from scheduler_svc.core.events import Claim
+from scheduler_svc.core.probation import Probation
 from scheduler_svc.queue import JobQueue, Order
 
 
@@ -47,7 +48,8 @@ async def asked(redis_url: str) -> AsyncIterator[Asked]:
         def take(jobs: Sequence[ClaimedJob]) -> None:
             answers.append([job.spec.job_id for job in jobs])
 
-        claimer = Claimer(queue, lease, "print", moor, take, None)
+        suitor = Suitor(lease, "print", 1000)
+        claimer = Claimer(queue, suitor, Probation(2), moor, take)
         task = asyncio.create_task(claimer.run())
         try:
             yield Asked(queue, claimer, answers)

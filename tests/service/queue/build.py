@@ -69,7 +69,7 @@ _TIMES = ("arrival", "deadline", "ended", "turn")
 
 def move_times(redis: Redis, keys: Keys, by_s: float) -> None:
     """Every stored time by so much: as if the clock had gone the other way."""
-    for index in (keys.jobs, keys.deadlines, keys.ended):
+    for index in (keys.jobs, keys.deadlines, keys.ended, keys.stranded):
         _move_scores(redis, index, by_s)
     _move_scores(redis, keys.workers, by_s * 1000)
     for job_id in redis.zrange(keys.jobs, 0, -1):

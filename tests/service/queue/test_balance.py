@@ -8,10 +8,12 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 
 from scheduler_svc.queue import JobQueue, Lease
 from scheduler_svc.queue.balance import YIELD_S, even_share
-from tests.service.queue.build import claim_ids, lease_on, submit, within
+from scheduler_svc.queue.keys import Keys
+from tests.service.queue.build import claim_ids, lease_on, row, submit, within
 
 loads = st.lists(st.integers(0, 20), min_size=1, max_size=6)
 
@@ -66,6 +68,28 @@ async def test_nobody_waits_long_for_a_lane_that_takes_nothing(queue: JobQueue) 
     async with within():
         assert await take(queue, busy) == 2
     assert time.monotonic() - asked_s >= YIELD_S
+
+
+async def test_what_no_lane_can_run_is_nobodys_share(queue: JobQueue) -> None:
+    busy, idle = await lease_on(queue, "busy"), await lease_on(queue, "idle")
+    old = await submit(queue, 9)
+    assert await claim_ids(queue, idle, 9, "old model") == old
+    await queue.commit(idle, [row(job_id, 0, [1]) for job_id in old])
+    await queue.requeue(idle, old)
+    await submit(queue, 3)
+    assert len(await claim_ids(queue, busy, 3)) == 3, "and the others are passed over"
+    await submit(queue, 1)
+    assert await asyncio.gather(take(queue, busy), take(queue, idle)) == [0, 1]
+
+
+async def test_a_lease_further_ahead_than_its_time_to_live_does_not_count(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    ours = await lease_on(queue, "ours")
+    await lease_on(queue, "dead")
+    redis.hincrby(keys.lease("dead"), "expires", 3_600_000)
+    await submit(queue, 9)
+    assert await take(queue, ours) == 9
 
 
 async def test_lanes_that_are_full_or_gone_do_not_count(queue: JobQueue) -> None:

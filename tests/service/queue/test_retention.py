@@ -156,6 +156,20 @@ async def test_a_full_redis_refuses_a_job_with_a_hint_and_keeps_nothing(tmp_path
         await queue.submit(asked)
 
 
+async def test_a_broken_record_is_forgotten_like_any_other(
+    redis_url: str, model: str, redis: Redis, keys: Keys
+) -> None:
+    async with JobQueue(redis_url, model, QueueLimits(max_ended_jobs=1)) as queue:
+        [late] = await submit(queue, 1, deadline_s=60.0)
+        redis.hset(keys.job(late), "deadline", "?")
+        ids = await ended(queue, 3)
+        redis.hset(keys.job(ids[1]), "n", "?")
+        redis.hset(keys.job(ids[2]), "ended", "?")
+        assert (await queue.sweep()).num_forgotten == 2
+        assert redis.zrange(keys.ended, 0, -1) == [ids[2].encode()]
+        assert redis.llen(keys.unweighed) == 0
+
+
 async def test_sweeps_of_several_processes_agree(redis_url: str, model: str) -> None:
     limits = QueueLimits(max_ended_jobs=5, max_ended_bytes=20 * KIB)
     async with JobQueue(redis_url, model, limits) as a, JobQueue(redis_url, model, limits) as b:

@@ -12,7 +12,15 @@ from protos.step import TokenLogprobs
 from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, ranking
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.scripts import load_scripts
-from tests.service.queue.build import STOP, claim_ids, lease_on, move_times, row, spec
+from tests.service.queue.build import (
+    FINGERPRINT,
+    STOP,
+    claim_ids,
+    lease_on,
+    move_times,
+    row,
+    spec,
+)
 
 KEYLESS = {"TIME"}
 
@@ -48,9 +56,21 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     await queue.attend("holder", 0, ["worker"])
     await queue.depart("holder")
     lease = await lease_on(queue)
+    held = (await queue.submit(spec())).job_id
+    await claim_ids(queue, lease, 1)
+    await queue.strike(lease, [held], "broken")
+    lease = await lease_on(queue)
+    await queue.claim_suspect(lease, FINGERPRINT)
+    await queue.absolve([held])
+    await queue.commit(lease, [row(held, 0, [1])])
     await queue.release(lease)
-    while not (await queue.sweep()).num_forgotten:
-        pass
+    lease = await queue.acquire("worker", "me", 60_000, {"fingerprint": "other"})
+    assert lease is not None
+    await claim_ids(queue, lease, 1, "other")
+    num_forgotten = (await queue.sweep()).num_forgotten
+    await queue.release(lease)
+    while not num_forgotten:
+        num_forgotten = (await queue.sweep()).num_forgotten
 
 
 async def test_scripts_touch_only_declared_keys_of_one_slot(
@@ -63,7 +83,7 @@ async def test_scripts_touch_only_declared_keys_of_one_slot(
     touched: dict[str, set[str]] = defaultdict(set)
     declared: list[str] = []
     with redis.monitor() as monitor:
-        limits = QueueLimits(retention_s=0.0)
+        limits = QueueLimits(retention_s=0.0, on_model_change="restart", stranded_grace_s=0)
         async with (
             JobQueue(redis_url, model, limits, Order(policy="fair")) as queue,
             JobQueue(redis_url, model, limits, Order(policy="priority")) as other,

@@ -1,0 +1,75 @@
+"""What stores jobs, each once for an idempotency key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from protos.errors import Exhausted, InvalidRequest
+from protos.job import JobSpec
+from scheduler_svc.queue.codec import encode_spec, pack_u32
+from scheduler_svc.queue.keys import idempotency_digest
+from scheduler_svc.queue.limits import MAX_OUTPUTS
+from scheduler_svc.queue.link import Full
+from scheduler_svc.queue.ranking import Ranking
+from scheduler_svc.queue.shard import Shard
+
+_RETRY_AFTER_MS = 1000
+_OTHER_REQUEST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """``existed``: the idempotency key matched this job, which was there before."""
+
+    job_id: str
+    existed: bool
+
+
+class Submitting:
+    """Stores jobs of one shard, ranked in the order that is stored."""
+
+    def __init__(self, shard: Shard, ranking: Ranking) -> None:
+        self._shard = shard
+        self._ranking = ranking
+
+    async def submit(self, spec: JobSpec, request_digest: str) -> Submitted:
+        if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
+            raise ValueError(f"a job needs an id without NUL and 1 to {MAX_OUTPUTS} outputs")
+        try:
+            answer = await self._store(spec, request_digest)
+            if answer == b"order":
+                await self._ranking.adopt()
+                answer = await self._store(spec, request_digest)
+        except Full as error:
+            raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
+        if answer is None:
+            raise Exhausted("the queue is full", _RETRY_AFTER_MS)
+        if answer[1] == _OTHER_REQUEST:
+            problem = f"was used for another request, which is job {answer[0].decode()}"
+            raise InvalidRequest("idempotency_key", problem)
+        return Submitted(answer[0].decode(), answer[1] == 1)
+
+    async def _store(self, spec: JobSpec, request_digest: str) -> Any:
+        keys = self._shard.keys
+        digest = idempotency_digest(spec.tenant, spec.idempotency_key)
+        return await self._shard.run(
+            "submit",
+            [
+                *(keys.job(spec.job_id), keys.queue, keys.jobs, keys.deadlines, keys.bell),
+                *(keys.rings, keys.order, keys.lengths, keys.counters, keys.vtime),
+                *(keys.ended, keys.ahead),
+                *([keys.idem(digest)] if digest else []),
+            ],
+            [
+                *(spec.job_id, self._shard.limits.max_queued_jobs, spec.deadline_s, digest),
+                *(spec.sampling.n, encode_spec(spec), pack_u32(spec.prompt_token_ids)),
+                *(spec.tenant, spec.priority, spec.sampling.max_tokens, request_digest),
+                spec.num_tokens_needed,
+            ],
+            durable=True,
+        )
+
+    async def is_known(self, tenant: str, idempotency_key: str) -> bool:
+        digest = idempotency_digest(tenant, idempotency_key)
+        return bool(digest and await self._shard.link.call("EXISTS", self._shard.keys.idem(digest)))
