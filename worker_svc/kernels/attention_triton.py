@@ -20,6 +20,7 @@ from worker_svc.kernels.attention import check_attention
 from worker_svc.kernels.attention_chunk_triton import chunk_kernel
 from worker_svc.kernels.attention_decode_triton import MAX_SEGMENTS, decode_kernel, join_kernel
 from worker_svc.kernels.attention_tiles import MAX_HEAD_DIM, ChunkTile, DecodeTile, Tiles, tiles_for
+from worker_svc.kernels.early_triton import starts_early
 from worker_svc.kernels.ragged import Ragged
 
 LOG2_E = math.log2(math.e)  # the kernels compute in powers of two
@@ -131,6 +132,8 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
         output,
         partials,
         shape,
+        starts_early(query),
+        launch_pdl=starts_early(query),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         enable_fp_fusion=True,
@@ -143,6 +146,8 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
             output,
             partials,
             shape._replace(num_lines=triton.next_power_of_2(shape.group)),
+            starts_early(query),
+            launch_pdl=starts_early(query),
             num_warps=4,
             enable_fp_fusion=True,
         )
