@@ -24,7 +24,7 @@ from worker_svc.kernels.attention_tile_triton import (
 )
 from worker_svc.kernels.early_triton import wait_for_others
 
-MAX_SEGMENTS = tl.constexpr(32)
+MAX_SEGMENTS = tl.constexpr(16)
 
 
 @triton.jit(do_not_specialize=["num_segments"])

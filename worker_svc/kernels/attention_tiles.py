@@ -46,7 +46,8 @@ class DecodeTile:
 
     Attributes:
         num_keys, num_warps, num_stages, looks_ahead: as in ``ChunkTile``. Its lines are the query
-            heads of one KV head, 16 at least.
+            heads of one KV head, 16 at least. Where the device has few programs to change between
+            there is one stage more.
         segment_len: the tokens that are summed apart, a multiple of ``num_keys``; more where a
             context is long. It decides the bits of a decode.
         programs_per_sm: contexts are split until there are so many programs for each of the
@@ -57,7 +58,7 @@ class DecodeTile:
     num_warps: int
     num_stages: int
     looks_ahead: bool = False
-    segment_len: int = 256
+    segment_len: int = 128
     programs_per_sm: float = 1.5
 
 
@@ -115,7 +116,7 @@ CARD_TILES = {
     # 2026-11-26, bench gpu --sweep: decodes reach 98 % of the copy bandwidth at 256 rows of 1,024,
     # chunks 448 TFLOP/s in one prompt of 8,192.
     "NVIDIA H200": {
-        (2, 128): Tiles(ChunkTile(64, 64, 4, 3, True), DecodeTile(64, 2, 2, True, 256, 3.0)),
+        (2, 128): Tiles(ChunkTile(64, 64, 4, 3, True), DecodeTile(64, 2, 2, True)),
     },
 }
 

@@ -24,6 +24,9 @@ from worker_svc.kernels.early_triton import starts_early
 from worker_svc.kernels.ragged import Ragged
 
 LOG2_E = math.log2(math.e)  # the kernels compute in powers of two
+# Measured on an H200: with 2 programs on each, three stages take 134 us where two take 149, with 4
+# of them 83 us and 68 us (32 rows of 4,096, 64 rows of 1,024).
+FEW_PROGRAMS_PER_SM = 2
 # What the states of all segments of a step may take, else its rows are not split.
 MAX_PARTIALS_BYTES = 64 << 20
 
@@ -135,7 +138,8 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
         starts_early(query),
         launch_pdl=starts_early(query),
         num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        num_stages=tile.num_stages
+        + _has_few(ragged.num_rows * shape.num_kv_heads * num_shares, query),
         enable_fp_fusion=True,
     )
     if num_shares > 1:
@@ -164,6 +168,11 @@ def _num_shares(call: AttentionCall, num_segments: int, tile: DecodeTile) -> int
     wanted = math.ceil(tile.programs_per_sm * _num_sms(call.query.device))
     num_programs = num_rows * call.k_cache.shape[1]
     return max(1, min(-(-wanted // num_programs), num_segments))
+
+
+def _has_few(num_programs: int, query: Tensor) -> bool:
+    """Whether so few programs share a multiprocessor that each must keep more loads in flight."""
+    return num_programs <= FEW_PROGRAMS_PER_SM * _num_sms(query.device)
 
 
 def _shape(call: AttentionCall, tile: ChunkTile | DecodeTile, num_lines: int) -> Shape:
