@@ -2,7 +2,7 @@
 
 Progress is counted when a step is planned, not when its result is known: a row that leaves nothing
 pending is taken to give a token, so the next step can be planned while this one is computed. What
-the device decided follows with ``settle``; a sequence that ended meanwhile is named by the steps
+the device decided follows with ``absorb``; a sequence that ended meanwhile is named by the steps
 planned since, and those rows come to nothing.
 """
 
