@@ -27,7 +27,6 @@ from bench.gpu.sections import CARD, DEFAULT, SECTIONS
 from bench.gpu.setup import Section, Setup
 from bench.measured import machine
 from protos.errors import StepserveError
-from protos.variables import FROM_ENVIRONMENT
 
 # The checkpoints of all models that are measured.
 SCRATCH_BYTES = 20 << 30
@@ -42,7 +41,9 @@ class GpuBench(BaseSettings):
     The status is 1 where a kernel or an output is wrong, or a section failed.
     """
 
-    model_config = SettingsConfigDict(FROM_ENVIRONMENT, env_prefix="STEPSERVE_BENCH_")
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     sections: str = Field(
         ",".join(DEFAULT), description=f"which to run, in order, of: {', '.join(SECTIONS)}"

@@ -25,7 +25,6 @@ from rich.table import Table
 from bench.measured import machine, percentile
 from protos.errors import StepserveError
 from protos.inference import Request, SamplingParams
-from protos.variables import FROM_ENVIRONMENT
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from stepserve import AsyncClient
 from stepserve.ready import ready_fields
@@ -44,7 +43,9 @@ class PathBench(BaseSettings):
     many tokens a second one core of a scheduler can stream.
     """
 
-    model_config = SettingsConfigDict(FROM_ENVIRONMENT, env_prefix="STEPSERVE_BENCH_")
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     streams: int = Field(64, ge=1, le=1024, description="jobs at once, all of them streamed")
     tokens: int = Field(300, ge=1, le=900, description="tokens of each job")
