@@ -14,7 +14,7 @@ from scheduler_svc.order import NUM_COMPARED, Order, Policy
 from scheduler_svc.queue.codec import RECORD_ERRORS, decode_spec, unpack_u32
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import Fenced, Lease
-from scheduler_svc.queue.link import Argument
+from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
 
