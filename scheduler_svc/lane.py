@@ -166,7 +166,8 @@ class Lane:
         effects = self._handle(events)
         if any(isinstance(event, Claimed) for event in events):
             self._claimer.absorbed()
-        for effect in effects:
+        # The worker may be waiting, and nobody else is: its commands go first.
+        for effect in sorted(effects, key=_is_for_others):
             self._perform(effect)
         for event in events:
             if isinstance(event, Cancelled):
@@ -330,6 +331,10 @@ def _leaves(errors: BaseExceptionGroup[Exception]) -> list[Exception]:
 
 class _Stopped(Exception):
     """We were asked to stop."""
+
+
+def _is_for_others(effect: Effect) -> bool:
+    return not isinstance(effect, Send)
 
 
 def _is_failure(error: Exception) -> bool:
