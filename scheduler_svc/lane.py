@@ -255,7 +255,7 @@ class Lane:
     async def _watch_cancels(self) -> None:
         """Hear of jobs that a client or a deadline ended, though no row of theirs is committed."""
         queue = self._shard.queue
-        async for rung in queue.follow():
+        async for rung in queue.follow(hear_moved=False):
             ended = rung.ended & self._specs.keys()
             if rung.everything:
                 self._is_adrift = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -238,6 +239,8 @@ class Claiming:
             except RECORD_ERRORS as error:
                 log.error("job %s cannot be read: %s", job_id.decode(), type(error).__name__)
                 await self._ending.fail(job_id.decode(), f"it can't be read: {error}")
+            # There may be many, and steps do not wait for them.
+            await asyncio.sleep(0)
         return jobs
 
     async def _job(self, record: Sequence[Any]) -> ClaimedJob:

@@ -196,12 +196,13 @@ class JobQueue:
                 await asyncio.sleep(0)
         return outputs
 
-    def follow(self) -> Follower:
+    def follow(self, *, hear_moved: bool = True) -> Follower:
         """Tells which jobs moved, for as long as it is iterated; first that all may have.
 
-        All followers of a process share one connection to Redis.
+        Without ``hear_moved`` only which have ended. All followers of a process share one
+        connection to Redis.
         """
-        return self._bell.follow()
+        return self._bell.follow(hear_moved=hear_moved)
 
     # Lanes' side.
 
