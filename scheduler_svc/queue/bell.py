@@ -47,10 +47,14 @@ class Rung:
 
 
 class Follower:
-    """An endless asynchronous iterator of ``Rung``; the first says ``everything``."""
+    """An endless asynchronous iterator of ``Rung``; the first says ``everything``.
 
-    def __init__(self, bell: Bell) -> None:
+    One that does not ``hear_moved`` is told of ended jobs only.
+    """
+
+    def __init__(self, bell: Bell, *, hear_moved: bool) -> None:
         self._bell = bell
+        self.hears_moved = hear_moved
         self._moved: set[str] = set()
         self._ended: set[str] = set()
         self._everything = False
@@ -68,8 +72,11 @@ class Follower:
         return rung
 
     def add(self, moved: Sequence[str], ended: Sequence[str]) -> None:
-        self._moved.update(moved, ended)
+        if not ended and not self.hears_moved:
+            return
         self._ended.update(ended)
+        if self.hears_moved:
+            self._moved.update(moved, ended)
         if len(self._moved) > _MAX_PENDING_IDS:
             self.lose_track()
         self._rung.set()
@@ -102,9 +109,9 @@ class Bell:
         self._listening = False
         self.num_arrivals = 0
 
-    def follow(self) -> Follower:
+    def follow(self, *, hear_moved: bool = True) -> Follower:
         self._start()
-        follower = Follower(self)
+        follower = Follower(self, hear_moved=hear_moved)
         self._followers.add(follower)
         if self._listening:
             follower.lose_track()
@@ -166,12 +173,14 @@ class Bell:
             *("STREAMS", self._keys.bell, f"{heard}-0"),
         )
         ids: dict[bytes, list[str]] = {b"queued": [], b"moved": [], b"ended": []}
+        hears_moved = any(follower.hears_moved for follower in self._followers)
         for entry_id, (kind, job_ids) in reply[0][1] if reply else ():
             number = int(entry_id.partition(b"-")[0])
             if number != heard + 1:
                 self._lose_track()
             heard = number
-            ids[kind].extend(job_ids.decode().split("\0"))
+            if hears_moved or kind != b"moved":
+                ids[kind].extend(job_ids.decode().split("\0"))
         if ids[b"queued"]:
             self._arrive()
         if ids[b"moved"] or ids[b"ended"]:
