@@ -146,6 +146,9 @@ async def _sweep(queue: JobQueue, lease_ttl_s: float) -> None:
             await queue.sweep()
         except Unavailable:
             was_away = True
+        except Exception:
+            # Of one stored job, as like as not: the others are served all the same.
+            log.exception("the sweep failed, and is tried again")
         await asyncio.sleep(SWEEP_INTERVAL_S)
 
 
