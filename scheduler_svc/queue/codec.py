@@ -107,3 +107,8 @@ def _load(text: bytes, names: frozenset[str]) -> dict[str, Any]:
     if not isinstance(values, dict) or values.keys() != names:
         raise Corrupt("a stored record has other fields than this version's")
     return values
+
+
+def decode_count(text: bytes | None) -> int:
+    """Return a count of a job's record; 0 where it is none, as the scripts take it."""
+    return int(text) if text and text.isdigit() else 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler_svc.queue.codec import decode_count
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import WorkerRecord
 from scheduler_svc.queue.leasing import live_workers
@@ -34,15 +35,16 @@ def obstacle(
     ``fingerprint`` is that of the model which the job's output is from, ``need`` how many
     tokens it takes room for; a job of an earlier version has none. So have workers.
     """
-    ours = (fingerprint or b"").decode()
+    ours = (fingerprint or b"").decode(errors="replace")
+    num_needed = decode_count(need)
     alike = [w for w in workers if not ours or w.info.get("fingerprint", ours) == ours]
     if not alike and workers:
         name = ours[:_FINGERPRINT_CHARS]
         problem = f"its output is from a model that no worker has now (fingerprint {name})"
         return Obstacle(problem, is_model=True)
-    limits = [int(w.info.get("max_context", need or 0)) for w in alike]
-    if limits and max(limits) < int(need or 0):
-        problem = f"it needs room for {int(need or 0)} tokens, the workers' limit is {max(limits)}"
+    limits = [int(w.info.get("max_context", num_needed)) for w in alike]
+    if limits and max(limits) < num_needed:
+        problem = f"it needs room for {num_needed} tokens, the workers' limit is {max(limits)}"
         return Obstacle(problem, is_model=False)
     return None
 
@@ -99,7 +101,7 @@ class Stranding:
     async def _restart(self, job_id: str, fingerprint: bytes) -> None:
         """Drops the output, so that any worker may run the job."""
         keys = self._shard.keys
-        n = int(await self._shard.link.call("HGET", keys.job(job_id), "n") or 0)
+        n = decode_count(await self._shard.link.call("HGET", keys.job(job_id), "n"))
         logs = [name(job_id, i) for i in range(n) for name in (keys.log, keys.lp)]
         await self._shard.run(
             "restart",

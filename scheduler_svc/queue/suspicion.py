@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from scheduler_svc.queue.codec import decode_count
 from scheduler_svc.queue.ending import MAX_MESSAGE_CHARS, Ending
 from scheduler_svc.queue.lease import Fenced, Lease
 from scheduler_svc.queue.shard import Shard
@@ -50,9 +51,10 @@ class Suspicion:
         fields = ("n", "ended", "strikes", "problem")
         records = await link.pipeline([("HMGET", keys.job(job_id), *fields) for job_id in ids])
         for job_id, (n, ended, strikes, problem) in zip(ids, records, strict=True):
-            if n and not ended and int(strikes or 0) < _GUILTY_STRIKES:
+            if n and not ended and decode_count(strikes) < _GUILTY_STRIKES:
                 continue
             if n and not ended:
                 log.error("job %s broke two lanes in which it was alone, and ends", job_id)
-                await self._ending.fail(job_id, f"it can't be run: {problem.decode()}")
+                said = (problem or b"").decode(errors="replace")
+                await self._ending.fail(job_id, f"it can't be run: {said}")
             await self.absolve([job_id])

@@ -144,3 +144,17 @@ async def test_who_named_no_length_takes_what_there_is(queue: JobQueue) -> None:
     lease = await worker(queue)
     claimed = await queue.claim(lease, "new", 1, max_context=50)
     assert [each.spec.job_id for each in claimed] == ids
+
+
+@pytest.mark.parametrize(("field", "value"), [("need", "?"), ("fingerprint", b"\xff")])
+async def test_a_record_that_is_broken_is_nobody_elses_trouble(
+    redis_url: str, model: str, redis: Redis, keys: Keys, field: str, value: str | bytes
+) -> None:
+    async with JobQueue(redis_url, model, limits("end")) as queue:
+        broken = await of_another_model(queue)
+        [other] = await submit(queue, 1, max_tokens=100)
+        redis.hset(keys.job(broken), field, value)
+        await passed_over(queue)
+        assert {each.spec.job_id for each in await queue.jobs()} == {broken, other}
+        await queue.sweep()
+        assert [each.state for each in await queue.jobs()] == ["ended", "ended"]
