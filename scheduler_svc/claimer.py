@@ -144,6 +144,7 @@ class Claimer:
             self._probation.job_id = ""
 
     async def _is_refused(self, job: ClaimedJob) -> bool:
+        await asyncio.sleep(0)  # There may be many, and steps do not wait for them.
         if problem := problem_of(job, self._suitor.max_context):
             log.error("job %s can't be run, and ends", job.spec.job_id)
             await self._queue.fail(job.spec.job_id, problem)

@@ -10,7 +10,7 @@ from protos.errors import Unavailable
 from protos.job import ClaimedJob, CommitRow
 from scheduler_svc.core.events import Commit, Committed, Requeue
 from scheduler_svc.loop import Inbox
-from scheduler_svc.queue import RECORD_ERRORS, JobQueue, Lease, RowAnswer, RowKind
+from scheduler_svc.queue import APPLIED, RECORD_ERRORS, JobQueue, Lease, RowAnswer, RowKind
 from scheduler_svc.remembered import RememberedOutput
 
 log = logging.getLogger(__name__)
@@ -78,27 +78,35 @@ class Committer:
                 await asyncio.sleep(RETRY_WAIT_S)
 
     async def _commit(self, effect: Commit) -> None:
-        ended: list[OutputKey] = []
-        if effect.rows:
-            self._extend(effect.rows)
-            answers = await self._write(effect.rows)
-            for row, answer in zip(effect.rows, answers, strict=True):
-                if answer.kind is RowKind.ENDED:
-                    ended.append((row.job_id, row.index))
-                if answer.kind is RowKind.ENDED or row.finish is not None:
-                    self._outputs.pop((row.job_id, row.index), None)
-        self._written(effect.rows, ended)
+        rows, ended = effect.rows, list[OutputKey]()
+        if rows:
+            self._extend(rows)
+            answers = await self._write(rows)
+            if answers.count(APPLIED) < len(answers):
+                pairs = zip(rows, answers, strict=True)
+                ended = [_key(row) for row, answer in pairs if answer.kind is RowKind.ENDED]
+            for key in (*ended, *(_key(row) for row in rows if row.finish is not None)):
+                self._outputs.pop(key, None)
+        self._written(rows, ended)
         self._inbox.put(Committed(effect.step, tuple(ended)))
 
     def _extend(self, rows: Sequence[CommitRow]) -> None:
-        for row in rows:
-            known = self._outputs.get((row.job_id, row.index))
+        job_ids, indexes, offsets, token_ids, logprobs, _ = zip(*rows, strict=True)
+        outputs = map(self._outputs.get, zip(job_ids, indexes, strict=True))
+        # Once for each row of each step.
+        for known, offset, new_ids, entries in zip(
+            outputs, offsets, token_ids, logprobs, strict=True
+        ):
             if known is None:  # The job ended without us; its rows will be ignored.
                 continue
+            num_known = len(known.token_ids)
+            if num_known == offset and len(new_ids) == 1 and not entries:
+                known.token_ids.append(new_ids[0])
+                continue
             # A commit that is tried again finds its tokens remembered already.
-            new = row.offset + len(row.token_ids) - len(known)
-            if 0 < new <= len(row.token_ids):
-                known.extend(row.token_ids[-new:], row.logprobs[-new:])
+            num_new = offset + len(new_ids) - num_known
+            if 0 < num_new <= len(new_ids):
+                known.extend(new_ids[-num_new:], entries[-num_new:])
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         answers = await self._commit_each(rows)
@@ -141,3 +149,7 @@ class Committer:
             return row
         lost = known.since(length)
         return CommitRow(row.job_id, row.index, length, lost.token_ids, lost.logprobs, row.finish)
+
+
+def _key(row: CommitRow) -> OutputKey:
+    return row.job_id, row.index

@@ -166,7 +166,8 @@ class Lane:
         effects = self._handle(events)
         if any(isinstance(event, Claimed) for event in events):
             self._claimer.absorbed()
-        for effect in effects:
+        # The worker may be waiting, and nobody else is: its commands go first.
+        for effect in sorted(effects, key=_is_for_others):
             self._perform(effect)
         for event in events:
             if isinstance(event, Cancelled):
@@ -254,7 +255,7 @@ class Lane:
     async def _watch_cancels(self) -> None:
         """Hear of jobs that a client or a deadline ended, though no row of theirs is committed."""
         queue = self._shard.queue
-        async for rung in queue.follow():
+        async for rung in queue.follow(hear_moved=False):
             ended = rung.ended & self._specs.keys()
             if rung.everything:
                 self._is_adrift = True
@@ -330,6 +331,10 @@ def _leaves(errors: BaseExceptionGroup[Exception]) -> list[Exception]:
 
 class _Stopped(Exception):
     """We were asked to stop."""
+
+
+def _is_for_others(effect: Effect) -> bool:
+    return not isinstance(effect, Send)
 
 
 def _is_failure(error: Exception) -> bool:

@@ -19,16 +19,16 @@ class RememberedOutput:
     """
 
     def __init__(self) -> None:
-        self._token_ids = array("I")
+        self.token_ids = array("I")
         self._logprobs = bytearray()
         self._ends = array("Q", (0,))  # Where each token's log-probabilities end in them.
 
     def __len__(self) -> int:
-        return len(self._token_ids)
+        return len(self.token_ids)
 
     def extend(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> None:
         """Add tokens at the end. Raises OverflowError for one that is no u32."""
-        self._token_ids.extend(token_ids)
+        self.token_ids.extend(token_ids)
         for entry in logprobs:
             self._logprobs += encode_logprobs(entry)
             self._ends.append(len(self._logprobs))
@@ -38,4 +38,4 @@ class RememberedOutput:
         ends = self._ends[offset:] if offset < len(self._ends) else ()
         entries = [bytes(self._logprobs[start:end]) for start, end in pairwise(ends)]
         logprobs = tuple(map(decode_logprobs, entries))
-        return OutputLog(0, tuple(self._token_ids[offset:]), offset, logprobs)
+        return OutputLog(0, tuple(self.token_ids[offset:]), offset, logprobs)

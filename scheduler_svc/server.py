@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protos.collector import calm_collector
 from protos.errors import StepserveError, Unavailable
 from protos.logs import start_logging
 from protos.redaction import redacted
@@ -186,6 +187,7 @@ async def serve(settings: SchedulerSettings) -> None:
             if stop.is_set():
                 return
             await asyncio.sleep(POLL_INTERVAL_S)
+        calm_collector()
         print(f"ready grpc={running.address} model={running.model}", flush=True)
         await stop.wait()
 

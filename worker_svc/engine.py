@@ -144,7 +144,9 @@ class Engine:
                 await self._land(self._launch_ahead)
                 self._check_driver(commands)
                 self._launch(command)
-            return asyncio.shield(self._flying[command.step])
+            report = asyncio.shield(self._flying[command.step])
+            report.add_done_callback(_seen)
+            return report
 
     async def _land(self, num_flying: int) -> None:
         """Wait until at most so many launched steps are not absorbed."""
@@ -239,6 +241,12 @@ def _known(report: StepReport) -> asyncio.Future[StepReport]:
     future: asyncio.Future[StepReport] = asyncio.get_running_loop().create_future()
     future.set_result(report)
     return future
+
+
+def _seen(report: asyncio.Future[StepReport]) -> None:
+    """A report that fails when its stream is gone has nobody to tell: ``failure`` tells of it."""
+    if not report.cancelled():
+        report.exception()
 
 
 def _one_line(error: Exception) -> str:

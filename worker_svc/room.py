@@ -17,6 +17,7 @@ from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.graphs import graph_bytes
 from worker_svc.step.layout import Layout
+from worker_svc.step.rows import RowTable
 from worker_svc.step.synthetic import largest_step
 
 # Of a GPU's whole memory, which is ours; of what is available to a CPU, which is shared.
@@ -41,6 +42,11 @@ def make_room(
         max_batch_size=settings.max_batch_size,
         max_step_tokens=settings.max_step_tokens,
     )
+    if not RowTable.fits(limits):
+        raise WorkerUnavailable(
+            f"--max-batch-size {limits.max_batch_size} of contexts up to {limits.max_context} are "
+            "more tokens than a worker can keep: lower it or --max-context"
+        )
     if settings.num_blocks is not None:
         num_blocks = settings.num_blocks
         _check_num_blocks(num_blocks, shape, device)
@@ -58,7 +64,8 @@ def make_room(
 
 def has_graphs(settings: WorkerSettings, device: torch.device) -> bool:
     """Whether steps are to be captured: the baselines read lengths on the host."""
-    return settings.cuda_graphs and device.type == "cuda" and settings.attention == "paged"
+    is_captured = settings.attention == "paged" and settings.kernels != "torch"
+    return settings.cuda_graphs and device.type == "cuda" and is_captured
 
 
 def cache_bytes(total: int, free: int, step: int, fraction: float) -> int:

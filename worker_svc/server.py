@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from protos import step_wire
 from protos.channel import place, server_options
+from protos.collector import calm_collector
 from protos.errors import InvalidRequest, StepRefused, StepserveError
 from protos.step import Hello, StepCommand, StepReport
 from worker_svc.assembly import Assembly
@@ -213,6 +214,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly) -> str:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     info = assembly.info
+    calm_collector()
     print(f"ready worker={address} model={info.model} blocks={info.num_blocks}", flush=True)
     server.failure.add_done_callback(lambda _: stop.set())
     await stop.wait()

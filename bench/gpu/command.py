@@ -41,7 +41,9 @@ class GpuBench(BaseSettings):
     The status is 1 where a kernel or an output is wrong, or a section failed.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     sections: str = Field(
         ",".join(DEFAULT), description=f"which to run, in order, of: {', '.join(SECTIONS)}"

@@ -75,7 +75,8 @@ def table_of(kind: Kind, num_rows: int, vocab_size: int, device: torch.device) -
     return Table(
         token_ids=tokens.int().to(device),
         records=torch.stack(records).to(device),
-        has_ended=torch.zeros(num_rows, dtype=torch.int32, device=device),
+        # A number of a line lies further apart than a number, as in the worker.
+        has_ended=torch.zeros((num_rows, 4), dtype=torch.int32, device=device)[:, 0],
         bias_ids=ids.to(device),
         bias_values=values.to(device),
     )

@@ -43,7 +43,9 @@ class PathBench(BaseSettings):
     many tokens a second one core of a scheduler can stream.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STEPSERVE_BENCH_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
+    )
 
     streams: int = Field(64, ge=1, le=1024, description="jobs at once, all of them streamed")
     tokens: int = Field(300, ge=1, le=900, description="tokens of each job")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+from bench.measured import percentile
 from protos.step import ResidentSequence, StepCommand, StepReport, WorkerInfo
 from worker_svc.assembly import Assembly
 from worker_svc.core.limits import Limits
@@ -24,6 +25,8 @@ from worker_svc.server import serve
 from worker_svc.settings import WorkerSettings
 
 BLOCK_SIZE, MAX_CONTEXT, STEP_TOKENS = 16, 1024, 8192
+# As a scheduler has them by default.
+STEPS_IN_FLIGHT = 2
 SETTINGS: dict[str, Any] = {"model": "none", "port": 0}
 # Of the vocabulary, without the tokens that end a text.
 FIRST_TOKEN, NUM_TOKENS = 300, 200
@@ -53,6 +56,9 @@ class NullRunner:
         self._free_s = 0.0
         self.busy_s = 0.0
         self.first_s = self.last_s = 0.0
+        self._reported_s: dict[int, float] = {}
+        # From a report to the command that it let be planned, in seconds.
+        self.turnarounds_s: list[float] = []
 
     def residents(self) -> tuple[ResidentSequence, ...]:
         return self._residents.describe()
@@ -61,6 +67,9 @@ class NullRunner:
         self._residents.clear()
 
     def plan(self, command: StepCommand) -> StepPlan:
+        asked_s = self._reported_s.pop(command.step - STEPS_IN_FLIGHT, None)
+        if asked_s is not None:
+            self.turnarounds_s.append(time.monotonic() - asked_s)
         return self._residents.plan(command)
 
     def launch(self, plan: StepPlan) -> Sleeping:
@@ -77,7 +86,9 @@ class NullRunner:
         return Sleeping(chosen, self._free_s)
 
     def absorb(self, plan: StepPlan, chosen: Chosen) -> StepReport:
-        return absorb(self._residents, plan, chosen)
+        report = absorb(self._residents, plan, chosen)
+        self._reported_s[report.step] = time.monotonic()
+        return report
 
 
 def info_of(model: str, limits: Limits) -> WorkerInfo:
@@ -114,7 +125,13 @@ def main() -> None:
     assembly = Assembly(engine_side, info_of(given.model, limits), given.launch_ahead)
     asyncio.run(serve(WorkerSettings(**SETTINGS), assembly))
     seconds = max(runner.last_s - runner.first_s, 1e-9)
-    given.out.write_text(json.dumps({"busy_s": runner.busy_s, "seconds": seconds}))
+    shares = {"p50": 0.5, "p99": 0.99}
+    turnarounds = {
+        f"turnaround_ms_{name}": percentile(runner.turnarounds_s, share) * 1e3
+        for name, share in shares.items()
+    }
+    figures = {"busy_s": runner.busy_s, "seconds": seconds, **turnarounds}
+    given.out.write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

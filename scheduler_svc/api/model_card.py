@@ -18,6 +18,9 @@ from scheduler_svc.api.tokenizer import Tokenizer
 
 _TEXT_FILES = ("*.json", "*.jinja", *VOCABULARY_FILES)
 
+# As many as a worker keeps for a sequence, those that the request names among them.
+MAX_END_TOKENS = 112
+
 log = logging.getLogger(__name__)
 
 
@@ -51,11 +54,14 @@ class ModelCard:
         tokenizer = None if pretrained is None else Tokenizer.of(pretrained)
         special_tokens = _special_tokens(pretrained)
         template, problem = _chat_template(folder, pretrained, special_tokens)
+        ends = _eos_token_ids(end_tokens, tokenizer, special_tokens)
+        if len(ends) > MAX_END_TOKENS:
+            raise CardError(f"{folder}: {len(ends)} tokens end a text, more than {MAX_END_TOKENS}")
         return cls(
             name=name or name_of(source),
             max_context=facts.max_context,
             vocab_size=facts.vocab_size,
-            eos_token_ids=_eos_token_ids(end_tokens, tokenizer, special_tokens),
+            eos_token_ids=ends,
             tokenizer=tokenizer,
             tokenizer_fingerprint=_fingerprint(folder),
             chat_template=template,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from protos.errors import InvalidRequest
 from protos.inference_wire import WireSampling
 from protos.job import SamplingParams
-from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.api.model_card import MAX_END_TOKENS, ModelCard
 
 MAX_LOGPROBS = 20
 MAX_OUTPUTS = 16
@@ -117,7 +117,11 @@ def _stop_token_ids(wire: WireSampling, card: ModelCard) -> tuple[int, ...]:
         raise InvalidRequest("sampling.stop_token_ids", problem)
     check_token_ids("sampling.stop_token_ids", wire.stop_token_ids, card.vocab_size)
     ends = frozenset() if wire.ignore_eos else card.eos_token_ids
-    return tuple(sorted(ends.union(wire.stop_token_ids)))
+    stop_token_ids = ends.union(wire.stop_token_ids)
+    if len(stop_token_ids) > MAX_END_TOKENS:
+        problem = f"with the model's own at most {MAX_END_TOKENS} are possible"
+        raise InvalidRequest("sampling.stop_token_ids", problem)
+    return tuple(sorted(stop_token_ids))
 
 
 def _logit_bias(wire: WireSampling, vocab_size: int) -> tuple[tuple[int, float], ...]:

@@ -35,6 +35,8 @@ class Probation:
 
     def written(self, rows: Iterable[CommitRow], ended: Collection[tuple[str, int]]) -> None:
         """These rows are in Redis; those of ``ended`` outputs (job id, index) were ignored."""
+        if not self._left:
+            return
         for row in rows:
             if row.job_id == self.job_id and row.index in self._left:
                 self._left[row.index] -= len(row.token_ids)

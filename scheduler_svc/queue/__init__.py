@@ -8,11 +8,12 @@ from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import Durability, OnModelChange, QueueLimits
 from scheduler_svc.queue.queue import JobQueue
-from scheduler_svc.queue.rows import LogRequest, RowAnswer, RowKind
+from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
 from scheduler_svc.queue.submitting import Submitted
 
 __all__ = [
+    "APPLIED",
     "RECORD_ERRORS",
     "Corrupt",
     "Durability",

@@ -49,10 +49,14 @@ class Rung:
 
 
 class Follower:
-    """An endless asynchronous iterator of ``Rung``; the first says ``everything``."""
+    """An endless asynchronous iterator of ``Rung``; the first says ``everything``.
 
-    def __init__(self, bell: Bell) -> None:
+    One that does not ``hear_moved`` is told of ended jobs only.
+    """
+
+    def __init__(self, bell: Bell, *, hear_moved: bool) -> None:
         self._bell = bell
+        self.hears_moved = hear_moved
         self._forget()
         self._rung = asyncio.Event()
 
@@ -71,9 +75,12 @@ class Follower:
     def add(
         self, moved: Iterable[str], ended: Iterable[str] = (), finished: Iterable[str] = ()
     ) -> None:
+        if not ended and not self.hears_moved:
+            return
         self._ended.update(ended)
-        self._finished.update(finished)
-        self._moved.update(moved, ended)
+        if self.hears_moved:
+            self._moved.update(moved, ended)
+            self._finished.update(finished)
         if len(self._moved) > _MAX_PENDING_IDS:
             self.lose_track()
         self._rung.set()
@@ -113,9 +120,9 @@ class Bell:
         self._listening = False
         self.num_arrivals = 0
 
-    def follow(self) -> Follower:
+    def follow(self, *, hear_moved: bool = True) -> Follower:
         self._start()
-        follower = Follower(self)
+        follower = Follower(self, hear_moved=hear_moved)
         self._followers.add(follower)
         if self._listening:
             follower.lose_track()
@@ -178,14 +185,16 @@ class Bell:
         )
         ids: dict[bytes, list[str]] = {b"queued": [], b"moved": [], b"ended": []}
         finished: list[str] = []
+        hears_moved = any(follower.hears_moved for follower in self._followers)
         for entry_id, (kind, job_ids) in reply[0][1] if reply else ():
             number = int(entry_id.partition(b"-")[0])
             if number != heard + 1:
                 self._lose_track()
             heard = number
-            named, _, last = job_ids.decode().partition("\0\0")
-            ids[kind] += named.split("\0")
-            finished += filter(None, last.split("\0"))
+            if hears_moved or kind != b"moved":
+                named, _, last = job_ids.decode().partition("\0\0")
+                ids[kind] += named.split("\0")
+                finished += filter(None, last.split("\0"))
         if ids[b"queued"]:
             self._arrive()
         if ids[b"moved"] or ids[b"ended"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from scheduler_svc.order import NUM_COMPARED, Order, Policy
 from scheduler_svc.queue.codec import RECORD_ERRORS, decode_spec, unpack_u32
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import Fenced, Lease
-from scheduler_svc.queue.link import Argument
+from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
 
@@ -238,6 +239,8 @@ class Claiming:
             except RECORD_ERRORS as error:
                 log.error("job %s cannot be read: %s", job_id.decode(), type(error).__name__)
                 await self._ending.fail(job_id.decode(), f"it can't be read: {error}")
+            # There may be many, and steps do not wait for them.
+            await asyncio.sleep(0)
         return jobs
 
     async def _job(self, record: Sequence[Any]) -> ClaimedJob:

@@ -27,9 +27,9 @@ from redis.exceptions import (
 from protos.errors import StepserveError, Unavailable
 from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.limits import QueueLimits
+from scheduler_svc.queue.resp import Argument, Packed, PacksFast, num_arguments
 from scheduler_svc.queue.scripts import Script
 
-Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
 
 _OUT_OF_MEMORY = re.compile(r"\bOOM\b")
@@ -66,19 +66,6 @@ def unavailable_when_down() -> Iterator[None]:
         if _BROKEN_VALUES.search(str(error)):
             raise Corrupt(f"a stored value is of a wrong kind: {error}") from error
         raise
-
-
-class PacksFast:
-    """A connection's part that writes commands; 256 rows in 0.2 ms, redis-py's own in 1.6 ms."""
-
-    def pack_command(self, *command: Argument) -> list[bytes]:
-        # redis-py gives names of two words in one argument.
-        words = (*str(command[0]).split(), *command[1:])
-        parts = [b"*%d\r\n" % len(words)]
-        for word in words:
-            data = word if isinstance(word, bytes) else str(word).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-        return [b"".join(parts)]
 
 
 class RedisLink:
@@ -131,13 +118,13 @@ class RedisLink:
     async def run(
         self,
         script: Script,
-        keys: Sequence[str],
+        keys: Sequence[str | Packed],
         args: Sequence[Argument],
         *,
         durable: bool = False,
     ) -> Any:
         """The script's answer. ``durable``: not before it has the durability that is promised."""
-        command = (len(keys), *keys, *args)
+        command = (num_arguments(keys), *keys, *args)
         async with self._limited():
             if durable and self._replicated:
                 return await self._run_replicated(script, command)

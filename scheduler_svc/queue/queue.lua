@@ -704,6 +704,9 @@ return 1
 local now = time_us() / 1000
 for i = 1, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[i + 1]) == 1 then
+    -- First, since a script that has written something is not refused for want of memory:
+    -- who follows a job must not lose it then.
+    redis.call('ZREM', KEYS[i], ARGV[1])
     redis.call('ZADD', KEYS[i], string.format('%.0f', now + ARGV[2]), ARGV[1])
     redis.call('PEXPIRE', KEYS[i], ARGV[3])
   end

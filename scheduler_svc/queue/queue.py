@@ -27,10 +27,10 @@ from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     LogRequest,
     RowAnswer,
+    RowEncoder,
     decode_answers,
     decode_outputs,
     encode_requests,
-    encode_rows,
 )
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server, server_memory
@@ -70,6 +70,7 @@ class JobQueue:
         limits = limits or QueueLimits()
         self._shard = Shard(RedisLink(url, limits), Keys(model), limits, load_scripts())
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
+        self._rows = RowEncoder(self._shard.keys)
         self._lanes = replace(self._shard, link=RedisLink(url, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._submitting = Submitting(self._shard, self._ranking)
@@ -195,12 +196,13 @@ class JobQueue:
                 await asyncio.sleep(0)
         return outputs
 
-    def follow(self) -> Follower:
+    def follow(self, *, hear_moved: bool = True) -> Follower:
         """Tells which jobs moved, for as long as it is iterated; first that all may have.
 
-        All followers of a process share one connection to Redis.
+        Without ``hear_moved`` only which have ended. All followers of a process share one
+        connection to Redis.
         """
-        return self._bell.follow()
+        return self._bell.follow(hear_moved=hear_moved)
 
     # Lanes' side.
 
@@ -316,13 +318,13 @@ class JobQueue:
         if not rows:
             return []
         keys = self._shard.keys
-        names, args = encode_rows(keys, rows)
+        names, args = self._rows.encode(rows)
         answer = await self._lanes.run(
             "commit",
             [
                 *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.deadlines),
                 *(keys.ended, keys.bell, keys.rings, keys.lengths, keys.counters),
-                *(keys.unweighed, *names),
+                *(keys.unweighed, names),
             ],
             [lease.worker_id, lease.epoch, len(keys.job_prefix), _OVERDUE, *args],
             durable=True,

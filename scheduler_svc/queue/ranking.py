@@ -7,7 +7,7 @@ from itertools import chain
 
 from protos.errors import Unavailable
 from scheduler_svc.order import Order
-from scheduler_svc.queue.link import Argument
+from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.shard import Shard
 
 _PAGE = 128

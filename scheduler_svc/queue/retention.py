@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler_svc.queue.limits import MAX_OUTPUTS
-from scheduler_svc.queue.link import Argument
+from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.server_check import server_memory
 from scheduler_svc.queue.shard import Shard
 

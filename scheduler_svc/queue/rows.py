@@ -7,9 +7,12 @@ more time in the client's protocol than in Redis.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+from itertools import chain
 
 from protos.job import CommitRow, Finish, OutputLog
 from scheduler_svc.queue.codec import (
@@ -21,7 +24,7 @@ from scheduler_svc.queue.codec import (
     unpack_u32,
 )
 from scheduler_svc.queue.keys import Keys
-from scheduler_svc.queue.link import Argument
+from scheduler_svc.queue.resp import Argument, Packed, packed
 
 
 class RowKind(Enum):
@@ -44,12 +47,17 @@ class RowAnswer:
     length: int = 0
 
 
+APPLIED = RowAnswer(RowKind.APPLIED)
 _ANSWERS = {
-    -1: RowAnswer(RowKind.APPLIED),
+    -1: APPLIED,
     -2: RowAnswer(RowKind.EXISTED),
     -3: RowAnswer(RowKind.ENDED),
 }
+# The answer for as many rows as a step has at most, where nothing was wrong.
+_ALL_APPLIED = struct.pack("<i", -1) * 4096
 
+# Outputs whose names are kept ready: more than the lanes of a process run, and 300 bytes each.
+_MAX_NAMED = 16384
 
 # Why an output ends of its own accord.
 _OWN_REASONS = ("stop", "length")
@@ -71,25 +79,53 @@ class LogRequest:
     num_restarts: int = 0
 
 
-def encode_rows(keys: Keys, rows: Sequence[CommitRow]) -> tuple[list[str], list[Argument]]:
-    """The row part of commit's KEYS and ARGV."""
-    names: list[str] = []
-    numbers: list[int] = []
-    token_ids: list[int] = []
-    payload: list[Argument] = []
-    for row in rows:
-        job_id, index, logprobs, finish = row.job_id, row.index, row.logprobs, row.finish
-        names += (keys.job(job_id), keys.log(job_id, index))
-        if logprobs:
-            if len(logprobs) != len(row.token_ids):
-                raise ValueError("a row needs log-probabilities for each of its tokens or none")
-            names.append(keys.lp(job_id, index))
-            payload += map(encode_logprobs, logprobs)
-        if finish is not None:
-            payload.append(encode_finish(finish))
-        numbers += (index, row.offset, len(row.token_ids), len(logprobs), _ends(finish))
-        token_ids += row.token_ids
-    return names, [pack_u32(numbers), pack_u32(token_ids), *payload]
+class RowEncoder:
+    """Makes commit's KEYS and ARGV of a step's rows; remembers the names of outputs.
+
+    Column by column: most of a step's work for Redis is done here, a row at a time it took
+    three times as long.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._names = lru_cache(_MAX_NAMED)(self._packed_names)
+
+    def encode(self, rows: Sequence[CommitRow]) -> tuple[Packed, list[Argument]]:
+        """The row part of commit's KEYS and ARGV, of at least one row.
+
+        Raises one of RECORD_ERRORS for a row that can't be written.
+        """
+        job_ids, indexes, offsets, token_ids, logprobs, finishes = zip(*rows, strict=True)
+        names = list(map(self._names, job_ids, indexes))
+        heads = array("I", bytes(20 * len(rows)))
+        heads[0::5] = array("I", indexes)
+        heads[1::5] = array("I", offsets)
+        heads[2::5] = array("I", map(len, token_ids))
+        payload: list[Argument] = []
+        num_names = 2 * len(rows)
+        if any(logprobs) or finishes.count(None) < len(rows):
+            for at, row in enumerate(rows):
+                if row.logprobs:
+                    names[at] += packed([self._keys.lp(row.job_id, row.index)])
+                    num_names += 1
+                heads[5 * at + 3] = len(row.logprobs)
+                heads[5 * at + 4] = _ends(row.finish)
+                payload += _extras(row)
+        tokens = array("I", chain.from_iterable(token_ids))
+        return Packed(num_names, b"".join(names)), [heads.tobytes(), tokens.tobytes(), *payload]
+
+    def _packed_names(self, job_id: str, index: int) -> bytes:
+        return packed([self._keys.job(job_id), self._keys.log(job_id, index)])
+
+
+def _extras(row: CommitRow) -> Iterator[Argument]:
+    """What only some rows have."""
+    if row.logprobs:
+        if len(row.logprobs) != len(row.token_ids):
+            raise ValueError("a row needs log-probabilities for each of its tokens or none")
+        yield from map(encode_logprobs, row.logprobs)
+    if row.finish is not None:
+        yield encode_finish(row.finish)
 
 
 def _ends(finish: Finish | None) -> int:
@@ -100,7 +136,10 @@ def _ends(finish: Finish | None) -> int:
 
 
 def decode_answers(answer: bytes) -> list[RowAnswer]:
-    numbers = struct.unpack(f"<{len(answer) // 4}i", answer)
+    num_rows = len(answer) // 4
+    if answer == _ALL_APPLIED[: 4 * num_rows]:
+        return [APPLIED] * num_rows
+    numbers = struct.unpack(f"<{num_rows}i", answer)
     return [_ANSWERS.get(n) or RowAnswer(RowKind.SHORT, n) for n in numbers]
 
 

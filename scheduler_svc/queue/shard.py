@@ -8,7 +8,8 @@ from typing import Any
 
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.limits import QueueLimits
-from scheduler_svc.queue.link import Argument, RedisLink
+from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.resp import Argument, Packed
 from scheduler_svc.queue.scripts import Script
 
 
@@ -22,7 +23,12 @@ class Shard:
     scripts: Mapping[str, Script]
 
     async def run(
-        self, name: str, keys: Sequence[str], args: Sequence[Argument], *, durable: bool = False
+        self,
+        name: str,
+        keys: Sequence[str | Packed],
+        args: Sequence[Argument],
+        *,
+        durable: bool = False,
     ) -> Any:
         """Runs a script of queue.lua; its section says what it answers."""
         return await self.link.run(self.scripts[name], keys, args, durable=durable)

@@ -55,6 +55,16 @@ class Up(LaneSettings, ApiSettings):
         description="tokens in a sequence at most; default: what the model is made for; "
         "more is possible, with a warning",
     )
+    launch_ahead: int | None = Field(
+        None,
+        ge=0,
+        le=8,
+        description="steps launched before the tokens of the one before are read; "
+        "default: 2 on cuda, 0 on cpu",
+    )
+    cuda_graphs: bool = Field(
+        True, description="on cuda, capture steps of common sizes as CUDA graphs"
+    )
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = Field(
         "auto", description="what to compute in; auto: the checkpoint's on cuda, float32 on cpu"
     )
@@ -131,7 +141,7 @@ class Up(LaneSettings, ApiSettings):
         flags = self._flags(
             "model", "model_name", "attention", "batching", "block_size", "num_blocks",
             "max_batch_size", "max_step_tokens", "max_context", "dtype", "device", "kernels",
-            "num_threads",
+            "num_threads", "launch_ahead", "cuda_graphs",
         )  # fmt: skip
         if self.device == "cpu" and self.workers > 1:
             # They look at the free memory at the same moment; each takes its part of the share.

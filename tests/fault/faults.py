@@ -5,13 +5,14 @@ What was stopped goes on at the end; what was killed stays so until ``FaultyServ
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import JobQueue, Lease, WorkerRecord
 from stepserve.processes import Child
 from tests.fault.service import FaultyService
 from tests.fault.stopping import stopped_process, stopped_thread
@@ -54,19 +55,35 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
+async def _until_noticed(queue: JobQueue, before: WorkerRecord) -> None:
+    """Wait until the lease is another one, or gone."""
+    while (before.worker_id, before.epoch) in [
+        (record.worker_id, record.epoch) for record in await queue.workers()
+    ]:
+        await asyncio.sleep(0.02)
+
+
 @contextlib.asynccontextmanager
 async def struck(
     service: FaultyService, queue: JobQueue, fault: Fault
 ) -> AsyncIterator[tuple[Streams, Child, float]]:
     """Let streams flow and strike; yields them, the worker that was struck, and when.
 
-    They are followed at a scheduler that is not struck.
+    It yields when the fault was noticed: until then tokens may come that were on their way.
+
+    They are followed at a scheduler that is not struck. The worker runs some of them: on a busy
+    machine one may claim them all, and then others are sent.
     """
     record = (await queue.workers())[0]
     worker, scheduler = service.workers[record.worker_id], service.holder_of(record.holder)
     other = next(child for child in service.schedulers if child is not scheduler)
-    async with flowing(other.fields["grpc"], NUM_STREAMS) as streams:
-        await streams.flow()
-        struck_s = time.monotonic()
-        with fault(worker, scheduler):
-            yield streams, worker, struck_s
+    lease = Lease(record.worker_id, record.holder, record.epoch, ttl_ms=0)
+    while True:
+        async with flowing(other.fields["grpc"], NUM_STREAMS) as streams:
+            await streams.flow()
+            if await queue.claimed(lease):
+                struck_s = time.monotonic()
+                with fault(worker, scheduler):
+                    await _until_noticed(queue, record)
+                    yield streams, worker, struck_s
+                return

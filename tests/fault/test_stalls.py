@@ -82,7 +82,8 @@ async def test_streams_go_on_after(name: str, service: FaultyService, queue: Job
             stalls_s = await streams.stalls_s(struck_s)
             streams.check_texts()
             if name == "compute thread stopped":
-                assert await health(worker.fields["worker"]) != "SERVING"
+                while await health(worker.fields["worker"]) == "SERVING":
+                    await asyncio.sleep(0.05)
     print(f"{name}: stalls of {stalls_s[-1]:.2f} s at most, {stalls_s[len(stalls_s) // 2]:.2f} s")
     assert stalls_s[-1] < MAX_STALL_S
 

@@ -40,13 +40,16 @@ class Case:
 
 
 class Table:
-    """``SamplingTable`` with rows on lines of their own."""
+    """``SamplingTable`` with rows on lines of their own.
+
+    As in the worker's table, what a line has one number of lies further apart than a number.
+    """
 
     def __init__(self, num_lines: int = LIMITS.max_batch_size) -> None:
         shape = (num_lines, LIMITS.max_context)
         self.token_ids = torch.zeros(shape, dtype=torch.int32)
         self.records = torch.zeros((num_lines, RECORD_WORDS), dtype=torch.int32)
-        self.has_ended = torch.zeros(num_lines, dtype=torch.int32)
+        self.has_ended = torch.zeros((num_lines, 4), dtype=torch.int32)[:, 0]
         self.bias_ids = torch.zeros((num_lines, MAX_BIASES), dtype=torch.int32)
         self.bias_values = torch.zeros((num_lines, MAX_BIASES))
 

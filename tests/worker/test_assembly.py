@@ -19,6 +19,7 @@ from worker_svc.room import WorkerUnavailable, cache_bytes
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.layout import Flat, layout_for
+from worker_svc.step.rows import RowTable
 from worker_svc.step.synthetic import largest_step
 
 SIZES = {
@@ -209,3 +210,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("STEPSERVE_MODEL", "somewhere")
     settings = WorkerSettings()  # type: ignore[call-arg]
     assert (settings.max_batch_size, settings.model) == (7, "somewhere")
+
+
+def test_more_tokens_than_can_be_addressed_are_known() -> None:
+    limits = Limits(257, 2**20, 4, 64, 4096, 64)
+    assert not RowTable.fits(limits)
+    assert RowTable.fits(replace(limits, max_batch_size=1024))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,10 @@ from protos import step_wire
 from protos.step import Hello, Sampling, StepCommand
 from tests.worker.conftest import Assemble
 from tests.worker.lane import Lane
+from worker_svc.core.residents import StepPlan
 from worker_svc.engine import BROKEN, Commands, Engine
 from worker_svc.server import MAX_WAITING_REPORTS, StepService
+from worker_svc.step.pending import Pending
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
 
@@ -53,6 +56,35 @@ async def test_a_broken_worker_executes_nothing_more(assembled: Assemble) -> Non
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == [BROKEN] * 2
     await broken.drain(1.0)
+
+
+async def test_a_step_that_fails_while_others_are_launched_ends_them_and_no_more(
+    assembled: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step before it is reported; nobody need ask for what failed."""
+    assembly, commands, lane = assembled(), Commands(), Lane(64, 4)
+    engine = Engine(assembly.runner, assembly.info, launch_ahead=2)
+    untold: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: untold.append(context))
+    await engine.greet(Hello(1, "test"), commands)
+    launch = assembly.runner.launch
+
+    def fail(plan: StepPlan) -> Pending:
+        if plan.command.step == 2:
+            raise RuntimeError("no step 2")
+        return launch(plan)
+
+    monkeypatch.setattr(assembly.runner, "launch", fail)
+    job = lane.admit((1, 2, 3), GREEDY)
+    coming = [await engine.begin(lane.command({job: 3}), commands)]
+    coming += [await engine.begin(lane.command({job: 1}), commands) for _ in range(2)]
+    await asyncio.wait(coming)
+    assert len((await coming[0]).token_ids) == 1
+    assert await engine.failure == "step 2 failed: RuntimeError: no step 2"
+    del coming
+    gc.collect()
+    await engine.drain(1.0)
+    assert untold == []
 
 
 class SlowContext:

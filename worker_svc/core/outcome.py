@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from protos.step import FinishReason, StepReport, TokenLogprobs
-from worker_svc.core.residents import Resident, Residents, Row, StepPlan
+from worker_svc.core.residents import Residents, Row, StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +89,14 @@ def _advance(row: Row, position: int, chosen: Chosen, draft: _Draft) -> FinishRe
     if not chosen.is_finite[position]:
         return FinishReason.ERROR
     token_id, resident = chosen.token_ids[position], row.resident
-    if (logprobs := chosen.logprobs.get(position)) is not None:
+    admission, offset = resident.admission, row.position
+    if chosen.logprobs and (logprobs := chosen.logprobs.get(position)) is not None:
         draft.logprobs[len(draft.token_ids)] = logprobs
-    draft.sequence_ids.append(resident.sequence_id)
-    draft.offsets.append(row.position - resident.num_prompt_tokens)
+    draft.sequence_ids.append(admission.sequence_id)
+    draft.offsets.append(offset - admission.num_prompt_tokens)
     draft.token_ids.append(token_id)
-    return _end_of(resident, token_id, row.position + 1)
-
-
-def _end_of(resident: Resident, token_id: int, num_tokens: int) -> FinishReason | None:
     if token_id in resident.stop_token_ids:
         return FinishReason.STOP
-    if num_tokens >= resident.max_tokens:
+    if offset + 1 >= resident.max_tokens:
         return FinishReason.LENGTH
     return None

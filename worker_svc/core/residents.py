@@ -2,7 +2,7 @@
 
 Progress is counted when a step is planned, not when its result is known: a row that leaves nothing
 pending is taken to give a token, so the next step can be planned while this one is computed. What
-the device decided follows with ``settle``; a sequence that ended meanwhile is named by the steps
+the device decided follows with ``absorb``; a sequence that ended meanwhile is named by the steps
 planned since, and those rows come to nothing.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from protos.errors import StepRefused
 from protos.step import Admission, ResidentSequence, Sampling, StepCommand
@@ -68,9 +69,10 @@ class Resident:
         return self.admission.num_prompt_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One sequence's share of a step, as it stood when the step was planned.
+
+    A tuple, because there is one for each row of each step: it is made twice as fast.
 
     Attributes:
         resident: whose row it is.
@@ -200,10 +202,11 @@ class Residents:
             self._live[resident.sequence_id] = resident
         self._most_live = max(self._most_live, len(self._live))
         plan.num_dead = self._most_live - len(self._live)
-        for row in plan.rows:
-            row.resident.block_ids += row.new_block_ids
-            row.resident.num_computed += row.num_tokens
-            row.resident.num_tokens += row.is_sampled
+        for resident, _, num_tokens, _, is_sampled, _, new_block_ids in plan.rows:
+            if new_block_ids:
+                resident.block_ids += new_block_ids
+            resident.num_computed += num_tokens
+            resident.num_tokens += is_sampled
 
     def end(self, row: Row, step: int) -> Sequence[int]:
         """The row's sequence ended in ``step``; return the blocks that are free with it.
@@ -233,21 +236,16 @@ class Residents:
 
 def _row(resident: Resident, num_tokens: int, new_block_ids: Sequence[int], limits: Limits) -> Row:
     num_blocks = len(resident.block_ids) + len(new_block_ids)
-    num_places = num_blocks * limits.block_size
-    if not 1 <= num_tokens <= resident.num_pending:
-        problem = f"a row of {num_tokens} tokens, {resident.num_pending} are pending"
-    elif resident.num_computed + num_tokens > num_places:
-        problem = f"{resident.num_computed + num_tokens} tokens do not fit {num_blocks} blocks"
+    start, position = resident.num_computed, resident.num_tokens
+    if not 1 <= num_tokens <= position - start:
+        problem = f"a row of {num_tokens} tokens, {position - start} are pending"
+    elif start + num_tokens > num_blocks * limits.block_size:
+        problem = f"{start + num_tokens} tokens do not fit {num_blocks} blocks"
     elif num_blocks > limits.max_blocks_per_row:
         problem = f"{num_blocks} blocks, {limits.max_blocks_per_row} at most"
     else:
-        return Row(
-            resident=resident,
-            start=resident.num_computed,
-            num_tokens=num_tokens,
-            position=resident.num_tokens,
-            is_sampled=num_tokens == resident.num_pending,
-            num_blocks=num_blocks,
-            new_block_ids=new_block_ids,
-        )
+        is_sampled = num_tokens == position - start
+        row = resident, start, num_tokens, position, is_sampled, num_blocks, new_block_ids
+        # What Row(*row) does, without a call of its own.
+        return tuple.__new__(Row, row)
     raise StepRefused(f"sequence {resident.sequence_id}: {problem}")

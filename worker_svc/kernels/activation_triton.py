@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worker_svc.kernels.early_triton import starts_early, wait_for_others
 from worker_svc.kernels.rounding_triton import rounded_product, widened
 
 BLOCK_SIZE = 1024
@@ -24,6 +25,8 @@ def silu_mul_triton(gate_up: Tensor) -> Tensor:
         output,
         width,
         BLOCK_SIZE,
+        starts_early(gate_up),
+        launch_pdl=starts_early(gate_up),
         num_warps=4,
         enable_fp_fusion=False,
     )
@@ -37,8 +40,10 @@ def _silu_mul_kernel(
     output: tl.tensor,
     width: int,
     num_outputs: tl.constexpr,
+    early: tl.constexpr,
 ) -> None:
     """One program ``num_outputs`` of one token's outputs."""
+    wait_for_others(early)
     token = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * num_outputs + tl.arange(0, num_outputs)
     inside = at < width

@@ -25,6 +25,7 @@ def advance_triton(choice: Choice, sampled: SampledRows, table: SamplingTable) -
         table.token_ids,
         table.token_ids.stride(0),
         table.has_ended,
+        table.has_ended.stride(0),
         num_warps=1,
     )
 
@@ -39,12 +40,14 @@ def advance_kernel(
     token_ids: tl.tensor,
     tokens_stride: int,
     has_ended: tl.tensor,
+    has_ended_stride: int,
 ) -> None:
     """One program a row."""
     row = tl.program_id(0)
     line = tl.load(lines + row).to(tl.int64)
     if line >= 0:
-        if tl.load(has_ended + line) == 0:
+        has_ended += line * has_ended_stride
+        if tl.load(has_ended) == 0:
             record = records + line * RECORD_WORDS
             token, position = tl.load(chosen + row), tl.load(positions + row)
             is_sound = tl.load(is_finite + row) != 0
@@ -54,4 +57,4 @@ def advance_kernel(
             is_end = tl.max((stops == token).to(tl.int32), 0) > 0
             is_end |= position + 1 >= tl.load(record + MAX_TOKENS)
             tl.store(token_ids + line * tokens_stride + position, token, mask=is_sound)
-            tl.store(has_ended + line, (is_end | (is_sound == 0)).to(tl.int32))
+            tl.store(has_ended, (is_end | (is_sound == 0)).to(tl.int32))

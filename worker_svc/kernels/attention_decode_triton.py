@@ -22,8 +22,9 @@ from worker_svc.kernels.attention_tile_triton import (
     store_output,
     tile_begin,
 )
+from worker_svc.kernels.early_triton import wait_for_others
 
-MAX_SEGMENTS = tl.constexpr(32)
+MAX_SEGMENTS = tl.constexpr(16)
 
 
 @triton.jit(do_not_specialize=["num_segments"])
@@ -43,11 +44,13 @@ def decode_kernel(
     output: tl.tensor,
     partials: tl.tensor,
     shape: tl.constexpr,
+    early: tl.constexpr,
 ) -> None:
     """One program a share of one row's segments, for the query heads of one KV head.
 
     If there are several shares, each segment's state goes to ``partials``, see ``join_kernel``.
     """
+    wait_for_others(early)
     is_split = tl.num_programs(2) > 1
     row = tl.program_id(0)
     start = tl.load(query_starts + row)
@@ -89,12 +92,14 @@ def join_kernel(
     output: tl.tensor,
     partials: tl.tensor,
     shape: tl.constexpr,
+    early: tl.constexpr,
 ) -> None:
     """One program a row and KV head: join what its segments gave.
 
     ``partials`` is ``[R, Hq, num_segments, D + 2]`` float32: the values by weight, the largest
     score, the sum of the weights.
     """
+    wait_for_others(early)
     row = tl.program_id(0)
     start = tl.load(query_starts + row)
     context_len = tl.load(context_lens + row)

@@ -46,7 +46,8 @@ class DecodeTile:
 
     Attributes:
         num_keys, num_warps, num_stages, looks_ahead: as in ``ChunkTile``. Its lines are the query
-            heads of one KV head, 16 at least.
+            heads of one KV head, 16 at least. Where the device has few programs to change between
+            there is one stage more.
         segment_len: the tokens that are summed apart, a multiple of ``num_keys``; more where a
             context is long. It decides the bits of a decode.
         programs_per_sm: contexts are split until there are so many programs for each of the
@@ -57,7 +58,7 @@ class DecodeTile:
     num_warps: int
     num_stages: int
     looks_ahead: bool = False
-    segment_len: int = 256
+    segment_len: int = 128
     programs_per_sm: float = 1.5
 
 
@@ -104,7 +105,7 @@ DECODE_CANDIDATES = [
 # of float32 as IEEE numbers use no tensor cores, hence the small ones.
 DEFAULT_TILES = {
     (2, 64): Tiles(ChunkTile(128, 64, 8, 3, True), DecodeTile(64, 4, 2)),
-    (2, 128): Tiles(ChunkTile(128, 32, 8, 3, True), DecodeTile(64, 4, 2)),
+    (2, 128): Tiles(ChunkTile(128, 32, 8, 3, True), DecodeTile(64, 4, 2, True)),
     (2, 256): Tiles(ChunkTile(64, 32, 8, 3, True), DecodeTile(32, 4, 2)),
     (4, 64): Tiles(ChunkTile(16, 32, 4, 2), DecodeTile(32, 4, 2)),
     (4, 128): Tiles(ChunkTile(16, 16, 4, 2), DecodeTile(16, 4, 2)),
@@ -115,7 +116,7 @@ CARD_TILES = {
     # 2026-11-26, bench gpu --sweep: decodes reach 98 % of the copy bandwidth at 256 rows of 1,024,
     # chunks 448 TFLOP/s in one prompt of 8,192.
     "NVIDIA H200": {
-        (2, 128): Tiles(ChunkTile(64, 64, 4, 3, True), DecodeTile(64, 2, 2, True, 256, 3.0)),
+        (2, 128): Tiles(ChunkTile(64, 64, 4, 3, True), DecodeTile(64, 2, 2, True)),
     },
 }
 

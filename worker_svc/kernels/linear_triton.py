@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worker_svc.kernels.early_triton import starts_early, wait_for_others
 from worker_svc.kernels.linear import linear_reference
 
 
@@ -62,6 +63,8 @@ def linear_one_row(x: Tensor, weight: Tensor, bias: Tensor | None, tile: LinearT
         bias is not None,
         tile.num_outputs,
         min(tile.num_inputs, triton.next_power_of_2(num_inputs)),
+        starts_early(x),
+        launch_pdl=starts_early(x),
         num_warps=tile.num_warps,
     )
     return output
@@ -79,13 +82,22 @@ def _one_row_kernel(
     has_bias: tl.constexpr,
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
+    early: tl.constexpr,
 ) -> None:
-    """Products kept apart to the end, so that loads are wide and wait for nothing."""
+    """Products are kept apart to the end, so that loads are wide and wait for nothing.
+
+    The first weights are on their way before the input is there.
+    """
     outs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     exists = outs < num_outputs
     lines = weight + outs.to(tl.int64)[:, None] * weight_stride
-    sums = tl.zeros((OUTPUTS, INPUTS), dtype=tl.float32)
-    for first in range(0, num_inputs, INPUTS):
+    ins = tl.arange(0, INPUTS)
+    mask = exists[:, None] & (ins < num_inputs)[None, :]
+    weights = tl.load(lines + ins[None, :], mask=mask, other=0.0)
+    wait_for_others(early)
+    values = tl.load(x + ins, mask=ins < num_inputs, other=0.0).to(tl.float32)
+    sums = weights.to(tl.float32) * values[None, :]
+    for first in range(INPUTS, num_inputs, INPUTS):
         ins = first + tl.arange(0, INPUTS)
         inside = ins < num_inputs
         values = tl.load(x + ins, mask=inside, other=0.0).to(tl.float32)

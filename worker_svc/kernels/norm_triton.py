@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worker_svc.kernels.early_triton import starts_early, wait_for_others
 from worker_svc.kernels.rounding_triton import rounded_product, rounded_sum
 
 
@@ -33,6 +34,8 @@ def add_rms_norm_triton(
         eps,
         hidden,
         padded,
+        starts_early(x),
+        launch_pdl=starts_early(x),
         num_warps=min(max(padded // 512, 1), 8),
         enable_fp_fusion=False,
     )
@@ -51,8 +54,10 @@ def _add_rms_norm_kernel(
     eps: float,
     hidden: tl.constexpr,
     padded: tl.constexpr,
+    early: tl.constexpr,
 ) -> None:
     """One program a token."""
+    wait_for_others(early)
     token = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, padded)
     inside = at < hidden

@@ -25,7 +25,7 @@ class Ragged:
         max_context_len: at least the largest of ``context_lens``.
 
     A row of no tokens (padding of a captured graph) is allowed: its query_starts are equal. So is a
-    row of tokens whose context_len is 0 (its sequence has ended): nothing is read for it.
+    row of tokens whose context_len is 0: nothing is read for it.
     """
 
     row_ids: Tensor

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worker_svc.kernels.early_triton import starts_early, wait_for_others
 from worker_svc.kernels.rotary import HeadNorms, RotaryWrite
 from worker_svc.kernels.rounding_triton import rounded_difference, rounded_product, rounded_sum
 
@@ -43,6 +44,8 @@ def rotary_write_triton(query: Tensor, key: Tensor, value: Tensor, args: RotaryW
         half=half,
         padded_half=triton.next_power_of_2(half),
         block_size=args.k_cache.shape[2],
+        early=starts_early(query),
+        launch_pdl=starts_early(query),
         num_warps=4 if num_heads * half <= 2048 else 8,
         enable_fp_fusion=False,
     )
@@ -97,8 +100,10 @@ def _rotary_write_kernel(
     half: tl.constexpr,
     padded_half: tl.constexpr,
     block_size: tl.constexpr,
+    early: tl.constexpr,
 ) -> None:
     """One program a token, with all its heads."""
+    wait_for_others(early)
     token = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, padded_half)
     exists = at < half

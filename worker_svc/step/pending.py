@@ -13,6 +13,8 @@ from worker_svc.core.residents import Row
 from worker_svc.step.sampler import Choice
 from worker_svc.step.timer import Timer
 
+NOTHING = torch.empty(0, dtype=torch.int32)
+
 
 class Pending:
     """The choices of one step, copied to the host while nobody waits for them."""
@@ -20,7 +22,9 @@ class Pending:
     def __init__(self, timer: Timer, num_positions: int = 0, num_context: int = 0) -> None:
         self._timer = timer
         self._num_positions, self._num_context = num_positions, num_context
-        self._token_ids: Tensor | None = None
+        self._rows: Sequence[Row] = ()
+        self._token_ids = self._is_finite = NOTHING
+        self._logprobs: tuple[Tensor, ...] | None = None
 
     def bring(self, choice: Choice, rows: Sequence[Row]) -> None:
         """Begin to copy what was chosen for ``rows``."""
@@ -36,8 +40,6 @@ class Pending:
     def wait(self) -> Chosen:
         """Wait for the device, in any thread."""
         duration_us = self._timer.wait()
-        if self._token_ids is None:
-            return Chosen((), (), {}, duration_us, self._num_positions, self._num_context)
         return Chosen(
             token_ids=self._token_ids.tolist(),
             is_finite=self._is_finite.tolist(),

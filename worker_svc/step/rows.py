@@ -21,8 +21,10 @@ from worker_svc.core.residents import Resident, Row
 from worker_svc.kernels import Kernels
 from worker_svc.kernels.locate import RowTables
 from worker_svc.kernels.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
-from worker_svc.step.staging import aligned, pack
+from worker_svc.step.staging import ALIGNED_ITEMS, aligned, pack
 
+# Places are 32-bit integers.
+MAX_PLACES = 2**31 - 1
 # The place of the block tables among the tables.
 _BLOCK_TABLES = 1
 
@@ -52,7 +54,7 @@ class RowTable:
         wanted = (limits.max_context, limits.max_blocks_per_row, 1, RECORD_WORDS)
         self._widths = [aligned(width) for width in (*wanted, MAX_BIASES, MAX_BIASES)]
         self._starts = [0, *accumulate(lines * width for width in self._widths)]
-        assert self._starts[-1] < 2**31  # places are int32
+        assert self._starts[-1] <= MAX_PLACES
         self._memory = torch.zeros(self._starts[-1], dtype=torch.int32, device=device)
         tables = [
             self._memory[start : start + lines * width].view(lines, width)
@@ -65,6 +67,12 @@ class RowTable:
         self._tables = RowTables(
             self.token_ids, self.block_tables, self.has_ended, limits.block_size
         )
+
+    @staticmethod
+    def fits(limits: Limits) -> bool:
+        """Whether rows of such lengths can be addressed."""
+        width = limits.max_context + limits.max_blocks_per_row + RECORD_WORDS + 2 * MAX_BIASES
+        return (limits.max_batch_size + 1) * (width + 6 * ALIGNED_ITEMS) <= MAX_PLACES
 
     def write(self, admitted: Sequence[Resident], rows: Sequence[Row]) -> None:
         """Fill the lines of the admitted, and lengthen the block tables of rows that grow."""

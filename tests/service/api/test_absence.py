@@ -89,7 +89,7 @@ async def test_a_job_that_can_never_be_cancelled_is_forgotten(
         redis.set(Keys(model).job("job"), "not a hash")
     away = Absence(queue, 0.0)
     await leave(away)
-    assert told_of(caplog) == ["ResponseError"]
+    assert told_of(caplog) == ["Corrupt"]
     assert not away._watched
 
 

@@ -142,6 +142,10 @@ def test_templates_know_the_date_and_cannot_change_what_they_are_given() -> None
         (lambda f: edit(f / "config.json", vocab_size=None), "vocab_size is None"),
         (lambda f: edit(f / "config.json", eos_token_id=[2, None]), "eos_token_id is"),
         (lambda f: edit(f / "generation_config.json", eos_token_id=[2, None]), "has None in it"),
+        (
+            lambda f: edit(f / "generation_config.json", eos_token_id=[*range(113)]),
+            "113 tokens end a text, more than 112",
+        ),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: "),
         (
             lambda f: edit(f / "config.json", model_type="llama", eos_token_id=[2, None]),

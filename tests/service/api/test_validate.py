@@ -184,6 +184,18 @@ async def test_ignoring_the_models_end_leaves_the_requests(card: ModelCard) -> N
     assert spec.sampling.stop_token_ids == (7,)
 
 
+async def test_a_models_ends_and_the_requests_are_no_more_than_a_worker_keeps(
+    card: ModelCard,
+) -> None:
+    many = replace(card, eos_token_ids=frozenset(range(100, 200)))
+    spec = await resolve(many, sampling(stop_token_ids=list(range(12))))
+    assert len(spec.sampling.stop_token_ids) == 112
+    await resolve(many, sampling(stop_token_ids=list(range(64)), ignore_eos=True))
+    with pytest.raises(InvalidRequest, match="with the model's own at most 112") as caught:
+        await resolve(many, sampling(stop_token_ids=list(range(13))))
+    assert caught.value.field == "sampling.stop_token_ids"
+
+
 async def test_a_chat_is_rendered_and_not_marked_twice(card: ModelCard) -> None:
     spec = await resolve(card, {"messages": [{"role": "user", "content": "hi"}]})
     assert card.tokenizer is not None

@@ -158,3 +158,21 @@ async def test_a_reader_that_fails_says_so(queue: JobQueue, redis: Redis, keys: 
     with pytest.raises(RuntimeError, match="doorbell"):
         async with within():
             await queue.wait_for_jobs(queue.num_arrivals, 60.0)
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_who_does_not_hear_what_moved_hears_what_ended(
+    queue: JobQueue, is_alone: bool
+) -> None:
+    lease = await lease_on(queue)
+    moving, cancelled = await running(queue, lease), await running(queue, lease)
+    follower = queue.follow(hear_moved=False)
+    other = None if is_alone else await started(queue)
+    async with within():
+        assert (await anext(follower)).everything
+    await queue.commit(lease, [row(moving, 0, [1])])
+    await queue.cancel(cancelled)
+    async with within():
+        assert await anext(follower) == Rung(ended=frozenset({cancelled}))
+    if other is not None:
+        await until(other, lambda rung: cancelled in rung.ended)

@@ -103,7 +103,7 @@ def specialisation(launch: Launch) -> tuple[dict[str, Any], dict[Any, Any], dict
             constants[(i,)] = argument
             continue
         signature[parameter.name] = _type_of(argument)
-        if is_special and _is_aligned(argument):
+        if is_special and not parameter.do_not_specialize_on_alignment and _is_aligned(argument):
             attributes[(i,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
 

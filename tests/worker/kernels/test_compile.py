@@ -108,7 +108,7 @@ def test_attention(dtype: torch.dtype, head_dim: int) -> None:
     [
         replace(GROUPED, num_heads=9, num_kv_heads=3, head_dim=128, window=512),
         pytest.param(
-            replace(GROUPED, num_heads=12, num_kv_heads=12, head_dim=80, block_size=8),
+            replace(GROUPED, num_heads=6, num_kv_heads=6, head_dim=80, block_size=8),
             marks=pytest.mark.long,
         ),
         pytest.param(
@@ -228,6 +228,29 @@ def test_products_of_one_row(dtype: torch.dtype) -> None:
             linear_triton(x, weight.t(), bias[:num_outputs])
 
     check(str(dtype).removeprefix("torch."), launch_all, {"one_row"})
+
+
+def test_kernels_that_start_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a Hopper GPU launches them, whether or not there is one."""
+    modules = ("activation", "attention", "linear", "norm", "rotary")
+    for module in modules:
+        monkeypatch.setattr(f"worker_svc.kernels.{module}_triton.starts_early", lambda _: True)
+    case = replace(GROUPED, rows=((1, 3000),), head_dim=128, dtype=torch.bfloat16)
+    x, table = torch.zeros(1, 1024, dtype=torch.bfloat16), torch.zeros(20, 32, dtype=torch.bfloat16)
+    heads, place = x.view(1, 16, 64), torch.zeros(1, dtype=torch.int32)
+    cache = torch.zeros(4, 16, 16, 64, dtype=torch.bfloat16)
+    with launches() as collected:
+        paged_attention_triton(**case.build())
+        add_rms_norm_triton(x, x, x[0], 1e-5)
+        silu_mul_triton(x)
+        linear_triton(x, torch.empty(512, 1024, dtype=torch.bfloat16).t(), None)
+        rotary_write_triton(
+            heads, heads, heads, RotaryWrite(table, table, place, place, cache, cache)
+        )
+    assert len(collected) == 6
+    for launch in collected:
+        assert launch.options["launch_pdl"]
+        assert compile_launch(launch, 90).spilled_bytes == 0
 
 
 LIMITS = Limits(100, 4000, 16, 300, 40, 4000)

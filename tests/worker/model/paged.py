@@ -55,7 +55,7 @@ class PagedModel:
     def step(self, rows: Sequence[tuple[PagedSequence, int]], sampled: str = "all") -> Tensor:
         """Compute ``num_tokens`` more of each sequence; keeps and returns the logits sampled."""
         batch = self._batch(rows, sampled)
-        logits = self._decoder.forward(batch, self.cache)
+        logits = self._decoder.logits(self._decoder.forward(batch, self.cache))
         for sequence, num_tokens in rows:
             sequence.num_computed += num_tokens
         if sampled == "all":
