@@ -77,7 +77,7 @@ async def scheduler(
         )
         address = ""
         if settings.roles != "lane":
-            api = ApiServer(queue, card, settings.disconnect_grace_s, settings.reflection)
+            api = ApiServer(queue, card, settings)
             address = await api.start(settings.host, settings.port)
             stack.push_async_callback(api.stop)
         await _prepare(queue, settings, stop or asyncio.Event())

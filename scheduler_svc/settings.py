@@ -105,7 +105,22 @@ class LaneSettings(PlanningSettings):
     )
 
 
-class SchedulerSettings(LaneSettings):
+class ApiSettings(BaseSettings):
+    """How clients are served, and what their streams look like."""
+
+    model_config = FROM_ENVIRONMENT
+
+    stream_window_ms: float = Field(
+        20.0,
+        ge=0,
+        description="tokens that come within so long are one event of a stream; an output's "
+        "first token and its end are sent at once; 0: every token is",
+    )
+    disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
+    reflection: bool = Field(True, description="serve gRPC reflection")
+
+
+class SchedulerSettings(LaneSettings, ApiSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")
@@ -138,9 +153,7 @@ class SchedulerSettings(LaneSettings):
         description="a worker whose step takes longer than this, and 10 times longer than "
         "the steps before it tell, is dead",
     )
-    disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
     wait_for_worker: bool = Field(False, description="say ready only once a worker is driven")
-    reflection: bool = Field(True, description="serve gRPC reflection")
 
     @field_validator("workers")
     @classmethod

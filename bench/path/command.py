@@ -93,6 +93,7 @@ class PathBench(BaseSettings):
             "tokens_per_s": tokens / seconds,
             **costs,
             "tokens_per_scheduler_core_s": 1e6 / scheduler_us,
+            "tokens_per_event": tokens / (len(gaps) + self.streams),
             "gap_ms_p50": percentile(gaps, 0.5) * 1e3,
             "gap_ms_p99": percentile(gaps, 0.99) * 1e3,
             "idle_share": max(0.0, 1 - busy["busy_s"] / busy["seconds"]),
@@ -162,7 +163,8 @@ def _client(target: str, streams: int, tokens: int) -> tuple[list[float], float,
 async def _streams(target: str, streams: int, tokens: int) -> tuple[list[float], float, float]:
     async with AsyncClient(target) as client:
         times = await asyncio.gather(*(_times(client, tokens) for _ in range(streams)))
-    gaps = [after - before for each in times for before, after in pairwise(each)]
+    # The first event only tells the job's id.
+    gaps = [after - before for each in times for before, after in pairwise(each[1:])]
     return gaps, min(each[0] for each in times), max(each[-1] for each in times)
 
 

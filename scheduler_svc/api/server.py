@@ -26,6 +26,7 @@ from scheduler_svc.api.redis_watch import RedisWatch
 from scheduler_svc.api.service import InferenceService
 from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.queue import JobQueue
+from scheduler_svc.settings import ApiSettings
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +46,10 @@ class ApiServer:
     none of these back.
     """
 
-    def __init__(
-        self, queue: JobQueue, card: ModelCard, disconnect_grace_s: float, reflects: bool
-    ) -> None:
+    def __init__(self, queue: JobQueue, card: ModelCard, settings: ApiSettings) -> None:
         self._queue = queue
-        self._hub = FollowHub(queue)
-        self.absence = Absence(queue, disconnect_grace_s)
+        self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
+        self.absence = Absence(queue, settings.disconnect_grace_s)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[StatusInterceptor()],
@@ -66,7 +65,7 @@ class ApiServer:
         service = InferenceService(queue, card, self._hub, self.absence, self._watch)
         add_InferenceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if reflects:
+        if settings.reflection:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
         self._tasks: list[asyncio.Task[None]] = []

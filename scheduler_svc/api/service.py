@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -133,8 +134,9 @@ class InferenceService(wire.InferenceServicer):
         prompt = await self._queue.prompt(job.spec.job_id)
         events = stream.events(self._hub, job, starts, tokenizer, prompt)
         del prompt  # may be long, and a stream, which is open for long, needs its end only
-        async for event in events:
-            await context.write(wire.encode_event(event))
+        async with aclosing(events):
+            async for event in events:
+                await context.write(wire.encode_event(event))
 
     async def _snapshot(self, job_id: str) -> JobSnapshot:
         known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from protos.errors import InvalidRequest, NotFound
@@ -42,7 +42,7 @@ async def events(
     offsets: Sequence[int],
     tokenizer: Tokenizer | None,
     prompt_ids: Sequence[int] = (),
-) -> AsyncIterator[StreamEvent]:
+) -> AsyncGenerator[StreamEvent, None]:
     """Yield a job's events from the offsets on, until its last output has ended.
 
     The text goes on after ``prompt_ids``, which a snapshot does not have. Raises NotFound
@@ -51,14 +51,15 @@ async def events(
     spec = replace(job.spec, prompt_token_ids=prompt_ids)
     outputs = [OutputStream(spec, index, offset, tokenizer) for index, offset in enumerate(offsets)]
     del spec, prompt_ids
-    while live := [output for output in outputs if not output.has_ended]:
-        logs = await hub.news([output.request() for output in live])
-        for output, log in zip(live, logs, strict=True):
-            if log is None:
-                raise NotFound(f"job {job.spec.job_id} is forgotten")
-            if (event := output.take(log)) is not None:
-                is_last = all(other.has_ended for other in outputs)
-                yield replace(event, usage=_usage(job, outputs)) if is_last else event
+    with hub.follow(job.spec.job_id) as follower:
+        while live := [output for output in outputs if not output.has_ended]:
+            logs = await follower.news([output.request() for output in live])
+            for output, log in zip(live, logs, strict=True):
+                if log is None:
+                    raise NotFound(f"job {job.spec.job_id} is forgotten")
+                if (event := output.take(log)) is not None:
+                    is_last = all(other.has_ended for other in outputs)
+                    yield replace(event, usage=_usage(job, outputs)) if is_last else event
 
 
 def _usage(job: JobSnapshot, outputs: Sequence[OutputStream]) -> Usage:

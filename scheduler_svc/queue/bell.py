@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +37,14 @@ class Rung:
     """What has happened since the last one.
 
     ``moved``: jobs whose logs grew or that ended. ``ended``: those of them that were
-    ended by a client or a deadline, not by their lane. ``everything``: these sets are
-    not complete, look at every job of interest.
+    ended by a client or a deadline, not by their lane. ``finished``: those that their lane
+    ended, or an output of theirs. ``everything``: these sets are not complete, look at every
+    job of interest.
     """
 
     moved: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
+    finished: frozenset[str] = frozenset()
     everything: bool = False
 
 
@@ -55,9 +57,7 @@ class Follower:
     def __init__(self, bell: Bell, *, hear_moved: bool) -> None:
         self._bell = bell
         self.hears_moved = hear_moved
-        self._moved: set[str] = set()
-        self._ended: set[str] = set()
-        self._everything = False
+        self._forget()
         self._rung = asyncio.Event()
 
     def __aiter__(self) -> Follower:
@@ -67,23 +67,34 @@ class Follower:
         await self._rung.wait()
         self._bell.raise_failure()
         self._rung.clear()
-        rung = Rung(frozenset(self._moved), frozenset(self._ended), self._everything)
-        self._moved, self._ended, self._everything = set(), set(), False
+        moved, ended, finished = map(frozenset, (self._moved, self._ended, self._finished))
+        rung = Rung(moved, ended, finished, self._everything)
+        self._forget()
         return rung
 
-    def add(self, moved: Sequence[str], ended: Sequence[str]) -> None:
+    def add(
+        self, moved: Iterable[str], ended: Iterable[str] = (), finished: Iterable[str] = ()
+    ) -> None:
         if not ended and not self.hears_moved:
             return
         self._ended.update(ended)
         if self.hears_moved:
             self._moved.update(moved, ended)
+            self._finished.update(finished)
         if len(self._moved) > _MAX_PENDING_IDS:
             self.lose_track()
         self._rung.set()
 
     def lose_track(self) -> None:
-        self._moved, self._ended, self._everything = set(), set(), True
+        self._forget()
+        self._everything = True
         self._rung.set()
+
+    def _forget(self) -> None:
+        self._moved: set[str] = set()
+        self._ended: set[str] = set()
+        self._finished: set[str] = set()
+        self._everything = False
 
 
 class Bell:
@@ -173,6 +184,7 @@ class Bell:
             *("STREAMS", self._keys.bell, f"{heard}-0"),
         )
         ids: dict[bytes, list[str]] = {b"queued": [], b"moved": [], b"ended": []}
+        finished: list[str] = []
         hears_moved = any(follower.hears_moved for follower in self._followers)
         for entry_id, (kind, job_ids) in reply[0][1] if reply else ():
             number = int(entry_id.partition(b"-")[0])
@@ -180,12 +192,14 @@ class Bell:
                 self._lose_track()
             heard = number
             if hears_moved or kind != b"moved":
-                ids[kind].extend(job_ids.decode().split("\0"))
+                named, _, last = job_ids.decode().partition("\0\0")
+                ids[kind] += named.split("\0")
+                finished += filter(None, last.split("\0"))
         if ids[b"queued"]:
             self._arrive()
         if ids[b"moved"] or ids[b"ended"]:
             for follower in self._followers:
-                follower.add(ids[b"moved"], ids[b"ended"])
+                follower.add(ids[b"moved"], ids[b"ended"], finished)
         return heard
 
     def _lose_track(self) -> None:

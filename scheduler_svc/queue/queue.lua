@@ -56,7 +56,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster 
   vtime           string  virtual time, under "fair": claims move it, see order.py
   rings           string  number of the last doorbell entry
   bell            stream  doorbell; entry "N-0" holds one field: what happened
-                          ("queued", "moved", "ended") and the job ids, NUL between them
+                          ("queued", "moved", "ended") and the job ids, NUL between them; after
+                          an empty one those again of which an output was ended by its lane
 
 A job is queued while it is in queue, running while it is in a claims set, and ended
 for good once its hash has "ended". Times are Redis's own; job times are seconds with
@@ -600,7 +601,7 @@ local function end_output(job, field, finish, share, num_tokens)
   call('ZREM', KEYS[3], id)
 end
 
-local answers, ids, last = {}, {}, nil
+local answers, ids, finished, last = {}, {}, {}, nil
 local key, arg, token = 10, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
@@ -635,6 +636,9 @@ for at = 1, #heads, 20 do
     ids[#ids + 1] = string.sub(job, prefix_length + 1)
     last = job
   end
+  if has_moved and (finish or answer == ENDED) then
+    finished[#finished + 1] = string.sub(job, prefix_length + 1)
+  end
   answers[#answers + 1] = pack_answer('<i4', answer)
   key = key + (num_logprobs > 0 and 3 or 2)
   arg = arg + num_logprobs + (finish and 1 or 0)
@@ -642,6 +646,10 @@ for at = 1, #heads, 20 do
 end
 store_counters(KEYS[8], due)
 for field, known in pairs(grown) do call('HSET', KEYS[7], field, known) end
+if #finished > 0 then
+  ids[#ids + 1] = ''
+  for _, id in ipairs(finished) do ids[#ids + 1] = id end
+end
 if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
 return table.concat(answers)
 

@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from scheduler_svc.settings import LaneSettings
+from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.flags import flag
 from stepserve.processes import Service, Stopped, Supervisor, check_port
 
@@ -22,7 +22,7 @@ from stepserve.processes import Service, Stopped, Supervisor, check_port
 CPU_MEMORY_FRACTION = 0.3
 
 
-class Up(LaneSettings):
+class Up(LaneSettings, ApiSettings):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
@@ -149,7 +149,10 @@ class Up(LaneSettings):
         return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
 
     def _scheduler(self, number: int, redis_url: str, addresses: list[str]) -> Service:
-        flags = self._flags("model", "model_name", "host", "durability", *LaneSettings.model_fields)
+        flags = self._flags(
+            "model", "model_name", "host", "durability",
+            *LaneSettings.model_fields, *ApiSettings.model_fields,
+        )  # fmt: skip
         port = self.port + number if self.port else 0
         return Service(
             f"scheduler {number}",

@@ -16,6 +16,7 @@ from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.queue import JobQueue, Lease, QueueLimits, RowKind
 from scheduler_svc.queue.keys import Keys
+from scheduler_svc.settings import ApiSettings
 
 WAIT_S = 10.0
 
@@ -72,12 +73,16 @@ class Served:
     card: ModelCard
     lane: Lane
     grace_s: float = 5.0
+    stream_window_ms: float = 0.0
     address: str = ""
     api: ApiServer | None = None
 
     async def start(self, host: str = "127.0.0.1") -> None:
         port = int(self.address.rpartition(":")[2] or 0)
-        self.api = ApiServer(self.queue, self.card, self.grace_s, True)
+        settings = ApiSettings(
+            stream_window_ms=self.stream_window_ms, disconnect_grace_s=self.grace_s, reflection=True
+        )
+        self.api = ApiServer(self.queue, self.card, settings)
         self.address = await self.api.start(host, port)
 
     async def stop(self) -> None:

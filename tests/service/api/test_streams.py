@@ -270,7 +270,7 @@ async def test_a_slow_client_finds_all_it_missed_in_one_read(served: Served, stu
     await served.lane.claim()
     job = await served.queue.job(job_id)
     assert job is not None
-    hub = FollowHub(served.queue)
+    hub = FollowHub(served.queue, 0.0)
     running = asyncio.create_task(hub.run())
     events = stream.events(hub, job, [0], served.card.tokenizer)
     ids = served.ids(TEXT)
@@ -281,3 +281,26 @@ async def test_a_slow_client_finds_all_it_missed_in_one_read(served: Served, stu
     assert list((await anext(events)).token_ids) == ids[1:]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_comes_within_a_window_is_one_event(served: Served, stub: Any) -> None:
+    """Of several outputs, to clients at several offsets; the texts are the same."""
+    served.stream_window_ms = 1e9
+    await served.stop()
+    await served.start()
+    job_id = await submit(stub, sampling={"n": 2, "stop": ["never"]})
+    await served.lane.claim()
+    ids = served.ids(TEXT)
+    whole = asyncio.create_task(collect(stub.Attach(AttachRequest(job_id=job_id))))
+    part = asyncio.create_task(collect(stub.Attach(AttachRequest(job_id=job_id, offsets=[3, 5]))))
+    for number, token_id in enumerate(ids):
+        finish = Finish("length") if number == len(ids) - 1 else None
+        for index in range(2):
+            await served.lane.commit(job_id, [token_id], finish, index)
+    for index, start in enumerate((3, 5)):
+        assert tokens_of(await whole, index) == ids
+        assert text_of(await whole, index) == TEXT
+        assert tokens_of(await part, index, start) == ids[start:]
+        assert TEXT.endswith(text_of(await part, index))
+        # While an output has not begun, nothing of the job waits; from then on all does.
+        assert sum(event.index == index for event in await whole) < len(ids) / 2

@@ -37,10 +37,20 @@ async def test_commits_and_ends_ring(queue: JobQueue) -> None:
         assert await anext(follower) == Rung(frozenset({job_id}))
     await queue.commit(lease, [row(job_id, 1, [2], STOP), row(other, 0, [3])])
     async with within():
-        assert await anext(follower) == Rung(frozenset({job_id, other}))
+        moved, finished = frozenset({job_id, other}), frozenset({job_id})
+        assert await anext(follower) == Rung(moved, finished=finished)
     await queue.cancel(other)
     async with within():
         assert await anext(follower) == Rung(frozenset({other}), frozenset({other}))
+
+
+async def test_an_entry_of_a_version_that_told_no_ends_is_understood(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    follower = await started(queue)
+    redis.xadd(keys.bell, {"moved": "a\0b"}, id=f"{redis.incr(keys.rings)}-0")
+    async with within():
+        assert await anext(follower) == Rung(frozenset({"a", "b"}))
 
 
 async def test_a_slow_follower_hears_everything_in_one(queue: JobQueue) -> None:
