@@ -12,7 +12,6 @@ from redis import Redis
 
 from protos.inference import Request
 from protos.job import JobSpec, SamplingParams
-from protos.step import StepReport
 from scheduler_svc import lanes
 from scheduler_svc.api.stops import StopFinder
 from scheduler_svc.core.events import Reported
@@ -96,14 +95,14 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from protos.errors import StepRefused
     from worker_svc.runner import Runner
 
-    execute = Runner.execute
+    plan = Runner.plan
 
-    def picky(self: Any, command: Any) -> StepReport:
+    def picky(self: Any, command: Any) -> Any:
         if any(MARK in admission.token_ids for admission in command.admissions):
             raise StepRefused("no such sequence")
-        return execute(self, command)
+        return plan(self, command)
 
-    monkeypatch.setattr(Runner, "execute", picky)
+    monkeypatch.setattr(Runner, "plan", picky)
 
 
 async def ended(queue: JobQueue, job_id: str) -> JobSnapshot:
