@@ -14,7 +14,7 @@ from protos.job import ClaimedJob
 from scheduler_svc.core.events import Claim
 from scheduler_svc.core.probation import Probation
 from scheduler_svc.queue import JobQueue, Lease, Prefer
-from scheduler_svc.vetting import problem_of
+from scheduler_svc.vetting import outgrown_need, problem_of
 
 log = logging.getLogger(__name__)
 
@@ -145,10 +145,14 @@ class Claimer:
 
     async def _is_refused(self, job: ClaimedJob) -> bool:
         await asyncio.sleep(0)  # There may be many, and steps do not wait for them.
-        if problem := problem_of(job, self._suitor.max_context):
-            log.error("job %s can't be run, and ends", job.spec.job_id)
-            await self._queue.fail(job.spec.job_id, problem)
-        return bool(problem)
+        job_id, max_context = job.spec.job_id, self._suitor.max_context
+        if problem := problem_of(job, max_context):
+            log.error("job %s can't be run, and ends", job_id)
+            await self._queue.fail(job_id, problem)
+            return True
+        if need := outgrown_need(job, max_context):
+            await self._queue.outgrow(self._suitor.lease, job_id, need)
+        return need > 0
 
     async def _wait(self, seen: int) -> None:
         """Wait until jobs arrived, or more of them are wanted."""

@@ -130,6 +130,19 @@ class Claiming:
             raise Fenced(f"the lease on {lease.worker_id} is another's")
         return int(answer)
 
+    async def outgrow(self, lease: Lease, job_id: str, need: int) -> None:
+        keys = self._shard.keys
+        answer = await self._shard.run(
+            "outgrow",
+            [
+                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id)),
+                *(keys.queue, keys.bell, keys.rings, keys.job(job_id)),
+            ],
+            [lease.epoch, job_id, need],
+        )
+        if answer is None:
+            raise Fenced(f"the lease on {lease.worker_id} is another's")
+
     async def claimed(self, lease: Lease) -> frozenset[str]:
         keys = self._shard.keys
         answer = await self._shard.run(

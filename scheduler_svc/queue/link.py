@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -68,6 +69,14 @@ def unavailable_when_down() -> Iterator[None]:
         raise
 
 
+def _check_encoded(url: str) -> None:
+    """Raise ValueError where part of a password would be taken for a host, and be told."""
+    parts = urlsplit(url)
+    query, _, _ = parts.query.partition("=")  # a parameter's value may be anything
+    if parts.scheme != "unix" and "@" in parts.path + query + parts.fragment:
+        raise ValueError("a special character of the password is not written as %XX")
+
+
 class RedisLink:
     """Runs scripts and commands. Everything raises Unavailable when Redis does not serve.
 
@@ -77,6 +86,7 @@ class RedisLink:
 
     def __init__(self, url: str, limits: QueueLimits) -> None:
         try:
+            _check_encoded(url)
             pool = BlockingConnectionPool.from_url(
                 url,
                 max_connections=limits.max_connections,

@@ -541,6 +541,21 @@ end
 if #ids > 0 then ring(KEYS[4], KEYS[5], 'queued', ids) end
 return #ids
 
+--@ outgrow
+-- KEYS  lease claims queue bell rings job
+-- ARGV  epoch, id, need
+-- Gives a claimed job back that has become too long for the lane's worker: it waits for one
+-- that has room for `need` tokens.
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
+local score = redis.call('ZSCORE', KEYS[2], ARGV[2])
+if not score then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('ZADD', KEYS[3], score, ARGV[2])
+redis.call('HDEL', KEYS[6], 'claim')
+redis.call('HSET', KEYS[6], 'need', ARGV[3])
+ring(KEYS[4], KEYS[5], 'queued', {ARGV[2]})
+return 1
+
 --@ claimed
 -- KEYS  lease claims
 -- ARGV  epoch

@@ -337,6 +337,10 @@ class JobQueue:
         """Gives jobs back to where they stood; ids that are not claimed are ignored."""
         return await self._claiming.requeue(lease, job_ids)
 
+    async def outgrow(self, lease: Lease, job_id: str, need: int) -> None:
+        """Gives a job back for a worker that has room for so many tokens; not claimed: ignored."""
+        await self._claiming.outgrow(lease, job_id, need)
+
     async def claimed(self, lease: Lease) -> frozenset[str]:
         """The ids of the jobs that are claimed under the lease, as Redis has it."""
         return await self._claiming.claimed(lease)

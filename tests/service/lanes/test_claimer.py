@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from uuid import uuid4
 
-from protos.job import ClaimedJob, JobSpec, SamplingParams
+from protos.job import ClaimedJob, CommitRow, JobSpec, SamplingParams
 from scheduler_svc.claimer import Claimer, Suitor
 from scheduler_svc.core.events import Claim
 from scheduler_svc.core.probation import Probation
-from scheduler_svc.queue import JobQueue, Order
+from scheduler_svc.queue import JobQueue, Order, RowKind
 
 
 @dataclass
@@ -101,3 +102,22 @@ async def test_what_is_wished_before_the_answer_is_absorbed_is_void(redis_url: s
         await subject.answered(2)
         assert await subject.queue.num_queued() == 1
         assert subject.answers == [["a"], ["b"]]
+
+
+async def test_a_job_that_has_become_too_long_is_left_to_a_larger_worker(redis_url: str) -> None:
+    async with asked(redis_url) as it:
+        earlier = await it.queue.acquire("worker:2", "me", 60_000)
+        assert earlier is not None
+        spec = JobSpec("long", "m", (1, 2), SamplingParams(max_tokens=2000), is_open_ended=True)
+        await it.queue.submit(spec)
+        assert await it.queue.claim(earlier, "print", 1, max_context=2002)
+        row = CommitRow("long", 0, 0, (7,) * 998)
+        assert (await it.queue.commit(earlier, [row]))[0].kind is RowKind.APPLIED
+        await it.queue.requeue(earlier, ["long"])
+        await it.submit("short")
+        it.claimer.want(Claim(2, inf))
+        await it.answered(1)
+        assert it.answers == [["short"]]
+        [again] = await it.queue.claim(earlier, "print", 1, max_context=2002)
+        assert again.spec.job_id == "long"
+        assert len(again.outputs[0].token_ids) == 998

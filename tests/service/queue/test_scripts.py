@@ -43,6 +43,7 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     await queue.read([LogRequest(ids[0], 0, 0, True), LogRequest(ids[1])])
     await queue.requeue(lease, [ids[0]])
     await claim_ids(queue, lease, 1)
+    await queue.outgrow(lease, ids[0], 100)
     await queue.cancel(ids[0])
     set_back()
     await queue.submit(spec())
