@@ -22,6 +22,7 @@ from protos.logs import start_logging
 from protos.redaction import redacted
 from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.server import ApiServer
+from scheduler_svc.health import serve_health
 from scheduler_svc.lane import Shard
 from scheduler_svc.lanes import Lanes
 from scheduler_svc.queue import JobQueue, QueueLimits
@@ -30,6 +31,7 @@ from scheduler_svc.settings import SchedulerSettings
 log = logging.getLogger(__name__)
 
 PROG = "stepserve scheduler"
+DEFAULT_PORT = 50051
 SWEEP_INTERVAL_S = 0.5
 # An expired lease that nobody took for so long goes, and its jobs wait again.
 LEASE_GRACE_S = 0.5
@@ -38,7 +40,7 @@ POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A scheduler that runs: its gRPC address ("" without the api role), model and queue."""
+    """A scheduler that runs: its gRPC address ("" where it serves none), model and queue."""
 
     address: str
     model: str
@@ -78,8 +80,11 @@ async def scheduler(
         address = ""
         if settings.roles != "lane":
             api = ApiServer(queue, card, settings)
-            address = await api.start(settings.host, settings.port)
+            port = DEFAULT_PORT if settings.port is None else settings.port
+            address = await api.start(settings.host, port)
             stack.push_async_callback(api.stop)
+        elif settings.port is not None:
+            address = await stack.enter_async_context(serve_health(settings.host, settings.port))
         await _prepare(queue, settings, stop or asyncio.Event())
         await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         if settings.roles != "api":

@@ -126,7 +126,13 @@ class SchedulerSettings(LaneSettings, ApiSettings):
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")
     model_name: str = Field("", description="name to serve it under; default: its last part")
     host: str = Field("127.0.0.1", description="address to serve gRPC on")
-    port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
+    port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port to serve gRPC on; 0: any free one; default: 50051, or with the role "
+        "lane, which has nothing but its health to serve, none",
+    )
     workers: str = Field(
         "", description="worker addresses, HOST:PORT[,HOST:PORT]; a name stands for all its hosts"
     )

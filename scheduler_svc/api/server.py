@@ -12,8 +12,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.channel import place, server_options
-from protos.errors import StepserveError, Unavailable
+from protos.channel import server_options
+from protos.errors import Unavailable
 from protos.inference_wire import (
     MAX_REQUEST_BYTES,
     SERVICE_NAME,
@@ -25,6 +25,7 @@ from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.redis_watch import RedisWatch
 from scheduler_svc.api.service import InferenceService
 from scheduler_svc.api.statuses import StatusInterceptor
+from scheduler_svc.health import bind
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.settings import ApiSettings
 
@@ -75,11 +76,7 @@ class ApiServer:
 
         Raises StepserveError where it is taken.
         """
-        try:
-            port = self._server.add_insecure_port(place(host, port))
-        except RuntimeError as error:
-            problem = f"can't serve on {place(host, port)}: is it in use?"
-            raise StepserveError(problem) from error
+        address = bind(self._server, host, port)
         for name in ("", SUBMIT, SERVICE_NAME):
             await self._set_health(name, not name)
         self._tasks = [
@@ -88,7 +85,7 @@ class ApiServer:
             asyncio.create_task(self.absence.run(), name="api-presence"),
         ]
         await self._server.start()
-        return place(host, port)
+        return address
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""

@@ -20,6 +20,9 @@ from stepserve.processes import Service, Stopped, Supervisor, check_port
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
+CORES_FOR_ROLES_APART = 4
+
+Role = Literal["all", "api", "lane"]
 
 
 class Up(LaneSettings, ApiSettings):
@@ -35,6 +38,11 @@ class Up(LaneSettings, ApiSettings):
     port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
     workers: int = Field(1, ge=1, le=64, description="worker processes")
     schedulers: int = Field(1, ge=1, le=16, description="scheduler processes, on PORT, PORT+1, ...")
+    roles_apart: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="serve clients and drive workers in processes of their own; auto: where there "
+        "are 4 cores for each scheduler",
+    )
     data_dir: str = Field(
         "", description="where Redis keeps the jobs; default: the user's state directory, by port"
     )
@@ -98,11 +106,16 @@ class Up(LaneSettings, ApiSettings):
         """Start all services and say where they are. Raises Stopped, ServiceFailed."""
         workers = [supervisor.start(self._worker(i)) for i in range(self.workers)]
         addresses = [worker.wait_ready()["worker"] for worker in workers]
-        schedulers = [
-            supervisor.start(self._scheduler(i, redis_url, addresses))
-            for i in range(self.schedulers)
+        roles: tuple[Role, ...] = ("lane", "api") if self._is_apart else ("all",)
+        of_roles = [
+            [
+                supervisor.start(self._scheduler(role, i, redis_url, addresses))
+                for i in range(self.schedulers)
+            ]
+            for role in roles
         ]
-        ready = [scheduler.wait_ready() for scheduler in schedulers]
+        # Those of the last role serve the clients.
+        *_, ready = [[child.wait_ready() for child in children] for children in of_roles]
         print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
         for other in ready[1:]:
             print(f"also grpc={other['grpc']}", flush=True)
@@ -148,16 +161,27 @@ class Up(LaneSettings, ApiSettings):
             flags.append(f"--memory-fraction={CPU_MEMORY_FRACTION / self.workers:.4f}")
         return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
 
-    def _scheduler(self, number: int, redis_url: str, addresses: list[str]) -> Service:
+    @property
+    def _is_apart(self) -> bool:
+        if self.roles_apart == "auto":
+            return len(os.sched_getaffinity(0)) >= CORES_FOR_ROLES_APART * self.schedulers
+        return self.roles_apart == "yes"
+
+    def _scheduler(self, role: Role, number: int, redis_url: str, addresses: list[str]) -> Service:
         flags = self._flags(
-            "model", "model_name", "host", "durability",
+            "model", "model_name", "durability",
             *LaneSettings.model_fields, *ApiSettings.model_fields,
         )  # fmt: skip
-        port = self.port + number if self.port else 0
+        if role == "lane":
+            name, serving = f"lane {number}", ["--host=127.0.0.1", "--port=0"]
+        else:
+            port = self.port + number if self.port else 0
+            name = f"scheduler {number}"
+            serving = [f"--host={self.host}", f"--port={port}", "--wait-for-worker"]
         return Service(
-            f"scheduler {number}",
-            ["scheduler_svc", *flags, f"--port={port}", f"--workers={','.join(addresses)}",
-             "--wait-for-worker"],
+            name,
+            ["scheduler_svc", f"--roles={role}", *flags, *serving,
+             f"--workers={','.join(addresses)}"],
             # Not a flag: it may hold a password, and command lines can be read by others.
             {"STEPSERVE_REDIS_URL": redis_url},
         )  # fmt: skip

@@ -92,6 +92,10 @@ def num_tokens(client: Client, job_id: str) -> int:
     return client.get(job_id).outputs[0].num_tokens
 
 
+def wait_for_tokens(client: Client, job_id: str, least: int) -> None:
+    wait_until(lambda: num_tokens(client, job_id) >= least, f"{least} tokens")
+
+
 def slow_jobs() -> list[OracleJob]:
     """Jobs that are long enough to be killed in their middle."""
     return [OracleJob(job.prompt_token_ids, 300, ignore_eos=True) for job in jobs(5, 257, count=6)]
@@ -136,17 +140,25 @@ def test_every_process_killed_and_started_again_goes_on(checkpoint: Path, tmp_pa
     assert tuple(again.token_ids) == whole.outputs[0].token_ids
 
 
-def test_a_killed_worker_and_a_killed_scheduler_lose_nothing(checkpoint: Path) -> None:
+@pytest.mark.parametrize("roles_apart", ["no", pytest.param("yes", marks=pytest.mark.long)])
+def test_a_killed_worker_and_a_killed_scheduler_lose_nothing(
+    checkpoint: Path, roles_apart: str
+) -> None:
     asked = slow_jobs()
-    with serve(checkpoint, **FLAGS) as served, Client(served.target) as client:
+    flags: dict[str, Any] = {**FLAGS, "roles_apart": roles_apart}
+    with serve(checkpoint, **flags) as served, Client(served.target) as client:
         job_ids = [client.submit(job.request()) for job in asked]
-        wait_until(lambda: num_tokens(client, job_ids[0]) >= 10, "tokens")
+        wait_for_tokens(client, job_ids[0], 10)
         [worker] = children(served.process.pid, "worker_svc")
-        [scheduler] = children(served.process.pid, "scheduler_svc")
-        assert [loads_torch(pid) for pid in (worker, scheduler)] == [True, False]
+        schedulers = children(served.process.pid, "scheduler_svc")
+        assert len(schedulers) == {"no": 1, "yes": 2}[roles_apart]
+        assert loads_torch(worker)
+        assert not any(map(loads_torch, schedulers))
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: num_tokens(client, job_ids[0]) >= 60, "tokens of the next worker")
-        os.kill(scheduler, signal.SIGKILL)
+        wait_for_tokens(client, job_ids[0], 60)
+        for number, scheduler in enumerate(schedulers):
+            os.kill(scheduler, signal.SIGKILL)
+            wait_for_tokens(client, job_ids[0], 100 + 30 * number)
         outputs = follow(client, job_ids)
         compare_all(outputs, checkpoint, asked, "float32")
         served.process.send_signal(signal.SIGTERM)

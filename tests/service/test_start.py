@@ -188,3 +188,20 @@ def test_a_level_that_is_none_is_refused(
     monkeypatch.setenv("STEPSERVE_LOG_LEVEL", "LOUD")
     assert run(settings(model, "redis://localhost:1")) == 1
     assert "STEPSERVE_LOG_LEVEL is 'LOUD', not one of" in capsys.readouterr().err
+
+
+async def test_a_process_of_lanes_serves_its_health_where_it_is_told_a_port(
+    model: Path, redis_url: str
+) -> None:
+    chosen = {"redis_url": redis_url, "model": str(model), "roles": "lane"}
+    async with scheduler(SchedulerSettings(**chosen, port=0)) as running:
+        async with grpc.aio.insecure_channel(running.address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        taken = int(running.address.rpartition(":")[2])
+        with pytest.raises(StepserveError, match="is it in use"):
+            async with scheduler(SchedulerSettings(**chosen, port=taken)):
+                pass
+    async with scheduler(SchedulerSettings(**chosen)) as running:
+        assert running.address == ""
