@@ -110,7 +110,6 @@ def _rotary_write_kernel(
     position = tl.load(positions + token).to(tl.int64)
     cosines = tl.load(cos + position * half + at, mask=exists, other=0.0)
     sines = tl.load(sin + position * half + at, mask=exists, other=0.0)
-
     heads = tl.arange(0, padded_heads)[:, None]
     inside = (heads < num_heads) & exists[None, :]
     places = token * query_token_stride + heads * query_head_stride + at[None, :]
@@ -119,7 +118,6 @@ def _rotary_write_kernel(
         low, high = _normed(low, high, query_norm, eps, half, padded_half)
     low, high = _rotated(low, high, cosines, sines)
     _store_halves(query + places, low, high, inside, half)
-
     slot = tl.load(slots + token).to(tl.int64)
     heads = tl.arange(0, padded_kv_heads)[:, None]
     inside = (heads < tl.where(slot >= 0, num_kv_heads, 0)) & exists[None, :]
@@ -131,7 +129,6 @@ def _rotary_write_kernel(
         low, high = _normed(low, high, key_norm, eps, half, padded_half)
     low, high = _rotated(low, high, cosines, sines)
     _store_halves(k_cache + cached, low, high, inside, half)
-
     places = token * value_token_stride + heads * value_head_stride + at[None, :]
     low, high = _load_halves(value + places, inside, half)
     _store_halves(v_cache + cached, low, high, inside, half)
