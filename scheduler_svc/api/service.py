@@ -49,21 +49,15 @@ class InferenceService(wire.InferenceServicer):
         self._watch = watch
 
     async def Submit(self, request: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
-        spec, digest = await self._resolve(request)
-        # Only a Generate has a stream whose end could mean anything.
-        submitted = await self._submit(replace(spec, cancel_on_disconnect=False), digest)
+        submitted = await self._submitted(request, is_streamed=False)
         return wire.SubmitResponse(job_id=submitted.job_id, existed=submitted.existed)
 
     async def Generate(self, request: wire.SubmitRequest, context: Any) -> None:
-        spec, digest = await self._resolve(request)
-        submitted = await self._submit(spec, digest)
-        job_id, watch = submitted.job_id, spec.cancel_on_disconnect
-        if submitted.existed:
-            # It may have been stored by a Submit, which has no stream.
-            watch = (await self._snapshot(job_id)).spec.cancel_on_disconnect
-        async with self._absence.stream(job_id, watch):
-            await context.write(wire.encode_event(StreamEvent(job_id)))
-            await self._send(context, await self._snapshot(job_id), 0, ())
+        job = await self._snapshot((await self._submitted(request, is_streamed=True)).job_id)
+        # It may have been stored by a Submit, which has no stream.
+        async with self._absence.stream(job.spec.job_id, job.spec.cancel_on_disconnect):
+            await context.write(wire.encode_event(StreamEvent(job.spec.job_id)))
+            await self._send(context, job, 0, ())
 
     async def Attach(self, request: wire.AttachRequest, context: Any) -> None:
         job = await self._snapshot(request.job_id)
@@ -101,12 +95,25 @@ class InferenceService(wire.InferenceServicer):
         )
         return wire.encode_models([model])
 
-    async def _resolve(self, request: wire.SubmitRequest) -> tuple[JobSpec, str]:
-        """Return the job, and what tells its request from another with the same key."""
+    async def _submitted(self, request: wire.SubmitRequest, *, is_streamed: bool) -> Submitted:
+        """Store the request's job, or find it where an idempotency key says that it is there.
+
+        A retry of what was accepted has its job, whatever would be accepted by now.
+        """
         self._watch.check()
-        spec = await resolve(request, await self._live_card.get())
-        await self._check_deadline(spec)
-        return spec, wire.request_digest(request, self._card.name)
+        # What tells the request from another with the same key.
+        digest = wire.request_digest(request, self._card.name)
+        try:
+            spec = await resolve(request, await self._live_card.get())
+            await self._check_deadline(spec)
+        except InvalidRequest:
+            key = request.idempotency_key
+            if job_id := await self._queue.stored_for(request.tenant, key, digest):
+                return Submitted(job_id, existed=True)
+            raise
+        # Only a Generate has a stream whose end could mean anything.
+        watched = is_streamed and spec.cancel_on_disconnect
+        return await self._submit(replace(spec, cancel_on_disconnect=watched), digest)
 
     async def _check_deadline(self, spec: JobSpec) -> None:
         """Refuse what can't be in time, if pace and lengths are known; no job that exists."""

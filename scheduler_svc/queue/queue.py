@@ -136,6 +136,10 @@ class JobQueue:
         """
         return await self._submitting.submit(spec, request_digest)
 
+    async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
+        """Return the job that this request was stored as, "" where there is none."""
+        return await self._submitting.stored_for(tenant, idempotency_key, request_digest)
+
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         """Whether a job was submitted with the key, so that a submit would answer that one."""
         return await self._submitting.is_known(tenant, idempotency_key)

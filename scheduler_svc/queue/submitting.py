@@ -70,6 +70,12 @@ class Submitting:
             durable=True,
         )
 
+    async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
+        digest = idempotency_digest(tenant, idempotency_key)
+        stored = digest and await self._shard.link.call("GET", self._shard.keys.idem(digest))
+        job_id, _, of_request = (stored or b"").decode().partition("\0")
+        return job_id if of_request == request_digest else ""
+
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         digest = idempotency_digest(tenant, idempotency_key)
         return bool(digest and await self._shard.link.call("EXISTS", self._shard.keys.idem(digest)))

@@ -27,7 +27,7 @@ from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from tests.service.api.checkpoints import MAX_CONTEXT
-from tests.service.api.served import Served, serving
+from tests.service.api.served import WAIT_S, Served, serving
 from tests.service.api.test_validate import SECRET, WRONG
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -381,3 +381,21 @@ async def test_a_job_that_is_followed_on_another_replica_goes_on(
         assert (await get(there, job_id)).state == "running"
         following.cancel()
         await first.until(lambda: is_state(there, job_id, "ended"))
+
+
+async def test_a_retry_has_its_job_though_the_limits_are_lower_by_now(
+    served: Served, stub: Any
+) -> None:
+    asked = {"sampling": {"max_tokens": 40}, "idempotency_key": "k"}
+    first = await submit(stub, **asked)
+    assert await served.queue.acquire("small", "me", 60_000, {"max_context": "32"})
+    async with asyncio.timeout(WAIT_S):
+        refused: object = None
+        while not isinstance(refused, grpc.aio.AioRpcError):
+            other = submit(stub, sampling={"max_tokens": 40})
+            [refused] = await asyncio.gather(other, return_exceptions=True)
+    assert "sampling.max_tokens" in str(refused.details())
+    again = await submit(stub, **asked)
+    assert (again.job_id, again.existed) == (first.job_id, True)
+    code, text = await refusal(submit(stub, **{**asked, "sampling": {"max_tokens": 41}}))
+    assert (code, text.split(":")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "sampling.max_tokens")
