@@ -27,7 +27,7 @@ from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from tests.service.api.checkpoints import MAX_CONTEXT
-from tests.service.api.served import WAIT_S, Served, serving
+from tests.service.api.served import Served, serving
 from tests.service.api.test_validate import SECRET, WRONG
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -109,42 +109,6 @@ async def test_a_cancelled_job_ends_its_stream_once(served: Served, stub: Any) -
     assert (last.finish_reason, last.usage is not None) == ("cancelled", True)
     again = wire.decode_job(await stub.CancelJob(wire.CancelJobRequest(job_id=job_id)))
     assert again == cancelled
-
-
-async def test_a_retried_submit_is_the_same_job(served: Served, stub: Any) -> None:
-    first = await submit(stub, idempotency_key="k", tenant="ann")
-    again = await submit(stub, idempotency_key="k", tenant="ann")
-    assert (first.existed, again.existed, again.job_id) == (False, True, first.job_id)
-    assert (await submit(stub, idempotency_key="k", tenant="bob")).job_id != first.job_id
-    assert await served.queue.num_queued() == 2
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"prompt": "Twice"},
-        {"prompt": "", "prompt_token_ids": [1, 2]},
-        {"sampling": {"max_tokens": 4}},
-        {"sampling": {"max_tokens": 3, "logit_bias": {"7": 1.0, "5": 1.0, "6": 2.0}}},
-        {"sampling": {"max_tokens": 3, "seed": 1}},
-        {"priority": 1},
-        {"deadline_s": 9.0},
-        {"cancel_on_disconnect": True},
-    ],
-)
-async def test_another_request_with_the_same_key_is_refused(
-    served: Served, stub: Any, other: dict[str, Any]
-) -> None:
-    bias = {str(token): 1.0 for token in (5, 6, 7)}
-    asked = {"idempotency_key": "k", "sampling": {"max_tokens": 3, "logit_bias": bias}}
-    first = await submit(stub, **asked)
-    code, text = await refusal(submit(stub, **{**asked, **other}))
-    assert code == grpc.StatusCode.INVALID_ARGUMENT
-    assert text.startswith("idempotency_key: ")
-    assert first.job_id in text
-    assert await served.queue.num_queued() == 1
-    again = {**asked, "sampling": {"logit_bias": dict(reversed(bias.items())), "max_tokens": 3}}
-    assert (await submit(stub, **again, model=served.card.name)).job_id == first.job_id
 
 
 @pytest.mark.parametrize("job_id", ["", "nobody", "x" * 300, "a\0b"])
@@ -381,21 +345,3 @@ async def test_a_job_that_is_followed_on_another_replica_goes_on(
         assert (await get(there, job_id)).state == "running"
         following.cancel()
         await first.until(lambda: is_state(there, job_id, "ended"))
-
-
-async def test_a_retry_has_its_job_though_the_limits_are_lower_by_now(
-    served: Served, stub: Any
-) -> None:
-    asked = {"sampling": {"max_tokens": 40}, "idempotency_key": "k"}
-    first = await submit(stub, **asked)
-    assert await served.queue.acquire("small", "me", 60_000, {"max_context": "32"})
-    async with asyncio.timeout(WAIT_S):
-        refused: object = None
-        while not isinstance(refused, grpc.aio.AioRpcError):
-            other = submit(stub, sampling={"max_tokens": 40})
-            [refused] = await asyncio.gather(other, return_exceptions=True)
-    assert "sampling.max_tokens" in str(refused.details())
-    again = await submit(stub, **asked)
-    assert (again.job_id, again.existed) == (first.job_id, True)
-    code, text = await refusal(submit(stub, **{**asked, "sampling": {"max_tokens": 41}}))
-    assert (code, text.split(":")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "sampling.max_tokens")
