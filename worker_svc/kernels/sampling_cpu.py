@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numba
@@ -10,6 +11,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from worker_svc.kernels.choose import choose_reference
 from worker_svc.kernels.compiled import Array, available_threads, compiled, exp
 from worker_svc.kernels.sampling import categorical_reference
 
@@ -79,3 +81,6 @@ def _weight(score: Any, top: Any) -> float:
     exponent = score - top
     weight = exp(exponent)
     return np.float64(weight if exponent > MIN_EXPONENT else 0.0)
+
+
+choose_cpu = partial(choose_reference, categorical=categorical_cpu)

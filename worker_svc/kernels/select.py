@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -134,7 +133,7 @@ def _cpu(device: torch.device) -> Kernels:
         from worker_svc.kernels.attention_cpu import paged_attention_cpu
         from worker_svc.kernels.norm_cpu import add_rms_norm_cpu
         from worker_svc.kernels.rotary_cpu import rotary_write_cpu
-        from worker_svc.kernels.sampling_cpu import categorical_cpu
+        from worker_svc.kernels.sampling_cpu import choose_cpu
     except ImportError as error:
         raise KernelsUnavailable(
             f"the cpu kernels need numba ({error}); without it choose the kernels torch, "
@@ -146,7 +145,7 @@ def _cpu(device: torch.device) -> Kernels:
         add_rms_norm=add_rms_norm_cpu,
         rotary_write=rotary_write_cpu,
         paged_attention=paged_attention_cpu,
-        choose=partial(choose_reference, categorical=categorical_cpu),
+        choose=choose_cpu,
     )
 
 
