@@ -21,9 +21,11 @@ from protos.step import FinishReason, Hello, HelloReply, Sampling, StepCommand, 
 from tests.worker.conftest import Assemble
 from tests.worker.lane import Lane
 from worker_svc.assembly import Assembly
+from worker_svc.core.residents import StepPlan
 from worker_svc.engine import BROKEN, STUCK
 from worker_svc.server import MAX_CALLS, WorkerServer
 from worker_svc.settings import WorkerSettings
+from worker_svc.step.pending import Pending
 
 TIMEOUT_S = 20.0
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
@@ -301,13 +303,13 @@ async def test_a_step_that_takes_too_long_shows_and_nobody_is_let_wait_for_it(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, may_go_on = worker.assembly.runner, threading.Event()
-    execute = runner.execute
+    launch = runner.launch
 
-    def execute_late(command: StepCommand) -> StepReport:
+    def launch_late(plan: StepPlan) -> Pending:
         may_go_on.wait(TIMEOUT_S)
-        return execute(command)
+        return launch(plan)
 
-    monkeypatch.setattr(runner, "execute", execute_late)
+    monkeypatch.setattr(runner, "launch", launch_late)
     watch = health_pb2_grpc.HealthStub(worker.channel).Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     stream = worker.stream()
