@@ -14,7 +14,7 @@ from worker_svc.kernels.choice import SampledRows
 from worker_svc.kernels.record import pack_record
 
 MAX_CONTEXT, PROMPT_TOKENS, NUM_TOKENS = 4096, 512, 1024
-NUM_BIASES, MAX_BIASES = 16, 1024
+NUM_BIASES, MAX_LOGIT_BIASES = 16, 1024
 # What logits of random numbers are multiplied by: some tokens are much likelier than others.
 SPREAD = 3.0
 
@@ -68,8 +68,8 @@ def table_of(kind: Kind, num_rows: int, vocab_size: int, device: torch.device) -
         torch.from_numpy(pack_record(_admission(kind, number), MAX_CONTEXT))
         for number in range(num_rows)
     ]
-    ids = torch.zeros((num_rows, MAX_BIASES), dtype=torch.int32)
-    values = torch.zeros((num_rows, MAX_BIASES))
+    ids = torch.zeros((num_rows, MAX_LOGIT_BIASES), dtype=torch.int32)
+    values = torch.zeros((num_rows, MAX_LOGIT_BIASES))
     for place, (token_id, bias) in enumerate(kind.sampling.logit_bias):
         ids[:, place], values[:, place] = token_id, bias
     return Table(

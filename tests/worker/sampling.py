@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from protos.step import Admission, Sampling, TokenLogprobs
-from worker_svc.core.limits import Limits
+from worker_svc.core.limits import MAX_LOGIT_BIASES, Limits
 from worker_svc.core.residents import Resident
 from worker_svc.kernels import Kernels, select
 from worker_svc.kernels.philox import uniforms_reference
-from worker_svc.kernels.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
+from worker_svc.kernels.record import RECORD_WORDS, pack_biases, pack_record
 from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
 
 VOCAB_SIZE = 600
@@ -50,8 +50,8 @@ class Table:
         self.token_ids = torch.zeros(shape, dtype=torch.int32)
         self.records = torch.zeros((num_lines, RECORD_WORDS), dtype=torch.int32)
         self.has_ended = torch.zeros((num_lines, 4), dtype=torch.int32)[:, 0]
-        self.bias_ids = torch.zeros((num_lines, MAX_BIASES), dtype=torch.int32)
-        self.bias_values = torch.zeros((num_lines, MAX_BIASES))
+        self.bias_ids = torch.zeros((num_lines, MAX_LOGIT_BIASES), dtype=torch.int32)
+        self.bias_values = torch.zeros((num_lines, MAX_LOGIT_BIASES))
 
     def admit(self, case: Case, line: int) -> None:
         """Write the case's line."""

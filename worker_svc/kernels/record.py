@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from protos.step import Admission, Sampling
-from worker_svc.core.limits import MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS
+from worker_svc.core.limits import MAX_STOP_TOKEN_IDS
 from worker_svc.core.needs import Needs
 
 RECORD_WORDS = 128
@@ -27,8 +27,6 @@ NUM_PROMPT_TOKENS, MAX_TOKENS, NUM_BIASES, NUM_LOGPROBS, NUM_STOPS = 10, 11, 12,
 FIRST_STOP = 16
 assert FIRST_STOP + MAX_STOP_TOKEN_IDS == RECORD_WORDS
 
-# Biased tokens of a sequence, which have tables of their own.
-MAX_BIASES = MAX_LOGIT_BIASES
 
 _MAX_INT32 = 2**31 - 1
 

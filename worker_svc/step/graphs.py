@@ -63,7 +63,7 @@ class Bucket:
 def buckets_for(limits: Limits) -> tuple[Bucket, ...]:
     """Every graph that a worker of these limits captures; the least that holds a step comes first.
 
-    Decodes lose at most an eighth to padding from 32 rows on, mixed steps from 512 tokens on.
+    From 64 rows, or tokens, on a size is at most an eighth larger than the one before.
     """
     most_rows = min(limits.max_batch_size, limits.max_step_tokens)
     most_tokens = min(limits.max_step_tokens, max(MAX_GRAPHED_TOKENS, most_rows))

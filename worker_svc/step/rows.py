@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker_svc.core.limits import Limits
+from worker_svc.core.limits import MAX_LOGIT_BIASES, Limits
 from worker_svc.core.residents import Resident, Row
 from worker_svc.kernels import Kernels
 from worker_svc.kernels.locate import RowTables
-from worker_svc.kernels.record import MAX_BIASES, RECORD_WORDS, pack_biases, pack_record
+from worker_svc.kernels.record import RECORD_WORDS, pack_biases, pack_record
 from worker_svc.step.staging import ALIGNED_ITEMS, aligned, pack
 
 # Places are 32-bit integers.
@@ -41,8 +41,8 @@ class RowTable:
         block_tables: ``[lines, max_blocks_per_row]`` int32.
         has_ended: ``[lines]`` int32, 1 where the device saw the sequence's end.
         records: ``[lines, RECORD_WORDS]`` int32, how its tokens are chosen (see ``record``).
-        bias_ids: ``[lines, MAX_BIASES]`` int32; how many there are is in the record.
-        bias_values: ``[lines, MAX_BIASES]`` float32.
+        bias_ids: ``[lines, MAX_LOGIT_BIASES]`` int32; how many there are is in the record.
+        bias_values: ``[lines, MAX_LOGIT_BIASES]`` float32.
         nobody: the line that belongs to nobody: what padding names.
     """
 
@@ -52,7 +52,7 @@ class RowTable:
         self.nobody = limits.max_batch_size
         lines = self.nobody + 1
         wanted = (limits.max_context, limits.max_blocks_per_row, 1, RECORD_WORDS)
-        self._widths = [aligned(width) for width in (*wanted, MAX_BIASES, MAX_BIASES)]
+        self._widths = [aligned(width) for width in (*wanted, MAX_LOGIT_BIASES, MAX_LOGIT_BIASES)]
         self._starts = [0, *accumulate(lines * width for width in self._widths)]
         assert self._starts[-1] <= MAX_PLACES
         self._memory = torch.zeros(self._starts[-1], dtype=torch.int32, device=device)
@@ -71,7 +71,7 @@ class RowTable:
     @staticmethod
     def fits(limits: Limits) -> bool:
         """Whether rows of such lengths can be addressed."""
-        width = limits.max_context + limits.max_blocks_per_row + RECORD_WORDS + 2 * MAX_BIASES
+        width = limits.max_context + limits.max_blocks_per_row + RECORD_WORDS + 2 * MAX_LOGIT_BIASES
         return (limits.max_batch_size + 1) * (width + 6 * ALIGNED_ITEMS) <= MAX_PLACES
 
     def write(self, admitted: Sequence[Resident], rows: Sequence[Row]) -> None:
