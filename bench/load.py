@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from bench.measured import JobTimes
@@ -133,7 +134,7 @@ async def burst(client: AsyncClient, jobs: Sequence[BenchJob], num_gates: int) -
     """
     [model] = await client.models()
     gate = BenchJob(GATE_PROMPT, model.max_context - len(GATE_PROMPT))
-    gates = [await client.submit(Arrival(0.0, gate).request()) for _ in range(num_gates)]
+    gates = [await _shut(client, gate) for _ in range(num_gates)]
     outcomes, streams = [], []
     for job in jobs:
         outcome = Outcome(Arrival(0.0, job), JobTimes(0.0))
@@ -155,6 +156,15 @@ async def burst(client: AsyncClient, jobs: Sequence[BenchJob], num_gates: int) -
 async def _drain(stream: AsyncIterator[StreamEvent], outcome: Outcome) -> None:
     async for event in stream:
         outcome.take(event)
+
+
+async def _shut(client: AsyncClient, gate: BenchJob) -> str:
+    """Return the id of a gate that runs: one that still waits would share its batch with jobs."""
+    async with aclosing(client.generate(Arrival(0.0, gate).request())) as events:
+        async for event in events:
+            if event.token_ids:
+                return event.job_id
+    raise StepserveError("the job that holds a place ended before it had a token")
 
 
 async def _open(client: AsyncClient, gate: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -46,7 +48,9 @@ class Model:
     """A decoder of random weights and a cache of random keys, for steps of up to ``limits``."""
 
     def __init__(self, geometry: Geometry, limits: Limits, setup: Setup) -> None:
-        config = write_config(geometry, setup.scratch / f"{geometry.name}-config")
+        # A directory of its own: models of one shape are made in processes side by side.
+        with tempfile.TemporaryDirectory(dir=setup.scratch) as directory:
+            config = write_config(geometry, Path(directory))
         places = Places(setup.dtype, setup.device)
         weights = allocate(config, EMBEDDING if config.tie_embeddings else None, places)
         fill(places.views)

@@ -17,8 +17,9 @@ import torch
 from bench.gpu import floors
 from bench.gpu.case import Case, Outputs
 from bench.gpu.child import forked_map, rows_of
+from bench.gpu.driven import Model, Rows, limits_for
 from bench.gpu.floors import Ceilings
-from bench.gpu.geometry import QWEN3_06B, QWEN3_8B
+from bench.gpu.geometry import QWEN3_06B, QWEN3_8B, TINY
 from bench.gpu.loads import nano_load
 from bench.gpu.lone import LoneRun
 from bench.gpu.report import report, summary
@@ -154,6 +155,14 @@ def test_forked_map() -> None:
     assert sorted(forked_map(_square, range(5), 2, 60.0)) == [0, 1, 4, 9, 16]
     with pytest.raises(TimeoutError):
         list(forked_map(time.sleep, [60.0], 1, 0.1))
+
+
+def test_models_of_one_shape_share_no_file(tmp_path: Path) -> None:
+    """They are made in processes side by side, where one would read what another half wrote."""
+    setup = Setup("cpu", "torch", True, (), tmp_path)
+    rows_of_one = Rows(((4, 4),))
+    Model(TINY, limits_for(TINY, [rows_of_one], 4), setup)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
