@@ -30,7 +30,7 @@ help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: setup ## Serve a small model on this machine: a dozen prompts, streamed, and the picture of every step.
-	@$(BIN)/python -m bench.demo
+	@$(BIN)/python -m stepserve_bench.demo
 
 test: check ## Run the checks, then every test that takes seconds.
 	$(BIN)/python -m pytest -p no:xdist -m "not long" $(PYTEST_ARGS)
@@ -42,7 +42,7 @@ check: setup ## Check format, lint, types, import contracts and generated code; 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m protos.generate --check
+	$(BIN)/python -m stepserve.protocol.generate --check
 	$(BIN)/mypy
 
 format: setup ## Format the sources and apply the lint fixes that are safe.
@@ -50,7 +50,7 @@ format: setup ## Format the sources and apply the lint fixes that are safe.
 	$(BIN)/ruff check --fix .
 
 protos: setup ## Generate the Python code of the two protos again.
-	$(BIN)/python -m protos.generate
+	$(BIN)/python -m stepserve.protocol.generate
 
 bench: setup ## Run the benchmarks; the last line is a JSON object with the figures.
 	$(BIN)/stepserve bench

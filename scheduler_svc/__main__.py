@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from protos.command_line import parse_settings, print_any_character
 from scheduler_svc.server import PROG, run
 from scheduler_svc.settings import SchedulerSettings
+from stepserve.process.command_line import parse_settings, print_any_character
 
 if __name__ == "__main__":
     print_any_character()

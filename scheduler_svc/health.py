@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from protos.channel import place, server_options
-from protos.errors import StepserveError
+from stepserve.protocol.channel import place, server_options
+from stepserve.protocol.errors import StepserveError
 
 
 @asynccontextmanager

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protos.collector import calm_collector
-from protos.errors import StepserveError, Unavailable
-from protos.logs import start_logging
-from protos.redaction import redacted
-from scheduler_svc.api.model_card import ModelCard
 from scheduler_svc.api.server import ApiServer
+from scheduler_svc.fleet.lanes import Lanes
 from scheduler_svc.health import serve_health
-from scheduler_svc.lane import Shard
-from scheduler_svc.lanes import Lanes
+from scheduler_svc.lane.lane import Shard
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.text.model_card import ModelCard
+from stepserve.process.collector import calm_collector
+from stepserve.process.logs import start_logging
+from stepserve.process.redaction import redacted
+from stepserve.protocol.errors import StepserveError, Unavailable
 
 log = logging.getLogger(__name__)
 

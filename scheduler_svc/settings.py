@@ -8,8 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from protos.variables import FROM_ENVIRONMENT
 from scheduler_svc.order import Order, Policy
+from stepserve.process.variables import FROM_ENVIRONMENT
 
 Batching = Literal["continuous", "static"]
 

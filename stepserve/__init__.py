@@ -5,29 +5,59 @@ with Client("localhost:50051") as client:
         print(event.text, end="", flush=True)
 """
 
-from protos.inference import (
-    ChatMessage,
-    JobInfo,
-    ModelInfo,
-    OutputInfo,
-    Request,
-    SamplingParams,
-    StreamEvent,
-    Usage,
-)
-from protos.job import Finish
-from protos.step import TokenLogprobs
-from stepserve.aio import AsyncClient
-from stepserve.client import Client
-from stepserve.completion import Completion, Output
-from stepserve.errors import (
-    Exhausted,
-    InvalidRequest,
-    NotFound,
-    StepserveError,
-    Unavailable,
-)
-from stepserve.retry import RetryPolicy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    __version__: str
+    from stepserve.client.aio import AsyncClient
+    from stepserve.client.blocking import Client
+    from stepserve.client.completion import Completion, Output
+    from stepserve.client.errors import (
+        Exhausted,
+        InvalidRequest,
+        NotFound,
+        StepserveError,
+        Unavailable,
+    )
+    from stepserve.client.retry import RetryPolicy
+    from stepserve.protocol.inference import (
+        ChatMessage,
+        JobInfo,
+        ModelInfo,
+        OutputInfo,
+        Request,
+        SamplingParams,
+        StreamEvent,
+        Usage,
+    )
+    from stepserve.protocol.job import Finish
+    from stepserve.protocol.step import TokenLogprobs
+
+# Imported when it is first asked for: the services import this package for what they share, and
+# need no client.
+_HOME = {
+    "AsyncClient": "stepserve.client.aio",
+    "ChatMessage": "stepserve.protocol.inference",
+    "Client": "stepserve.client.blocking",
+    "Completion": "stepserve.client.completion",
+    "Exhausted": "stepserve.client.errors",
+    "Finish": "stepserve.protocol.job",
+    "InvalidRequest": "stepserve.client.errors",
+    "JobInfo": "stepserve.protocol.inference",
+    "ModelInfo": "stepserve.protocol.inference",
+    "NotFound": "stepserve.client.errors",
+    "Output": "stepserve.client.completion",
+    "OutputInfo": "stepserve.protocol.inference",
+    "Request": "stepserve.protocol.inference",
+    "RetryPolicy": "stepserve.client.retry",
+    "SamplingParams": "stepserve.protocol.inference",
+    "StepserveError": "stepserve.client.errors",
+    "StreamEvent": "stepserve.protocol.inference",
+    "TokenLogprobs": "stepserve.protocol.step",
+    "Unavailable": "stepserve.client.errors",
+    "Usage": "stepserve.protocol.inference",
+}
 
 __all__ = [
     "AsyncClient",
@@ -50,4 +80,17 @@ __all__ = [
     "TokenLogprobs",
     "Unavailable",
     "Usage",
+    "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("stepserve")
+    if name not in _HOME:
+        raise AttributeError(f"module 'stepserve' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

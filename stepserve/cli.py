@@ -11,8 +11,8 @@ from typing import Protocol, cast
 
 from pydantic_settings import BaseSettings
 
-from protos.command_line import parse_settings, print_any_character
-from protos.errors import StepserveError
+from stepserve.process.command_line import parse_settings, print_any_character
+from stepserve.protocol.errors import StepserveError
 
 # name: (where its class is, what it does). Imported only when it is called, so that a
 # client needs neither redis nor torch.
@@ -26,16 +26,34 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("stepserve.commands.jobs:Jobs", "list jobs, newest first"),
     "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
     "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),
-    "bench": ("bench.compare:Bench", "measure against transformers' static batches"),
-    "bench static": ("bench.compare:Bench", "the same"),
-    "bench batching": ("bench.batching:BatchingBench", "static, continuous, selective batches"),
-    "bench policies": ("bench.experiments.policies:PolicyBench", "what each policy promises"),
-    "bench core": ("bench.core_bench:CoreBench", "what one decision of the scheduler costs"),
-    "bench gpu": ("bench.gpu.command:GpuBench", "one GPU: kernels, steps, service, floors"),
-    "bench path": ("bench.path.command:PathBench", "what a streamed token costs"),
-    "bench example": ("bench.example:Example", "four jobs in batches of three, step by step"),
+    "bench": (
+        "stepserve_bench.compare.command:Bench",
+        "measure against transformers' static batches",
+    ),
+    "bench static": ("stepserve_bench.compare.command:Bench", "the same"),
+    "bench batching": (
+        "stepserve_bench.batching.command:BatchingBench",
+        "static, continuous, selective batches",
+    ),
+    "bench policies": ("stepserve_bench.policies.command:PolicyBench", "what each policy promises"),
+    "bench core": (
+        "stepserve_bench.core.command:CoreBench",
+        "what one decision of the scheduler costs",
+    ),
+    "bench gpu": (
+        "stepserve_bench.gpu.command:GpuBench",
+        "one GPU: kernels, steps, service, floors",
+    ),
+    "bench path": ("stepserve_bench.path.command:PathBench", "what a streamed token costs"),
+    "bench example": (
+        "stepserve_bench.demo.example:Example",
+        "four jobs in batches of three, step by step",
+    ),
     "replay": ("scheduler_svc.trace.replay:ReplayCommand", "decide a recorded lane's turns again"),
-    "simulate": ("bench.simulator.command:Simulate", "the real scheduler in virtual time"),
+    "simulate": (
+        "stepserve_bench.simulator.command:Simulate",
+        "the real scheduler in virtual time",
+    ),
 }
 
 

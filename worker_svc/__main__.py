@@ -9,9 +9,9 @@ import signal
 import sys
 from uuid import uuid4
 
-from protos.command_line import parse_settings, print_any_character
-from protos.errors import StepserveError
-from protos.logs import start_logging
+from stepserve.process.command_line import parse_settings, print_any_character
+from stepserve.process.logs import start_logging
+from stepserve.protocol.errors import StepserveError
 from worker_svc.address import check_address
 from worker_svc.settings import WorkerSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from protos.errors import StepserveError
+from stepserve.protocol.errors import StepserveError
 
 
 def check_address(host: str, port: int) -> None:

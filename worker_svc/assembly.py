@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from modelfiles.directory import first_line
-from protos.step import WorkerInfo
+from stepserve.modelfiles.directory import first_line
+from stepserve.protocol.step import WorkerInfo
 from worker_svc.core.limits import Limits
 from worker_svc.kernels import KernelsUnavailable, select
-from worker_svc.loading import LoadedModel, load_model
+from worker_svc.model.loading import LoadedModel, load_model
 from worker_svc.progress import counted
 from worker_svc.room import WorkerUnavailable, has_graphs, make_room
 from worker_svc.runner import Runner

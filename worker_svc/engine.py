@@ -11,8 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from protos.errors import StepRefused, Unavailable
-from protos.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
+from stepserve.protocol.errors import StepRefused, Unavailable
+from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
 from worker_svc.core.ledger import Ledger
 from worker_svc.core.residents import StepPlan
 from worker_svc.runner import Runner

@@ -8,11 +8,11 @@ import torch
 
 from kvstore.blocks import num_blocks_for
 from kvstore.cache import CacheShape, KVCache
-from modelfiles.directory import first_line
-from protos.errors import StepserveError
+from stepserve.modelfiles.directory import first_line
+from stepserve.protocol.errors import StepserveError
 from worker_svc.core.limits import Limits
-from worker_svc.loading import LoadedModel
 from worker_svc.memory import free_bytes, peak_bytes
+from worker_svc.model.loading import LoadedModel
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.graphs import graph_bytes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from kvstore.cache import KVCache
-from protos.step import ResidentSequence, StepCommand, StepReport
+from stepserve.protocol.step import ResidentSequence, StepCommand, StepReport
 from worker_svc.core.limits import Limits
 from worker_svc.core.outcome import Chosen, absorb
 from worker_svc.core.residents import Residents, StepPlan
-from worker_svc.model import Decoder
+from worker_svc.model.decoder import Decoder
 from worker_svc.step.executor import Executor
 from worker_svc.step.layout import Layout
 from worker_svc.step.pending import Pending

@@ -12,11 +12,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos import step_wire
-from protos.channel import place, server_options
-from protos.collector import calm_collector
-from protos.errors import InvalidRequest, StepRefused, StepserveError
-from protos.step import Hello, StepCommand, StepReport
+from stepserve.process.collector import calm_collector
+from stepserve.protocol import step_wire
+from stepserve.protocol.channel import place, server_options
+from stepserve.protocol.errors import InvalidRequest, StepRefused, StepserveError
+from stepserve.protocol.step import Hello, StepCommand, StepReport
 from worker_svc.assembly import Assembly
 from worker_svc.engine import STUCK, Commands, Engine, StreamEnded
 from worker_svc.settings import WorkerSettings

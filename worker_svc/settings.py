@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from protos.variables import FROM_ENVIRONMENT
+from stepserve.process.variables import FROM_ENVIRONMENT
 
 # Counts travel as 32-bit integers.
 MAX_INT = 2**31 - 1

@@ -22,7 +22,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/stepserve /opt/stepserve
 # The demo model, which k8s/overlays/cpu serves.
-COPY bench/storyteller/model /opt/stepserve/models/storyteller
+COPY stepserve_bench/demo/storyteller/model /opt/stepserve/models/storyteller
 # The one writable directory besides /tmp; the root file system is mounted read-only.
 ENV PATH=/opt/stepserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

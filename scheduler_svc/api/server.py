@@ -12,22 +12,22 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.channel import server_options
-from protos.errors import Unavailable
-from protos.inference_wire import (
+from scheduler_svc.api.service import InferenceService
+from scheduler_svc.api.statuses import StatusInterceptor
+from scheduler_svc.frontend.absence import Absence
+from scheduler_svc.frontend.follow import FollowHub
+from scheduler_svc.frontend.redis_watch import RedisWatch
+from scheduler_svc.health import bind
+from scheduler_svc.queue import JobQueue
+from scheduler_svc.settings import ApiSettings
+from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol.channel import server_options
+from stepserve.protocol.errors import Unavailable
+from stepserve.protocol.inference_wire import (
     MAX_REQUEST_BYTES,
     SERVICE_NAME,
     add_InferenceServicer_to_server,
 )
-from scheduler_svc.api.absence import Absence
-from scheduler_svc.api.follow import FollowHub
-from scheduler_svc.api.model_card import ModelCard
-from scheduler_svc.api.redis_watch import RedisWatch
-from scheduler_svc.api.service import InferenceService
-from scheduler_svc.api.statuses import StatusInterceptor
-from scheduler_svc.health import bind
-from scheduler_svc.queue import JobQueue
-from scheduler_svc.settings import ApiSettings
 
 log = logging.getLogger(__name__)
 

@@ -6,19 +6,19 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from protos import inference_wire as wire
-from protos.errors import InvalidRequest, NotFound, Unavailable
-from protos.inference import JobInfo, ModelInfo, OutputInfo, StreamEvent, Usage
-from protos.job import JobSpec
-from scheduler_svc.api import stream
-from scheduler_svc.api.absence import Absence
-from scheduler_svc.api.follow import FollowHub
-from scheduler_svc.api.gate import Gate
-from scheduler_svc.api.live_card import LiveCard
-from scheduler_svc.api.model_card import ModelCard
-from scheduler_svc.api.redis_watch import RedisWatch
-from scheduler_svc.api.validate import check_deadline, check_model, resolve
+from scheduler_svc.frontend import stream
+from scheduler_svc.frontend.absence import Absence
+from scheduler_svc.frontend.follow import FollowHub
+from scheduler_svc.frontend.gate import Gate
+from scheduler_svc.frontend.live_card import LiveCard
+from scheduler_svc.frontend.redis_watch import RedisWatch
+from scheduler_svc.frontend.validate import check_deadline, check_model, resolve
 from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
+from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_wire as wire
+from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
+from stepserve.protocol.inference import JobInfo, ModelInfo, OutputInfo, StreamEvent, Usage
+from stepserve.protocol.job import JobSpec
 
 DEFAULT_LISTED_JOBS = 100
 MAX_LISTED_JOBS = 1000

@@ -10,8 +10,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from protos.errors import BegunAnew, Exhausted, InvalidRequest, NotFound, Unavailable
-from protos.inference_wire import RETRY_AFTER_KEY
+from stepserve.protocol.errors import BegunAnew, Exhausted, InvalidRequest, NotFound, Unavailable
+from stepserve.protocol.inference_wire import RETRY_AFTER_KEY
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protos.step import Admission
 from scheduler_svc.core.flight import Planned
 from scheduler_svc.core.sequence import Sequence
+from stepserve.protocol.step import Admission
 
 
 @dataclass(slots=True)

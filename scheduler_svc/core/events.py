@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from protos.job import ClaimedJob, CommitRow
-from protos.step import StepCommand, StepReport
+from stepserve.protocol.job import ClaimedJob, CommitRow
+from stepserve.protocol.step import StepCommand, StepReport
 
 
 @dataclass(frozen=True, slots=True)

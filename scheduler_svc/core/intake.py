@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from protos.job import ClaimedJob, OutputLog, SamplingParams
-from protos.step import Sampling
 from scheduler_svc.core.sequence import Sequence
+from stepserve.protocol.job import ClaimedJob, OutputLog, SamplingParams
+from stepserve.protocol.step import Sampling
 
 
 def sequences_of(job: ClaimedJob, max_context: int) -> list[Sequence]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protos.job import CommitRow, Finish
-from protos.step import FinishReason, StepReport
 from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.events import StopHit
 from scheduler_svc.core.lengths import OutputLengths
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence, State
+from stepserve.protocol.job import CommitRow, Finish
+from stepserve.protocol.step import FinishReason, StepReport
 
 FINISHES = {
     FinishReason.STOP: Finish("stop"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from protos.job import ClaimedJob, CommitRow
+from stepserve.protocol.job import ClaimedJob, CommitRow
 
 
 class Probation:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from protos.job import Finish
 from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.room import Room
 from scheduler_svc.core.sequence import Sequence, State
+from stepserve.protocol.job import Finish
 
 PAST = Finish("deadline", "the job's deadline has passed")
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence as Series
 from kvstore.blocks import num_blocks_for
 from kvstore.pool import BlockPool
 from kvstore.prefix import keys_from, salt_of
-from protos.job import CommitRow
-from protos.step import FinishReason, StepCommand, StepReport
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.counts import Counts
 from scheduler_svc.core.errors import ProtocolError
@@ -38,6 +36,8 @@ from scheduler_svc.core.punctuality import Punctuality
 from scheduler_svc.core.room import Room
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence, State
+from stepserve.protocol.job import CommitRow
+from stepserve.protocol.step import FinishReason, StepCommand, StepReport
 
 NO_CLAIM = Claim(0)
 # One job is claimed ahead for so many places, while there is a backlog.

@@ -8,9 +8,9 @@ from enum import Enum, auto
 
 from kvstore.blocks import num_blocks_for
 from kvstore.prefix import Key, keys_from, salt_of
-from protos.job import JobSpec
-from protos.step import Admission, Sampling
 from scheduler_svc.core.errors import IllegalMove, ProtocolError
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.step import Admission, Sampling
 
 
 class State(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from scheduler_svc.fleet import Fleet
+from scheduler_svc.fleet.owners import Fleet
 from scheduler_svc.queue.leasing import live_workers
 from scheduler_svc.queue.shard import Shard
 

@@ -20,9 +20,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from protos.errors import Unavailable
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.link import unavailable_when_down
+from stepserve.protocol.errors import Unavailable
 
 _BLOCK_MS = 2000
 _MAX_ENTRIES = 512

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from protos.job import ClaimedJob, JobSpec, OutputLog
 from scheduler_svc.order import NUM_COMPARED, Order, Policy
 from scheduler_svc.queue.codec import RECORD_ERRORS, decode_spec, unpack_u32
 from scheduler_svc.queue.ending import Ending
@@ -18,6 +17,7 @@ from scheduler_svc.queue.lease import Fenced, Lease
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
+from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog
 
 UNBOUNDED = 2**53
 _MAX_PASSED_OVER = 64

@@ -10,9 +10,9 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from protos.errors import StepserveError
-from protos.job import Finish, JobSpec, SamplingParams
-from protos.step import TokenLogprobs
+from stepserve.protocol.errors import StepserveError
+from stepserve.protocol.job import Finish, JobSpec, SamplingParams
+from stepserve.protocol.step import TokenLogprobs
 
 _STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}

@@ -19,8 +19,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from protos.errors import Unavailable
 from scheduler_svc.queue.limits import Durability
+from stepserve.protocol.errors import Unavailable
 
 _OLDEST = (6, 2)
 _MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108

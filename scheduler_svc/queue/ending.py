@@ -7,13 +7,13 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from protos.errors import Unavailable
-from protos.job import Finish
 from scheduler_svc.queue.codec import RECORD_ERRORS, encode_finish
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.ranking import holder_of
 from scheduler_svc.queue.retention import Retention
 from scheduler_svc.queue.shard import Shard
+from stepserve.protocol.errors import Unavailable
+from stepserve.protocol.job import Finish
 
 log = logging.getLogger(__name__)
 

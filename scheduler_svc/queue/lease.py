@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from protos.errors import StepserveError
+from stepserve.protocol.errors import StepserveError
 
 
 class Fenced(StepserveError):

@@ -25,11 +25,11 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from protos.errors import StepserveError, Unavailable
 from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.resp import Argument, Packed, PacksFast, num_arguments
 from scheduler_svc.queue.scripts import Script
+from stepserve.protocol.errors import StepserveError, Unavailable
 
 Command = tuple[Argument, ...]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protos.job import Finish
 from scheduler_svc.queue.ending import Ending, Unless
 from scheduler_svc.queue.shard import Shard
+from stepserve.protocol.job import Finish
 
 
 @dataclass(frozen=True, slots=True)

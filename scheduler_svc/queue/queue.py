@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
-from scheduler_svc.fleet import Fleet
+from scheduler_svc.fleet.owners import Fleet
 from scheduler_svc.order import Order
 from scheduler_svc.queue.attendance import Attendance
 from scheduler_svc.queue.balance import Balance
@@ -46,6 +45,7 @@ from scheduler_svc.queue.snapshot import (
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import Submitted, Submitting
 from scheduler_svc.queue.suspicion import Suspicion
+from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 
 _OVERDUE = encode_finish(OVERDUE)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from itertools import chain
 
-from protos.errors import Unavailable
 from scheduler_svc.order import Order
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.shard import Shard
+from stepserve.protocol.errors import Unavailable
 
 _PAGE = 128
 _MAX_PAGES = 256

@@ -14,7 +14,6 @@ from enum import Enum
 from functools import lru_cache
 from itertools import chain
 
-from protos.job import CommitRow, Finish, OutputLog
 from scheduler_svc.queue.codec import (
     decode_finish,
     decode_logprobs,
@@ -25,6 +24,7 @@ from scheduler_svc.queue.codec import (
 )
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.resp import Argument, Packed, packed
+from stepserve.protocol.job import CommitRow, Finish, OutputLog
 
 
 class RowKind(Enum):

@@ -9,9 +9,9 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from protos.errors import StepserveError
 from scheduler_svc.queue.limits import Durability
 from scheduler_svc.queue.link import RedisLink
+from stepserve.protocol.errors import StepserveError
 
 log = logging.getLogger(__name__)
 

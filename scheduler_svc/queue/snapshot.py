@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from protos.job import Finish, JobSpec
 from scheduler_svc.queue.codec import Corrupt, decode_finish, decode_spec, unpack_u32
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.stranding import notes_of
+from stepserve.protocol.job import Finish, JobSpec
 
 JobState = Literal["queued", "running", "ended"]
 

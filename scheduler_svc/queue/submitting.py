@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from protos.errors import Exhausted, InvalidRequest
-from protos.job import JobSpec
 from scheduler_svc.queue.codec import encode_spec, pack_u32
 from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.limits import MAX_OUTPUTS
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.shard import Shard
+from stepserve.protocol.errors import Exhausted, InvalidRequest
+from stepserve.protocol.job import JobSpec
 
 _RETRY_AFTER_MS = 1000
 _OTHER_REQUEST = 2

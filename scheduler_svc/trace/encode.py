@@ -17,7 +17,7 @@ from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from protos.errors import StepserveError
+from stepserve.protocol.errors import StepserveError
 
 NOT_IN_JSON = ("inf", "-inf", "nan")
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 
-from protos.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog, SamplingParams
-from protos.step import Admission, Sampling, StepCommand, StepReport
 from scheduler_svc.core.events import (
     Cancelled,
     Claimed,
@@ -26,6 +24,8 @@ from scheduler_svc.core.events import (
     WorkerLost,
 )
 from scheduler_svc.trace.chain import Chain
+from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.step import Admission, Sampling, StepCommand, StepReport
 
 Key = tuple[str, int]
 Turn = tuple[tuple[Event, ...], tuple[Effect, ...]]

@@ -11,12 +11,12 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-from protos.command_line import parse_settings
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import Effect
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.trace.encode import BadTrace, canonical, codec
 from scheduler_svc.trace.file import TraceReader, open_trace
+from stepserve.process.command_line import parse_settings
 
 PROG = "stepserve replay"
 EFFECT = codec(Effect)

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from stepserve.aio import AsyncClient
-from stepserve.batch_file import (
+from stepserve.batch.file import (
     BatchFailed,
     BatchLine,
     Progress,
@@ -30,9 +29,10 @@ from stepserve.batch_file import (
     parse_lines,
     read_input,
 )
-from stepserve.batch_run import BatchRun, served_models, summary
+from stepserve.batch.run import BatchRun, served_models, summary
+from stepserve.client.aio import AsyncClient
 from stepserve.commands.up import Up
-from stepserve.serving import serve
+from stepserve.local.serving import serve
 
 
 class _Environment(EnvSettingsSource):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepserve.client import Client
+from stepserve.client.blocking import Client
 from stepserve.commands.options import Connection, Prompting, show
 
 

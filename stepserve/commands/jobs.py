@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from protos.inference import JobInfo
-from stepserve.client import Client
+from stepserve.client.blocking import Client
 from stepserve.commands.options import Connection, Prompting, show
+from stepserve.protocol.inference import JobInfo
 
 
 class Submit(Connection, Prompting):

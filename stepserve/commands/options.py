@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg
 
-from protos.errors import InvalidRequest
-from protos.inference import ChatMessage, Request, SamplingParams, StreamEvent
-from protos.variables import FROM_ENVIRONMENT
+from stepserve.process.variables import FROM_ENVIRONMENT
+from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.inference import ChatMessage, Request, SamplingParams, StreamEvent
 
 
 class Connection(BaseSettings):

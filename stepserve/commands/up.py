@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.flags import flag
-from stepserve.processes import Service, Stopped, Supervisor, check_port
+from stepserve.local.processes import Service, Stopped, Supervisor, check_port
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from stepserve import Client, Request, SamplingParams
-from stepserve.serving import Served, serve
+from stepserve.local.serving import Served, serve
 from tests.checkpoints import add_tokenizer, lone_greedy, make_checkpoint
 from tests.e2e.oracle import OracleJob, Output, compare_all, jobs
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
-from scheduler_svc.api.model_card import ModelCard
+from scheduler_svc.text.model_card import ModelCard
 from stepserve import AsyncClient, ChatMessage, Request, SamplingParams
 from tests.checkpoints import lone_greedy
 from tests.e2e.stack import stack

@@ -11,7 +11,7 @@ import pytest
 from stepserve import AsyncClient, Request, SamplingParams
 from tests.checkpoints import LoneRun, lone_greedy, make_checkpoint
 from tests.e2e.stack import Stack, stack
-from tests.worker.model.paged import random_tokens
+from tests.worker_svc.model.paged import random_tokens
 
 MAX_TOKENS = 12
 IN_FLOAT64 = {"dtype": "float64", "kernels": "torch"}

@@ -11,14 +11,14 @@ from uuid import uuid4
 
 import pytest
 
-from protos.errors import BegunAnew
-from protos.inference import JobInfo
-from protos.job import JobSpec, OutputLog, SamplingParams
-from scheduler_svc.api.output import OutputStream
+from scheduler_svc.frontend.output import OutputStream
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.server import Running, scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient
+from stepserve.protocol.errors import BegunAnew
+from stepserve.protocol.inference import JobInfo
+from stepserve.protocol.job import JobSpec, OutputLog, SamplingParams
 from tests.checkpoints import add_tokenizer, make_checkpoint
 from tests.e2e.oracle import OracleJob, collect, compare_all
 from tests.e2e.stack import worker

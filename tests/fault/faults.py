@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from scheduler_svc.queue import JobQueue, Lease, WorkerRecord
-from stepserve.processes import Child
+from stepserve.local.processes import Child
 from tests.fault.service import FaultyService
 from tests.fault.stopping import stopped_process, stopped_thread
 from tests.fault.streams import Streams, flowing

@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from scheduler_svc.queue import JobQueue
-from stepserve.processes import Child, Service, Supervisor
+from stepserve.local.processes import Child, Service, Supervisor
 from tests.checkpoints import add_tokenizer, make_checkpoint
 
 MAX_CONTEXT = 16_384

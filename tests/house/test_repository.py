@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-from protos.generate import stale_outputs
+from stepserve.protocol.generate import stale_outputs
 from tests.house.sources import ROOT, repository_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -6,8 +6,8 @@ through an incarnation, whatever the epoch.
 
 from __future__ import annotations
 
-from protos.errors import StepRefused
-from protos.step import PROTOCOL_VERSION, Hello, StepCommand, StepReport
+from stepserve.protocol.errors import StepRefused
+from stepserve.protocol.step import PROTOCOL_VERSION, Hello, StepCommand, StepReport
 
 
 class Ledger:

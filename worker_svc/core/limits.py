@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvstore.blocks import num_blocks_for
-from protos.errors import StepRefused
-from protos.step import Admission, Sampling
+from stepserve.protocol.errors import StepRefused
+from stepserve.protocol.step import Admission, Sampling
 
 MAX_LOGPROBS = 20
 # What a sequence's places on the device hold. 64 stop ids may be asked for; the rest is for the

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from protos.step import Sampling
+from stepserve.protocol.step import Sampling
 
 # Below it a temperature is zero: the likeliest token, without dividing by next to nothing.
 MIN_TEMPERATURE = 1e-5

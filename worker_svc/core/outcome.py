@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from protos.step import FinishReason, StepReport, TokenLogprobs
+from stepserve.protocol.step import FinishReason, StepReport, TokenLogprobs
 from worker_svc.core.residents import Residents, Row, StepPlan
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from protos.errors import StepRefused
-from protos.step import Admission, ResidentSequence, Sampling, StepCommand
+from stepserve.protocol.errors import StepRefused
+from stepserve.protocol.step import Admission, ResidentSequence, Sampling, StepCommand
 from worker_svc.core.limits import Limits, check_admission, check_block_ids
 from worker_svc.core.needs import Needs
 

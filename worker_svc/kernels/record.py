@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from protos.step import Admission, Sampling
+from stepserve.protocol.step import Admission, Sampling
 from worker_svc.core.limits import MAX_STOP_TOKEN_IDS
 from worker_svc.core.needs import Needs
 

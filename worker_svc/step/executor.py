@@ -8,7 +8,7 @@ from torch import Tensor
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row, StepPlan
-from worker_svc.model import Decoder
+from worker_svc.model.decoder import Decoder
 from worker_svc.step.graphs import GraphedSteps
 from worker_svc.step.layout import Layout
 from worker_svc.step.pending import Pending

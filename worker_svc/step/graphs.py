@@ -19,7 +19,7 @@ from torch import Tensor
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row
-from worker_svc.model import Decoder
+from worker_svc.model.decoder import Decoder
 from worker_svc.step.flat import FlatStep, flat_batch
 from worker_svc.step.rows import RowTable
 from worker_svc.step.staging import Buffer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from protos.step import TokenLogprobs
+from stepserve.protocol.step import TokenLogprobs
 from worker_svc.core.outcome import Chosen
 from worker_svc.core.residents import Row
 from worker_svc.step.sampler import Choice

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kvstore.blocks import num_blocks_for
-from protos.step import Admission, Sampling, StepCommand
+from stepserve.protocol.step import Admission, Sampling, StepCommand
 from worker_svc.core.limits import MAX_LOGPROBS, Limits
 from worker_svc.step.layout import Layout
 

@@ -1,0 +1,223 @@
+"""What is new in token logs, for any number of followers, with one reader of Redis.
+
+A follower asks for what is beyond its offsets and is answered when there is something.
+It keeps no more than an offset between two asks, so a slow client costs no memory: it
+reads from the log when it is ready again. All that is new within a window is one answer,
+and one read answers everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from time import thread_time
+
+from scheduler_svc.frontend.due import Due
+from scheduler_svc.queue import JobQueue, LogRequest
+from stepserve.protocol.errors import Unavailable
+from stepserve.protocol.job import OutputLog
+
+log = logging.getLogger(__name__)
+
+# Without a doorbell's word, everyone's logs are looked at so often.
+POLL_INTERVAL_S = 1.0
+# While Redis is away followers wait for so long; a restart or a failover takes less.
+PATIENCE_S = 10.0
+RETRY_INTERVAL_S = 0.2
+# Redis does nothing else for about a millisecond meanwhile.
+MAX_FOLLOWERS_PER_READ = 256
+
+
+class Follower:
+    """One stream's place in the hub. Waits for one answer at a time."""
+
+    def __init__(self, hub: FollowHub) -> None:
+        self._hub = hub
+        self.requests: tuple[LogRequest, ...] = ()
+        self._answer: asyncio.Future[list[OutputLog | None]] | None = None
+        # Whether there may be more in the logs than was shown, and whether that can wait.
+        self.may_have_news = True
+        self.is_urgent = True
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._answer is not None and not self._answer.done()
+
+    def call(self, is_urgent: bool) -> None:
+        """Note that there may be news."""
+        self.may_have_news = True
+        self.is_urgent = self.is_urgent or is_urgent
+
+    async def news(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
+        """Wait until at least one of the job's outputs goes beyond its offset or has ended.
+
+        The first token of an output and the end of one are told at once, anything else once
+        the hub's window is over. Answers for each request: what there is, maybe nothing; None
+        for an unknown job. Raises Unavailable when Redis has been away for too long, and
+        whatever reading this job's logs raises.
+        """
+        self.requests = tuple(requests)
+        self._answer = asyncio.get_running_loop().create_future()
+        self._hub.ask(self)
+        return await self._answer
+
+    def tell(self, outputs: list[OutputLog | None]) -> None:
+        """Answer, if that is waited for and there is anything new."""
+        if self.is_waiting and any(map(_is_news, self.requests, outputs)):
+            if any(map(_has_more, self.requests, outputs)):
+                self.call(is_urgent=True)
+            assert self._answer is not None
+            self._answer.set_result(outputs)
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with an error, if an answer is waited for."""
+        if self.is_waiting:
+            assert self._answer is not None
+            self._answer.set_exception(error)
+
+
+class FollowHub:
+    """One for each process. ``run`` must run; where it fails, all followers fail for good."""
+
+    def __init__(self, queue: JobQueue, window_s: float) -> None:
+        self._queue = queue
+        self._followers: defaultdict[str, set[Follower]] = defaultdict(set)
+        self._due: Due[Follower] = Due(window_s)
+        self._called = asyncio.Event()
+        self._away_since_s: float | None = None
+        self._failure: Exception | None = None
+
+    @contextmanager
+    def follow(self, job_id: str) -> Iterator[Follower]:
+        """Give a place to a follower of the job for the time of the block."""
+        follower = Follower(self)
+        self._followers[job_id].add(follower)
+        try:
+            yield follower
+        finally:
+            self._due.discard(follower)
+            self._followers[job_id].discard(follower)
+            if not self._followers[job_id]:
+                del self._followers[job_id]
+
+    def ask(self, follower: Follower) -> None:
+        """Answer it once there is news. Raises RuntimeError where the hub has failed."""
+        if self._failure is not None:
+            raise RuntimeError("the log reader has failed") from self._failure
+        if follower.may_have_news:
+            self._call(follower)
+
+    async def run(self) -> None:
+        """Serve followers until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(), name="follow-bell")
+                group.create_task(self._read(), name="follow-logs")
+        except ExceptionGroup as error:
+            self._failure = error.exceptions[0]
+            for follower in self._everyone():
+                follower.refuse(RuntimeError("the log reader has failed"))
+            raise self._failure from None
+
+    async def _listen(self) -> None:
+        async for rung in self._queue.follow():
+            if rung.everything:
+                self._call_everyone()
+            urgent = rung.ended | rung.finished
+            for job_id in rung.moved & self._followers.keys():
+                for follower in self._followers[job_id]:
+                    self._call(follower, job_id in urgent)
+
+    def _call_everyone(self) -> None:
+        for follower in self._everyone():
+            self._call(follower)
+
+    def _call(self, follower: Follower, is_urgent: bool = False) -> None:
+        follower.call(is_urgent)
+        if follower.is_waiting:
+            has_first = any(request.offset == 0 for request in follower.requests)
+            self._due.add(follower, follower.is_urgent or has_first)
+            self._called.set()
+
+    def _everyone(self) -> list[Follower]:
+        return [follower for followers in self._followers.values() for follower in followers]
+
+    async def _read(self) -> None:
+        now_s = asyncio.get_running_loop().time
+        while True:
+            await self._wait()
+            begun_s = thread_time()
+            due, is_all = self._due.take(now_s())
+            waiting = (follower for follower in due if follower.is_waiting)
+            while some := list(islice(waiting, MAX_FOLLOWERS_PER_READ)):
+                await self._answer(some)
+            if is_all:
+                await asyncio.sleep(0)  # whoever was answered sends first
+                self._due.begin_window(now_s(), thread_time() - begun_s)
+
+    async def _wait(self) -> None:
+        """Return when somebody is due."""
+        now_s = asyncio.get_running_loop().time
+        while (wait_s := self._due.wait_s(now_s())) > 0:
+            self._called.clear()
+            try:
+                async with asyncio.timeout(min(wait_s, POLL_INTERVAL_S)):
+                    await self._called.wait()
+            except TimeoutError:
+                if wait_s > POLL_INTERVAL_S:
+                    self._call_everyone()
+
+    async def _answer(self, followers: Sequence[Follower]) -> None:
+        """Read all these logs at once; a follower without news goes on waiting."""
+        requests = [request for follower in followers for request in follower.requests]
+        for follower in followers:
+            # What is called for from here on, this read may have missed.
+            follower.may_have_news = follower.is_urgent = False
+        try:
+            logs = iter(await self._queue.read(requests))
+        except Unavailable as error:
+            await self._bear(followers, error)
+            return
+        except Exception as error:
+            await self._narrow(followers, error)
+            return
+        self._away_since_s = None
+        for follower in followers:
+            follower.tell([next(logs) for _ in follower.requests])
+
+    async def _narrow(self, followers: Sequence[Follower], error: Exception) -> None:
+        """Find the logs that can't be read, by halves: they are nobody else's trouble."""
+        half = len(followers) // 2
+        if not half:
+            followers[0].refuse(error)
+            return
+        await self._answer(followers[:half])
+        await self._answer(followers[half:])
+
+    async def _bear(self, followers: Sequence[Follower], error: Unavailable) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self._away_since_s is None:
+            self._away_since_s = now_s
+            log.warning("followers wait for Redis: %s", error)
+        if now_s - self._away_since_s < PATIENCE_S:
+            for follower in followers:
+                self._call(follower)
+            await asyncio.sleep(RETRY_INTERVAL_S)
+            return
+        for follower in followers:
+            follower.refuse(Unavailable(str(error)))
+
+
+def _is_news(request: LogRequest, output: OutputLog | None) -> bool:
+    if output is None or output.finish is not None or output.token_ids:
+        return True
+    return output.num_restarts != request.num_restarts
+
+
+def _has_more(request: LogRequest, output: OutputLog | None) -> bool:
+    """Whether the answer is as long as was asked for."""
+    return output is not None and len(output.token_ids) >= request.max_tokens

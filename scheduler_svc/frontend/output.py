@@ -1,0 +1,83 @@
+"""One output of a job as a stream of events, made from its log alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler_svc.queue import LogRequest
+from scheduler_svc.text.detokenize import Detokenizer
+from scheduler_svc.text.stops import StopGuard
+from scheduler_svc.text.tokenizer import Tokenizer
+from stepserve.protocol.errors import BegunAnew, InvalidRequest
+from stepserve.protocol.inference import StreamEvent
+from stepserve.protocol.job import Finish, JobSpec, OutputLog
+from stepserve.protocol.step import TokenLogprobs
+
+# What is read at once, and so an event's size. Log-probabilities take a hundred times
+# longer to decode; 64 tokens with 20 for each are some 15 kB, and a millisecond's work.
+MAX_EVENT_TOKENS = 512
+MAX_LOGPROBS_EVENT_TOKENS = 64
+
+
+class OutputStream:
+    """Events of output ``index`` from token ``offset`` on.
+
+    The text of an event is a pure function of the prompt's and the output's tokens up to
+    its end, so the text before ``offset`` is made as well, and not shown.
+    """
+
+    def __init__(self, spec: JobSpec, index: int, offset: int, tokenizer: Tokenizer | None) -> None:
+        sampling = spec.sampling
+        self._job_id = spec.job_id
+        self._index = index
+        self._start = offset
+        self._wants_logprobs = sampling.logprobs >= 0
+        # The text of a stop token is not shown.
+        self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids, spec.prompt_token_ids)
+        self._guard = StopGuard(sampling.stop)
+        self._num_restarts = 0
+        self.num_tokens = 0
+        self.has_ended = False
+
+    def request(self) -> LogRequest:
+        """Return what to read next."""
+        offset, num_hidden = self.num_tokens, self._start - self.num_tokens
+        logprobs = self._wants_logprobs and num_hidden <= 0
+        max_tokens = MAX_LOGPROBS_EVENT_TOKENS if logprobs else MAX_EVENT_TOKENS
+        if num_hidden > 0:
+            max_tokens = min(max_tokens, num_hidden)
+        which = self._job_id, self._index, offset
+        return LogRequest(*which, logprobs, max_tokens, self._num_restarts)
+
+    def take(self, output: OutputLog) -> StreamEvent | None:
+        """Return the event for what was read, or None where all of it is before the offset.
+
+        Raises InvalidRequest where the output has ended before the offset, BegunAnew where
+        what was taken before is no part of it any more.
+        """
+        if output.num_restarts != self._num_restarts and self.num_tokens:
+            raise BegunAnew("the job was begun anew on another model: attach again from offset 0")
+        self._num_restarts = output.num_restarts
+        skipped = min(len(output.token_ids), max(0, self._start - self.num_tokens))
+        self._guard.feed(self._detokenizer.feed(output.token_ids[:skipped]))
+        self.num_tokens += skipped
+        if output.finish is not None and self.num_tokens < self._start:
+            problem = f"the output has ended with {self.num_tokens} tokens"
+            raise InvalidRequest("offset", problem)
+        if skipped == len(output.token_ids) and output.finish is None:
+            return None
+        return self._event(output.token_ids[skipped:], output.logprobs[skipped:], output.finish)
+
+    def _event(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprobs],
+        finish: Finish | None,
+    ) -> StreamEvent:
+        text = self._guard.feed(self._detokenizer.feed(token_ids))
+        if finish is not None:
+            text += self._guard.finish(self._detokenizer.rest(), finish)
+            self.has_ended = True
+        offset = self.num_tokens
+        self.num_tokens += len(token_ids)
+        return StreamEvent(self._job_id, self._index, offset, token_ids, text, logprobs, finish)

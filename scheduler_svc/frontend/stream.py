@@ -1,0 +1,66 @@
+"""A job's outputs merged into the one stream that Attach and Generate send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from scheduler_svc.frontend.follow import FollowHub
+from scheduler_svc.frontend.output import OutputStream
+from scheduler_svc.queue import JobSnapshot
+from scheduler_svc.text.tokenizer import Tokenizer
+from stepserve.protocol.errors import InvalidRequest, NotFound
+from stepserve.protocol.inference import StreamEvent, Usage
+
+
+def check_offsets(job: JobSnapshot, offset: int, offsets: Sequence[int]) -> list[int]:
+    """Return the offset for each output.
+
+    Raises InvalidRequest for one that is beyond the end of an output that has ended, or
+    that no output can reach.
+    """
+    num_outputs = len(job.outputs)
+    if offset and offsets:
+        raise InvalidRequest("offsets", "only one of offset and offsets is possible")
+    if offsets and len(offsets) != num_outputs:
+        problem = f"the job has {num_outputs} outputs, not {len(offsets)}"
+        raise InvalidRequest("offsets", problem)
+    chosen = list(offsets) or [offset] * num_outputs
+    for index, (start, output) in enumerate(zip(chosen, job.outputs, strict=True)):
+        field = f"offsets[{index}]" if offsets else "offset"
+        if output.finish is not None and start > output.num_tokens:
+            problem = f"{start} is beyond the end: the output has {output.num_tokens} tokens"
+            raise InvalidRequest(field, problem)
+        if start > (most := job.spec.sampling.max_tokens):
+            raise InvalidRequest(field, f"{start} is beyond the {most} tokens it may come to")
+    return chosen
+
+
+async def events(
+    hub: FollowHub,
+    job: JobSnapshot,
+    offsets: Sequence[int],
+    tokenizer: Tokenizer | None,
+    prompt_ids: Sequence[int] = (),
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yield a job's events from the offsets on, until its last output has ended.
+
+    The text goes on after ``prompt_ids``, which a snapshot does not have. Raises NotFound
+    where the job is forgotten meanwhile.
+    """
+    spec = replace(job.spec, prompt_token_ids=prompt_ids)
+    outputs = [OutputStream(spec, index, offset, tokenizer) for index, offset in enumerate(offsets)]
+    del spec, prompt_ids
+    with hub.follow(job.spec.job_id) as follower:
+        while live := [output for output in outputs if not output.has_ended]:
+            logs = await follower.news([output.request() for output in live])
+            for output, log in zip(live, logs, strict=True):
+                if log is None:
+                    raise NotFound(f"job {job.spec.job_id} is forgotten")
+                if (event := output.take(log)) is not None:
+                    is_last = all(other.has_ended for other in outputs)
+                    yield replace(event, usage=_usage(job, outputs)) if is_last else event
+
+
+def _usage(job: JobSnapshot, outputs: Sequence[OutputStream]) -> Usage:
+    return Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs))

@@ -1,0 +1,156 @@
+"""A request to a job with everything resolved, or to an error that names the field."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+
+from scheduler_svc.frontend.sampling_rules import check_token_ids, resolve_sampling
+from scheduler_svc.text.model_card import ModelCard
+from scheduler_svc.text.tokenizer import INLINE_CHARS, Tokenizer
+from stepserve.protocol.errors import InvalidRequest, NotFound
+from stepserve.protocol.inference_wire import SubmitRequest
+from stepserve.protocol.job import JobSpec
+
+MAX_TENANT_CHARS = 128
+MAX_IDEMPOTENCY_KEY_CHARS = 256
+MAX_PRIORITY = 10
+MAX_DEADLINE_S = 10 * 366 * 86_400.0
+MAX_ROLE_CHARS = 64
+MAX_MESSAGES = 4096
+_PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
+
+
+async def resolve(request: SubmitRequest, card: ModelCard) -> JobSpec:
+    """Return the job that ``request`` asks for, under a new id, with every default filled in.
+
+    Raises NotFound for another model, InvalidRequest for anything else that is wrong.
+    """
+    check_model(request.model, card)
+    _check_envelope(request)
+    prompt_token_ids = await _prompt_token_ids(request, card)
+    return JobSpec(
+        job_id=new_job_id(card.name),
+        model=card.name,
+        prompt_token_ids=prompt_token_ids,
+        sampling=resolve_sampling(request.sampling, card, len(prompt_token_ids)),
+        tokenizer_fingerprint=card.tokenizer_fingerprint,
+        priority=request.priority,
+        tenant=request.tenant,
+        idempotency_key=request.idempotency_key,
+        deadline_s=request.deadline_s,
+        cancel_on_disconnect=request.cancel_on_disconnect,
+        is_open_ended=not request.sampling.HasField("max_tokens"),
+    )
+
+
+def check_deadline(spec: JobSpec, num_tokens: float, step_s: float) -> None:
+    """Raise InvalidRequest where the job can't meet its deadline even if it starts at once.
+
+    It needs a step of ``step_s`` for each of the ``num_tokens`` that an output is expected
+    to become.
+    """
+    needed_s = num_tokens * step_s
+    if 0 < spec.deadline_s < needed_s:
+        problem = f"about {num_tokens:.0f} tokens need {needed_s:.3g} s at least"
+        raise InvalidRequest("deadline_s", f"{problem}, {spec.deadline_s:.3g} s are given")
+
+
+def check_model(model: str, card: ModelCard) -> None:
+    """Raise NotFound unless ``model`` is the served one's name, or empty."""
+    if model not in ("", card.name):
+        raise NotFound(f"model {model[:100]!r} is not served here; {card.name!r} is")
+
+
+def new_job_id(model: str) -> str:
+    """Return MODEL~UUID: the id names its shard. Safe in URLs, file names and shells."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model)[:48]
+    return f"{slug}~{uuid.uuid4().hex}"
+
+
+def _check_envelope(request: SubmitRequest) -> None:
+    if abs(request.priority) > MAX_PRIORITY:
+        problem = f"must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {request.priority}"
+        raise InvalidRequest("priority", problem)
+    _check_length("tenant", request.tenant, MAX_TENANT_CHARS)
+    _check_length("idempotency_key", request.idempotency_key, MAX_IDEMPOTENCY_KEY_CHARS)
+    if not math.isfinite(request.deadline_s) or not 0 <= request.deadline_s <= MAX_DEADLINE_S:
+        raise InvalidRequest("deadline_s", f"must be from 0 to {MAX_DEADLINE_S:.0f} seconds")
+
+
+def _check_length(path: str, text: str, max_chars: int) -> None:
+    if len(text) > max_chars:
+        raise InvalidRequest(path, f"has {len(text)} characters, at most {max_chars} are possible")
+
+
+async def _prompt_token_ids(request: SubmitRequest, card: ModelCard) -> Sequence[int]:
+    field = _prompt_field(request)
+    if field == "prompt_token_ids":
+        _check_room(field, len(request.prompt_token_ids.ids), card)
+        token_ids = list(request.prompt_token_ids.ids)
+        check_token_ids(field, token_ids, card.vocab_size)
+        return token_ids
+    if card.tokenizer is None:
+        raise InvalidRequest(field, "this model has no tokenizer; send prompt_token_ids")
+    text = request.prompt
+    if field == "messages":
+        text = await _rendered(_conversation(request, card.tokenizer, card.max_context), card)
+    _check_size(field, len(text), card.tokenizer, card.max_context)
+    # A chat template writes the special tokens itself.
+    token_ids = await card.tokenizer.encode_async(text, add_special_tokens=field == "prompt")
+    _check_room(field, len(token_ids), card)
+    if max(token_ids) >= card.vocab_size:
+        raise InvalidRequest(field, "has a token that the model's vocabulary lacks")
+    return token_ids
+
+
+def _prompt_field(request: SubmitRequest) -> str:
+    given = (bool(request.prompt), request.HasField("prompt_token_ids"), bool(request.messages))
+    present = [name for name, is_given in zip(_PROMPT_FIELDS, given, strict=True) if is_given]
+    if not present:
+        raise InvalidRequest("prompt", f"is empty; one of {', '.join(_PROMPT_FIELDS)} is needed")
+    if len(present) > 1:
+        raise InvalidRequest(present[1], f"only one of {', '.join(_PROMPT_FIELDS)} is possible")
+    return present[0]
+
+
+def _conversation(
+    request: SubmitRequest, tokenizer: Tokenizer, max_context: int
+) -> list[dict[str, str]]:
+    """Return the messages; not so many or so long that looking at them would take long."""
+    if len(request.messages) > MAX_MESSAGES:
+        raise InvalidRequest("messages", f"at most {MAX_MESSAGES} are possible")
+    num_chars = 0
+    for position, message in enumerate(request.messages):
+        if not 1 <= len(message.role) <= MAX_ROLE_CHARS:
+            path = f"messages[{position}].role"
+            raise InvalidRequest(path, f"must have 1 to {MAX_ROLE_CHARS} characters")
+        num_chars += len(message.content)
+    _check_size("messages", num_chars, tokenizer, max_context)
+    return [{"role": message.role, "content": message.content} for message in request.messages]
+
+
+async def _rendered(messages: Sequence[Mapping[str, str]], card: ModelCard) -> str:
+    if card.chat_template is None:
+        raise InvalidRequest("messages", f"{card.chat_problem}; send a prompt")
+    if sum(len(text) for message in messages for text in message.values()) <= INLINE_CHARS:
+        return card.chat_template.render(messages)
+    return await asyncio.to_thread(card.chat_template.render, messages)
+
+
+def _check_size(field: str, num_chars: int, tokenizer: Tokenizer, max_context: int) -> None:
+    """Refuse what can't fit before the work of tokenizing it."""
+    if num_chars > max_context * tokenizer.max_token_chars:
+        problem = f"{num_chars} characters do not fit in a context of {max_context} tokens"
+        raise InvalidRequest(field, problem)
+
+
+def _check_room(field: str, num_tokens: int, card: ModelCard) -> None:
+    if not num_tokens:
+        raise InvalidRequest(field, "has no tokens")
+    if num_tokens >= card.max_context:
+        problem = f"{num_tokens} tokens leave no room in a context of {card.max_context}"
+        raise InvalidRequest(field, problem)

@@ -1,0 +1,165 @@
+"""Asks the queue for jobs, as many and as urgent as a lane's core wants."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from scheduler_svc.core.events import Claim
+from scheduler_svc.core.probation import Probation
+from scheduler_svc.lane.vetting import outgrown_need, problem_of
+from scheduler_svc.queue import JobQueue, Lease, Prefer
+from stepserve.protocol.errors import Unavailable
+from stepserve.protocol.job import ClaimedJob
+
+log = logging.getLogger(__name__)
+
+DOORBELL_WAIT_S = 1.0
+# A lane starts empty, and so does the one that has failed: mostly nobody waits for this.
+MAKE_WAY_AFTER_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suitor:
+    """For whom is claimed: a lease, and what its worker can run and has cached."""
+
+    lease: Lease
+    fingerprint: str
+    max_context: int
+    prefer: Prefer | None = None
+
+
+class Claimer:
+    """One wish at a time: the newest counts, and is answered once.
+
+    ``moor`` is awaited before each look at the queue, ``take`` gets what was claimed. A job
+    that can't be run at all is ended instead. Suspects go first, one at a time: while one is
+    on ``probation``, nobody is claimed.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        suitor: Suitor,
+        probation: Probation,
+        moor: Callable[[], Awaitable[None]],
+        take: Callable[[Sequence[ClaimedJob]], None],
+    ) -> None:
+        self._queue = queue
+        self._suitor = suitor
+        self._probation = probation
+        self._moor = moor
+        self._take = take
+        self._moved = asyncio.Event()
+        self._kept_waiting_since_s = math.inf
+        self._claim: Claim | None = None
+        self._is_answered = False
+        self._wished = asyncio.Event()
+        self._eased = asyncio.Event()
+
+    def want(self, claim: Claim) -> None:
+        """Let this wish take the place of the one before.
+
+        Between an answer and its being absorbed a wish is void: it does not know of the jobs
+        that came. The core then wishes anew.
+        """
+        if self._is_answered:
+            return
+        if self._claim is None or claim.max_rank > self._claim.max_rank:
+            self._eased.set()  # Jobs that were passed over may be wanted now.
+        self._claim = claim
+        self._wished.set()
+
+    def absorbed(self) -> None:
+        """The core knows what was taken: what it wishes from now on counts again."""
+        self._is_answered = False
+
+    async def run(self) -> None:
+        """Claim again and again, until cancelled. Raises Fenced where the lease is lost."""
+        while True:
+            await self._wished.wait()
+            self._eased.clear()
+            seen = self._queue.num_arrivals
+            claim = self._claim
+            assert claim is not None, "a wish stands until it is answered"
+            try:
+                jobs = await self._ask(claim)
+            except Unavailable:
+                await asyncio.sleep(DOORBELL_WAIT_S)
+                continue
+            if jobs or not claim.stands:
+                self._claim, self._is_answered = None, True
+                self._wished.clear()
+                self._take(jobs)
+            else:
+                await self._wait(seen)
+
+    def moved(self) -> None:
+        """Rows were written, or jobs have ended: a probation may be over."""
+        self._moved.set()
+
+    async def _ask(self, claim: Claim) -> Sequence[ClaimedJob]:
+        await self._moor()
+        await self._end_probation()
+        while True:
+            claimed = await self._claimed(claim)
+            jobs = [job for job in claimed if not await self._is_refused(job)]
+            if jobs or not claimed:
+                self._probation.begin(jobs)
+                return jobs
+
+    async def _claimed(self, claim: Claim) -> Sequence[ClaimedJob]:
+        suitor, queue = self._suitor, self._queue
+        if claim.max_rank == math.inf:
+            suspects = await queue.claim_suspect(
+                suitor.lease, suitor.fingerprint, suitor.max_context
+            )
+            if suspects.jobs or self._makes_way(suspects.is_lane_wanted):
+                return suspects.jobs
+        max_jobs = await queue.allowance(suitor.lease, claim.max_jobs)
+        return await queue.claim(
+            *(suitor.lease, suitor.fingerprint, max_jobs, claim.max_rank),
+            prefer=suitor.prefer,
+            max_context=suitor.max_context,
+        )
+
+    def _makes_way(self, is_lane_wanted: bool) -> bool:
+        """Whether to claim nobody, because a suspect has waited long for a lane of its own."""
+        now_s = time.monotonic()
+        since_s = min(self._kept_waiting_since_s, now_s) if is_lane_wanted else math.inf
+        self._kept_waiting_since_s = since_s
+        return now_s - since_s > MAKE_WAY_AFTER_S
+
+    async def _end_probation(self) -> None:
+        """Wait until the suspect, if there is one, has shown that it breaks nothing."""
+        while self._probation.is_on:
+            self._moved.clear()
+            await self._moved.wait()
+        if self._probation.job_id:
+            await self._queue.absolve([self._probation.job_id])
+            self._probation.job_id = ""
+
+    async def _is_refused(self, job: ClaimedJob) -> bool:
+        await asyncio.sleep(0)  # There may be many, and steps do not wait for them.
+        job_id, max_context = job.spec.job_id, self._suitor.max_context
+        if problem := problem_of(job, max_context):
+            log.error("job %s can't be run, and ends", job_id)
+            await self._queue.fail(job_id, problem)
+            return True
+        if need := outgrown_need(job, max_context):
+            await self._queue.outgrow(self._suitor.lease, job_id, need)
+        return need > 0
+
+    async def _wait(self, seen: int) -> None:
+        """Wait until jobs arrived, or more of them are wanted."""
+        waits = (self._queue.wait_for_jobs(seen, DOORBELL_WAIT_S), self._eased.wait())
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()

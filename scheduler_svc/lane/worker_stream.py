@@ -1,0 +1,182 @@
+"""A lane's end of ``Worker.Steps``: commands out, reports in, over connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any, cast
+
+import grpc
+
+from scheduler_svc.lane.step_deadline import StepDeadline
+from stepserve.protocol import step_wire
+from stepserve.protocol.channel import channel_options
+from stepserve.protocol.errors import StepserveError
+from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
+
+DESCRIBE_TIMEOUT_S = 2.0
+HELLO_TIMEOUT_S = 5.0
+RECONNECT_WAIT_S = 0.2
+# A worker whose process stands still is noticed by these, also while it owes nothing.
+PING_INTERVAL_MS, PING_TIMEOUT_MS = 1000, 2000
+# Looks at the clock within the shortest time that a report may be owed.
+NUM_LOOKS = 16
+REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+class WorkerGone(StepserveError):
+    """The worker died, hangs, was restarted, or refuses us: its sequences are lost."""
+
+
+class WorkerRefuses(WorkerGone):
+    """The worker takes no such command: one of us is wrong about a sequence in it."""
+
+
+class WorkerStream:
+    """One stream to one worker incarnation.
+
+    Commands that were not answered when the connection broke are sent again: the
+    worker answers a step it has executed from the reports that it keeps. A worker that
+    owes a report for longer than ``deadline`` says, or answers no ping, is hung, and hung
+    is dead: it is not greeted again.
+    """
+
+    def __init__(self, address: str, deadline: StepDeadline) -> None:
+        options = channel_options(
+            ping_interval_ms=PING_INTERVAL_MS, ping_timeout_ms=PING_TIMEOUT_MS
+        )
+        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._stub = step_wire.WorkerStub(self._channel)  # type: ignore[no-untyped-call]
+        self._deadline = deadline
+        self._unanswered: deque[StepCommand] = deque()
+        self._owed_s = 0.0
+        # Commands reach the worker in step order, also while a connection is replaced.
+        self._writing = asyncio.Lock()
+        self._hello: Hello | None = None
+        self._call: grpc.aio.StreamStreamCall[Any, Any] | None = None
+
+    async def describe(self) -> WorkerInfo:
+        """Ask what the worker is. Raises WorkerGone where none answers."""
+        try:
+            info = await self._stub.Describe(
+                step_wire.describe_request(), timeout=DESCRIBE_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise WorkerGone(f"no answer to Describe: {error.details()}") from None
+        return step_wire.decode_info(info)
+
+    async def open(self, hello: Hello) -> HelloReply:
+        """Say Hello; return the reply. Raises WorkerGone where it is refused."""
+        reply = await self._connect(hello)
+        self._hello = replace(hello, incarnation=reply.info.incarnation)
+        return reply
+
+    async def _connect(self, hello: Hello) -> HelloReply:
+        call = self._stub.Steps()
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                await call.write(step_wire.encode_lane_message(hello))
+                answer = await call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+            call.cancel()
+            raise WorkerGone(f"no answer to Hello: {_details(error)}") from None
+        if answer is grpc.aio.EOF:
+            raise WorkerGone(f"Hello was refused: {await call.details()}")
+        self._call = call
+        reply = step_wire.decode_worker_message(cast(step_wire.pb.WorkerMessage, answer))
+        if not isinstance(reply, HelloReply):
+            raise WorkerGone("the worker answered Hello with something else")
+        return reply
+
+    async def send(self, command: StepCommand) -> None:
+        """Write a command; a broken connection is mended by ``reports``, which sends it again."""
+        limit_ms = round(1000 * self._deadline.limit_s(sum(command.row_num_tokens)))
+        command = replace(command, max_duration_ms=limit_ms)
+        async with self._writing:
+            if not self._unanswered:
+                self._owed_s = 0.0
+            self._unanswered.append(command)
+            await self._write(command)
+
+    async def _write(self, command: StepCommand) -> None:
+        assert self._call is not None, "open() comes first"
+        # The reader sees the same end of the stream, and acts on it.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.write(step_wire.encode_lane_message(command))
+
+    async def reports(self) -> AsyncIterator[StepReport]:
+        """Yield reports as they come. Raises WorkerGone when there will be no more."""
+        while True:
+            report = await self._read()
+            if report is None:
+                await self._reconnect()
+                continue
+            if self._unanswered and report.step == self._unanswered[0].step:
+                command = self._unanswered.popleft()
+                self._deadline.observe(sum(command.row_num_tokens), report.duration_us)
+                self._owed_s = 0.0
+            yield report
+
+    async def _read(self) -> StepReport | None:
+        """Return the next report, or None where the connection is lost but may come back."""
+        assert self._call is not None, "open() comes first"
+        try:
+            answer = await self._call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            answer = grpc.aio.EOF
+        if answer is grpc.aio.EOF:
+            code, details = await self._call.code(), await self._call.details()
+            if code is not grpc.StatusCode.UNAVAILABLE:
+                kind = WorkerRefuses if code in REFUSALS else WorkerGone
+                raise kind(f"the worker ended the stream: {code.name}: {details}")
+            if "timeout" in details:  # gRPC's own pings were not answered
+                raise WorkerGone(f"it answers nothing: hung ({details})")
+            return None
+        message = step_wire.decode_worker_message(cast(step_wire.pb.WorkerMessage, answer))
+        if not isinstance(message, StepReport):
+            raise WorkerGone("the worker sent a second Hello")
+        return message
+
+    async def _reconnect(self) -> None:
+        assert self._hello is not None, "open() comes first"
+        hello = replace(self._hello, reset=False)
+        async with self._writing:
+            try:
+                await self._connect(hello)
+            except WorkerGone:
+                await asyncio.sleep(RECONNECT_WAIT_S)
+                await self._connect(hello)
+            for command in self._unanswered:
+                await self._write(command)
+
+    async def watch(self) -> None:
+        """Raise WorkerGone when a report is overdue.
+
+        Time in which this process itself stood still does not count: reports may have come.
+        """
+        interval_s = self._deadline.least_s / NUM_LOOKS
+        looked_s = time.monotonic()
+        while True:
+            await asyncio.sleep(interval_s)
+            elapsed_s = time.monotonic() - looked_s
+            looked_s += elapsed_s
+            self._owed_s += min(elapsed_s, 2 * interval_s)
+            if self._unanswered and self._owed_s > self._unanswered[0].max_duration_ms / 1000:
+                step = self._unanswered[0].step
+                raise WorkerGone(f"no report of step {step} for {self._owed_s:.1f} s: hung")
+
+    async def close(self) -> None:
+        """Cancel the stream and close the channel."""
+        if self._call is not None:
+            self._call.cancel()
+        await self._channel.close()
+
+
+def _details(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.details() or error.code().name
+    return str(error) or type(error).__name__

@@ -1,0 +1,81 @@
+"""What the two clients share: requests, and how to reach a service."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypedDict
+
+from stepserve.protocol.channel import channel_options
+from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.inference import ChatMessage, JobState, Request, SamplingParams
+from stepserve.protocol.inference_wire import (
+    AttachRequest,
+    ListJobsRequest,
+    SubmitRequest,
+    encode_request,
+    encode_state,
+)
+
+_MAX_OFFSET = 2**64 - 1
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of a Request, given by name."""
+
+    prompt: str
+    prompt_token_ids: Sequence[int]
+    messages: Sequence[ChatMessage]
+    sampling: SamplingParams
+    model: str
+    priority: int
+    tenant: str
+    idempotency_key: str
+    deadline_s: float
+    cancel_on_disconnect: bool
+
+
+def submission(request: Request | str | None, fields: RequestFields) -> SubmitRequest:
+    """Return the wire form of a request: itself or a prompt, with ``fields`` put in.
+
+    It always has an idempotency key, so it can be sent again when an answer was lost.
+    """
+    if request is None:
+        request = Request()
+    elif isinstance(request, str):
+        request = Request(prompt=request)
+    request = replace(request, **fields)
+    if not request.idempotency_key:
+        request = replace(request, idempotency_key=uuid.uuid4().hex)
+    return encode_request(request)
+
+
+def attachment(job_id: str, offset: int, offsets: Sequence[int]) -> AttachRequest:
+    if not all(0 <= start <= _MAX_OFFSET for start in (offset, *offsets)):
+        raise InvalidRequest("offset", "must not be negative")
+    return AttachRequest(job_id=job_id, offset=offset, offsets=offsets)
+
+
+def listing(state: JobState | None, tenant: str, limit: int) -> ListJobsRequest:
+    if not 0 <= limit < 2**32:
+        raise InvalidRequest("limit", "must not be negative")
+    return ListJobsRequest(state=encode_state(state), tenant=tenant, limit=limit)
+
+
+def address(target: str) -> str:
+    """Return gRPC's form of HOST:PORT, or of several replicas' addresses with commas between."""
+    if "," not in target:
+        return target
+    scheme = "ipv6:" if "[" in target else "ipv4:"
+    return scheme + target.replace("localhost", "127.0.0.1").replace(" ", "")
+
+
+def options() -> list[tuple[str, int]]:
+    """Return channel options: a lost service is noticed, and looked for again soon."""
+    return [
+        *channel_options(),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+    ]

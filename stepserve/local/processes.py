@@ -1,0 +1,216 @@
+"""Child processes of ``stepserve up``: started, watched, restarted, stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+from stepserve.local.pulse import Pulse
+from stepserve.local.ready import ready_fields
+from stepserve.local.tether import PIPED, tethered
+from stepserve.protocol.errors import StepserveError
+
+STOP_TIMEOUT_S = 15.0
+POLL_INTERVAL_S = 0.1
+PORT_PATIENCE_S = 2.0
+# A service that dies more often than this is broken, not unlucky.
+MAX_RESTARTS = 5
+RESTARTS_WINDOW_S = 60.0
+
+
+class ServiceFailed(StepserveError):
+    """A child process ended, or would end, before it was ready."""
+
+
+class Stopped(Exception):
+    """We were told to stop before everything was ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What to run: a module and its arguments. It prints ``ready KEY=VALUE ...``."""
+
+    name: str
+    arguments: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ServiceFailed where ``port`` can't be served on, now or within moments."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    give_up_s = time.monotonic() + PORT_PATIENCE_S
+    while True:
+        try:
+            socket.create_server((host.strip("[]"), port), family=family).close()
+        except OSError as error:
+            # What was killed a moment ago may still be ending.
+            in_use = error.errno == errno.EADDRINUSE
+            if not in_use or time.monotonic() > give_up_s:
+                reason = "it is in use" if in_use else error.strerror
+                raise ServiceFailed(f"can't serve on {host}:{port}: {reason}") from None
+            time.sleep(POLL_INTERVAL_S)
+        else:
+            return
+
+
+class Child:
+    """One running service and the ready line that it prints."""
+
+    def __init__(self, service: Service, stop: threading.Event) -> None:
+        self.service = service
+        self._stop = stop
+        self._ready: queue.SimpleQueue[dict[str, str] | None] = queue.SimpleQueue()
+        self.fields: dict[str, str] = {}
+        self.deaths_s: list[float] = []
+        self._pulse: Pulse | None = None
+        self.process = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the
+        # services in order.
+        process = subprocess.Popen(
+            tethered(*self.service.arguments),
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            env={**os.environ, **self.service.environment, **PIPED},
+        )
+        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        return process
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if fields := ready_fields(line):
+                    self._ready.put(fields)
+                else:
+                    print(f"[{self.service.name}] {line}", end="", file=sys.stderr, flush=True)
+        self._ready.put(None)
+
+    def wait_ready(self) -> dict[str, str]:
+        """Return the fields of the ready line.
+
+        Raises ServiceFailed where the process ends instead, Stopped when we are to stop.
+        """
+        while not self._stop.is_set():
+            try:
+                fields = self._ready.get(timeout=POLL_INTERVAL_S)
+            except queue.Empty:
+                continue
+            if fields is None and self._stop.is_set():
+                break
+            if fields is None:
+                status = self.process.wait()
+                raise ServiceFailed(f"{self.service.name} ended with status {status} at start")
+            self.fields = fields
+            self._pulse = self._pulse or Pulse(self._place)
+            return fields
+        raise Stopped
+
+    @property
+    def _place(self) -> str:
+        """Where it serves: HOST:PORT."""
+        return self.fields.get("worker") or self.fields.get("grpc", "")
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether it lives and serves no more, by its health."""
+        return self._pulse is not None and self._pulse.is_lost
+
+    def restart(self) -> None:
+        """Start it again, on the port that it had, so that others find it."""
+        port = self._place.rpartition(":")[2]
+        flags = [flag for flag in self.service.arguments if not flag.startswith("--port=")]
+        self.service = replace(self.service, arguments=[*flags, f"--port={port}"])
+        self._ready = queue.SimpleQueue()
+        if self._pulse is not None:
+            self._pulse.forget()
+        self.process = self._spawn()
+
+    def close(self) -> None:
+        """Ask it no more how it is."""
+        if self._pulse is not None:
+            self._pulse.close()
+
+    def terminate(self, signum: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+
+
+class Supervisor:
+    """Owns the children; on exit the youngest is stopped first (schedulers before workers)."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._children: list[Child] = []
+        self._failure = ""
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for child in reversed(self._children):
+            child.close()
+            child.terminate(signal.SIGTERM)
+            try:
+                child.process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                child.terminate(signal.SIGKILL)
+                child.process.wait()
+
+    def start(self, service: Service) -> Child:
+        """Start a service. Raises Stopped where we are to stop instead."""
+        if self._stop.is_set():
+            raise Stopped
+        child = Child(service, self._stop)
+        self._children.append(child)
+        return child
+
+    def watch(self, also: Callable[[], object]) -> None:
+        """Restart what dies or hangs, until we are to stop or something keeps dying.
+
+        ``also`` is called again and again beside it.
+        """
+        while not self._stop.wait(POLL_INTERVAL_S):
+            also()
+            for child in self._children:
+                if child.is_hung:
+                    what = f"{child.service.name} does not answer; it is killed"
+                    print(f"stepserve: {what}", file=sys.stderr, flush=True)
+                    child.terminate(signal.SIGKILL)
+                    child.process.wait()
+                if child.process.poll() is not None and not self._revive(child):
+                    return
+
+    def _revive(self, child: Child) -> bool:
+        now_s = time.monotonic()
+        child.deaths_s = [d for d in child.deaths_s if now_s - d < RESTARTS_WINDOW_S] + [now_s]
+        what = f"{child.service.name} ended with status {child.process.returncode}"
+        if len(child.deaths_s) > MAX_RESTARTS:
+            self._failure = f"{what}, {len(child.deaths_s)} times in a minute"
+            print(f"stepserve: {self._failure}", file=sys.stderr, flush=True)
+            return False
+        print(f"stepserve: {what}; starting it again", file=sys.stderr, flush=True)
+        child.restart()
+        return True
+
+    def status(self) -> int:
+        """Return the exit status: 1 after a failure."""
+        return 1 if self._failure else 0

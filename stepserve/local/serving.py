@@ -1,0 +1,67 @@
+"""Serve a model with ``stepserve up`` for the time of a ``with`` block."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepserve.flags import flag
+from stepserve.local.ready import ready_fields
+from stepserve.local.tether import PIPED, tethered
+from stepserve.protocol.errors import StepserveError
+
+STOP_TIMEOUT_S = 30.0
+
+
+class ServeFailed(StepserveError):
+    """The service ended before it was ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running service: where it listens, its model's name, and its process."""
+
+    target: str
+    model: str
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterator[Served]:
+    """Run ``stepserve up`` on any free port with these flags; stop it at the end.
+
+    Raises ServeFailed where it ends before it is ready; its message is on stderr.
+    ``redis_url`` is no flag: it may hold a password, and command lines can be read by others.
+    """
+    options = [flag(name, value) for name, value in flags.items()]
+    process = subprocess.Popen(
+        tethered("stepserve.cli", "up", f"--model={model}", "--port=0", *options),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **PIPED, **({"STEPSERVE_REDIS_URL": redis_url} if redis_url else {})},
+    )
+    try:
+        yield _wait_ready(process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _wait_ready(process: subprocess.Popen[str]) -> Served:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if fields := ready_fields(line):
+            return Served(fields["grpc"], fields["model"], process)
+    raise ServeFailed(f"stepserve up ended with status {process.wait()} before it was ready")

@@ -1,0 +1,104 @@
+"""Settings from flags, ``STEPSERVE_*`` variables and defaults, alike for every command."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import NoReturn, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsError
+
+from stepserve.process.redaction import redacted
+from stepserve.process.variables import strangers
+
+S = TypeVar("S", bound=BaseSettings)
+
+# What stands for None on a command line: nothing, since no argument can hold a NUL. Else
+# the prompt "None" would be no prompt.
+_NONE = "\0"
+
+
+def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S:
+    """Return the settings that ``argv`` and the environment give.
+
+    Every text is taken as it stands, those of a list too: a flag given again is one more
+    text of the list. An empty variable is none, and one that no command has is refused.
+    Raises SystemExit: status 0 after printing help, 2 after saying what is wrong.
+    """
+    problems = strangers(os.environ)
+    source: CliSettingsSource[S] = CliSettingsSource(
+        settings_class,
+        cli_prog_name=prog,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_parse_none_str=_NONE,
+        parse_args_method=_Literally(settings_class),
+        formatter_class=_Help,
+    )
+    source.env_ignore_empty = False  # Of variables; a text that was typed is one.
+    try:
+        found = CliApp.run(settings_class, cli_args=list(argv), cli_settings_source=source)
+    except (ValidationError, SettingsError) as error:
+        problems.append(_problems(error))
+    if problems:
+        told = f"{prog}: {'; '.join(problems)}\n{prog} --help lists the options."
+        print(redacted(told), file=sys.stderr)
+        raise SystemExit(2)
+    return found
+
+
+def print_any_character() -> None:
+    """Let standard output print a replacement for what its encoding lacks, and go on."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+class _Literally:
+    """Parses arguments, and makes JSON of lists of texts, which pydantic would take apart."""
+
+    def __init__(self, settings_class: type[BaseSettings]) -> None:
+        fields = settings_class.model_fields.items()
+        self._names = [name for name, field in fields if field.annotation == list[str]]
+
+    def __call__(self, parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+        _hush(parser)
+        found = parser.parse_args(argv)
+        for name in self._names:
+            if isinstance(texts := getattr(found, name, None), list):
+                setattr(found, name, json.dumps(texts))
+        return found
+
+
+def _hush(parser: ArgumentParser) -> None:
+    """What is refused is quoted, and may hold a password."""
+    complain = parser.error
+
+    def error(message: str) -> NoReturn:
+        complain(redacted(message))
+
+    parser.error = error  # type: ignore[method-assign]
+
+
+class _Help(RawDescriptionHelpFormatter):
+    """Help that is silent about a default of nothing."""
+
+    def _get_help_string(self, action: Action) -> str:
+        return (action.help or "").removesuffix(f" (default: {_NONE})").removesuffix(" (default: )")
+
+
+def _problems(error: ValidationError | SettingsError) -> str:
+    if isinstance(error, SettingsError):
+        return str(error)
+    return "; ".join(
+        # What concerns several options at once names them itself.
+        (f"--{'.'.join(map(str, problem['loc'])).replace('_', '-')}: " if problem["loc"] else "")
+        + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors(include_url=False, include_input=False)
+    )

@@ -1,0 +1,134 @@
+"""What clients ask and what they are told, as values.
+
+The frozen forms of ``inference.proto``'s messages; ``inference_wire`` translates.
+A request is as it was asked, defaults and all still open; ``job.JobSpec`` is what
+becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stepserve.protocol.job import Finish
+from stepserve.protocol.step import TokenLogprobs
+
+JobState = Literal["queued", "running", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens; None is the default that inference.proto states."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate: one of ``prompt``, ``prompt_token_ids`` and ``messages``."""
+
+    prompt: str = ""
+    prompt_token_ids: Sequence[int] | None = None
+    messages: Sequence[ChatMessage] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    model: str = ""
+    priority: int = 0
+    tenant: str = ""
+    idempotency_key: str = ""
+    deadline_s: float = 0.0
+    cancel_on_disconnect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the prompt, and of all outputs together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """Some output of one of a job's sequences, from ``offset`` on.
+
+    ``logprobs`` is parallel to ``token_ids`` where they were asked for. ``finish`` is set
+    in the last event of its ``index``, ``usage`` in the last event of the stream. Of a
+    finish, clients get the reason and the message; the text is cut already.
+    """
+
+    job_id: str
+    index: int = 0
+    offset: int = 0
+    token_ids: Sequence[int] = ()
+    text: str = ""
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish: Finish | None = None
+    usage: Usage | None = None
+
+    @property
+    def finish_reason(self) -> str:
+        """Why this output ended; empty while it goes on."""
+        return self.finish.reason if self.finish is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputInfo:
+    """How far one of a job's outputs is."""
+
+    index: int
+    num_tokens: int
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as it stands.
+
+    Times are seconds since the epoch by Redis's clock; ``ended_s`` is 0 until it ended.
+    ``note`` says what keeps a queued job waiting, where that is not its turn alone.
+    """
+
+    job_id: str
+    model: str
+    state: JobState
+    arrival_s: float
+    ended_s: float = 0.0
+    tenant: str = ""
+    priority: int = 0
+    outputs: tuple[OutputInfo, ...] = ()
+    usage: Usage = Usage(0, 0)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A served model; ``max_context`` is prompt and output tokens together."""
+
+    name: str
+    max_context: int
+    vocab_size: int
+    num_workers: int = 0
+    num_queued_jobs: int = 0

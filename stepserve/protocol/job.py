@@ -1,0 +1,122 @@
+"""A job as values: what was asked, resolved, and what came of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from stepserve.protocol.step import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """inference.proto's SamplingParams with every default and the seed resolved.
+
+    ``stop_token_ids`` holds every id that ends the output: the request's, and the
+    model's own unless ``ignore_eos``. ``logprobs`` is -1 where none were asked for.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = -1
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything an exact rebuild of the job needs; written once, at submit.
+
+    ``arrival_s`` and ``deadline_s`` are seconds since the epoch by Redis's clock;
+    ``deadline_s`` 0 is none. Submit takes ``deadline_s`` relative to now and leaves
+    ``arrival_s`` to Redis. ``is_open_ended``: the client named no ``max_tokens``, so the
+    output may be as long as the worker has room for; only Submit needs to know.
+    """
+
+    job_id: str
+    model: str
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    tokenizer_fingerprint: str = ""
+    priority: int = 0
+    tenant: str = ""
+    idempotency_key: str = ""
+    deadline_s: float = 0.0
+    arrival_s: float = 0.0
+    cancel_on_disconnect: bool = False
+    is_open_ended: bool = False
+
+    @property
+    def num_tokens_needed(self) -> int:
+        """Tokens that a worker must have room for to give each output what was asked."""
+        return len(self.prompt_token_ids) + (1 if self.is_open_ended else self.sampling.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How one output ended.
+
+    ``reason`` is "stop", "length", "cancelled", "deadline" or "error". ``text_bytes``
+    is where a stop string cuts the text (UTF-8 bytes from its start), -1 for no cut.
+    """
+
+    reason: str
+    message: str = ""
+    text_bytes: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLog:
+    """One output's tokens from ``offset`` on, and its end if it has one.
+
+    ``logprobs`` is parallel to ``token_ids`` where they were asked for, else empty.
+    ``num_restarts`` is how often the job was begun anew: tokens that were read before say
+    nothing of these.
+    """
+
+    index: int
+    token_ids: Sequence[int] = ()
+    offset: int = 0
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish: Finish | None = None
+    num_restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that a lane may run now, with the output that it has already.
+
+    ``rank`` is its place in the order that the policy gives all jobs, lowest first: a
+    constant of the job, chosen when it was submitted. One with ``strikes`` is a suspect: it
+    was there when a lane failed.
+    """
+
+    spec: JobSpec
+    outputs: tuple[OutputLog, ...]
+    rank: float = 0.0
+    strikes: int = 0
+
+
+class CommitRow(NamedTuple):
+    """New tokens of one output, to be appended at ``offset`` of its log; maybe its end.
+
+    A tuple, because there is one for each row of each step: it is made three times as fast.
+    """
+
+    job_id: str
+    index: int  # type: ignore[assignment]  # Hides tuple.index, which nobody wants of a row.
+    offset: int
+    token_ids: Sequence[int]
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish: Finish | None = None

@@ -1,0 +1,54 @@
+"""Arrays packed into ``bytes``: little-endian four-byte items, as they lie in memory."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+
+from stepserve.protocol.errors import InvalidRequest
+
+assert sys.byteorder == "little"
+assert array("I").itemsize == 4
+assert array("f").itemsize == 4
+
+
+def pack(values: Iterable[int]) -> bytes:
+    """As u32. Raise OverflowError for a value that is none."""
+    return array("I", values).tobytes()
+
+
+def pack_floats(values: Iterable[float]) -> bytes:
+    """As float32, rounded to nearest."""
+    return array("f", values).tobytes()
+
+
+def unpack(field: str, data: bytes) -> tuple[int, ...]:
+    """Raise InvalidRequest where ``data`` is no whole number of items."""
+    _check_whole(field, data)
+    return tuple(memoryview(data).cast("I"))
+
+
+def unpack_floats(field: str, data: bytes) -> tuple[float, ...]:
+    """Raise InvalidRequest where ``data`` is no whole number of items."""
+    _check_whole(field, data)
+    return tuple(memoryview(data).cast("f"))
+
+
+def check_length(field: str, values: Sequence[object], count: int) -> None:
+    """Raise InvalidRequest unless ``values`` has ``count`` items."""
+    if len(values) != count:
+        raise InvalidRequest(field, f"has {len(values)} items, {count} belong there")
+
+
+def split(values: Sequence[int], counts: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Cut ``values``, which has sum(counts) items, into runs of ``counts``."""
+    start = 0
+    for count in counts:
+        yield values[start : start + count]
+        start += count
+
+
+def _check_whole(field: str, data: bytes) -> None:
+    if len(data) % 4:
+        raise InvalidRequest(field, f"{len(data)} bytes are no whole number of 4-byte items")

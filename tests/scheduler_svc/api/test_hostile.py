@@ -1,0 +1,170 @@
+"""Bytes that are no request, calls by the thousand, and logs that can't be followed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis import Redis
+
+from scheduler_svc.api import service
+from scheduler_svc.frontend import live_card
+from scheduler_svc.queue.keys import Keys
+from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_wire as wire
+from stepserve.protocol.inference_json import request_from_json
+from stepserve.protocol.job import Finish
+from tests.scheduler_svc.api.served import WAIT_S, Served, break_bell, serving
+from tests.scheduler_svc.api.test_service import NOT_SERVING, refusal, submit
+
+NUM_CALLS = 3000
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7fshort"])
+@pytest.mark.parametrize("method", ["Submit", "Generate", "Attach", "GetJob", "CancelJob"])
+async def test_bytes_that_are_no_message_are_the_clients_mistake(
+    served: Served, method: str, data: bytes
+) -> None:
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        is_stream = method in ("Generate", "Attach")
+        kind = channel.unary_stream if is_stream else channel.unary_unary
+        call = kind(f"/{wire.SERVICE_NAME}/{method}")(data)
+        code, text = await refusal(call.read() if is_stream else call)
+    assert (code, text[:9]) == (grpc.StatusCode.INVALID_ARGUMENT, "request: ")
+
+
+async def test_a_rush_of_calls_is_answered(stub: Any) -> None:
+    """By default gRPC cancels some when a thousand wait."""
+
+    async def call() -> grpc.StatusCode:
+        return (await refusal(stub.GetJob(wire.GetJobRequest(job_id=""))))[0]
+
+    codes = Counter(await asyncio.gather(*(call() for _ in range(NUM_CALLS))))
+    assert codes == {grpc.StatusCode.NOT_FOUND: NUM_CALLS}
+
+
+async def test_more_submits_than_can_wait_are_told_when_to_come_back(
+    redis_url: str, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_SUBMITS_AT_ONCE", 1)
+    monkeypatch.setattr(service, "MAX_WAITING_SUBMITS", 1)
+    async with (
+        serving(redis_url, card) as served,
+        grpc.aio.insecure_channel(served.address) as channel,
+    ):
+        stub = wire.InferenceStub(channel)
+        sent = [asyncio.ensure_future(submit(stub)) for _ in range(200)]
+        answers = await asyncio.gather(*sent, return_exceptions=True)
+        refused = [a for a in answers if isinstance(a, grpc.aio.AioRpcError)]
+        assert 0 < len(refused) < len(sent)
+        for error in refused:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert int(dict(error.trailing_metadata() or ())[wire.RETRY_AFTER_KEY]) > 0
+        assert await served.queue.num_queued() == len(sent) - len(refused)
+
+
+async def test_what_no_live_worker_can_hold_is_refused(
+    served: Served, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_card, "MAX_AGE_S", -1.0)
+    roomy = await served.queue.acquire("roomy", "test", 60_000, {"max_context": "99999"})
+    small = await served.queue.acquire("small", "test", 60_000, {"max_context": "32"})
+    assert roomy
+    assert small
+
+    async def max_context() -> int:
+        answer = await stub.ListModels(wire.ListModelsRequest())
+        return wire.decode_models(answer)[0].max_context
+
+    async def send(num_prompt_tokens: int, **sampling: int) -> Any:
+        ids = [1] * num_prompt_tokens
+        return await submit(stub, prompt="", prompt_token_ids=ids, sampling=sampling)
+
+    assert await max_context() == 32
+    code, text = await refusal(send(32))
+    assert (code, text[:16]) == (grpc.StatusCode.INVALID_ARGUMENT, "prompt_token_ids")
+    code, text = await refusal(send(30, max_tokens=3))
+    assert (code, text[:19]) == (grpc.StatusCode.INVALID_ARGUMENT, "sampling.max_tokens")
+    await send(30)
+    assert (await served.lane.claim()).spec.sampling.max_tokens == 2
+    await served.queue.release(small)
+    assert await max_context() == 99999
+    await send(served.card.max_context)
+    await served.queue.release(roomy)
+    assert await max_context() == served.card.max_context
+    code, text = await refusal(send(served.card.max_context))
+    assert (code, text[:16]) == (grpc.StatusCode.INVALID_ARGUMENT, "prompt_token_ids")
+
+
+async def test_workers_are_not_asked_for_with_every_job(
+    served: Served, stub: Any, redis_url: str
+) -> None:
+    with Redis.from_url(redis_url) as redis, redis.monitor() as monitor:
+        for _ in range(3):
+            await submit(stub)
+        redis.echo("the end")
+        commands = []
+        for event in iter(monitor.next_command, None):
+            if event["command"] == "ECHO the end":
+                break
+            if event["client_type"] != "lua" and served.card.name in event["command"]:
+                commands.append(event["command"].split(" ")[0])
+    told = Counter(commands)
+    assert (told["EVALSHA"], told["ZRANGE"], told["HMGET"]) == (3, 1, 1)
+
+
+async def test_a_record_that_cannot_be_read_ends_its_own_stream_only(
+    served: Served, stub: Any, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [(await submit(stub)).job_id for _ in range(2)]
+    calls = [aiter(stub.Attach(wire.AttachRequest(job_id=job_id))) for job_id in ids]
+    for job_id in ids:
+        await served.lane.claim()
+        await served.lane.commit(job_id, [1])
+    for call in calls:
+        await anext(call)
+    with Redis.from_url(redis_url) as redis:
+        redis.hset(Keys(served.card.name).job(ids[0]), "f0", '{"what": "is this"}')
+    await served.lane.commit(ids[1], [2], Finish("length"))
+    code, text = await refusal(anext(calls[0]))
+    assert (code, "what" in text) == (grpc.StatusCode.INTERNAL, False)
+    assert wire.decode_event(await anext(calls[1])).finish_reason == "length"
+    listed = await stub.ListJobs(wire.ListJobsRequest())
+    assert [job.job_id for job in listed.jobs] == ids[1:]
+    assert f"job {ids[0]} cannot be listed" in caplog.text
+
+
+async def test_an_api_that_can_follow_no_logs_ends_its_process(
+    served: Served, stub: Any, redis_url: str
+) -> None:
+    terminated = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, terminated.set)
+    try:
+        job_id = (await submit(stub)).job_id
+        with Redis.from_url(redis_url) as redis:
+            break_bell(redis, Keys(served.card.name))
+        async with asyncio.timeout(WAIT_S):
+            await terminated.wait()
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+    code, _ = await refusal(stub.Attach(wire.AttachRequest(job_id=job_id)).read())
+    assert code == grpc.StatusCode.INTERNAL
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+    assert answer.status == NOT_SERVING
+
+
+async def test_an_ipv6_address_is_served(served: Served) -> None:
+    await served.stop()
+    await served.start("::1")
+    assert served.address.startswith("[::1]:")
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        request = request_from_json({"prompt": "Once"})
+        assert (await wire.InferenceStub(channel).Submit(request)).job_id

@@ -1,0 +1,25 @@
+"""Mistakes in what keeps a job that breaks its lane from being anybody else's trouble."""
+
+from __future__ import annotations
+
+from tests.scheduler_svc.core.mutations import OUTCOME, Mutant
+
+PROBATION = "scheduler_svc/core/probation.py"
+
+BROKEN_JOB_MUTANTS = (
+    Mutant(
+        "a text that can't be made is a stop",
+        OUTCOME,
+        'Finish("error", hit.error) if hit.error else',
+        "",
+    ),
+    Mutant("nobody is on probation", PROBATION, "if job.strikes:", "if False:"),
+    Mutant("probation ends at once", PROBATION, "2 * max_steps_in_flight + 1", "1"),
+    Mutant("the cancelled stay on probation", PROBATION, "if self.job_id in job_ids:", "if False:"),
+    Mutant(
+        "who ended in Redis stays on probation",
+        PROBATION,
+        " or (row.job_id, row.index) in ended",
+        "",
+    ),
+)

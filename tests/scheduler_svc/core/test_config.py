@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.scheduler_svc.core.build import core_config
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "num_blocks",
+        "block_size",
+        "max_context",
+        "max_batch_size",
+        "max_step_tokens",
+        "max_steps_in_flight",
+        "max_uncommitted_steps",
+    ],
+)
+def test_a_limit_that_lets_nothing_through_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+        core_config(**{name: 0})
+
+
+def test_a_context_that_the_cache_cannot_hold_is_refused() -> None:
+    core_config(num_blocks=4, block_size=4, max_context=16)
+    with pytest.raises(ValueError, match="more than the cache holds"):
+        core_config(num_blocks=4, block_size=4, max_context=17)
+
+
+def test_no_more_sequences_run_than_can_decode_in_one_step() -> None:
+    assert core_config(max_batch_size=8, max_step_tokens=64).num_places == 8
+    assert core_config(max_batch_size=8, max_step_tokens=3).num_places == 3

@@ -1,0 +1,172 @@
+"""A job whose client is gone is cancelled, though not at the first try."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from redis import Redis
+
+from scheduler_svc.frontend import absence
+from scheduler_svc.frontend.absence import Absence
+from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue.keys import Keys
+from stepserve.protocol.job import Finish, JobSpec, SamplingParams
+from tests.scheduler_svc.queue.proxy import LossyProxy
+
+WAIT_S = 10.0
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[LossyProxy]:
+    async with LossyProxy(redis_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def model() -> str:
+    return f"model-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+async def queue(proxy: LossyProxy, model: str) -> AsyncIterator[JobQueue]:
+    async with JobQueue(proxy.url, model) as queue:
+        await queue.submit(JobSpec("job", model, [1], SamplingParams(max_tokens=9)))
+        yield queue
+
+
+async def leave(away: Absence) -> None:
+    """Cut off the job's only stream, and wait until nothing is left to do for it."""
+    with pytest.raises(asyncio.CancelledError):
+        async with away.stream("job", watch=True):
+            raise asyncio.CancelledError
+    assert away.num_away == 1
+    async with asyncio.timeout(WAIT_S):
+        while away.num_away:
+            await asyncio.sleep(0.001)
+
+
+async def test_it_is_tried_again_while_redis_is_away(
+    queue: JobQueue, proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "RETRY_INTERVAL_S", 0.001)
+    proxy.num_losses = 9
+    away = Absence(queue, 0.0)
+    await leave(away)
+    assert proxy.num_losses == 0
+    job = await queue.job("job")
+    assert job is not None
+    assert job.outputs[0].finish == Finish("cancelled", "its client went away")
+    assert not away._watched
+
+
+def told_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the kinds of the errors that were logged."""
+    kinds = [record.exc_info and record.exc_info[0] for record in caplog.records]
+    return [kind.__name__ for kind in kinds if kind]
+
+
+async def test_patience_has_an_end(
+    queue: JobQueue,
+    proxy: LossyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(absence, "PATIENCE_S", 0.0)
+    proxy.num_losses = 10**6
+    away = Absence(queue, 0.0)
+    await leave(away)
+    assert told_of(caplog) == ["Unavailable"]
+    assert not away._watched
+
+
+async def test_a_job_that_can_never_be_cancelled_is_forgotten(
+    queue: JobQueue, redis_url: str, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Redis.from_url(redis_url) as redis:
+        redis.set(Keys(model).job("job"), "not a hash")
+    away = Absence(queue, 0.0)
+    await leave(away)
+    assert told_of(caplog) == ["Corrupt"]
+    assert not away._watched
+
+
+@pytest.fixture
+async def replicas(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Absence, Absence]]:
+    """Two of them, without a grace; they are never silent for long."""
+    monkeypatch.setattr(absence, "PRESENCE_TTL_S", 0.3)
+    both = Absence(queue, 0.0), Absence(queue, 0.0)
+    tasks = [asyncio.create_task(replica.run()) for replica in both]
+    yield both
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for replica in both:
+        await replica.close()
+
+
+async def has_ended(queue: JobQueue) -> bool:
+    job = await queue.job("job")
+    assert job is not None
+    return job.state == "ended"
+
+
+async def test_a_stream_on_another_replica_counts(
+    queue: JobQueue, replicas: tuple[Absence, Absence]
+) -> None:
+    here, there = replicas
+    async with there.stream("job", watch=True):
+        await leave(here)
+        assert not await has_ended(queue), "it is followed there"
+        await asyncio.sleep(0.4)  # longer than a word of a replica is good for
+        await leave(here)
+        assert not await has_ended(queue), "it still is"
+    await leave(there)
+    assert await has_ended(queue), "nobody follows it any more"
+
+
+async def test_a_replica_that_is_dead_follows_nothing(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "PRESENCE_TTL_S", 0.2)
+    dead, here = Absence(queue, 0.0), Absence(queue, 0.0)
+    async with dead.stream("job", watch=True):
+        await leave(here)
+        assert not await has_ended(queue)
+        async with asyncio.timeout(WAIT_S):
+            while not await has_ended(queue):
+                await leave(here)
+
+
+async def test_a_replica_that_stops_follows_nothing(
+    queue: JobQueue, replicas: tuple[Absence, Absence]
+) -> None:
+    here, there = replicas
+    async with there.stream("job", watch=True):
+        await there.close()
+        await leave(here)
+        assert await has_ended(queue)
+
+
+async def test_the_grace_begins_when_the_last_stream_is_cut_off(queue: JobQueue) -> None:
+    here, there = Absence(queue, 0.3), Absence(queue, 0.6)
+    begun_s = asyncio.get_running_loop().time()
+    await asyncio.gather(leave(here), leave(there))
+    assert asyncio.get_running_loop().time() - begun_s >= 0.6
+    assert await has_ended(queue)
+
+
+async def test_a_word_from_before_the_clock_went_back_does_not_count(
+    queue: JobQueue, redis_url: str, model: str
+) -> None:
+    dead, here = Absence(queue, 0.0), Absence(queue, 0.0)
+    async with dead.stream("job", watch=True):
+        with Redis.from_url(redis_url) as redis:
+            [(member, _)] = redis.zrange(Keys(model).followers("job"), 0, -1, withscores=True)
+            redis.zincrby(Keys(model).followers("job"), 3_600_000, member)
+        await leave(here)
+        assert await has_ended(queue)

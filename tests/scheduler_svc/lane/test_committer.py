@@ -1,0 +1,101 @@
+"""The committer against a real Redis that forgets: logs are written again from its memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+import redis
+
+from scheduler_svc.core.events import Commit, Committed
+from scheduler_svc.lane.committer import Committer
+from scheduler_svc.lane.loop import Inbox
+from scheduler_svc.queue import JobQueue, Lease, LogRequest
+from stepserve.protocol.job import CommitRow, Finish, JobSpec, SamplingParams
+
+
+@pytest.fixture
+async def queue(redis_url: str) -> AsyncIterator[JobQueue]:
+    async with JobQueue(redis_url, f"committer-{uuid4().hex}") as queue:
+        yield queue
+
+
+@pytest.fixture
+async def lease(queue: JobQueue) -> Lease:
+    lease = await queue.acquire("worker", "lane", 60_000)
+    assert lease is not None
+    return lease
+
+
+async def submitted(queue: JobQueue, n: int = 1) -> str:
+    job_id = uuid4().hex
+    spec = JobSpec(job_id, "m", [1, 2], SamplingParams(max_tokens=100, n=n))
+    await queue.submit(spec)
+    return job_id
+
+
+def row(job_id: str, offset: int, finish: Finish | None = None) -> CommitRow:
+    return CommitRow(job_id, 0, offset, (100 + offset,), finish=finish)
+
+
+async def log_of(queue: JobQueue, job_id: str) -> list[int]:
+    [log] = await queue.read([LogRequest(job_id)])
+    assert log is not None
+    return list(log.token_ids)
+
+
+def cut(redis_url: str, job_id: str, num_tokens: int) -> None:
+    """Take the tail of a job's log away, as a failover would."""
+    with redis.Redis.from_url(redis_url) as client:
+        [key] = client.keys(f"*log:{job_id}:0")
+        kept = client.getrange(key, 0, 4 * num_tokens - 1) if num_tokens else b""
+        client.set(key, kept)
+
+
+@pytest.mark.parametrize("is_claimed_again", [False, True])
+async def test_a_log_that_lost_its_tail_is_refilled(
+    queue: JobQueue, lease: Lease, redis_url: str, is_claimed_again: bool
+) -> None:
+    job_id = await submitted(queue)
+    inbox = Inbox()
+    committer = Committer(queue, lease, inbox)
+    claimed = await queue.claim(lease, "f", 1)
+    committer.remember(claimed)
+    for offset in range(5):
+        await committer.perform(Commit(offset + 1, (row(job_id, offset),)))
+    cut(redis_url, job_id, 2)
+    if is_claimed_again:  # the queue lost the claim as well, and gives the job once more
+        committer.remember(claimed)
+    await committer.perform(Commit(6, (row(job_id, 5, Finish("stop")),)))
+    assert await log_of(queue, job_id) == [100, 101, 102, 103, 104, 105]
+    assert inbox.take() == [Committed(step) for step in range(1, 7)]
+    assert committer.job_ids == frozenset(), "nothing is remembered of what has ended"
+
+
+async def test_rows_of_a_job_that_a_client_ended_are_dropped(queue: JobQueue, lease: Lease) -> None:
+    job_id = await submitted(queue)
+    inbox = Inbox()
+    committer = Committer(queue, lease, inbox)
+    committer.remember(await queue.claim(lease, "f", 1))
+    await committer.perform(Commit(1, (row(job_id, 0),)))
+    await queue.cancel(job_id)
+    committer.forget([job_id])
+    await committer.perform(Commit(2, (row(job_id, 1),)))
+    assert inbox.take()[-1] == Committed(2, ((job_id, 0),))
+    assert await log_of(queue, job_id) == [100]
+
+
+async def test_what_is_not_remembered_is_not_invented(
+    queue: JobQueue, lease: Lease, redis_url: str
+) -> None:
+    job_id = await submitted(queue)
+    inbox = Inbox()
+    committer = Committer(queue, lease, inbox)
+    committer.remember(await queue.claim(lease, "f", 1))
+    await committer.perform(Commit(1, (row(job_id, 0),)))
+    committer.forget([job_id])
+    cut(redis_url, job_id, 0)
+    await committer.perform(Commit(2, (row(job_id, 1),)))
+    assert inbox.take()[-1] == Committed(2, ((job_id, 0),)), "the core lets go of it"
+    assert await log_of(queue, job_id) == []

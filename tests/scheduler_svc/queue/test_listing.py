@@ -1,0 +1,136 @@
+"""What is told of jobs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis import Redis
+
+from scheduler_svc.queue import Corrupt, JobQueue, LogRequest
+from scheduler_svc.queue.keys import Keys
+from scheduler_svc.queue.snapshot import list_snapshots
+from stepserve.protocol.step import TokenLogprobs
+from tests.scheduler_svc.queue.build import STOP, claim_ids, lease_on, row, running, spec, submit
+
+
+async def test_a_snapshot_says_all_but_the_tokens(queue: JobQueue) -> None:
+    asked = spec(prompt=range(9), n=2, tenant="t", priority=4)
+    await queue.submit(asked)
+    snapshot = await queue.job(asked.job_id)
+    assert snapshot is not None
+    assert (snapshot.state, snapshot.ended_s, snapshot.num_prompt_tokens) == ("queued", 0.0, 9)
+    assert snapshot.spec.prompt_token_ids == ()
+    assert (snapshot.spec.tenant, snapshot.spec.priority) == ("t", 4)
+    lease = await lease_on(queue)
+    await claim_ids(queue, lease, 1)
+    await queue.commit(lease, [row(asked.job_id, 0, [1, 2], index=1)])
+    snapshot = await queue.job(asked.job_id)
+    assert snapshot is not None
+    assert snapshot.state == "running"
+    assert [output.num_tokens for output in snapshot.outputs] == [0, 2]
+
+
+async def test_jobs_by_state_and_tenant_newest_first(queue: JobQueue) -> None:
+    ids = []
+    for number in range(9):
+        ids += await submit(queue, 1, tenant="ab"[number % 2])
+    await claim_ids(queue, await lease_on(queue, "x"), 3)
+    await claim_ids(queue, await lease_on(queue, "y"), 3)
+    for job_id in (ids[0], ids[8]):
+        await queue.cancel(job_id)
+
+    async def listed(**filters: object) -> list[int]:
+        jobs = await queue.jobs(**filters)  # type: ignore[arg-type]
+        return [ids.index(job.spec.job_id) for job in jobs]
+
+    assert await listed() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert await listed(limit=2) == [8, 7]
+    assert await listed(state="queued") == [7, 6]
+    assert await listed(state="running") == [5, 4, 3, 2, 1]
+    assert await listed(state="ended") == [8, 0]
+    assert await listed(tenant="b") == [7, 5, 3, 1]
+    assert await listed(tenant="b", state="running", limit=2) == [5, 3]
+    assert await listed(tenant="nobody") == []
+
+
+async def test_listing_goes_past_a_page(queue: JobQueue) -> None:
+    ids = await submit(queue, 270)
+    assert [job.spec.job_id for job in await queue.jobs(limit=999)] == ids[::-1]
+    assert len(await queue.jobs(state="queued", limit=200)) == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("f0", '{"reason":"stop"}'), ("spec", "{}"), ("spec", "no JSON"), ("arrival", "now")],
+)
+async def test_a_job_that_cannot_be_read_hides_no_other(
+    queue: JobQueue, redis: Redis, keys: Keys, field: str, value: str
+) -> None:
+    first, broken, last = [(await submit(queue, 1, n=n))[0] for n in (1, 2, 3)]
+    redis.hset(keys.job(broken), field, value)
+    assert [job.spec.job_id for job in await queue.jobs()] == [last, first]
+    assert [len(job.outputs) for job in await queue.jobs()] == [3, 1]
+    with pytest.raises(Corrupt):
+        await queue.job(broken)
+
+
+async def test_jobs_that_arrive_meanwhile_repeat_none(queue: JobQueue) -> None:
+    ids = await submit(queue, 140)
+    listing = list_snapshots(queue._shard, None)
+    listed = [await anext(listing)]
+    await submit(queue, 20)
+    listed += [snapshot async for snapshot in listing]
+    assert [snapshot.spec.job_id for snapshot in listed] == ids[::-1]
+
+
+async def test_reads_from_any_offset_and_beyond(queue: JobQueue) -> None:
+    lease = await lease_on(queue)
+    first, second = await submit(queue, 2)
+    await claim_ids(queue, lease, 2)
+    await queue.commit(lease, [row(first, 0, [1, 2, 3]), row(second, 0, [9])])
+    requests = [LogRequest(first, 0, offset) for offset in (0, 2, 3, 50)]
+    logs = await queue.read([*requests, LogRequest("unknown"), LogRequest(second)])
+    assert [log and (log.offset, log.token_ids) for log in logs] == [
+        (0, (1, 2, 3)),
+        (2, (3,)),
+        (3, ()),
+        (50, ()),
+        None,
+        (0, (9,)),
+    ]
+    assert await queue.read([]) == []
+
+
+async def test_a_bounded_read_tells_of_the_end_with_the_last_token(queue: JobQueue) -> None:
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease, logprobs=0)
+    logprobs = [TokenLogprobs(-float(i)) for i in range(5)]
+    await queue.commit(lease, [row(job_id, 0, range(5), STOP, logprobs=logprobs)])
+    requests = [
+        LogRequest(job_id, 0, offset, True, most) for offset in (0, 3, 5) for most in (2, 9)
+    ]
+    logs = await queue.read(requests)
+    assert [log and (log.token_ids, log.finish) for log in logs] == [
+        ((0, 1), None),
+        ((0, 1, 2, 3, 4), STOP),
+        ((3, 4), None),
+        ((3, 4), STOP),
+        ((), STOP),
+        ((), STOP),
+    ]
+    assert [log and list(log.logprobs) for log in logs[:3]] == [
+        logprobs[:2],
+        logprobs,
+        logprobs[3:],
+    ]
+
+
+async def test_models_do_not_see_each_other(redis_url: str, model: str) -> None:
+    names = [model, model + "}", "{" + model, model + "}:queue", model + " é"]
+    queues = [JobQueue(redis_url, name) for name in names]
+    try:
+        await asyncio.gather(*(submit(queue, i + 1) for i, queue in enumerate(queues)))
+        assert [await queue.num_queued() for queue in queues] == [1, 2, 3, 4, 5]
+    finally:
+        await asyncio.gather(*(queue.close() for queue in queues))

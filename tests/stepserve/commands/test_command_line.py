@@ -1,0 +1,247 @@
+"""Arguments, variables and help of every command."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from stepserve.cli import COMMANDS, main, parse
+from stepserve.process.variables import KNOWN
+
+# What must be given, by command.
+NEEDED: dict[str, list[str]] = {
+    "up": ["--model=m"],
+    "scheduler": ["--model=m"],
+    "worker": ["--model=m"],
+    "generate": ["p"],
+    "submit": ["p"],
+    "attach": ["j"],
+    "cancel": ["j"],
+    "batch": ["in", "out"],
+    "replay": ["trace"],
+}
+TEXTS = (
+    *("", " x ", ",", "a,b", "[", "]", "{", '{"a": 1}', "[1]", '"q"', "'", "\\", "\\n", "\n"),
+    *("null", "None", "true", "5", "1e9", "é\u2028", "-x", "%", "%s", "--no-chat"),
+)
+SAMPLES: dict[Any, tuple[str, Any]] = {
+    str: ("a:1", "a:1"),
+    Path: ("a:1", Path("a:1")),
+    int: ("2", 2),
+    float: ("0.5", 0.5),
+    bool: ("true", True),
+    list[str]: ('["a", "b"]', ["a", "b"]),
+    tuple[int, int]: ("[3, 4]", (3, 4)),
+    tuple[float, float]: ("[0.5, 4]", (0.5, 4.0)),
+    tuple[int, ...]: ("[3, 4, 5]", (3, 4, 5)),
+}
+# Texts that must be of a form.
+FORMED = {
+    "tenant_weights": "a=2,b=0.5",
+    "sections": "steps,kernels",
+    "limits": "steps=4,8b=90.5",
+}
+
+
+def settings_class(name: str) -> type[BaseSettings]:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found: type[BaseSettings] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def fields() -> list[tuple[str, str]]:
+    """Return every field of every command."""
+    return [(name, field) for name in COMMANDS for field in settings_class(name).model_fields]
+
+
+def flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}" if len(field) > 1 else f"-{field}"
+
+
+def some_value(annotation: Any) -> tuple[str, Any]:
+    """Return a text for a field of this type, and the value that it stands for."""
+    if annotation in SAMPLES:
+        return SAMPLES[annotation]
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    if get_origin(annotation) is Literal:
+        return kinds[-1], kinds[-1]
+    return SAMPLES[kinds[0]]
+
+
+def exit_status(*argv: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        parse(argv)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert exit_status() == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(name, "--help") == 0
+    text = capsys.readouterr().out
+    for field, info in settings_class(name).model_fields.items():
+        is_positional = info.is_required() and field != "model"
+        shown = field.upper().replace("_", "-") if is_positional else flag(field)
+        assert f"{shown} " in text or f"{shown}," in text, field
+    assert "None" not in text
+    assert "\0" not in text
+
+
+def test_what_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("nonsense") == 2
+    assert "no command 'nonsense'" in capsys.readouterr().err
+    for argv in (["jobs", "--nonsense"], ["jobs", "--lim=3"], ["generate"], ["up"]):
+        assert exit_status(*argv) == 2
+    for argv in (["up", "--model=m", "--policy=lifo"], ["jobs", "--limit=0"]):
+        assert exit_status(*argv) == 2
+    assert "--limit: " in capsys.readouterr().err
+    assert exit_status("up", "--model=m", "--port=65535", "--schedulers=2") == 2
+
+
+def test_a_command_may_have_two_words() -> None:
+    for name in (name for name in COMMANDS if " " in name):
+        assert type(parse(name.split())) is settings_class(name)
+    assert type(parse(["bench", "--num-jobs=3"])) is settings_class("bench")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_are_taken_as_they_stand(text: str) -> None:
+    found: Any = parse(["generate", f"--stop={text}", f"--tenant={text}", "--stop=b", "--", text])
+    assert (found.prompt, found.tenant, found.stop) == (text, text, [text, "b"])
+    found = parse(["generate", "p", "--stop", " x", "--stop", ","])
+    assert found.stop == [" x", ","]
+
+
+@pytest.mark.parametrize(("name", "field"), fields())
+def test_every_option_has_a_variable(
+    name: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings_class(name)
+    text, value = some_value(chosen.model_fields[field].annotation)
+    if field in FORMED:
+        text = value = FORMED[field]
+    monkeypatch.setenv(f"{chosen.model_config['env_prefix']}{field.upper()}", text)
+    needed = NEEDED.get(name, [])
+    # What is on the command line comes before the variable.
+    given = any(entry.startswith(f"{flag(field)}=") for entry in needed)
+    positional = field in ("prompt", "job_id", "input", "output", "files")
+    found = getattr(parse([name, *needed]), field)
+    assert found == value or given or positional
+
+
+def test_the_variables_that_are_known_are_those_of_the_commands() -> None:
+    names = {"LOG_LEVEL"}
+    for name, field in fields():
+        prefix = settings_class(name).model_config["env_prefix"]
+        names.add(f"{prefix}{field}".upper().removeprefix("STEPSERVE_"))
+    assert names == KNOWN, "stepserve/process/variables.py lists them"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_empty_variable_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, needed = settings_class(name), NEEDED.get(name, [])
+    expected = parse([name, *needed])
+    for field in chosen.model_fields:
+        monkeypatch.setenv(f"{chosen.model_config['env_prefix']}{field.upper()}", "")
+    assert parse([name, *needed]) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("STEPSERVE_MAX_BATCHSIZE", "STEPSERVE_MAX_BATCH_SIZE"),
+        ("STEPSERVE_MODLE", "STEPSERVE_MODEL"),
+        ("stepserve_polcy", "STEPSERVE_POLICY"),
+        ("STEPSERVE_XYZZY", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["up", "scheduler", "worker", "jobs"])
+def test_a_mistyped_variable_is_named(
+    name: str,
+    variable: str,
+    meant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, "8")
+    assert exit_status(name, *NEEDED.get(name, [])) == 2
+    told = capsys.readouterr().err
+    assert f"{variable} is no variable of this version" in told
+    assert meant in told
+    assert exit_status(name, "--help") == 0
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "STEPSERVE_LOG_LEVEL",
+        "STEPSERVE_BLOCK_SIZE",  # another command's
+        "STEPSERVE_WORKER_PORT",
+        "STEPSERVE_WORKER_PORT_50061_TCP_ADDR",
+        "STEPSERVE_REDIS_SERVICE_HOST",
+        "STEPSERVE_REDIS_SERVICE_PORT_REDIS",
+        "STEPSERVER_FOO",
+    ],
+)
+def test_what_is_no_mistake_is_let_pass(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:1")
+    parse(["jobs"])
+
+
+def test_a_refused_argument_is_quoted_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_status("scheduler", "--model=m", "--redis-ulr=redis://:secret@host") == 2
+    told = capsys.readouterr().err
+    assert "redis://:***@host" in told
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_switches_go_both_ways(name: str) -> None:
+    needed = NEEDED.get(name, [])
+    switches = [f for f, i in settings_class(name).model_fields.items() if i.annotation is bool]
+    for field in switches:
+        on, off = flag(field), flag(field).replace("--", "--no-", 1)
+        assert getattr(parse([name, *needed, on]), field) is True
+        assert getattr(parse([name, *needed, off]), field) is False
+
+
+def test_a_client_command_needs_neither_redis_nor_torch() -> None:
+    heavy = ["torch", "redis", "transformers", "tokenizers", "numpy", "scipy", "worker_svc"]
+    services = ("scheduler", "worker", "bench", "replay")
+    clients = [
+        [name, *NEEDED.get(name, [])] for name in COMMANDS if name.split()[0] not in services
+    ]
+    script = f"""
+import sys
+from stepserve.cli import COMMANDS, parse
+for argv in {clients}:
+    parse(argv)
+print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_an_error_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stepserve", "batch", "/nonexistent/in", "out", "--model=m"])
+    assert main() == 1
+    assert capsys.readouterr().err == "stepserve: /nonexistent/in: No such file or directory\n"

@@ -1,0 +1,114 @@
+"""What each layout makes of the same rows, token by token."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.worker_svc.step.test_rows import BLOCK_SIZE, GREEDY, LIMITS, Tables, row_of
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Row
+from worker_svc.kernels import Groups, Rectangle
+from worker_svc.step.layout import Flat, Grouped, Layout, Padded, layout_for
+
+# Line: (tokens, computed before, tokens to compute).
+SHARES = {3: (6, 4, 2), 0: (7, 0, 5), 4: (3, 2, 1), 1: (6, 4, 2), 2: (5, 4, 1)}
+
+
+def tables_and_rows() -> tuple[Tables, list[Row]]:
+    tables = Tables()
+    for line, (num_tokens, num_computed, _) in SHARES.items():
+        tokens = list(range(10 * line, 10 * line + num_tokens))
+        tables.admit(line, tokens, GREEDY).num_computed = num_computed
+    return tables, [row_of(tables.residents[line], count) for line, (*_, count) in SHARES.items()]
+
+
+def slot_of(tables: Tables, line: int, position: int) -> int:
+    block_id = tables.residents[line].block_ids[position // BLOCK_SIZE]
+    return block_id * BLOCK_SIZE + position % BLOCK_SIZE
+
+
+def test_groups_bring_rows_of_equal_lengths_together() -> None:
+    tables, rows = tables_and_rows()
+    batch = Grouped().lay(rows, tables.table, 3)
+    order = [4, 2, 3, 1, 0]
+    tokens = [
+        (line, position)
+        for line in order
+        for position in range(SHARES[line][1], SHARES[line][1] + SHARES[line][2])
+    ]
+    assert batch.token_ids.tolist() == [tables.tokens[line][at] for line, at in tokens]
+    assert batch.positions.tolist() == [at for _, at in tokens]
+    assert batch.slots.tolist() == [slot_of(tables, line, at) for line, at in tokens]
+    # In the order of the rows, without line 0, of which tokens are left.
+    last = [tokens.index((line, SHARES[line][0] - 1)) for line in (3, 4, 1, 2)]
+    assert batch.sample_positions.tolist() == last
+    assert isinstance(batch.context, Groups)
+    assert batch.context.row_ids.tolist() == order
+    assert batch.context.query_lens.tolist() == [1, 1, 2, 2, 5]
+    assert batch.context.context_lens.tolist() == [3, 5, 6, 6, 5]
+    assert (batch.num_positions, batch.num_context) == (11, 25)
+
+
+@pytest.mark.parametrize(("keeps_dead", "num_dead"), [(False, 2), (True, 0), (True, 2)])
+def test_a_rectangle_repeats_last_tokens_and_copies_the_longest_row(
+    keeps_dead: bool, num_dead: int
+) -> None:
+    tables, rows = tables_and_rows()
+    batch = Padded(keeps_dead).lay(rows, tables.table, num_dead)
+    lines = [*SHARES, *[3] * (num_dead if keeps_dead else 0)]
+    tokens, slots, last = [], [], []
+    for row, line in enumerate(lines):
+        num_tokens, num_computed, count = SHARES[line]
+        if num_computed + count == num_tokens:
+            last.append(len(tokens) + count - 1)
+        for column in range(5):
+            position = num_computed + min(column, count - 1)
+            tokens.append((line, position))
+            is_own = column < count and row < len(SHARES)
+            slots.append(slot_of(tables, line, position) if is_own else -1)
+    assert batch.token_ids.tolist() == [tables.tokens[line][at] for line, at in tokens]
+    assert batch.positions.tolist() == [at for _, at in tokens]
+    assert batch.slots.tolist() == slots
+    assert batch.sample_positions.tolist() == last
+    assert isinstance(batch.context, Rectangle)
+    assert batch.context.row_ids.tolist() == lines
+    assert (batch.num_positions, batch.num_context) == (5 * len(lines), 6 * len(lines))
+
+
+def test_a_dead_row_has_logits_where_nothing_else_is_sampled() -> None:
+    tables, rows = tables_and_rows()
+    batch = Padded(keeps_dead=True).lay(rows[1:2], tables.table, 2)
+    assert batch.sample_positions.tolist() == [9, 14]
+
+
+LARGEST = [
+    # (batch size, step tokens), then tokens and number of rows; contexts are below 40.
+    (Flat(), (5, 64), (12, 5)),
+    (Flat(), (9, 4), (1, 4)),
+    (Grouped(), (5, 64), (12, 5)),
+    (Padded(False), (5, 64), (39, 5)),
+    (Padded(False), (5, 10), (6, 5)),
+    (Padded(False), (64, 10), (6, 5)),
+    (Padded(True), (64, 10), (10, 64)),
+    (Padded(True), (3, 64), (39, 3)),
+    (Padded(False), (1, 1), (1, 1)),
+]
+
+
+@pytest.mark.parametrize(("layout", "sizes", "expected"), LARGEST)
+def test_no_step_takes_more_than_the_largest_rows(
+    layout: Layout, sizes: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    limits = Limits(100, LIMITS.max_context, BLOCK_SIZE, 99, *sizes)
+    num_tokens, num_rows = expected
+    assert layout.largest_rows(limits) == [(num_tokens, 39)] * num_rows
+
+
+def test_only_static_rectangles_keep_the_dead() -> None:
+    tables, rows = tables_and_rows()
+    settings = [("paged", "static"), ("grouped", "static"), ("padded", "continuous")]
+    for attention, batching in [*settings, ("padded", "static")]:
+        batch = layout_for(attention, batching).lay(rows, tables.table, 9)  # type: ignore[arg-type]
+        assert (batch.num_context > 6 * len(rows)) == (
+            (attention, batching) == ("padded", "static")
+        )

@@ -1,0 +1,205 @@
+"""The resident tables: what is laid out for the model is what the sequences hold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from stepserve.protocol.step import Admission, Sampling
+from worker_svc.core.limits import Limits
+from worker_svc.core.residents import Resident, Row
+from worker_svc.kernels import select
+from worker_svc.kernels.record import Columns
+from worker_svc.step.flat import FlatStep, flat_batch
+from worker_svc.step.layout import Flat
+from worker_svc.step.rows import RowTable
+from worker_svc.step.sampler import Choice, SampledRows, Sampler
+from worker_svc.step.staging import pack
+
+BLOCK_SIZE = 4
+KERNELS = select("torch", "cpu")
+LIMITS = Limits(100, 40, BLOCK_SIZE, 99, 5, 64)
+
+
+def row_of(resident: Resident, num_tokens: int, new_block_ids: Sequence[int] = ()) -> Row:
+    return Row(
+        resident=resident,
+        start=resident.num_computed,
+        num_tokens=num_tokens,
+        position=resident.num_tokens,
+        is_sampled=num_tokens == resident.num_pending,
+        num_blocks=len(resident.block_ids),
+        new_block_ids=new_block_ids,
+    )
+
+
+class Tables:
+    """A table, and the same sequences as plain lists."""
+
+    def __init__(self) -> None:
+        self.table = RowTable(LIMITS, torch.device("cpu"), KERNELS)
+        self.tokens: dict[int, list[int]] = {}
+        self.residents: dict[int, Resident] = {}
+
+    def admit(self, line: int, tokens: list[int], sampling: Sampling, **more: int) -> Resident:
+        block_ids = tuple(range(10 * line, 10 * line + 2))
+        admission = Admission(line, "job", more.get("index", 0), tokens, 1, sampling, 0, block_ids)
+        resident = Resident.of(admission, LIMITS.max_context)
+        resident.line = line
+        self.table.write([resident], ())
+        self.tokens[line], self.residents[line] = list(tokens), resident
+        return resident
+
+    def grow(self, line: int, new_block_ids: list[int]) -> None:
+        resident = self.residents[line]
+        resident.block_ids += new_block_ids
+        self.table.write((), [row_of(resident, 1, new_block_ids)])
+
+    def choose(self, token_ids: dict[int, int]) -> None:
+        """As the device does at the end of a step."""
+        lines, chosen = list(token_ids), torch.tensor(list(token_ids.values()), dtype=torch.int32)
+        positions = [self.residents[line].num_tokens for line in lines]
+        sampled = SampledRows(*pack((lines, positions), self.table.device))
+        choice = Choice(chosen, torch.ones(len(lines), dtype=torch.int32))
+        Sampler(self.table, KERNELS).advance(choice, sampled)
+        for line in lines:
+            self.residents[line].num_tokens += 1
+            self.tokens[line].append(token_ids[line])
+
+
+GREEDY = Sampling(max_tokens=30, temperature=0.0)
+
+
+def check_batch(tables: Tables, counts: dict[int, int]) -> None:
+    """The batch of the next ``counts`` tokens of each line, entry by entry."""
+    rows = [row_of(tables.residents[line], count) for line, count in counts.items()]
+    batch = Flat().lay(rows, tables.table, 0)
+    batch.context.check()
+    tokens, positions, slots, sampled, starts = [], [], [], [], [0]
+    for line, count in counts.items():
+        resident = tables.residents[line]
+        end = resident.num_computed + count
+        for position in range(resident.num_computed, end):
+            tokens.append(tables.tokens[line][position])
+            positions.append(position)
+            block_id = resident.block_ids[position // BLOCK_SIZE]
+            slots.append(block_id * BLOCK_SIZE + position % BLOCK_SIZE)
+        starts.append(len(tokens))
+        if end == resident.num_tokens:
+            sampled.append(len(tokens) - 1)
+    assert batch.token_ids.tolist() == tokens
+    assert batch.positions.tolist() == positions
+    assert batch.slots.tolist() == slots
+    assert batch.sample_positions.tolist() == sampled
+    assert batch.context.row_ids.tolist() == list(counts)
+    assert batch.context.query_starts.tolist() == starts
+    assert batch.context.max_query_len == max(counts.values())
+    for (line, count), length in zip(
+        counts.items(), batch.context.context_lens.tolist(), strict=True
+    ):
+        resident = tables.residents[line]
+        assert length == resident.num_computed + count
+        table = batch.context.block_tables[line, : len(resident.block_ids)]
+        assert table.tolist() == resident.block_ids
+
+
+def test_chunks_and_decodes_are_laid_end_to_end() -> None:
+    tables = Tables()
+    tables.admit(3, [5, 6, 7, 8, 9, 10], GREEDY)
+    tables.admit(0, [1, 2, 3], GREEDY).num_computed = 2
+    tables.admit(4, [50, 51, 52, 53, 54, 55, 56], GREEDY).num_computed = 3
+    check_batch(tables, {3: 6, 0: 1, 4: 2})
+    check_batch(tables, {4: 4})
+
+
+def test_a_chosen_token_is_the_next_one_computed() -> None:
+    tables = Tables()
+    for line in (2, 1):
+        tables.admit(line, [4, 5, 6], GREEDY).num_computed = 3
+    tables.choose({2: 77, 1: 78})
+    check_batch(tables, {1: 1, 2: 1})
+    tables.residents[2].num_computed += 1
+    tables.choose({2: 79})
+    check_batch(tables, {1: 1, 2: 1})
+
+
+def test_block_tables_grow_at_their_ends() -> None:
+    tables = Tables()
+    tables.admit(1, list(range(20)), GREEDY)
+    tables.admit(2, list(range(9)), GREEDY)
+    tables.grow(1, [90, 3, 91])
+    tables.grow(2, [])
+    tables.grow(2, [7])
+    check_batch(tables, {2: 9, 1: 20})
+
+
+def test_a_line_that_is_used_again_holds_nothing_of_before() -> None:
+    tables = Tables()
+    biased = Sampling(
+        max_tokens=9, temperature=0.5, seed=2**64 - 3, top_k=4, top_p=0.25, logit_bias=((3, 1.5),)
+    )
+    tables.admit(1, list(range(30)), biased, index=6)
+    table = tables.table
+    columns = Columns(table.records)
+    assert (int(columns.seed[1]), int(columns.index[1]), int(columns.top_k[1])) == (-3, 6, 4)
+    assert (float(columns.temperature[1]), float(columns.top_p[1])) == (0.5, 0.25)
+    assert int(columns.num_biases[1]) == 1
+    assert (int(table.bias_ids[1, 0]), float(table.bias_values[1, 0])) == (3, 1.5)
+    table.has_ended[1] = 1
+    tables.admit(1, [9, 8, 7, 6], GREEDY)
+    assert (int(columns.num_biases[1]), int(table.has_ended[1])) == (0, 0)
+    assert (int(columns.top_k[1]), float(columns.top_p[1])) == (0, 1.0)
+    check_batch(tables, {1: 4})
+
+
+def test_what_is_padded_belongs_to_nobody() -> None:
+    """The rows as before, and behind them tokens and rows that write nothing."""
+    tables = Tables()
+    tables.admit(3, [5, 6, 7, 8, 9, 10], GREEDY)
+    tables.admit(0, [1, 2, 3], GREEDY).num_computed = 2
+    step = FlatStep.of([row_of(tables.residents[3], 4), row_of(tables.residents[0], 1)])
+    table = tables.table
+    padded = flat_batch(pack(step.padded(9, 4, table.nobody), table.device), table, (9, 40))
+    exact = step.batch(pack(step.arrays, table.device), table)
+    padded.context.check()
+    assert padded.token_ids[:5].tolist() == exact.token_ids.tolist()
+    assert padded.slots.tolist() == [*exact.slots.tolist(), -1, -1, -1, -1]
+    assert padded.context.query_starts.tolist() == [0, 4, 5, 5, 5]
+    assert padded.context.context_lens.tolist() == [4, 3, 0, 0]
+    assert padded.sample_positions.tolist() == [4, 0, 0, 0]
+
+
+def test_who_has_ended_has_no_slots() -> None:
+    tables = Tables()
+    tables.admit(3, [5, 6, 7], GREEDY)
+    tables.table.has_ended[3] = 1
+    step = FlatStep.of([row_of(tables.residents[3], 2)])
+    batch = step.batch(pack(step.arrays, tables.table.device), tables.table)
+    assert (batch.token_ids.tolist(), batch.slots.tolist()) == ([5, 6], [-1, -1])
+
+
+def test_any_mix_of_rows() -> None:
+    rng, tables = random.Random(2), Tables()
+    for line in range(5):
+        tables.admit(line, [rng.randrange(100) for _ in range(rng.randint(1, 8))], GREEDY)
+    for _ in range(40):
+        lines = rng.sample(range(5), rng.randint(1, 5))
+        counts = {
+            line: rng.randint(1, tables.residents[line].num_pending)
+            for line in lines
+            if tables.residents[line].num_tokens < LIMITS.max_context
+        }
+        for line, count in counts.items():
+            resident = tables.residents[line]
+            while (resident.num_computed + count) > len(resident.block_ids) * BLOCK_SIZE:
+                tables.grow(line, [rng.randrange(99)])
+        if not counts:
+            continue
+        check_batch(tables, counts)
+        for line, count in counts.items():
+            tables.residents[line].num_computed += count
+        done = [line for line in counts if tables.residents[line].num_pending == 0]
+        if done:
+            tables.choose({line: rng.randrange(100) for line in done})

@@ -1,0 +1,106 @@
+"""One decoder for every supported family: pre-norm layers, rotary positions, a gated MLP.
+
+Token-wise layers run over all tokens of all rows at once; only attention knows rows (Yu et al.,
+"Orca", section 4.2, selective batching). Attention is whatever ``kernels.paged_attention`` is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kvstore.cache import KVCache
+from worker_svc.kernels import HeadNorms, Kernels, RotaryWrite
+from worker_svc.model.config import ModelConfig
+from worker_svc.model.weights import DecoderWeights, LayerWeights, Linear
+from worker_svc.step.batch import Batch
+
+
+class Decoder:
+    """A model that is ready to compute: config, weights on a device, and the kernels to use."""
+
+    def __init__(self, config: ModelConfig, weights: DecoderWeights, kernels: Kernels) -> None:
+        self.config = config
+        self.kernels = kernels
+        self._weights = weights
+        self._cos, self._sin = rotary_tables(config, self.dtype, self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype it computes in."""
+        return self._weights.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device its weights are on."""
+        return self._weights.embedding.device
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Compute a step: write every token's keys and values, return what is sampled from.
+
+        Args:
+            batch: T tokens, S sampled positions.
+            cache: this model's KV cache; the batch's slots are written.
+
+        Returns:
+            Hidden states ``[S, hidden_size]``, normalised, for ``logits``.
+        """
+        kernels, eps = self.kernels, self.config.rms_eps
+        residual = self._weights.embedding[batch.token_ids]
+        update = torch.zeros_like(residual)  # nothing yet: the first layer is like any other
+        for index, layer in enumerate(self._weights.layers):
+            normed, residual = kernels.add_rms_norm(update, residual, layer.input_norm, eps)
+            update = self._attend(index, layer, normed, batch, cache)
+            normed, residual = kernels.add_rms_norm(update, residual, layer.mlp_norm, eps)
+            gated = kernels.silu_mul(self._linear(normed, layer.gate_up))
+            update = self._linear(gated, layer.down)
+        update, residual = update[batch.sample_positions], residual[batch.sample_positions]
+        return kernels.add_rms_norm(update, residual, self._weights.final_norm, eps)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[S, hidden_size]`` to ``[S, vocab_size]``; only what is sampled pays for it."""
+        return self._linear(hidden, self._weights.vocabulary)
+
+    def _attend(
+        self, index: int, layer: LayerWeights, normed: Tensor, batch: Batch, cache: KVCache
+    ) -> Tensor:
+        config, kernels = self.config, self.kernels
+        norms = None
+        if layer.query_norm is not None and layer.key_norm is not None:
+            norms = HeadNorms(layer.query_norm, layer.key_norm, config.rms_eps)
+        heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        projected = self._linear(normed, layer.qkv).view(-1, sum(heads), config.head_dim)
+        query, key, value = torch.split(projected, heads, dim=1)
+        k_cache, v_cache = cache.layer(index)
+        write = RotaryWrite(
+            cos=self._cos,
+            sin=self._sin,
+            positions=batch.positions,
+            slots=batch.slots,
+            k_cache=k_cache,
+            v_cache=v_cache,
+            norms=norms,
+        )
+        kernels.rotary_write(query, key, value, write)
+        mixed = kernels.paged_attention(
+            query, k_cache, v_cache, batch.context, config.head_dim**-0.5, config.windows[index]
+        )
+        return self._linear(mixed.reshape(-1, config.num_heads * config.head_dim), layer.output)
+
+    def _linear(self, x: Tensor, projection: Linear) -> Tensor:
+        return self.kernels.linear(x, projection.weight, projection.bias)
+
+
+def rotary_tables(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position, ``[max_context, head_dim / 2]`` in ``dtype``.
+
+    Computed in float32 and then rounded, as transformers does, and always on the CPU, so that
+    every device has the same values.
+    """
+    positions = torch.arange(config.max_context, dtype=torch.float32)
+    angles = positions[:, None] * torch.tensor(config.inv_freq, dtype=torch.float32)
+    cos, sin = angles.cos() * config.rope_scale, angles.sin() * config.rope_scale
+    return cos.to(dtype).to(device), sin.to(dtype).to(device)

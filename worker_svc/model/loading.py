@@ -1,0 +1,237 @@
+"""From a checkpoint's name to a model that computes: everything is checked before it is served."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kvstore.cache import CacheShape
+from stepserve.modelfiles.directory import CheckpointError
+from worker_svc.kernels import Kernels
+from worker_svc.memory import free_bytes
+from worker_svc.model.checkpoint import Checkpoint, find, opened
+from worker_svc.model.config import ModelConfig, read_config
+from worker_svc.model.decoder import Decoder
+from worker_svc.model.weights import EMBEDDING, VOCABULARY, Places, allocate
+from worker_svc.progress import progress
+
+log = logging.getLogger(__name__)
+
+COMPUTE_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+STORED_DTYPES = {
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+# Old Llama checkpoints carry what the config says anyway.
+IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+# float32 arrays of [context, head_dim / 2] that are held at once while the tables of positions
+# are made: the angles, and cos and sin before and after they are scaled.
+NUM_TABLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A decoder and what it is: ``fingerprint`` is equal where logits are computed from equals."""
+
+    decoder: Decoder
+    config: ModelConfig
+    fingerprint: str
+    name: str
+
+    def cache_shape(self, block_size: int) -> CacheShape:
+        """What a block of ``block_size`` tokens of this model's KV cache holds."""
+        config = self.config
+        return CacheShape(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=block_size,
+            dtype=self.decoder.dtype,
+        )
+
+
+def load_model(
+    source: str | Path,
+    dtype: str,
+    device: torch.device | str,
+    kernels: Kernels,
+    max_context: int | None = None,
+) -> LoadedModel:
+    """Load the checkpoint ``source``, a directory or a hub id.
+
+    Args:
+        source: where the checkpoint is.
+        dtype: what to compute in, one of COMPUTE_DTYPES, or "auto": what the checkpoint is stored
+            in on a GPU, float32 on a CPU.
+        device: where the weights go.
+        kernels: what the decoder computes with.
+        max_context: tokens of a sequence at most, instead of what the checkpoint says; a warning
+            says where that is more.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, broken, not supported, or too large.
+        KernelsUnavailable: these kernels can't compute in this dtype, or with heads this large.
+    """
+    device = torch.device(device)
+    checkpoint = find(source)
+    config = _with_context(read_config(checkpoint.directory), max_context)
+    tied = _tied(config, checkpoint)
+    compute_dtype = _compute_dtype(dtype, device, checkpoint)
+    kernels.check(compute_dtype, config.head_dim)
+    expected = Places(compute_dtype, torch.device("meta"))
+    allocate(config, tied, expected)
+    _check_tensors(checkpoint, expected)
+    _check_memory(checkpoint, expected, device)
+    _check_tables(checkpoint, config)
+    places = Places(compute_dtype, device)
+    weights = allocate(config, tied, places)
+    digests = _fill(checkpoint, places)
+    if tied:
+        weights = weights.with_tied_vocabulary()
+    fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
+    decoder = Decoder(config, weights, kernels)
+    return LoadedModel(decoder, config, fingerprint, checkpoint.name)
+
+
+def _with_context(config: ModelConfig, max_context: int | None) -> ModelConfig:
+    if max_context is None:
+        return config
+    if max_context > config.max_context:
+        log.warning(
+            "--max-context %d is longer than the %d tokens the model is made for: "
+            "what it writes beyond them may make no sense",
+            max_context,
+            config.max_context,
+        )
+    return replace(config, max_context=max_context)
+
+
+def _tied(config: ModelConfig, checkpoint: Checkpoint) -> str | None:
+    """The one tensor that is both embedding and vocabulary, whichever of the two was stored.
+
+    As in transformers: two that were stored are two, whatever the config says.
+    """
+    stored = [name for name in (EMBEDDING, VOCABULARY) if name in checkpoint.tensors]
+    return stored[0] if config.tie_embeddings and len(stored) == 1 else None
+
+
+def _compute_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
+    if name in COMPUTE_DTYPES:
+        return COMPUTE_DTYPES[name]
+    if name != "auto":
+        raise ValueError(f"unknown dtype {name!r}: use auto, {', '.join(COMPUTE_DTYPES)}")
+    stored = checkpoint.tensors.get(EMBEDDING) or checkpoint.tensors.get(VOCABULARY)
+    if device.type == "cpu" or stored is None:
+        return torch.float32
+    return STORED_DTYPES.get(stored.dtype, torch.float32)
+
+
+def _check_tensors(checkpoint: Checkpoint, expected: Places) -> None:
+    """Every tensor that the config asks for is there, in its shape; others are warned of."""
+    where = checkpoint.directory
+    missing = sorted(expected.views.keys() - checkpoint.tensors.keys())
+    if missing:
+        raise CheckpointError(f"{where} lacks tensor {_first(missing)}")
+    for name, view in expected.views.items():
+        info = checkpoint.tensors[name]
+        if info.shape != tuple(view.shape):
+            shapes = f"shape {list(info.shape)}, config.json asks for {list(view.shape)}"
+            raise CheckpointError(f"{info.file}: tensor {name} has {shapes}")
+        if info.dtype not in STORED_DTYPES:
+            raise CheckpointError(f"{info.file}: tensor {name} is {info.dtype}, not a plain float")
+    unknown = sorted(checkpoint.tensors.keys() - expected.views.keys())
+    unknown = [name for name in unknown if not name.endswith(IGNORED_SUFFIX)]
+    if unknown:
+        log.warning("%s: this model has no use for tensor %s", where, _first(unknown))
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - 1
+    return names[0] if more == 0 else f"{names[0]} (and {more} more)"
+
+
+def _check_memory(checkpoint: Checkpoint, expected: Places, device: torch.device) -> None:
+    needed, free = sum(view.nbytes for view in expected.views.values()), free_bytes(device)
+    if needed > free:
+        raise CheckpointError(
+            f"{checkpoint.directory} needs {needed / 2**30:.1f} GiB for its weights in "
+            f"{str(expected.dtype).removeprefix('torch.')}, "
+            f"{free / 2**30:.1f} GiB are free on {device}"
+        )
+
+
+def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    needed = NUM_TABLES * 4 * config.max_context * (config.head_dim // 2)
+    free = free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise CheckpointError(
+            f"{checkpoint.directory}: positions of a context of {config.max_context} tokens need "
+            f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: give a --max-context"
+        )
+
+
+def _fill(checkpoint: Checkpoint, places: Places) -> dict[str, str]:
+    """Copy every tensor to its place, one at a time; returns the SHA-256 of each one's bytes."""
+    names = sorted(places.views, key=lambda name: (checkpoint.tensors[name].file, name))
+    files = dict.fromkeys(checkpoint.tensors[name].file for name in names)
+    total_bytes = sum(_stored_bytes(checkpoint, name) for name in names)
+    digests: dict[str, str] = {}
+    with progress(checkpoint.name, total_bytes) as advance, ThreadPoolExecutor(1) as hasher:
+        for file in files:
+            with opened(file) as handle:
+                for name in (name for name in names if checkpoint.tensors[name].file == file):
+                    tensor = handle.get_tensor(name)
+                    digest = hasher.submit(_digest, tensor)
+                    _place(file, name, tensor, places.views[name])
+                    digests[name] = digest.result()
+                    advance(tensor.nbytes)
+    return digests
+
+
+def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:
+    info = checkpoint.tensors[name]
+    return prod(info.shape) * STORED_DTYPES[info.dtype].itemsize
+
+
+def _place(file: Path, name: str, tensor: Tensor, view: Tensor) -> None:
+    view.copy_(tensor)
+    if bool(torch.isfinite(view).all()):
+        return
+    if bool(torch.isfinite(tensor).all()):
+        dtype = str(view.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{file}: tensor {name} has values that are too large for {dtype}")
+    raise CheckpointError(f"{file}: tensor {name} has a NaN or an infinity in it")
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
+
+
+def _fingerprint(
+    config: ModelConfig, dtype: torch.dtype, checkpoint: Checkpoint, digests: dict[str, str]
+) -> str:
+    """SHA-256 over all that logits depend on; how the tensors are sharded is not part of it."""
+    tensors: Iterable[tuple[str, object, str, str]] = (
+        (name, checkpoint.tensors[name].shape, checkpoint.tensors[name].dtype, digests[name])
+        for name in sorted(digests)
+    )
+    # No logit depends on where a sequence must end.
+    shape = {key: value for key, value in asdict(config).items() if key != "max_context"}
+    everything = {"config": shape, "dtype": str(dtype), "tensors": list(tensors)}
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
