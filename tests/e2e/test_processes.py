@@ -165,6 +165,7 @@ def test_a_killed_worker_and_a_killed_scheduler_lose_nothing(
         assert served.process.wait(30) == 0
 
 
+@pytest.mark.long  # each kernel's own tests in the interpreter are not
 def test_the_triton_kernels_serve_in_the_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
