@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepserve import AsyncClient
+from stepserve_bench.measure.recorded import record_files
+from stepserve_bench.workloads.burst import burst
 from stepserve_bench.workloads.jobs import BenchJob
-from stepserve_bench.workloads.load import Outcome, burst
+from stepserve_bench.workloads.outcome import Outcome
 
 
 @dataclass(slots=True)
@@ -42,7 +44,7 @@ class Calibration:
         """
         start_s, end_s = self.marks_s
         kept.mkdir()
-        for path in records.glob("*.jsonl"):
+        for path in record_files(records):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             times_s = [json.loads(line)["time_s"] for line in lines]
             pairs = list(zip(times_s, lines, strict=True))
@@ -51,4 +53,6 @@ class Calibration:
                 "after": [line for time_s, line in pairs if time_s >= end_s],
             }
             for name, part in parts.items():
-                (kept / f"{path.stem} {name}.jsonl").write_text("".join(part), encoding="utf-8")
+                (kept / f"{path.stem} {name}{path.suffix}").write_text(
+                    "".join(part), encoding="utf-8"
+                )

@@ -27,8 +27,9 @@ from stepserve.local.processes import Service, Supervisor
 from stepserve.local.serving import serve
 from stepserve_bench.demo.narration import Narrator, Told, worked
 from stepserve_bench.demo.storyteller import MODEL_DIR
-from stepserve_bench.measure.measured import percentile
-from stepserve_bench.measure.timeline import Line, Step, print_timeline, read_steps, write_svg
+from stepserve_bench.demo.timeline import Track, print_timeline, write_svg
+from stepserve_bench.measure.figures import percentile
+from stepserve_bench.measure.recorded import RecordedStep, read_steps
 
 PROMPTS = ([11, 12, 13], [14, 15], [16], [17, 18, 19, 20])
 OUTPUTS = (5, 8, 3, 6)
@@ -94,14 +95,14 @@ class Played:
     """One run: the jobs in order, and the steps that they were in."""
 
     job_ids: Sequence[str]
-    steps: list[Step]
+    steps: list[RecordedStep]
 
     @property
     def names(self) -> list[tuple[str, int]]:
         return [(job_id, 0) for job_id in self.job_ids]
 
-    def lines(self) -> list[Line]:
-        return [Line(name, f"job {i + 1}", 0.0) for i, name in enumerate(self.names)]
+    def lines(self) -> list[Track]:
+        return [Track(name, f"job {i + 1}", 0.0) for i, name in enumerate(self.names)]
 
     def members(self) -> list[set[int]]:
         """Return the numbers of the jobs in each step, counted from 1."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scheduler_svc.settings import Batching
+from stepserve_bench.measure.recorded import record_files
 from stepserve_bench.simulator.cost import StepShape
 from stepserve_bench.simulator.rectangle import Rectangle
 from stepserve_bench.simulator.system import Attention
@@ -31,7 +32,7 @@ class MeasuredStep(NamedTuple):
     """``period_us`` is the time from the report before to this step's own.
 
     It has in it what the step's duration alone has not: the scheduler, Redis and gRPC, as far
-    as the worker waited for them or shared its cores with them. ``follows`` says whether the
+    as the worker waited for them or left them its cores. ``follows`` says whether the
     step before was measured too.
     """
 
@@ -43,7 +44,7 @@ class MeasuredStep(NamedTuple):
 def measured_steps(recording: Recording) -> list[MeasuredStep]:
     """Return the steps of all records in the directory that their worker did not wait for."""
     steps: list[MeasuredStep] = []
-    for path in sorted(recording.directory.glob("*.jsonl")):
+    for path in record_files(recording.directory):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         steps += Follower(recording).read(lines)
     return steps

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from stepserve_bench.batching.calibration import Calibration
-from stepserve_bench.measure.measured import JobTimes, figures, percentile, ratios
+from stepserve_bench.measure.figures import figures, percentile, ratios
+from stepserve_bench.measure.recorded import Doing, read_steps
 from stepserve_bench.measure.service_run import ServiceRun
 from stepserve_bench.measure.steps import mean_period_ms, step_figures
-from stepserve_bench.measure.timeline import Doing, read_steps
 from stepserve_bench.policies.trial import capacity
 from stepserve_bench.workloads.jobs import BenchJob, random_jobs, static_bound
 from stepserve_bench.workloads.lengths import FixedLengths
-from stepserve_bench.workloads.load import Arrival, Outcome
+from stepserve_bench.workloads.outcome import Arrival, JobTimes, Outcome
 
 
 def outcome(submitted_s: float, *token_times_s: float) -> Outcome:

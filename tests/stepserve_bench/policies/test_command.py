@@ -9,11 +9,11 @@ from typing import cast
 
 from stepserve import AsyncClient
 from stepserve.protocol.inference import Finish, Request, StreamEvent
-from stepserve_bench.measure.limits import with_limit
-from stepserve_bench.measure.targets import at_least, at_most
 from stepserve_bench.policies.command import line
+from stepserve_bench.report.targets import at_least, at_most
 from stepserve_bench.workloads.jobs import BenchJob
-from stepserve_bench.workloads.load import Arrival, offer
+from stepserve_bench.workloads.offer import offer
+from stepserve_bench.workloads.outcome import Arrival
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ def test_a_job_that_never_ends_is_waited_for_only_so_long() -> None:
 def test_a_missed_target_is_told_with_what_limits_it() -> None:
     figures = {
         "what": "gain",
-        **with_limit(at_least(2.0, 3.0), "steps are long"),
-        "not_ended": with_limit(at_most(0, 0), "given up"),
+        **at_least(2.0, 3.0, "steps are long"),
+        "not_ended": at_most(0, 0, "given up"),
     }
     first, second = line("priority", figures).splitlines()
     assert first.startswith("priority: gain: 2.00 (target: at least 3, ")

@@ -10,8 +10,8 @@ import pytest
 
 from stepserve.cli import parse
 from stepserve.protocol.errors import StepserveError
+from stepserve_bench.batching.methods import BASELINE, PAGED
 from stepserve_bench.batching.prediction import PREDICTED
-from stepserve_bench.batching.systems import BASELINE, PAGED
 from stepserve_bench.measure.service_run import Bed
 
 
@@ -68,7 +68,7 @@ def test_batching_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(Bed, "measure", lambda *_, **__: pytest.fail("measured"))
     monkeypatch.setattr(
-        "stepserve_bench.simulator.extras.find_spec",
+        "stepserve_bench.extras.find_spec",
         lambda name: None if name == package else object(),
     )
     with pytest.raises(StepserveError, match=rf"{package}: pip install 'stepserve\[bench\]'"):
