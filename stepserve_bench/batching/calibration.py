@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepserve import AsyncClient
-from stepserve_bench.measure.recorded import record_files
 from stepserve_bench.workloads.burst import burst
 from stepserve_bench.workloads.jobs import BenchJob
 from stepserve_bench.workloads.outcome import Outcome
@@ -44,7 +43,7 @@ class Calibration:
         """
         start_s, end_s = self.marks_s
         kept.mkdir()
-        for path in record_files(records):
+        for path in records.glob("*.jsonl"):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             times_s = [json.loads(line)["time_s"] for line in lines]
             pairs = list(zip(times_s, lines, strict=True))
@@ -53,6 +52,4 @@ class Calibration:
                 "after": [line for time_s, line in pairs if time_s >= end_s],
             }
             for name, part in parts.items():
-                (kept / f"{path.stem} {name}{path.suffix}").write_text(
-                    "".join(part), encoding="utf-8"
-                )
+                (kept / f"{path.stem} {name}.jsonl").write_text("".join(part), encoding="utf-8")

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +20,7 @@ from stepserve.protocol.errors import InvalidRequest, StepserveError
 from stepserve_bench.batching.aims import aims
 from stepserve_bench.batching.calibration import Calibration
 from stepserve_bench.batching.methods import BASELINE, DEFAULT, Budgets, Method, parse_methods
+from stepserve_bench.batching.prediction import Predictor, fitted_costs, known_costs
 from stepserve_bench.batching.report import print_report
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.extras import require
@@ -28,13 +29,11 @@ from stepserve_bench.measure.service_run import Bed, ServiceRun
 from stepserve_bench.measure.steps import mean_period_ms
 from stepserve_bench.report.machine import machine
 from stepserve_bench.report.output import write
+from stepserve_bench.simulator.cost import Costs
 from stepserve_bench.workloads.burst import burst
 from stepserve_bench.workloads.jobs import BenchJob, random_jobs, static_bound
 from stepserve_bench.workloads.lengths import ShareGPTLengths
 from stepserve_bench.workloads.outcome import Outcome
-
-if TYPE_CHECKING:
-    from stepserve_bench.simulator.cost import Costs
 
 # So many batches of other jobs are run before and after, for the costs of a step.
 NUM_CALIBRATION_BATCHES = 3
@@ -110,8 +109,6 @@ class BatchingBench(BaseSettings):
             require("scipy", "--fit")
         if not self.costs:
             return None
-        from stepserve_bench.batching.prediction import known_costs
-
         return known_costs(self.costs, methods)
 
     def _jobs(self, bed: Bed, num_jobs: int, seed: int) -> list[BenchJob]:
@@ -160,8 +157,6 @@ class BatchingBench(BaseSettings):
         """
         if not self.costs and not self.fit:
             return {}
-        from stepserve_bench.batching.prediction import Predictor, fitted_costs
-
         try:
             predictor = Predictor(bed, jobs, costs or fitted_costs(records))
             return {s.name: predictor.figures(s, self._flags(s, jobs)) for s in records.values()}

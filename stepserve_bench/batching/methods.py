@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
-from scheduler_svc.settings import Batching
 from stepserve.protocol.errors import InvalidRequest
-from stepserve_bench.simulator.system import Attention
 
+Batching = Literal["static", "continuous"]
+Attention = Literal["padded", "grouped", "paged"]
 SPLIT_FUSE = "split-fuse"
 
 BASELINE, STATIC_PAGED = "static+padded", "static+paged"

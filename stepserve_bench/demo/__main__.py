@@ -26,6 +26,7 @@ from rich.text import Text
 
 from stepserve import AsyncClient, SamplingParams
 from stepserve.local.serving import Served, serve
+from stepserve.protocol.errors import StepserveError
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.demo.timeline import Track, print_timeline, write_svg
 from stepserve_bench.measure.recorded import RecordedStep, read_steps
@@ -195,11 +196,11 @@ def main() -> int:
             console.print(f"ready on {served.target}\n")
             asyncio.run(run(served, jobs, console))
         steps = read_steps(Path(scratch))
-    lines = [Track((job.job_id, 0), job.label, job.submitted_s) for job in jobs]
+    tracks = [Track((job.job_id, 0), job.label, job.submitted_s) for job in jobs]
     console.print("\n[bold]who was in which step[/bold]")
-    print_timeline(console, lines, steps)
+    print_timeline(console, tracks, steps)
     picture = arguments.out / "steps.svg"
-    write_svg(picture, lines, steps)
+    write_svg(picture, tracks, steps)
     console.print(f"the same as a file: {os.path.relpath(picture)}\n")
     console.print(figures(jobs, steps))
     free, sentence = blocks_proof(steps)
@@ -208,4 +209,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except StepserveError as error:
+        sys.exit(f"demo: {error}")

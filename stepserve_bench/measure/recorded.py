@@ -65,15 +65,10 @@ class RecordedStep:
 def read_steps(directory: Path) -> list[RecordedStep]:
     """Return the steps of all records in the directory, in the order they were sent."""
     steps: list[RecordedStep] = []
-    for path in record_files(directory):
+    for path in sorted(directory.glob("*.jsonl")):
         with path.open(encoding="utf-8") as lines:
             steps += _Reader().read(json.loads(line) for line in lines)
     return sorted(steps, key=lambda step: step.sent_s)
-
-
-def record_files(directory: Path) -> list[Path]:
-    """Return the records that a scheduler's ``--record-dir`` was filled with, by name."""
-    return sorted(directory.glob("*.jsonl"))
 
 
 class _Reader:

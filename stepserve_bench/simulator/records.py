@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scheduler_svc.settings import Batching
-from stepserve_bench.measure.recorded import record_files
 from stepserve_bench.simulator.cost import StepShape
 from stepserve_bench.simulator.rectangle import Rectangle
 from stepserve_bench.simulator.system import Attention
@@ -44,7 +43,7 @@ class MeasuredStep(NamedTuple):
 def measured_steps(recording: Recording) -> list[MeasuredStep]:
     """Return the steps of all records in the directory that their worker did not wait for."""
     steps: list[MeasuredStep] = []
-    for path in record_files(recording.directory):
+    for path in sorted(recording.directory.glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         steps += Follower(recording).read(lines)
     return steps

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from stepserve.protocol.inference import Request, SamplingParams, StreamEvent
+from stepserve import Request, SamplingParams
+from stepserve.protocol.inference import StreamEvent
 from stepserve_bench.workloads.jobs import BenchJob
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -67,9 +68,6 @@ def test_batching_says_what_to_install(
     package: str, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Bed, "measure", lambda *_, **__: pytest.fail("measured"))
-    monkeypatch.setattr(
-        "stepserve_bench.extras.find_spec",
-        lambda name: None if name == package else object(),
-    )
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(StepserveError, match=rf"{package}: pip install 'stepserve\[bench\]'"):
         parse(["bench", "batching", flag]).run()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stepserve_bench.demo.example import CONTINUOUS, SELECTIVE, STATIC, play, queue_without_workers
+from stepserve_bench.demo.command import CONTINUOUS, SELECTIVE, STATIC, play, queue_without_workers
 from stepserve_bench.demo.narration import Narrator, Told
 from stepserve_bench.demo.timeline import Track, write_svg
 from stepserve_bench.measure.recorded import Doing, RecordedStep

@@ -84,10 +84,10 @@ class Example(BaseSettings):
         for text in Narrator(jobs, strategy.attention == "grouped").tell(played.steps):
             console.print(text)
         console.print()
-        print_timeline(console, played.lines(), played.steps)
+        print_timeline(console, played.tracks(), played.steps)
         if self.out:
             path = Path(self.out) / f"{strategy.title.lower().replace(' ', '-')}.svg"
-            write_svg(path, played.lines(), played.steps)
+            write_svg(path, played.tracks(), played.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Played:
     def names(self) -> list[tuple[str, int]]:
         return [(job_id, 0) for job_id in self.job_ids]
 
-    def lines(self) -> list[Track]:
+    def tracks(self) -> list[Track]:
         return [Track(name, f"job {i + 1}", 0.0) for i, name in enumerate(self.names)]
 
     def members(self) -> list[set[int]]:
@@ -181,9 +181,3 @@ def comparison(found: Mapping[str, Mapping[str, float]]) -> Table:
             f"{figures['requests_per_s']:.1f} ({said[2]})",
         )
     return table
-
-
-if __name__ == "__main__":
-    from stepserve.process.command_line import parse_settings
-
-    sys.exit(parse_settings(Example, "stepserve_bench.demo.example", sys.argv[1:]).run())
