@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "bench path": ("stepserve_bench.path.command:PathBench", "what a streamed token costs"),
     "bench example": (
-        "stepserve_bench.demo.example:Example",
+        "stepserve_bench.demo.command:Example",
         "four jobs in batches of three, step by step",
     ),
     "replay": ("scheduler_svc.trace.replay:ReplayCommand", "decide a recorded lane's turns again"),

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepserve import AsyncClient
+from stepserve_bench.workloads.burst import burst
 from stepserve_bench.workloads.jobs import BenchJob
-from stepserve_bench.workloads.load import Outcome, burst
+from stepserve_bench.workloads.outcome import Outcome
 
 
 @dataclass(slots=True)

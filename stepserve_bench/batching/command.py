@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,21 +17,23 @@ from rich.console import Console
 
 from stepserve import AsyncClient
 from stepserve.protocol.errors import InvalidRequest, StepserveError
+from stepserve_bench.batching.aims import aims
 from stepserve_bench.batching.calibration import Calibration
+from stepserve_bench.batching.methods import BASELINE, DEFAULT, Budgets, Method, parse_methods
+from stepserve_bench.batching.prediction import Predictor, fitted_costs, known_costs
 from stepserve_bench.batching.report import print_report
-from stepserve_bench.batching.systems import BASELINE, DEFAULT, Budgets, System, parse_systems
-from stepserve_bench.batching.targets import targets
 from stepserve_bench.demo.storyteller import MODEL_DIR
-from stepserve_bench.measure.measured import machine, ratios
+from stepserve_bench.extras import require
+from stepserve_bench.measure.figures import ratios
 from stepserve_bench.measure.service_run import Bed, ServiceRun
 from stepserve_bench.measure.steps import mean_period_ms
-from stepserve_bench.simulator.extras import require
+from stepserve_bench.report.machine import machine
+from stepserve_bench.report.output import write
+from stepserve_bench.simulator.cost import Costs
+from stepserve_bench.workloads.burst import burst
 from stepserve_bench.workloads.jobs import BenchJob, random_jobs, static_bound
 from stepserve_bench.workloads.lengths import ShareGPTLengths
-from stepserve_bench.workloads.load import Outcome, burst
-
-if TYPE_CHECKING:
-    from stepserve_bench.simulator.cost import Costs
+from stepserve_bench.workloads.outcome import Outcome
 
 # So many batches of other jobs are run before and after, for the costs of a step.
 NUM_CALIBRATION_BATCHES = 3
@@ -71,30 +73,30 @@ class BatchingBench(BaseSettings):
 
     def run(self) -> int:
         """Measure; the last line printed is a JSON object with the figures."""
-        systems = parse_systems(self.systems)
-        costs = self._prepare(systems)
+        methods = parse_methods(self.systems)
+        costs = self._prepare(methods)
         bed = Bed(self.model, self.batch_size, self.dtype, self.num_threads)
         jobs = self._jobs(bed, self.num_jobs, self.seed)
         runs: dict[str, ServiceRun] = {}
         with tempfile.TemporaryDirectory(prefix="stepserve-bench-") as scratch:
-            for system in systems:
-                Console(stderr=True).print(f"{system.name} …", highlight=False)
-                runs[system.name] = self._measure(bed, system, jobs, Path(scratch))
+            for method in methods:
+                Console(stderr=True).print(f"{method.name} …", highlight=False)
+                runs[method.name] = self._measure(bed, method, jobs, Path(scratch))
                 # Whatever the others come to, this much is known.
-                self._write(self._result(jobs, runs, {}))
-            records = {Path(scratch) / system.name: system for system in systems}
+                write(self._result(jobs, runs, {}), self.out)
+            records = {Path(scratch) / method.name: method for method in methods}
             predicted = self._predictions(bed, jobs, records, costs)
         result = self._result(jobs, runs, predicted)
-        self._write(result)
+        write(result, self.out)
         print_report(result)
         if self.picture:
-            from stepserve_bench.batching.figure import draw
+            from stepserve_bench.batching.picture import draw
 
             draw(Path(self.picture), runs, self.batch_size)
         print(json.dumps(result))
         return 0
 
-    def _prepare(self, systems: Sequence[System]) -> Costs | None:
+    def _prepare(self, methods: Sequence[Method]) -> Costs | None:
         """Find out what is missing before anything is measured; return the costs of --costs.
 
         Raises InvalidRequest, and StepserveError where a package is missing.
@@ -107,29 +109,22 @@ class BatchingBench(BaseSettings):
             require("scipy", "--fit")
         if not self.costs:
             return None
-        from stepserve_bench.batching.prediction import known_costs
-
-        return known_costs(self.costs, systems)
-
-    def _write(self, result: Mapping[str, Any]) -> None:
-        if self.out:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        return known_costs(self.costs, methods)
 
     def _jobs(self, bed: Bed, num_jobs: int, seed: int) -> list[BenchJob]:
         lengths = ShareGPTLengths(bed.max_context, self.scale)
         return random_jobs(num_jobs, bed.vocab_size, lengths, random.Random(seed))
 
-    def _flags(self, system: System, jobs: Sequence[BenchJob]) -> dict[str, Any]:
+    def _flags(self, method: Method, jobs: Sequence[BenchJob]) -> dict[str, Any]:
         padded = self.padded_tokens or self.batch_size + PADDED_CHUNK
         whole = whole_prompts(jobs, self.batch_size)
-        return system.flags(Budgets(whole, self.split_fuse_tokens, padded))
+        return method.flags(Budgets(whole, self.split_fuse_tokens, padded))
 
     def _measure(
-        self, bed: Bed, system: System, jobs: Sequence[BenchJob], scratch: Path
+        self, bed: Bed, method: Method, jobs: Sequence[BenchJob], scratch: Path
     ) -> ServiceRun:
-        num_gates = 1 if system.batching == "static" else self.batch_size
-        records = scratch / f"{system.name} all"
+        num_gates = 1 if method.batching == "static" else self.batch_size
+        records = scratch / f"{method.name} all"
         num_others = NUM_CALIBRATION_BATCHES * self.batch_size if self._is_fitting else 0
         before, after = (self._jobs(bed, num_others, self.seed + i) for i in (1, 2))
         calibration = Calibration(before, after)
@@ -139,9 +134,9 @@ class BatchingBench(BaseSettings):
                 return await calibration.around(client, jobs, num_gates)
             return await burst(client, jobs, num_gates)
 
-        run = bed.measure(load, records, **self._flags(system, [*jobs, *before, *after]))
+        run = bed.measure(load, records, **self._flags(method, [*jobs, *before, *after]))
         if self._is_fitting:
-            calibration.keep_records(records, scratch / system.name)
+            calibration.keep_records(records, scratch / method.name)
         return run
 
     @property
@@ -152,18 +147,16 @@ class BatchingBench(BaseSettings):
         self,
         bed: Bed,
         jobs: Sequence[BenchJob],
-        records: Mapping[Path, System],
+        records: Mapping[Path, Method],
         costs: Costs | None,
     ) -> dict[str, dict[str, float]]:
-        """Return each system's figures as simulated; nothing where that is not asked for.
+        """Return each method's figures as simulated; nothing where that is not asked for.
 
         Costs that are not given are fitted to the records. What fails here is told, and takes
         no measurement with it.
         """
         if not self.costs and not self.fit:
             return {}
-        from stepserve_bench.batching.prediction import Predictor, fitted_costs
-
         try:
             predictor = Predictor(bed, jobs, costs or fitted_costs(records))
             return {s.name: predictor.figures(s, self._flags(s, jobs)) for s in records.values()}
@@ -203,7 +196,7 @@ class BatchingBench(BaseSettings):
                 for name, found in predicted.items()
             },
             "same_outputs": same_outputs(runs),
-            "targets": targets(figures, bound, speeds),
+            "targets": aims(figures, bound, speeds),
             "machine": machine(),
         }
 

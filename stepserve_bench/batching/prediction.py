@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepserve_bench.batching.systems import System
+from stepserve_bench.batching.methods import Method
 from stepserve_bench.measure.service_run import BLOCK_SIZE, Bed
-from stepserve_bench.simulator import system as simulated
 from stepserve_bench.simulator.cost import Costs, costs_for, read_costs
 from stepserve_bench.simulator.predict import predict
 from stepserve_bench.simulator.records import Recording
+from stepserve_bench.simulator.system import System
 from stepserve_bench.workloads.jobs import BenchJob
 
 # A figure that is measured, and the simulator's that says what it should be. Costs are fitted
@@ -32,12 +32,12 @@ class Predictor:
     jobs: Sequence[BenchJob]
     costs: Costs
 
-    def figures(self, system: System, flags: Mapping[str, Any]) -> dict[str, float]:
+    def figures(self, method: Method, flags: Mapping[str, Any]) -> dict[str, float]:
         """Return what is predicted of a run in which all jobs wait at the start."""
         found = predict(
-            simulated.System(
-                batching=system.batching,
-                attention=system.attention,
+            System(
+                batching=method.batching,
+                attention=method.attention,
                 max_batch_size=self.bed.batch_size,
                 max_step_tokens=flags["max_step_tokens"],
                 num_blocks=self.bed.num_blocks,
@@ -50,20 +50,20 @@ class Predictor:
         return {name: found[source] for name, source in PREDICTED.items()}
 
 
-def known_costs(name: str, systems: Sequence[System]) -> Costs:
-    """Return the costs of a file or a preset, for all systems. Raises InvalidRequest."""
+def known_costs(name: str, methods: Sequence[Method]) -> Costs:
+    """Return the costs of a file or a preset, for all methods. Raises InvalidRequest."""
     costs = read_costs(name)
-    for system in systems:
-        costs_for(costs, system.attention)
+    for method in methods:
+        costs_for(costs, method.attention)
     return costs
 
 
-def fitted_costs(records: Mapping[Path, System]) -> Costs:
+def fitted_costs(records: Mapping[Path, Method]) -> Costs:
     """Return the costs that these records of calibrations show. Raises InvalidRequest."""
     from stepserve_bench.simulator.fit import fit_recordings
 
     costs, _ = fit_recordings(
-        Recording(directory, system.attention, system.batching)
-        for directory, system in records.items()
+        Recording(directory, method.attention, method.batching)
+        for directory, method in records.items()
     )
     return costs

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stepserve_bench.measure.targets import in_words
+from stepserve_bench.report.targets import in_words
 
 # (figure, heading, factor, decimals); a heading's unit is the figure's times the factor.
 ROWS = (

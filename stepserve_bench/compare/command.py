@@ -21,16 +21,14 @@ from stepserve import AsyncClient
 from stepserve.local.serving import serve
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.demo.storyteller import MODEL_DIR
-from stepserve_bench.measure.measured import (
-    JobTimes,
-    descendants,
-    figures,
-    machine,
-    peak_memory_bytes,
-    ratios,
-)
-from stepserve_bench.workloads.jobs import BenchJob, Lengths, read_jobs, uniform_jobs, write_jobs
-from stepserve_bench.workloads.load import Arrival, run_job, warm_up
+from stepserve_bench.measure.figures import figures, ratios
+from stepserve_bench.measure.memory import service_peak_bytes
+from stepserve_bench.report.machine import machine
+from stepserve_bench.report.output import finish
+from stepserve_bench.workloads.jobs import BenchJob, read_jobs, uniform_jobs, write_jobs
+from stepserve_bench.workloads.lengths import Bounds
+from stepserve_bench.workloads.offer import run_job, warm_up
+from stepserve_bench.workloads.outcome import Arrival, JobTimes
 
 
 class Bench(BaseSettings):
@@ -63,8 +61,8 @@ class Bench(BaseSettings):
         jobs = uniform_jobs(
             self.num_jobs,
             vocab_size,
-            Lengths(*self.prompt_tokens),
-            Lengths(*self.output_tokens),
+            Bounds(*self.prompt_tokens),
+            Bounds(*self.output_tokens),
             self.seed,
         )
         with tempfile.TemporaryDirectory(prefix="stepserve-bench-") as scratch:
@@ -84,24 +82,20 @@ class Bench(BaseSettings):
             "machine": machine(),
         }
         Console().print(table(result))
-        if self.out:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps(result))
+        finish(result, self.out)
         return 0
 
     def _static(self, jobs: Path) -> tuple[dict[str, float], list[list[int]]]:
         done = subprocess.run(
             [
-                *(
-                    sys.executable,
-                    "-m",
-                    "stepserve_bench.compare.static_generate",
-                    "--model",
-                    self.model,
-                ),
-                *("--jobs", str(jobs), "--batch-size", str(self.batch_size)),
-                *("--dtype", self.dtype, "--threads", str(self.num_threads)),
+                sys.executable,
+                "-m",
+                "stepserve_bench.compare.static_generate",
+                f"--model={self.model}",
+                f"--jobs={jobs}",
+                f"--batch-size={self.batch_size}",
+                f"--dtype={self.dtype}",
+                f"--threads={self.num_threads}",
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -120,7 +114,7 @@ class Bench(BaseSettings):
         }
         with serve(self.model, **flags) as served:
             times, outputs = asyncio.run(run_jobs(served.target, read_jobs(path)))
-            memory = peak_memory_bytes(descendants(served.process.pid))
+            memory = service_peak_bytes(served.process.pid)
         return figures(times, memory), outputs
 
 

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
 
-from stepserve_bench.measure.measured import JobTimes, figures, peak_memory_bytes
+from stepserve_bench.measure.figures import figures
+from stepserve_bench.measure.memory import peak_bytes
 from stepserve_bench.workloads.jobs import BenchJob, read_jobs
+from stepserve_bench.workloads.outcome import JobTimes
 
 
 class StepClock(StoppingCriteria):  # type: ignore[misc]
@@ -79,7 +81,7 @@ def main() -> int:
         steps_s, tokens = run_batch(model, batch)
         outputs += tokens
         times += [JobTimes(start_s, steps_s[: job.max_tokens]) for job in batch]
-    memory = peak_memory_bytes([os.getpid()])
+    memory = peak_bytes([os.getpid()])
     print(json.dumps({"figures": figures(times, memory), "outputs": outputs}))
     return 0
 

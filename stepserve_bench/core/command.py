@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
 import tracemalloc
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -16,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from stepserve_bench.core.peers.process import README, Peer
-from stepserve_bench.core.steady_decode import SteadyDecode, Workload, random_prompts
-from stepserve_bench.measure.measured import machine, percentile
+from stepserve_bench.core.steady_decode import DecodeCase, SteadyDecode, random_prompts
+from stepserve_bench.measure.figures import percentile
+from stepserve_bench.report.machine import machine
+from stepserve_bench.report.output import finish
 
 NO_PEER = (
     "our core only: --peer-python PATH times vLLM's scheduler beside it, "
@@ -92,28 +92,25 @@ class CoreBench(BaseSettings):
         result["workload"] = self.model_dump(exclude={"out", "peer_python"})
         result["machine"] = machine()
         Console().print(running_table(result), waiting_table(result))
-        if self.out:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps(result))
+        finish(result, self.out)
         return 0
 
-    def _workload(self, count: int, num_waiting: int = 0) -> Workload:
+    def _case(self, count: int, num_waiting: int = 0) -> DecodeCase:
         low, high = self.prompt_tokens
         prompts = random_prompts(count, (low, high), self.seed)
         # Two steps more are in flight, and each sequence has begun before the last one has.
         num_prompt_steps = 4 + count * high // 2048
         num_steps = self.num_warm_up_steps + self.num_steps + self.num_traced_steps
-        return Workload(prompts, num_steps + num_prompt_steps + 2, self.block_size, num_waiting)
+        return DecodeCase(prompts, num_steps + num_prompt_steps + 2, self.block_size, num_waiting)
 
     def _running(self, count: int, peer: Peer | None) -> dict[str, float]:
         """Return the figures of so many running sequences, core and peer in turns."""
-        workload = self._workload(count)
-        decode = SteadyDecode(workload)
+        case = self._case(count)
+        decode = SteadyDecode(case)
         for _ in range(self.num_warm_up_steps):
             decode.step()
         if peer is not None:
-            peer.start(workload, self.num_warm_up_steps)
+            peer.start(case, self.num_warm_up_steps)
         ours_us: list[float] = []
         theirs_us: list[float] = []
         for round_index in range(self.num_rounds):
@@ -133,7 +130,7 @@ class CoreBench(BaseSettings):
 
     def _waiting(self, num_waiting: int) -> dict[str, float]:
         """Return the figures beside waiting sequences: durations, then allocations."""
-        decode = SteadyDecode(self._workload(self.waiting_beside, num_waiting))
+        decode = SteadyDecode(self._case(self.waiting_beside, num_waiting))
         for _ in range(self.num_warm_up_steps):
             decode.step()
         durations_us = timed(decode, self.num_steps)
@@ -164,8 +161,10 @@ def peak_bytes(decode: SteadyDecode, num_steps: int) -> list[int]:
 
 def figures(name: str, values: list[float]) -> dict[str, float]:
     """Return percentiles and mean under names that begin with ``name``."""
-    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-    result = {f"{name}_{label}": percentile(values, share) for label, share in shares.items()}
+    fractions = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+    result = {
+        f"{name}_{label}": percentile(values, fraction) for label, fraction in fractions.items()
+    }
     result[f"{name}_mean"] = sum(values) / len(values)
     return result
 

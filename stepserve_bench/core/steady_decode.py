@@ -20,7 +20,7 @@ VOCAB_SIZE = 32_000
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class DecodeCase:
     """Which sequences decode: one for each of ``prompts``, each for ``max_tokens``.
 
     Blocks and places are enough for these. ``num_waiting`` more wait beside them: they are
@@ -51,19 +51,19 @@ class Workload:
         """Return one job for each prompt, in the order in which they arrived."""
         last = len(self.prompts) - 1
         return [
-            self._job(place, prompt, 1 + self.num_waiting if place == last else 1)
-            for place, prompt in enumerate(self.prompts)
+            self._job(index, prompt, 1 + self.num_waiting if index == last else 1)
+            for index, prompt in enumerate(self.prompts)
         ]
 
-    def _job(self, place: int, prompt: tuple[int, ...], num_outputs: int) -> ClaimedJob:
+    def _job(self, index: int, prompt: tuple[int, ...], num_outputs: int) -> ClaimedJob:
         sampling = SamplingParams(self.max_tokens, 0.0, ignore_eos=True, n=num_outputs)
-        spec = JobSpec(f"job-{place:06}", "model", prompt, sampling, arrival_s=float(place))
-        outputs = tuple(OutputLog(index) for index in range(num_outputs))
-        return ClaimedJob(spec, outputs, rank=float(place))
+        spec = JobSpec(f"job-{index:06}", "model", prompt, sampling, arrival_s=float(index))
+        outputs = tuple(OutputLog(output) for output in range(num_outputs))
+        return ClaimedJob(spec, outputs, rank=float(index))
 
 
 def random_prompts(count: int, lengths: tuple[int, int], seed: int) -> list[tuple[int, ...]]:
-    """Return prompts that share no block; lengths are uniform, both ends included."""
+    """Return prompts that have no block in common; lengths are uniform, both ends included."""
     draw = random.Random(seed)
     return [
         tuple(draw.randrange(VOCAB_SIZE) for _ in range(draw.randint(*lengths)))
@@ -105,26 +105,26 @@ class SteadyDecode:
     rows are committed, in one ``handle``, which plans the step after the next.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, case: DecodeCase) -> None:
         self.core = Core(
             CoreConfig(
                 epoch=EPOCH,
                 incarnation=INCARNATION,
                 first_step=1,
-                num_blocks=workload.num_blocks,
-                block_size=workload.block_size,
-                max_context=workload.max_context,
-                max_batch_size=len(workload.prompts),
-                max_step_tokens=workload.max_step_tokens,
+                num_blocks=case.num_blocks,
+                block_size=case.block_size,
+                max_context=case.max_context,
+                max_batch_size=len(case.prompts),
+                max_step_tokens=case.max_step_tokens,
                 max_uncommitted_steps=8,
                 prefix_caching=True,
             )
         )
         self._worker = _Worker(seed=0)
         self.in_flight: deque[StepCommand] = deque()
-        self._jobs = deque(workload.jobs())
+        self._jobs = deque(case.jobs())
         self._take(self.core.handle([]))
-        while self._is_starting(len(workload.prompts)):
+        while self._is_starting(len(case.prompts)):
             self.step()
 
     def _is_starting(self, num_places: int) -> bool:

@@ -26,8 +26,10 @@ from rich.text import Text
 
 from stepserve import AsyncClient, SamplingParams
 from stepserve.local.serving import Served, serve
+from stepserve.protocol.errors import StepserveError
 from stepserve_bench.demo.storyteller import MODEL_DIR
-from stepserve_bench.measure.timeline import Line, Step, print_timeline, read_steps, write_svg
+from stepserve_bench.demo.timeline import Track, print_timeline, write_svg
+from stepserve_bench.measure.recorded import RecordedStep, read_steps
 
 # Few enough rows and tokens a step that jobs wait and long prompts come in chunks.
 NUM_BLOCKS, MAX_BATCH_SIZE, MAX_STEP_TOKENS = 96, 6, 24
@@ -137,7 +139,7 @@ async def run(served: Served, jobs: Sequence[Telling], console: Console) -> None
             group.create_task(watch(jobs, console))
 
 
-def figures(jobs: Sequence[Telling], steps: Sequence[Step]) -> Table:
+def figures(jobs: Sequence[Telling], steps: Sequence[RecordedStep]) -> Table:
     """Return throughput, latency and occupancy as a table."""
     span_s = max(job.ended_s for job in jobs) - min(job.submitted_s for job in jobs)
     latencies = [job.ended_s - job.submitted_s for job in jobs]
@@ -163,7 +165,7 @@ def figures(jobs: Sequence[Telling], steps: Sequence[Step]) -> Table:
     return table
 
 
-def blocks_proof(steps: Sequence[Step]) -> tuple[bool, str]:
+def blocks_proof(steps: Sequence[RecordedStep]) -> tuple[bool, str]:
     """Return whether all blocks are free again, and a sentence that says so."""
     reported = [step for step in steps if step.num_free_blocks >= 0]
     last, least = reported[-1].num_free_blocks, min(step.num_free_blocks for step in reported)
@@ -194,11 +196,11 @@ def main() -> int:
             console.print(f"ready on {served.target}\n")
             asyncio.run(run(served, jobs, console))
         steps = read_steps(Path(scratch))
-    lines = [Line((job.job_id, 0), job.label, job.submitted_s) for job in jobs]
+    tracks = [Track((job.job_id, 0), job.label, job.submitted_s) for job in jobs]
     console.print("\n[bold]who was in which step[/bold]")
-    print_timeline(console, lines, steps)
+    print_timeline(console, tracks, steps)
     picture = arguments.out / "steps.svg"
-    write_svg(picture, lines, steps)
+    write_svg(picture, tracks, steps)
     console.print(f"the same as a file: {os.path.relpath(picture)}\n")
     console.print(figures(jobs, steps))
     free, sentence = blocks_proof(steps)
@@ -207,4 +209,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except StepserveError as error:
+        sys.exit(f"demo: {error}")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stepserve_bench.measure.timeline import Doing, SequenceName, Step
+from stepserve_bench.measure.recorded import Doing, RecordedStep, SequenceName
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Narrator:
     _num_tokens: Counter[SequenceName] = field(default_factory=Counter)
     _places_left: list[int] = field(default_factory=list)
 
-    def tell(self, steps: Sequence[Step]) -> Iterator[str]:
+    def tell(self, steps: Sequence[RecordedStep]) -> Iterator[str]:
         """Yield lines; steps are counted from 0, and those that computed nothing left out."""
         for i, step in enumerate(worked(steps)):
             yield f"Step {i}: batch of {step.num_rows}"
@@ -35,7 +35,7 @@ class Narrator:
             for name in sorted(step.row_tokens, key=lambda name: self.jobs[name].number):
                 yield self._job(name, step, has_begun=i > 0)
 
-    def _job(self, name: SequenceName, step: Step, has_begun: bool) -> str:
+    def _job(self, name: SequenceName, step: RecordedStep, has_begun: bool) -> str:
         job = self.jobs[name]
         joined = has_begun and name not in self._num_tokens
         self._num_tokens[name] += 1
@@ -49,12 +49,12 @@ class Narrator:
         return line
 
 
-def worked(steps: Sequence[Step]) -> list[Step]:
+def worked(steps: Sequence[RecordedStep]) -> list[RecordedStep]:
     """Return the steps that computed anything."""
     return [step for step in steps if step.num_rows]
 
 
-def _grouping(step: Step) -> Iterator[str]:
+def _grouping(step: RecordedStep) -> Iterator[str]:
     """Attention takes rows of equal length at once, the token-wise layers take all of them."""
     groups = Counter((step.lengths[name], step.row_tokens[name]) for name in step.row_tokens)
     yield "  attention:"

@@ -69,5 +69,5 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def same_bits(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two tensors are equal, NaNs at the same places too."""
+    """Whether two tensors are equal, NaNs at the same positions too."""
     return bool(torch.equal(torch.nan_to_num(ours), torch.nan_to_num(theirs)))

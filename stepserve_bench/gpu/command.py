@@ -26,7 +26,7 @@ from stepserve_bench.gpu.report import line, report, summary
 from stepserve_bench.gpu.results import Results
 from stepserve_bench.gpu.sections import CARD, DEFAULT, SECTIONS
 from stepserve_bench.gpu.setup import Section, Setup
-from stepserve_bench.measure.measured import machine
+from stepserve_bench.report.machine import machine
 
 # The checkpoints of all models that are measured.
 SCRATCH_BYTES = 20 << 30
@@ -142,11 +142,12 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A directory in memory, where there is such a place: checkpoints are written and read once."""
+    """A directory in memory, where there is one: checkpoints are written and read once."""
     memory = Path("/dev/shm")
     has_room = memory.is_dir() and shutil.disk_usage(memory).free > SCRATCH_BYTES
-    place = memory if has_room else None
-    directory = Path(tempfile.mkdtemp(prefix="stepserve-bench-gpu-", dir=place))
+    directory = Path(
+        tempfile.mkdtemp(prefix="stepserve-bench-gpu-", dir=memory if has_room else None)
+    )
     try:
         yield directory
     finally:

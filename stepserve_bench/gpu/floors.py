@@ -61,7 +61,7 @@ def step_us(
     """The floor of one step whose rows compute (tokens, context).
 
     Weights are read once and each row's context once; its tokens go through every layer.
-    ``parts`` steps would share the same rows, each with its own reading of the weights.
+    ``parts`` steps would compute them in turns, each with its own reading of the weights.
     """
     context = sum(length for _, length in rows)
     traffic = parts * geometry.step_weight_bytes + context * geometry.kv_bytes_per_token

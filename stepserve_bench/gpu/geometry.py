@@ -36,9 +36,16 @@ class Geometry:
         sizes = {
             name: getattr(self, name)
             for name in (
-                *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-                *("num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings"),
-                *("max_position_embeddings", "dtype"),
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_dim",
+                "vocab_size",
+                "tie_word_embeddings",
+                "max_position_embeddings",
+                "dtype",
             )
         }
         return {

@@ -123,8 +123,8 @@ def ragged_rows(shape: AttentionShape, device: torch.device) -> tuple[Ragged, in
 
 def _poison(cache: Tensor, ragged: Ragged, block_size: int) -> None:
     tables = ragged.block_tables.long()
-    places = torch.arange(tables.shape[1] * block_size, device=cache.device)
-    is_read = (places < ragged.context_lens[:, None]).view(*tables.shape, block_size)
+    positions = torch.arange(tables.shape[1] * block_size, device=cache.device)
+    is_read = (positions < ragged.context_lens[:, None]).view(*tables.shape, block_size)
     # Summed: the unused ends of tables name block 0, which may be somebody's.
     readers = torch.zeros(cache.shape[1], block_size, dtype=torch.int32, device=cache.device)
     readers.index_put_((tables,), is_read.int(), accumulate=True)

@@ -32,7 +32,7 @@ def _case(block_size: int) -> Case:
             has_ended=drawn(2, NUM_LINES),
             block_size=block_size,
         )
-        places = drawn(NUM_LINES, NUM_TOKENS), drawn(max_context, NUM_TOKENS)
-        return tested.locate(*places, tables), reference.locate(*places, tables)
+        tokens = drawn(NUM_LINES, NUM_TOKENS), drawn(max_context, NUM_TOKENS)
+        return tested.locate(*tokens, tables), reference.locate(*tokens, tables)
 
     return Case("locate", f"{NUM_TOKENS} tokens, blocks of {block_size}", 0.0, compute)

@@ -70,8 +70,8 @@ def table_of(kind: Kind, num_rows: int, vocab_size: int, device: torch.device) -
     ]
     ids = torch.zeros((num_rows, MAX_LOGIT_BIASES), dtype=torch.int32)
     values = torch.zeros((num_rows, MAX_LOGIT_BIASES))
-    for place, (token_id, bias) in enumerate(kind.sampling.logit_bias):
-        ids[:, place], values[:, place] = token_id, bias
+    for column, (token_id, bias) in enumerate(kind.sampling.logit_bias):
+        ids[:, column], values[:, column] = token_id, bias
     return Table(
         token_ids=tokens.int().to(device),
         records=torch.stack(records).to(device),

@@ -19,9 +19,10 @@ from stepserve_bench.gpu.child import forked_map, num_cores
 from stepserve_bench.gpu.geometry import QWEN3_06B, QWEN3_8B, TINY, Geometry
 from stepserve_bench.gpu.loads import NANO_LENGTHS, NANO_REQUESTS, Load, even_load, nano_load
 from stepserve_bench.gpu.setup import Row, Setup
-from stepserve_bench.measure.measured import JobTimes, percentile
-from stepserve_bench.measure.timeline import Step, read_steps
-from stepserve_bench.workloads.load import warm_up
+from stepserve_bench.measure.figures import percentile
+from stepserve_bench.measure.recorded import RecordedStep, read_steps
+from stepserve_bench.workloads.offer import warm_up
+from stepserve_bench.workloads.outcome import JobTimes
 
 NUM_PLACES, STEP_TOKENS = 256, 8192
 STREAM_PROMPT, STREAM_OUTPUT = 128, 512
@@ -157,7 +158,7 @@ def _times(times: Sequence[JobTimes]) -> dict[str, float]:
     }
 
 
-def _steps(steps: Sequence[Step], seconds: float) -> dict[str, float]:
+def _steps(steps: Sequence[RecordedStep], seconds: float) -> dict[str, float]:
     """What the worker reported of its steps; idle is what no step's own time covers."""
     worked = [step for step in steps if step.num_rows]
     if not worked:

@@ -104,9 +104,9 @@ def _rotated(kernels: Kernels, device: torch.device, case: _Rotary) -> list[Tens
     slots = torch.randperm(NUM_BLOCKS * BLOCK_SIZE, generator=generator)[:NUM_TOKENS]
     slots[5] = -1
     query, key, value = torch.split(fused, heads, dim=1)
-    places = positions.int().to(device), slots.int().to(device)
+    targets = positions.int().to(device), slots.int().to(device)
     norms = HeadNorms(query_norm, key_norm, EPS) if case.has_norms else None
-    write = RotaryWrite(cos, sin, *places, caches[0], caches[1], norms)
+    write = RotaryWrite(cos, sin, *targets, caches[0], caches[1], norms)
     kernels.rotary_write(query, key, value, write)
     return [query, caches[0], caches[1]]
 

@@ -15,10 +15,12 @@ from typing import Any
 
 from stepserve import AsyncClient
 from stepserve.local.serving import Served, serve
-from stepserve_bench.measure.measured import descendants, figures, peak_memory_bytes
+from stepserve_bench.measure.figures import figures
+from stepserve_bench.measure.memory import service_peak_bytes
+from stepserve_bench.measure.recorded import RecordedStep, read_steps
 from stepserve_bench.measure.steps import step_figures
-from stepserve_bench.measure.timeline import Step, read_steps
-from stepserve_bench.workloads.load import Outcome, warm_up
+from stepserve_bench.workloads.offer import warm_up
+from stepserve_bench.workloads.outcome import Outcome
 
 BLOCK_SIZE = 16
 
@@ -27,7 +29,7 @@ Load = Callable[[AsyncClient], Awaitable[list[Outcome]]]
 
 @dataclass(frozen=True)
 class Bed:
-    """What all measurements of a run share: the checkpoint, the places, what computes."""
+    """What is the same for all measurements of a run: checkpoint, places, what computes."""
 
     model: str
     batch_size: int
@@ -58,7 +60,7 @@ class Bed:
 
         ``record_dir`` is where its steps are recorded, if anybody else wants them.
         """
-        shared: dict[str, Any] = {
+        own: dict[str, Any] = {
             "max_batch_size": self.batch_size,
             "dtype": self.dtype,
             "num_threads": self.num_threads,
@@ -67,9 +69,9 @@ class Bed:
         }
         with tempfile.TemporaryDirectory(prefix="stepserve-bench-") as scratch:
             directory = record_dir or Path(scratch)
-            with serve(self.model, record_dir=directory, **{**shared, **flags}) as served:
+            with serve(self.model, record_dir=directory, **{**own, **flags}) as served:
                 outcomes = asyncio.run(_loaded(served, load))
-                memory = peak_memory_bytes(descendants(served.process.pid))
+                memory = service_peak_bytes(served.process.pid)
             steps = read_steps(directory)
         start_s = min(outcome.times.submitted_s for outcome in outcomes)
         ends_s = [outcome.times.token_times_s[-1:] for outcome in outcomes]
@@ -82,7 +84,7 @@ class ServiceRun:
     """What became of the jobs, the steps from when the first was due to the last token, memory."""
 
     outcomes: list[Outcome]
-    steps: list[Step]
+    steps: list[RecordedStep]
     peak_memory_bytes: int
 
     @property

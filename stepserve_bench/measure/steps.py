@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from stepserve_bench.measure.measured import percentile
-from stepserve_bench.measure.timeline import Step
+from stepserve_bench.measure.figures import percentile
+from stepserve_bench.measure.recorded import RecordedStep
 
 
-def step_figures(steps: Sequence[Step], num_places: int) -> dict[str, float]:
+def step_figures(steps: Sequence[RecordedStep], num_places: int) -> dict[str, float]:
     """Return occupancy, padding and time of the steps in which anything was computed.
 
     ``occupancy`` is rows per step over places. ``padded_share`` is the share of the positions
@@ -38,7 +38,7 @@ def step_figures(steps: Sequence[Step], num_places: int) -> dict[str, float]:
     }
 
 
-def mean_period_ms(steps: Sequence[Step]) -> float:
+def mean_period_ms(steps: Sequence[RecordedStep]) -> float:
     """Return the mean time from one step to the next, of a run in which jobs always waited.
 
     It has in it what the worker's own times have not: the scheduler, Redis and gRPC.

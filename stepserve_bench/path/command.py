@@ -29,7 +29,8 @@ from stepserve.local.tether import tethered
 from stepserve.protocol.errors import StepserveError
 from stepserve.protocol.inference import Request, SamplingParams
 from stepserve_bench.demo.storyteller import MODEL_DIR
-from stepserve_bench.measure.measured import machine, percentile
+from stepserve_bench.measure.figures import percentile
+from stepserve_bench.report.machine import machine
 
 PROMPT = tuple(range(300, 316))
 STOP_TIMEOUT_S = 15.0
@@ -149,9 +150,9 @@ def _cpu_s(services: Mapping[str, int]) -> dict[str, float]:
 
 def _stream_all(target: str, streams: int, clients: int, tokens: int) -> tuple[list[float], float]:
     """Seconds between two events of a stream, and seconds from the first event to the last."""
-    shares = [len(range(number, streams, clients)) for number in range(clients)]
+    counts = [len(range(number, streams, clients)) for number in range(clients)]
     with multiprocessing.get_context("spawn").Pool(clients) as pool:
-        found = pool.starmap(_client, [(target, share, tokens) for share in shares])
+        found = pool.starmap(_client, [(target, count, tokens) for count in counts])
     gaps = [gap for part in found for gap in part[0]]
     return gaps, max(part[2] for part in found) - min(part[1] for part in found)
 

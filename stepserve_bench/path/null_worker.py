@@ -15,7 +15,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from stepserve.protocol.step import ResidentSequence, StepCommand, StepReport, WorkerInfo
-from stepserve_bench.measure.measured import percentile
+from stepserve_bench.measure.figures import percentile
 from worker_svc.assembly import Assembly
 from worker_svc.core.limits import Limits
 from worker_svc.core.outcome import Chosen, absorb
@@ -125,10 +125,10 @@ def main() -> None:
     assembly = Assembly(engine_side, info_of(given.model, limits), given.launch_ahead)
     asyncio.run(serve(WorkerSettings(**SETTINGS), assembly))
     seconds = max(runner.last_s - runner.first_s, 1e-9)
-    shares = {"p50": 0.5, "p99": 0.99}
+    fractions = {"p50": 0.5, "p99": 0.99}
     turnarounds = {
-        f"turnaround_ms_{name}": percentile(runner.turnarounds_s, share) * 1e3
-        for name, share in shares.items()
+        f"turnaround_ms_{name}": percentile(runner.turnarounds_s, fraction) * 1e3
+        for name, fraction in fractions.items()
     }
     figures = {"busy_s": runner.busy_s, "seconds": seconds, **turnarounds}
     given.out.write_text(json.dumps(figures))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -15,11 +13,12 @@ from rich.console import Console
 
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.demo.storyteller import MODEL_DIR
-from stepserve_bench.measure.measured import machine
 from stepserve_bench.measure.service_run import Bed
-from stepserve_bench.measure.targets import in_words
 from stepserve_bench.policies import fairness, latency, split_fuse, urgency
 from stepserve_bench.policies.trial import Trial
+from stepserve_bench.report.machine import machine
+from stepserve_bench.report.output import finish
+from stepserve_bench.report.targets import in_words
 
 # What an experiment may aim at beside its ratio.
 FURTHER = {
@@ -75,10 +74,7 @@ class PolicyBench(BaseSettings):
         }
         for name, figures in found.items():
             print(line(name, figures))
-        if self.out:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps(result))
+        finish(result, self.out)
         return 0
 
     def _experiments(self, trial: Trial) -> list[tuple[str, Callable[[], dict[str, Any]]]]:

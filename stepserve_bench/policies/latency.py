@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stepserve_bench.measure.limits import with_limit
-from stepserve_bench.measure.targets import at_most
 from stepserve_bench.policies.trial import Trial
+from stepserve_bench.report.targets import at_most
 
 LOAD = 0.8  # of what static batches can do
 TARGET = 0.6  # of static's mean latency, at most
@@ -24,7 +23,7 @@ def run(trial: Trial, duration_s: float) -> dict[str, Any]:
     ratio = figures["continuous"]["latency_s_mean"] / figures["static"]["latency_s_mean"]
     return {
         "what": "mean latency, continuous over static, at 80 % of static's capacity",
-        **with_limit(at_most(ratio, TARGET), _limit(figures)),
+        **at_most(ratio, TARGET, _limit(figures)),
         "static_requests_per_s": capacity,
         "num_jobs": len(arrivals),
         **figures,

@@ -10,20 +10,20 @@ from itertools import pairwise
 from typing import Any
 
 from stepserve import AsyncClient
-from stepserve_bench.measure.limits import with_limit
-from stepserve_bench.measure.measured import percentile
+from stepserve_bench.measure.figures import percentile
 from stepserve_bench.measure.service_run import ServiceRun
-from stepserve_bench.measure.targets import at_least
 from stepserve_bench.policies.trial import Trial
-from stepserve_bench.workloads.jobs import BenchJob, Lengths, random_jobs
-from stepserve_bench.workloads.lengths import FixedLengths, UniformLengths
-from stepserve_bench.workloads.load import Arrival, Outcome, run_job
+from stepserve_bench.report.targets import at_least
+from stepserve_bench.workloads.jobs import BenchJob, random_jobs
+from stepserve_bench.workloads.lengths import Bounds, FixedLengths, UniformLengths
+from stepserve_bench.workloads.offer import run_job
+from stepserve_bench.workloads.outcome import Arrival, Outcome
 
 TARGET, TARGET_THROUGHPUT = 3.0, 0.95
 # Three of four places decode; the others are for long prompts.
 DECODING_SHARE = 0.75
 # Outputs of different lengths: clients in step would send their long prompts all at once.
-JOBS_PER_CLIENT, DECODING = 8, UniformLengths(Lengths(8, 24), Lengths(64, 192))
+JOBS_PER_CLIENT, DECODING = 8, UniformLengths(Bounds(8, 24), Bounds(64, 192))
 JOBS_PER_LONG_PROMPT, LONG_OUTPUT = 3, 4
 LONG = "long"
 STEPS = ("num_steps", "rows_per_step", "step_ms_mean", "step_ms_p50", "step_ms_p99")
@@ -75,8 +75,8 @@ def run(trial: Trial, long_prompt: int, budget: int) -> dict[str, Any]:
     limits = _limits(unsplit, split, budget)
     return {
         "what": "p99 time between tokens of decoding jobs, whole prompts over split-fuse",
-        **with_limit(at_least(gap_ratio, TARGET), limits[0]),
-        "throughput": with_limit(at_least(speed_ratio, TARGET_THROUGHPUT), limits[1]),
+        **at_least(gap_ratio, TARGET, limits[0]),
+        "throughput": at_least(speed_ratio, TARGET_THROUGHPUT, limits[1]),
         "long_prompt_tokens": long_prompt,
         "max_step_tokens": budget,
         **runs,

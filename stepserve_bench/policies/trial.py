@@ -1,20 +1,23 @@
-"""What the policies' experiments share: jobs from seeds, loads, and how they are told."""
+"""What every policy's experiment needs: jobs from seeds, loads, and how they are told."""
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from rich.console import Console
 
 from stepserve import AsyncClient
 from stepserve_bench.measure.service_run import Bed, Load, ServiceRun
+from stepserve_bench.workloads.arrivals import Poisson
+from stepserve_bench.workloads.burst import burst
 from stepserve_bench.workloads.jobs import BenchJob, random_jobs
 from stepserve_bench.workloads.lengths import ShareGPTLengths
-from stepserve_bench.workloads.load import Arrival, Outcome, burst, offer
+from stepserve_bench.workloads.offer import offer
+from stepserve_bench.workloads.outcome import Arrival, Outcome
 
 # A step's budget that no prompt of these lengths exceeds, nor many together.
 WHOLE_PROMPTS = 8192
@@ -38,7 +41,8 @@ class Trial:
 
     def poisson(self, rate: float, duration_s: float, purpose: str) -> list[Arrival]:
         """Return jobs that arrive independently, ``rate`` a second on average."""
-        times_s = list(_times(rate, duration_s, random.Random(f"{self.seed} {purpose} times")))
+        chance = random.Random(f"{self.seed} {purpose} times")
+        times_s = list(takewhile(lambda at_s: at_s <= duration_s, Poisson(rate).times_s(chance)))
         jobs = self.jobs(len(times_s), purpose)
         return [Arrival(at_s, job) for at_s, job in zip(times_s, jobs, strict=True)]
 
@@ -103,11 +107,6 @@ class Counting:
             elapsed_s = time.time() - start_s
             text = f"  {self._num_ended} of {self._total} have ended, {elapsed_s:.0f} s"
             self._console.print(text, highlight=False)
-
-
-def _times(rate: float, duration_s: float, chance: random.Random) -> Iterator[float]:
-    gaps = (chance.expovariate(rate) for _ in itertools.count())
-    return itertools.takewhile(lambda at_s: at_s <= duration_s, itertools.accumulate(gaps))
 
 
 def _text(flags: dict[str, object]) -> str:

@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from scheduler_svc.order import Order
-from stepserve_bench.measure.limits import with_limit
-from stepserve_bench.measure.measured import percentile
+from stepserve_bench.measure.figures import percentile
 from stepserve_bench.measure.service_run import ServiceRun
-from stepserve_bench.measure.targets import at_least, at_most
 from stepserve_bench.policies.trial import Trial
-from stepserve_bench.workloads.load import Arrival, Outcome
+from stepserve_bench.report.targets import at_least, at_most
+from stepserve_bench.workloads.outcome import Arrival, Outcome
 
 LOAD, URGENT_SHARE, URGENT = 2.0, 0.1, 10
 DEFAULT_WEIGHT = Order().priority_weight
@@ -42,14 +41,15 @@ def run(trial: Trial, capacity: float, duration_s: float) -> dict[str, Any]:
     }
     fcfs, priority = figures["fcfs"], figures["priority"]
     ratio = fcfs["urgent_ttft_s_p99"] / priority["urgent_ttft_s_p99"]
-    not_ended = at_most(priority["num_not_ended"], 0)
+    given_up = f"{timeout_s:.0f} s after the start they were given up"
+    not_ended = at_most(priority["num_not_ended"], 0, given_up)
     return {
         "what": "p99 time to first token of urgent jobs, fcfs over priority, at twice the capacity "
         f"(weight {weight:g}: being urgent is worth {weight * URGENT:.0f} s of waiting, and the "
         f"longest wait was {fcfs['longest_wait_s']:.0f} s; the default, {DEFAULT_WEIGHT:g}: "
         f"{DEFAULT_WEIGHT * URGENT:.0f} s)",
-        **with_limit(at_least(ratio, TARGET), _limit(fcfs, priority, capacity)),
-        "not_ended": with_limit(not_ended, f"{timeout_s:.0f} s after the start they were given up"),
+        **at_least(ratio, TARGET, _limit(fcfs, priority, capacity)),
+        "not_ended": not_ended,
         "requests_per_s": LOAD * capacity,
         "priority_weight": weight,
         "num_jobs": len(arrivals),
@@ -87,5 +87,5 @@ def _figures(run: ServiceRun) -> dict[str, float]:
     }
 
 
-def _ttft_s(outcomes: Sequence[Outcome], share: float) -> float:
-    return percentile([outcome.ttft_s for outcome in outcomes], share)
+def _ttft_s(outcomes: Sequence[Outcome], fraction: float) -> float:
+    return percentile([outcome.ttft_s for outcome in outcomes], fraction)

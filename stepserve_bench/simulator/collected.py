@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from stepserve_bench.measure.measured import percentile
+from stepserve_bench.measure.figures import percentile
 from stepserve_bench.simulator.histogram import Histogram
+from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Job
 
 _MAX_POINTS = 2_000
 

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from scheduler_svc.settings import PlanningSettings
 from stepserve.protocol.errors import InvalidRequest
-from stepserve_bench.measure.measured import machine
+from stepserve_bench.extras import require
+from stepserve_bench.report.machine import machine
 from stepserve_bench.simulator.cost import about_costs, add_costs, costs_in_words, read_costs
-from stepserve_bench.simulator.extras import require
+from stepserve_bench.simulator.curves import load_curves
 from stepserve_bench.simulator.inputs import (
     ArrivalKind,
     Demand,
@@ -25,15 +26,14 @@ from stepserve_bench.simulator.inputs import (
     parse_systems,
     parse_weights,
 )
-from stepserve_bench.simulator.load import load_curves
 from stepserve_bench.simulator.records import Recording
 from stepserve_bench.simulator.report import print_curves, print_figures, print_fits, print_verdicts
 from stepserve_bench.simulator.runs import Runner
 from stepserve_bench.simulator.scenarios import SCENARIOS, Ground, ignored
 from stepserve_bench.simulator.system import Attention, System
 
-# Settings that a System and a Demand have under the same name.
-_SHARED = {
+# Settings that a System has under the same name, and those that a Demand has.
+_OF_SYSTEM = {
     "batching",
     "attention",
     "policy",
@@ -50,7 +50,7 @@ _SHARED = {
     "remaining_weight",
     "priority_weight",
 }
-_DEMANDED = {
+_OF_DEMAND = {
     "jobs",
     "arrivals",
     "clients",
@@ -160,7 +160,7 @@ class Simulate(PlanningSettings):
                 num_workers=self.workers,
                 target_step_us=round(self.target_step_ms * 1e3),
                 tenant_weights=self.order.tenant_weights,
-                **self.model_dump(include=_SHARED),
+                **self.model_dump(include=_OF_SYSTEM),
             )
             system.core_config()
         except ValueError as error:
@@ -174,7 +174,7 @@ class Simulate(PlanningSettings):
         return Demand(
             lengths=parse_lengths(self.lengths, room, self.length_scale),
             tenants=parse_weights(self.tenants),
-            **self.model_dump(include=_DEMANDED),
+            **self.model_dump(include=_OF_DEMAND),
         )
 
     def _one(self, runner: Runner) -> dict[str, Any]:
@@ -245,8 +245,8 @@ class Simulate(PlanningSettings):
         recording = Recording(Path(self.fit), self.attention, self.batching)
         costs, fits = fit_recordings([recording])
         print_fits(Console(), fits)
-        place = {"measured_on": self.measured_on or _this_machine()}
-        about = {name: {**fit.about, **place} for name, fit in fits.items()}
+        origin = {"measured_on": self.measured_on or _this_machine()}
+        about = {name: {**fit.about, **origin} for name, fit in fits.items()}
         if self.costs_out:
             add_costs(Path(self.costs_out), costs, about)
         return {"fits": {name: {**asdict(costs[name]), **about[name]} for name in costs}}

@@ -76,7 +76,7 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A GPU by its limits: memory bytes/s and flop/s as measured, and the share engines reach."""
+    """A GPU by its limits: bytes/s and flop/s as measured, and the share that engines reach."""
 
     bytes_per_s: float
     flops_per_s: float
@@ -177,9 +177,9 @@ def costs_in_words(about: Mapping[str, Any]) -> str:
 
 
 def _fit_in_words(fit: Mapping[str, Any]) -> str:
-    error, place = fit.get("error_mean"), fit.get("measured_on", "an unknown machine")
+    error, machine = fit.get("error_mean"), fit.get("measured_on", "an unknown machine")
     told = "an unknown error" if error is None else f"{error:.1%} mean error"
-    return f"with {told} on its own {fit.get('num_steps', '?')} steps, measured on {place}"
+    return f"with {told} on its own {fit.get('num_steps', '?')} steps, measured on {machine}"
 
 
 def add_costs(path: Path, costs: Costs, about: Mapping[str, object]) -> None:

@@ -24,13 +24,13 @@ class Histogram:
         if value <= 0.0:
             self._num_zero += times
             return
-        place = round(math.log(value) / _LOG_GROWTH)
-        self._counts[place] = self._counts.get(place, 0) + times
+        bucket = round(math.log(value) / _LOG_GROWTH)
+        self._counts[bucket] = self._counts.get(bucket, 0) + times
 
     def merge(self, other: Histogram) -> None:
         """Count everything that ``other`` has."""
-        for place, times in other._counts.items():
-            self._counts[place] = self._counts.get(place, 0) + times
+        for bucket, times in other._counts.items():
+            self._counts[bucket] = self._counts.get(bucket, 0) + times
         self._num_zero += other._num_zero
         self.count += other.count
         self.total += other.total
@@ -39,16 +39,16 @@ class Histogram:
     def mean(self) -> float:
         return self.total / self.count if self.count else float("nan")
 
-    def quantile(self, share: float) -> float:
-        """Return the nearest-rank quantile; NaN of nothing."""
+    def quantile(self, fraction: float) -> float:
+        """Return the nearest-rank quantile, of a fraction from 0 to 1; NaN of nothing."""
         if not self.count:
             return float("nan")
-        rank = max(1, math.ceil(share * self.count))
+        rank = max(1, math.ceil(fraction * self.count))
         seen = self._num_zero
         if rank <= seen:
             return 0.0
-        for place in sorted(self._counts):
-            seen += self._counts[place]
+        for bucket in sorted(self._counts):
+            seen += self._counts[bucket]
             if seen >= rank:
-                return math.exp(place * _LOG_GROWTH)
+                return math.exp(bucket * _LOG_GROWTH)
         raise AssertionError("a rank beyond the count")

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 
 from scheduler_svc.settings import Batching
 from stepserve.protocol.errors import InvalidRequest
-from stepserve_bench.simulator.arrivals import (
+from stepserve_bench.simulator.streams import Stream
+from stepserve_bench.simulator.system import Attention, System
+from stepserve_bench.workloads.arrivals import (
     AllAtOnce,
     Arrivals,
     Bursty,
@@ -16,10 +18,8 @@ from stepserve_bench.simulator.arrivals import (
     OnOff,
     Poisson,
 )
-from stepserve_bench.simulator.system import Attention, System
-from stepserve_bench.simulator.workload import Stream
-from stepserve_bench.workloads.jobs import Lengths
 from stepserve_bench.workloads.lengths import (
+    Bounds,
     FixedLengths,
     JobLengths,
     ShareGPTLengths,
@@ -57,16 +57,16 @@ class Demand:
         total = sum(tenants.values())
         streams = [
             Stream(
-                arrivals=self._arrivals(rate * share / total, share / total),
+                arrivals=self._arrivals(rate * weight / total, weight / total),
                 lengths=self.lengths,
-                num_jobs=max(1, round(self.jobs * share / total)),
+                num_jobs=max(1, round(self.jobs * weight / total)),
                 tenant=tenant,
                 urgent_share=self.urgent_share,
                 urgent_priority=self.urgent_priority,
                 max_tokens=self.max_tokens,
                 prefix_tokens=self.prefix_tokens,
             )
-            for tenant, share in tenants.items()
+            for tenant, weight in tenants.items()
         ]
         if self.storm_rate:
             if not rate:
@@ -110,7 +110,7 @@ def parse_lengths(text: str, max_context: int, scale: float) -> JobLengths:
         if min(values) >= 1 and kind == "fixed" and len(values) == 2:
             return FixedLengths(*values)
         if min(values) >= 1 and kind == "uniform" and len(values) == 4:
-            return UniformLengths(Lengths(*values[:2]), Lengths(*values[2:]))
+            return UniformLengths(Bounds(*values[:2]), Bounds(*values[2:]))
     except ValueError:
         pass
     form = "sharegpt, fixed:PROMPT,OUTPUT, or uniform:LOW,HIGH,LOW,HIGH"

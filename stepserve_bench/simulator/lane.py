@@ -19,10 +19,10 @@ from scheduler_svc.core.scheduler import Core
 from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog, SamplingParams
 from stepserve.protocol.step import StepCommand
 from stepserve_bench.simulator.cost import Latencies, StepCosts
+from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.queue import SimulatedQueue
 from stepserve_bench.simulator.system import System
 from stepserve_bench.simulator.worker import SimulatedWorker, Tally
-from stepserve_bench.simulator.workload import Job
 
 
 class World(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 
 from stepserve_bench.simulator.collected import Collected
-from stepserve_bench.simulator.load import Curve
+from stepserve_bench.simulator.curves import Curve
 from stepserve_bench.simulator.system import System
 
 mpl.use("Agg")

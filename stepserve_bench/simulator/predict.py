@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from stepserve_bench.simulator.arrivals import AllAtOnce, Arrivals
 from stepserve_bench.simulator.cost import Costs, Latencies, costs_for
 from stepserve_bench.simulator.simulation import Simulation
+from stepserve_bench.simulator.streams import Stream, Workload
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Stream, Workload
+from stepserve_bench.workloads.arrivals import AllAtOnce, Arrivals
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from scheduler_svc.order import (
     output_cost,
     time_rank,
 )
+from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Job
 
 _Entry = tuple[float, int, Job]
 

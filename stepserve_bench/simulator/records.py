@@ -31,7 +31,7 @@ class MeasuredStep(NamedTuple):
     """``period_us`` is the time from the report before to this step's own.
 
     It has in it what the step's duration alone has not: the scheduler, Redis and gRPC, as far
-    as the worker waited for them or shared its cores with them. ``follows`` says whether the
+    as the worker waited for them or left them its cores. ``follows`` says whether the
     step before was measured too.
     """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from stepserve_bench.simulator.load import Curve
+from stepserve_bench.simulator.curves import Curve
 from stepserve_bench.simulator.scenarios import Verdict
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def print_curves(console: Console, curves: Sequence[Curve], costs: str) -> None:
     table.add_column("jobs/s", justify="right")
     for curve in curves:
         table.add_column(curve.name, justify="right")
-    for place, rate in enumerate(curves[0].rates):
+    for index, rate in enumerate(curves[0].rates):
         cells = (
-            f"{curve.figures[place]['latency_s_mean']:.2f} / "
-            f"{curve.figures[place]['latency_s_p99']:.2f}"
+            f"{curve.figures[index]['latency_s_mean']:.2f} / "
+            f"{curve.figures[index]['latency_s_p99']:.2f}"
             for curve in curves
         )
         table.add_row(f"{rate:.2f}", *cells)

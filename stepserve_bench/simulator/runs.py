@@ -12,8 +12,8 @@ from stepserve_bench.simulator.collected import Collected, capacity
 from stepserve_bench.simulator.cost import Costs, costs_for
 from stepserve_bench.simulator.inputs import Demand
 from stepserve_bench.simulator.simulation import Simulation
+from stepserve_bench.simulator.streams import Stream, Workload
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Stream, Workload
 
 _SAY_EVERY_S = 5.0
 # A capacity is as exact with so many jobs a place as with more.

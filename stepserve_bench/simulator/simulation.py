@@ -12,11 +12,12 @@ from scheduler_svc.core.events import Effect, Event
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.simulator.collected import Collected
 from stepserve_bench.simulator.cost import Latencies, StepCosts
+from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.lane import Lane
 from stepserve_bench.simulator.queue import SimulatedQueue
+from stepserve_bench.simulator.streams import Source, Workload
 from stepserve_bench.simulator.system import System
 from stepserve_bench.simulator.worker import Tally
-from stepserve_bench.simulator.workload import Job, Source, Workload
 
 Watch = Callable[[Lane, Sequence[Event], Sequence[Effect]], None]
 

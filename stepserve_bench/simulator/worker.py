@@ -8,9 +8,9 @@ from operator import mul
 
 from stepserve.protocol.step import Admission, FinishReason, StepCommand, StepReport
 from stepserve_bench.simulator.cost import StepShape
+from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.rectangle import Rectangle
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Job
 
 
 class _Resident:

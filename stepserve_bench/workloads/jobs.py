@@ -7,10 +7,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from stepserve_bench.workloads.lengths import JobLengths
+from stepserve_bench.workloads.lengths import Bounds, JobLengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +19,8 @@ class BenchJob:
     max_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Inclusive bounds that lengths are drawn from uniformly, in tokens."""
-
-    low: int
-    high: int
-
-    def draw(self, chance: random.Random) -> int:
-        return chance.randint(self.low, self.high)
-
-
 def uniform_jobs(
-    num_jobs: int, vocab_size: int, prompts: Lengths, outputs: Lengths, seed: int
+    num_jobs: int, vocab_size: int, prompts: Bounds, outputs: Bounds, seed: int
 ) -> list[BenchJob]:
     """Return jobs with random token ids (the first ten ids, often special ones, left out)."""
     chance = random.Random(seed)

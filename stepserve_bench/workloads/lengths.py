@@ -6,8 +6,6 @@ import random
 from dataclasses import dataclass
 from typing import Protocol
 
-from stepserve_bench.workloads.jobs import Lengths
-
 # ShareGPT as vLLM's benchmarks sample it has 202 prompt and 179 output tokens on average (vLLM
 # v0.6.0's performance post). The data set itself is not carried; two independent log-normals
 # stand for it, cut where those benchmarks cut (4 to 1,024 tokens of prompt, at least 4 of output,
@@ -20,7 +18,7 @@ _MIN_TOKENS, _MAX_PROMPT_TOKENS, _MAX_TOKENS = 4, 1024, 2048
 
 
 class JobLengths(Protocol):
-    """Lengths of a job."""
+    """How long jobs are."""
 
     def draw(self, chance: random.Random) -> tuple[int, int]:
         """Return (prompt tokens, output tokens), each at least 1."""
@@ -52,11 +50,22 @@ class ShareGPTLengths:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """A number of tokens that is drawn uniformly, both bounds included."""
+
+    low: int
+    high: int
+
+    def draw(self, chance: random.Random) -> int:
+        return chance.randint(self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True)
 class UniformLengths:
     """Prompt and output each uniform within its bounds."""
 
-    prompts: Lengths
-    outputs: Lengths
+    prompts: Bounds
+    outputs: Bounds
 
     def draw(self, chance: random.Random) -> tuple[int, int]:
         return self.prompts.draw(chance), self.outputs.draw(chance)

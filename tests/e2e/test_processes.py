@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from stepserve import Client, Request, SamplingParams
@@ -40,26 +42,23 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def children(pid: int, module: str) -> list[int]:
     """Return the ids of the direct children that run ``module``."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            if module in Path(f"/proc/{child}/cmdline").read_text():
-                found.append(int(child))
-    return found
+    return [
+        child.pid for child in psutil.Process(pid).children() if module in " ".join(child.cmdline())
+    ]
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the ids of all processes below this one."""
-    found = [pid]
-    for parent in found:
-        for path in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += [int(child) for child in path.read_text().split()]
-    return found[1:]
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return all processes below this one."""
+    return psutil.Process(pid).children(recursive=True)
 
 
 def command_lines(pid: int) -> list[str]:
-    """Return the arguments of all processes below this one."""
-    return [Path(f"/proc/{child}/cmdline").read_text() for child in descendants(pid)]
+    """Return the arguments of all processes below this one; some may end meanwhile."""
+    lines = []
+    for process in descendants(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(process.cmdline()))
+    return lines
 
 
 def loads_torch(pid: int) -> bool:
@@ -103,18 +102,18 @@ def slow_jobs() -> list[OracleJob]:
 
 def kill_everything(served: Served) -> None:
     """SIGKILL the command and all below it, as a power cut would."""
-    for pid in (served.process.pid, *descendants(served.process.pid)):
-        os.kill(pid, signal.SIGKILL)
+    for process in (psutil.Process(served.process.pid), *descendants(served.process.pid)):
+        process.kill()
     served.process.wait()
 
 
 def stop_all(process: subprocess.Popen[str], signum: signal.Signals) -> tuple[int, str]:
     """Signal a command; return its status and stderr. Fail where it leaves a process behind."""
-    pids = descendants(process.pid)
-    assert pids, "it had nothing to stop"
+    below = descendants(process.pid)
+    assert below, "it had nothing to stop"
     process.send_signal(signum)
     _, errors = process.communicate(timeout=30)
-    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    assert [each for each in below if each.is_running()] == []
     return process.returncode, errors
 
 

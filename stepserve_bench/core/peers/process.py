@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from stepserve.protocol.errors import StepserveError
-from stepserve_bench.core.steady_decode import Workload
+from stepserve_bench.core.steady_decode import DecodeCase
 
 SCRIPT = Path(__file__).with_name("vllm_scheduler.py")
 README = "stepserve_bench/core/peers/README.md"
@@ -44,20 +44,20 @@ class Peer:
             self.versions = self._read()
             self._stack = stack.pop_all()
 
-    def start(self, workload: Workload, num_warm_up_steps: int) -> None:
-        """Make a new scheduler with the workload, compute its prompts, and warm up."""
+    def start(self, case: DecodeCase, num_warm_up_steps: int) -> None:
+        """Make a new scheduler with the case, compute its prompts, and warm up."""
         num_running = self._ask(
             {
-                "prompts": workload.prompts,
-                "max_tokens": workload.max_tokens,
-                "block_size": workload.block_size,
-                "num_blocks": workload.num_blocks,
-                "max_step_tokens": workload.max_step_tokens,
+                "prompts": case.prompts,
+                "max_tokens": case.max_tokens,
+                "block_size": case.block_size,
+                "num_blocks": case.num_blocks,
+                "max_step_tokens": case.max_step_tokens,
                 "num_warm_up_steps": num_warm_up_steps,
             }
         )["num_running"]
-        if num_running != len(workload.prompts):
-            raise StepserveError(f"the peer runs {num_running} of {len(workload.prompts)}")
+        if num_running != len(case.prompts):
+            raise StepserveError(f"the peer runs {num_running} of {len(case.prompts)}")
 
     def measure(self, num_steps: int) -> list[float]:
         """Run so many steps; return what schedule and update took in each, in µs."""

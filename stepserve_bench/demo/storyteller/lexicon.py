@@ -1,8 +1,8 @@
 """Story-wide variables of the little stories: who and what, and how each is spelt.
 
-No word stands for two variables, and heroes and friends share neither names nor animals. Whoever
-tells a story can therefore see from a word alone which variable it fixes, and a small model learns
-to look it up in little time.
+No word stands for two variables, and heroes and friends have neither names nor animals in
+common. Whoever tells a story can therefore see from a word alone which variable it fixes, and a
+small model learns to look it up in little time.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ WEATHERS = ("rain", "snow", "wind", "thunder", "fog", "hail")
 
 @dataclass(frozen=True)
 class Slot:
-    """A place that holds a value of a story-wide variable, in some spelling.
+    """A gap in a sentence for a value of a story-wide variable, in some spelling.
 
     variable: the variable whose value is the same in the whole story
     spelling: text of this slot for every value that the variable may have

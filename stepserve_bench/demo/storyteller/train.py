@@ -202,7 +202,7 @@ class Meter:
 def fit(
     model: LlamaForCausalLM, batches: Iterator[Batch], plan: Plan, report_every: int
 ) -> list[Point]:
-    """Train the model in place; return its loss curve."""
+    """Train the model; return its loss curve."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )

@@ -23,9 +23,24 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 # The command's settings that every experiment chooses itself, or has no use for …
 _OWN = {
-    *("arrivals", "rate", "load", "clients", "burst_variation", "burst_s", "prefix_tokens"),
-    *("tenants", "urgent_share", "urgent_priority", "storm_rate", "storm_prompt"),
-    *("systems", "loads", "fit", "measured_on", "costs_out", "plots"),
+    "arrivals",
+    "rate",
+    "load",
+    "clients",
+    "burst_variation",
+    "burst_s",
+    "prefix_tokens",
+    "tenants",
+    "urgent_share",
+    "urgent_priority",
+    "storm_rate",
+    "storm_prompt",
+    "systems",
+    "loads",
+    "fit",
+    "measured_on",
+    "costs_out",
+    "plots",
 }
 # … and those of each.
 _CHOSEN: Mapping[str, set[str]] = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stepserve_bench.measure.targets import Target
-from stepserve_bench.simulator.arrivals import Poisson
+from stepserve_bench.report.targets import Target
 from stepserve_bench.simulator.collected import Collected
 from stepserve_bench.simulator.runs import Runner
+from stepserve_bench.simulator.streams import Stream
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Stream
+from stepserve_bench.workloads.arrivals import Poisson
 from stepserve_bench.workloads.lengths import JobLengths
 
 

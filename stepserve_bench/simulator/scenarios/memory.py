@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stepserve_bench.measure.targets import Target
+from stepserve_bench.report.targets import Target
 from stepserve_bench.simulator.collected import Collected, capacity
 from stepserve_bench.simulator.scenarios.ground import Ground, Verdict
 

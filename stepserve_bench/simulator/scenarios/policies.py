@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 
-from stepserve_bench.measure.measured import percentile
-from stepserve_bench.measure.targets import Target
-from stepserve_bench.simulator.arrivals import Poisson
+from stepserve_bench.measure.figures import percentile
+from stepserve_bench.report.targets import Target
 from stepserve_bench.simulator.collected import Collected, capacity
 from stepserve_bench.simulator.scenarios.ground import Ground, Verdict
-from stepserve_bench.simulator.workload import Stream
+from stepserve_bench.simulator.streams import Stream
+from stepserve_bench.workloads.arrivals import Poisson
 
 _SECONDS = 60.0
 _URGENT = 10
@@ -65,11 +65,11 @@ def urgency(ground: Ground) -> Verdict:
 
 def fairness(ground: Ground) -> Verdict:
     """Five tenants send a fifth of the capacity each; then one of them sends ten times that."""
-    share = capacity(ground.saturate()) / _NUM_TENANTS
-    duration_s = ground.num_jobs / (share * _NUM_TENANTS)
-    calm = ground.run(*_tenants(ground, share, 1, duration_s), policy="fair")
-    flooded = ground.run(*_tenants(ground, share, _FLOOD, duration_s), policy="fair")
-    unfair = ground.run(*_tenants(ground, share, _FLOOD, duration_s), policy="fcfs")
+    fair_rate = capacity(ground.saturate()) / _NUM_TENANTS
+    duration_s = ground.num_jobs / (fair_rate * _NUM_TENANTS)
+    calm = ground.run(*_tenants(ground, fair_rate, 1, duration_s), policy="fair")
+    flooded = ground.run(*_tenants(ground, fair_rate, _FLOOD, duration_s), policy="fair")
+    unfair = ground.run(*_tenants(ground, fair_rate, _FLOOD, duration_s), policy="fcfs")
     latencies_s = [_others_p99(run) for run in (calm, flooded, unfair)]
     firsts_ms = [_others_first_p99(run) * 1e3 for run in (calm, flooded, unfair)]
     return Verdict(
@@ -84,7 +84,7 @@ def fairness(ground: Ground) -> Verdict:
             ),
         ),
         details={
-            "share_requests_per_s": share,
+            "share_requests_per_s": fair_rate,
             "calm_latency_s_p99": latencies_s[0],
             "flooded_latency_s_p99": latencies_s[1],
             "flooded_fcfs_latency_s_p99": latencies_s[2],
@@ -101,11 +101,11 @@ def fairness(ground: Ground) -> Verdict:
     )
 
 
-def _tenants(ground: Ground, share: float, factor: int, duration_s: float) -> list[Stream]:
-    """The first tenant sends ``factor`` times its share."""
+def _tenants(ground: Ground, fair_rate: float, factor: int, duration_s: float) -> list[Stream]:
+    """The first tenant sends ``factor`` times what is fair, a rate in jobs/s."""
     return [
         ground.stream(
-            arrivals=Poisson(share * (1 if number else factor)),
+            arrivals=Poisson(fair_rate * (1 if number else factor)),
             num_jobs=10**9,
             until_s=duration_s,
             tenant=f"tenant{number}",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from stepserve_bench.measure.targets import Target
-from stepserve_bench.simulator.arrivals import ClosedLoop, Poisson
+from stepserve_bench.report.targets import Target
 from stepserve_bench.simulator.collected import Collected, capacity
 from stepserve_bench.simulator.scenarios.ground import Ground, Verdict
-from stepserve_bench.simulator.workload import Stream
+from stepserve_bench.simulator.streams import Stream
+from stepserve_bench.workloads.arrivals import ClosedLoop, Poisson
 from stepserve_bench.workloads.jobs import static_bound
 from stepserve_bench.workloads.lengths import FixedLengths
 

@@ -14,7 +14,7 @@ from stepserve.process.command_line import parse_settings
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.core.command import CoreBench, peak_bytes
 from stepserve_bench.core.peers.process import Peer
-from stepserve_bench.core.steady_decode import SteadyDecode, Workload, random_prompts
+from stepserve_bench.core.steady_decode import DecodeCase, SteadyDecode, random_prompts
 
 FEW = "--running 8,4 --num-steps 6 --num-rounds 4 --num-warm-up-steps 2"
 FEW_WAITING = "--waiting-beside 4 --waiting 0,12 --num-traced-steps 3"
@@ -33,8 +33,8 @@ for line in sys.stdin:
 """
 
 
-def workload(num_running: int = 8, num_waiting: int = 0) -> Workload:
-    return Workload(random_prompts(num_running, (20, 40), 0), 200, 4, num_waiting)
+def workload(num_running: int = 8, num_waiting: int = 0) -> DecodeCase:
+    return DecodeCase(random_prompts(num_running, (20, 40), 0), 200, 4, num_waiting)
 
 
 def measured(flags: str, capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stepserve_bench.demo.example import CONTINUOUS, SELECTIVE, STATIC, play, queue_without_workers
+from stepserve_bench.demo.command import CONTINUOUS, SELECTIVE, STATIC, play, queue_without_workers
 from stepserve_bench.demo.narration import Narrator, Told
-from stepserve_bench.measure.timeline import Doing, Line, Step, write_svg
+from stepserve_bench.demo.timeline import Track, write_svg
+from stepserve_bench.measure.recorded import Doing, RecordedStep
 
 
 def batches(lengths: list[tuple[set[int], int]]) -> list[set[int]]:
@@ -28,17 +29,17 @@ def test_who_is_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert continuous == batches([({1, 2, 3}, 3), ({1, 2, 4}, 2), ({2, 4}, 3), ({4}, 1)])
 
 
-def steps() -> list[Step]:
+def steps() -> list[RecordedStep]:
     """A batch of two, of which b is done; then c joins, as long as a."""
     a, b, c = (("a", 0), ("b", 0), ("c", 0))
     return [
-        Step(
+        RecordedStep(
             1, 0.0,
             doing={a: Doing.PREFILLS, b: Doing.LEAVES},
             row_tokens={a: 3, b: 2}, lengths={a: 3, b: 2},
         ),
-        Step(2, 0.1),
-        Step(
+        RecordedStep(2, 0.1),
+        RecordedStep(
             3, 0.2,
             doing={a: Doing.LEAVES, c: Doing.PREFILLS},
             row_tokens={a: 1, c: 1}, lengths={a: 4, c: 4},
@@ -76,5 +77,5 @@ def test_selective_batching_is_the_grouped_attention() -> None:
 
 def test_pictures(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "steps.svg"
-    write_svg(path, [Line(("a", 0), "job 1", 0.0)], steps())
+    write_svg(path, [Track(("a", 0), "job 1", 0.0)], steps())
     assert "job 1" in path.read_text()

@@ -6,31 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from stepserve.cli import parse
-from stepserve_bench.gpu import floors
-from stepserve_bench.gpu.case import Case, Outputs
-from stepserve_bench.gpu.child import forked_map, rows_of
-from stepserve_bench.gpu.driven import Model, Rows, limits_for
-from stepserve_bench.gpu.floors import Ceilings
-from stepserve_bench.gpu.geometry import QWEN3_06B, QWEN3_8B, TINY
-from stepserve_bench.gpu.loads import nano_load
-from stepserve_bench.gpu.lone import LoneRun
 from stepserve_bench.gpu.report import report, summary
-from stepserve_bench.gpu.results import Results
-from stepserve_bench.gpu.service import up_flags
-from stepserve_bench.gpu.setup import Row, Setup
-from stepserve_bench.gpu.sweep import table_entry
-from stepserve_bench.gpu.trials import Trial, best_overall
-from worker_svc.kernels import select
-from worker_svc.kernels.attention_tiles import ChunkTile, DecodeTile, Tiles
+from stepserve_bench.gpu.setup import Row
 
 
 def bench(out: Path, *flags: str) -> tuple[dict[str, Any], str]:
@@ -95,142 +78,3 @@ def test_refuses(flag: str, problem: str, capsys: pytest.CaptureFixture[str]) ->
         parse(["bench", "gpu", flag])
     assert ended.value.code == 2
     assert problem in capsys.readouterr().err
-
-
-class OneRow(Setup):
-    """Whose time is over when it has the first result."""
-
-    results: Results
-
-    @property
-    def left_s(self) -> float:
-        return -60.0 if self.results.rows("steps") else 60.0
-
-
-def _dies(_: Setup) -> Iterator[Row]:
-    yield {"what": "first"}
-    os._exit(3)
-
-
-def _fails(_: Setup) -> Iterator[Row]:
-    yield {"what": "first"}
-    raise ValueError("no tile\nat all")
-
-
-def _hangs(_: Setup) -> Iterator[Row]:
-    yield {"what": "first"}
-    while True:
-        time.sleep(60)
-
-
-@pytest.mark.parametrize(
-    ("section", "error"),
-    [
-        (_dies, "its process ended with status 3"),
-        (_fails, "ValueError: no tile"),
-        (_hangs, "out of time"),
-    ],
-)
-def test_what_came_before_an_end_is_kept(section: Any, error: str, tmp_path: Path) -> None:
-    results = Results(tmp_path / "gpu.json", {})
-    results.begin("steps")
-    kind = OneRow if section is _hangs else Setup
-    OneRow.results = results
-    deadline_s = time.monotonic() + 60.0
-    setup = kind("cpu", "torch", True, (), tmp_path, deadline_s=deadline_s)
-    for row in rows_of(section, setup):
-        results.add("steps", {"what": "steps", **row})
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    first, last = rows(found, "steps")
-    assert first == {"what": "first"}
-    assert last["error"] == error
-    assert results.problems == [f"steps: steps: error: {error}"]
-
-
-def _square(number: int) -> int:
-    return number * number
-
-
-def test_forked_map() -> None:
-    assert sorted(forked_map(_square, range(5), 2, 60.0)) == [0, 1, 4, 9, 16]
-    with pytest.raises(TimeoutError):
-        list(forked_map(time.sleep, [60.0], 1, 0.1))
-
-
-def test_models_of_one_shape_share_no_file(tmp_path: Path) -> None:
-    """They are made in processes side by side, where one would read what another half wrote."""
-    setup = Setup("cpu", "torch", True, (), tmp_path)
-    rows_of_one = Rows(((4, 4),))
-    Model(TINY, limits_for(TINY, [rows_of_one], 4), setup)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("shifts", "fault"),
-    [
-        ((0.0, 0.0), ""),
-        ((0.5, 0.5), "error 5.00e-01, 1e-03 is allowed"),
-        ((float("nan"), 0.0), "error inf, 1e-03 is allowed"),
-        ((0.0, 1e-4), "other bits the second time"),
-    ],
-)
-def test_a_wrong_kernel_is_a_fault(shifts: tuple[float, float], fault: str) -> None:
-    coming = iter(shifts)
-
-    def compute(*_: Any) -> Outputs:
-        wanted = torch.ones(4)
-        return [wanted + next(coming)], [wanted]
-
-    kernels = select("torch", "cpu")
-    case = Case("silu_mul", "four", 1e-3, compute)
-    assert case.finding(kernels, kernels, torch.device("cpu")).fault == fault
-
-
-def test_floors() -> None:
-    """The numbers that the two runs are known by."""
-    card = Ceilings(4.3e12, 790e12)
-    load = nano_load(256, (100, 1024), QWEN3_06B.vocab_size)
-    assert sum(load.outputs) == 133_966
-    assert floors.step_us(QWEN3_06B, [(1, 600)], card) == pytest.approx(293, rel=0.02)
-    assert floors.step_us(QWEN3_8B, [(1, 1024)] * 256, card) == pytest.approx(12_510, rel=0.02)
-    run_s = floors.run_s(QWEN3_8B, [(1024, 1024)] * 256, 8192, card)
-    assert run_s == pytest.approx(23.5, rel=0.1)
-
-
-def test_a_lone_run_excuses_near_ties_only() -> None:
-    run = LoneRun([4, 5, 6], [0.5, 1e-6, 0.5])
-    assert run.difference([4, 5, 6]) == ""
-    assert run.difference([4, 7, 8]) == ""
-    assert "token 0 is 9, alone 4" in run.difference([9, 5, 6])
-    assert "token 2" in run.difference([4, 5, 7])
-    assert "2 tokens, alone 3" in run.difference([4, 5])
-
-
-def test_the_best_tile_loses_least_over_all_shapes() -> None:
-    fast, even, slow, part = (Trial("decode", DecodeTile(keys, 2, 3)) for keys in (16, 32, 64, 128))
-    timed = {
-        "large": {fast: 100.0, even: 110.0, slow: 400.0, part: 90.0},
-        "small": {fast: 20.0, even: 11.0, slow: 10.0},
-        "late": {},
-    }
-    best, losses = best_overall(timed)
-    assert best == even
-    assert losses == {"large": pytest.approx(110 / 90), "small": pytest.approx(1.1)}
-    with pytest.raises(ValueError, match="no tile was timed for every shape"):
-        best_overall({"large": {fast: 1.0}, "small": {slow: 1.0}})
-
-
-def test_the_table_entry_can_be_read_as_it_is_printed() -> None:
-    chosen = {
-        "chunk": Trial("chunk", ChunkTile(128, 64, 8, 3, True)),
-        "decode": Trial("decode", DecodeTile(64, 2, 3)),
-    }
-    names = {"Tiles": Tiles, "ChunkTile": ChunkTile, "DecodeTile": DecodeTile}
-    entry = eval(f"{{{table_entry('A Card', chosen)}}}", names)
-    tiles = Tiles(ChunkTile(128, 64, 8, 3, True), DecodeTile(64, 2, 3))
-    assert entry == {"A Card": {(2, 128): tiles}}
-
-
-def test_more_flags_for_up() -> None:
-    flags = ["--max-steps-in-flight=3", "--no-cuda-graphs", "--x"]
-    assert up_flags(flags) == {"max_steps_in_flight": "3", "cuda_graphs": False, "x": True}

@@ -1,43 +1,16 @@
-"""What an experiment waits for, and how it is told."""
+"""How an experiment is told."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import cast
-
-from stepserve import AsyncClient
-from stepserve.protocol.inference import Finish, Request, StreamEvent
-from stepserve_bench.measure.limits import with_limit
-from stepserve_bench.measure.targets import at_least, at_most
 from stepserve_bench.policies.command import line
-from stepserve_bench.workloads.jobs import BenchJob
-from stepserve_bench.workloads.load import Arrival, offer
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """Ends jobs of one token at once, and no other."""
-
-    async def generate(self, request: Request) -> AsyncIterator[StreamEvent]:
-        if request.sampling.max_tokens > 1:
-            await asyncio.Event().wait()
-        yield StreamEvent(job_id="a", index=0, offset=0, token_ids=[1], finish=Finish("length"))
-
-
-def test_a_job_that_never_ends_is_waited_for_only_so_long() -> None:
-    arrivals = [Arrival(0.0, BenchJob([10], max_tokens)) for max_tokens in (1, 2)]
-    client = cast("AsyncClient", Service())
-    found = asyncio.run(offer(client, arrivals, lambda _: None, timeout_s=0.05))
-    assert [outcome.has_ended for outcome in found] == [True, False]
+from stepserve_bench.report.targets import at_least, at_most
 
 
 def test_a_missed_target_is_told_with_what_limits_it() -> None:
     figures = {
         "what": "gain",
-        **with_limit(at_least(2.0, 3.0), "steps are long"),
-        "not_ended": with_limit(at_most(0, 0), "given up"),
+        **at_least(2.0, 3.0, "steps are long"),
+        "not_ended": at_most(0, 0, "given up"),
     }
     first, second = line("priority", figures).splitlines()
     assert first.startswith("priority: gain: 2.00 (target: at least 3, ")

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scheduler_svc.core.events import Effect, Event
-from stepserve_bench.simulator.arrivals import (
+from stepserve_bench.simulator.collected import Collected
+from stepserve_bench.simulator.cost import Latencies, StepCosts
+from stepserve_bench.simulator.job import Job
+from stepserve_bench.simulator.lane import Lane
+from stepserve_bench.simulator.simulation import Simulation
+from stepserve_bench.simulator.streams import Stream, Workload
+from stepserve_bench.simulator.system import System
+from stepserve_bench.workloads.arrivals import (
     AllAtOnce,
     Arrivals,
     Bursty,
@@ -15,14 +22,7 @@ from stepserve_bench.simulator.arrivals import (
     OnOff,
     Poisson,
 )
-from stepserve_bench.simulator.collected import Collected
-from stepserve_bench.simulator.cost import Latencies, StepCosts
-from stepserve_bench.simulator.lane import Lane
-from stepserve_bench.simulator.simulation import Simulation
-from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Job, Stream, Workload
-from stepserve_bench.workloads.jobs import Lengths
-from stepserve_bench.workloads.lengths import UniformLengths
+from stepserve_bench.workloads.lengths import Bounds, UniformLengths
 
 COSTS = StepCosts(link_us=100.0, overhead_us=500.0, position_us=20.0, context_us=1.0)
 MAX_TOKENS = 24  # Of a prompt without its prefix, and of an output.
@@ -71,7 +71,7 @@ def draw_latencies(chance: random.Random) -> Latencies:
 class _Uneven:
     """Most outputs are short, a few as long as any: what is expected of them is wrong."""
 
-    prompts: Lengths
+    prompts: Bounds
 
     def draw(self, chance: random.Random) -> tuple[int, int]:
         output = MAX_TOKENS if chance.random() < 0.3 else chance.randint(1, 4)
@@ -79,8 +79,8 @@ class _Uneven:
 
 
 def _draw_stream(chance: random.Random, number: int) -> Stream:
-    prompts = Lengths(1, chance.randint(1, MAX_TOKENS))
-    outputs = Lengths(1, chance.randint(1, MAX_TOKENS))
+    prompts = Bounds(1, chance.randint(1, MAX_TOKENS))
+    outputs = Bounds(1, chance.randint(1, MAX_TOKENS))
     return Stream(
         arrivals=_draw_arrivals(chance),
         lengths=chance.choice((UniformLengths(prompts, outputs), _Uneven(prompts))),

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from stepserve_bench.simulator.arrivals import Arrivals, Bursty, ClosedLoop, OnOff, Poisson
 from stepserve_bench.simulator.cost import PRESETS
 from stepserve_bench.simulator.simulation import Simulation
+from stepserve_bench.simulator.streams import Stream, Workload
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Stream, Workload
+from stepserve_bench.workloads.arrivals import Arrivals, Bursty, ClosedLoop, OnOff, Poisson
 from tests.stepserve_bench.simulator.small import Watched
 
 RUN = """

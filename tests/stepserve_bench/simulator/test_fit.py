@@ -26,10 +26,9 @@ from stepserve_bench.simulator.lane import Lane
 from stepserve_bench.simulator.predict import predict
 from stepserve_bench.simulator.records import MeasuredStep, Recording
 from stepserve_bench.simulator.simulation import Simulation
+from stepserve_bench.simulator.streams import Stream, Workload
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Stream, Workload
-from stepserve_bench.workloads.jobs import Lengths
-from stepserve_bench.workloads.lengths import UniformLengths
+from stepserve_bench.workloads.lengths import Bounds, UniformLengths
 
 TRUE = StepCosts(overhead_us=900.0, row_us=15.0, sampled_us=20.0, context_us=0.4, position_us=60.0)
 
@@ -139,7 +138,7 @@ def _record(
     system: System, num_jobs: int, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let the scheduler's own recorder record a simulation, by the simulation's clock."""
-    lengths = UniformLengths(Lengths(8, 200), Lengths(2, 90))
+    lengths = UniformLengths(Bounds(8, 200), Bounds(2, 90))
     workload = Workload((Stream(lengths=lengths, num_jobs=num_jobs),), seed=3)
     with recorder.StepRecorder(directory, "lane") as recording:
 

@@ -15,9 +15,9 @@ import random
 
 import pytest
 
+from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.queue import SimulatedQueue
 from stepserve_bench.simulator.system import System
-from stepserve_bench.simulator.workload import Job
 from tests.stepserve_bench.simulator.small import Watched
 
 NUM_SEEDS = 200

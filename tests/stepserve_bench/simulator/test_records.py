@@ -16,11 +16,10 @@ from stepserve_bench.simulator.lane import Lane
 from stepserve_bench.simulator.records import Follower, Recording, measured_steps
 from stepserve_bench.simulator.rectangle import Rectangle
 from stepserve_bench.simulator.simulation import Simulation
+from stepserve_bench.simulator.streams import Stream, Workload
 from stepserve_bench.simulator.system import System
 from stepserve_bench.simulator.worker import SimulatedWorker, Tally, padded_shape
-from stepserve_bench.simulator.workload import Stream, Workload
-from stepserve_bench.workloads.jobs import Lengths
-from stepserve_bench.workloads.lengths import UniformLengths
+from stepserve_bench.workloads.lengths import Bounds, UniformLengths
 from tests.checkpoints import make_checkpoint
 from tests.stepserve_bench.simulator.small import COSTS
 from worker_svc.assembly import assemble
@@ -64,7 +63,7 @@ def run_beside(system: System, checkpoint: Path) -> tuple[Beside, Lane]:
         max_context=MAX_CONTEXT,
         **values,
     )
-    lengths = UniformLengths(Lengths(1, 24), Lengths(1, 30))
+    lengths = UniformLengths(Bounds(1, 24), Bounds(1, 30))
     workload = Workload((Stream(lengths=lengths, num_jobs=30),), seed=2)
     simulation = Simulation(system, workload, COSTS)
     lane = simulation.lanes[0]

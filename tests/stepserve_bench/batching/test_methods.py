@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stepserve.protocol.errors import InvalidRequest
+from stepserve_bench.batching.aims import aims
 from stepserve_bench.batching.command import same_outputs, whole_prompts
-from stepserve_bench.batching.systems import (
+from stepserve_bench.batching.methods import (
     BASELINE,
     DEFAULT,
     PADDED,
@@ -14,20 +15,18 @@ from stepserve_bench.batching.systems import (
     PAGED,
     STATIC_PAGED,
     Budgets,
-    parse_systems,
+    parse_methods,
 )
-from stepserve_bench.batching.targets import targets
-from stepserve_bench.measure.measured import JobTimes
 from stepserve_bench.measure.service_run import ServiceRun
-from stepserve_bench.measure.targets import in_words
+from stepserve_bench.report.targets import in_words
 from stepserve_bench.workloads.jobs import BenchJob
-from stepserve_bench.workloads.load import Arrival, Outcome
+from stepserve_bench.workloads.outcome import Arrival, JobTimes, Outcome
 
 
 def test_names_go_both_ways() -> None:
-    assert [system.name for system in parse_systems(DEFAULT)] == DEFAULT.split(",")
-    whole, split = (parse_systems(PAGED + suffix)[0] for suffix in ("", "+split-fuse"))
-    [padded] = parse_systems(PADDED_SPLIT)
+    assert [system.name for system in parse_methods(DEFAULT)] == DEFAULT.split(",")
+    whole, split = (parse_methods(PAGED + suffix)[0] for suffix in ("", "+split-fuse"))
+    [padded] = parse_methods(PADDED_SPLIT)
     budgets = Budgets(whole=500, split_fuse=20, padded_split_fuse=9)
     tokens = [system.flags(budgets)["max_step_tokens"] for system in (whole, split, padded)]
     assert tokens == [500, 20, 9]
@@ -36,7 +35,7 @@ def test_names_go_both_ways() -> None:
 @pytest.mark.parametrize("name", ["", "static", "paged", "dynamic+paged", "static+paged+x"])
 def test_what_is_no_system_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="systems"):
-        parse_systems(name)
+        parse_methods(name)
 
 
 def test_no_prompt_is_split_by_a_whole_budget() -> None:
@@ -51,7 +50,7 @@ def test_aims() -> None:
             (BASELINE, 2.0, 30), (STATIC_PAGED, 3.0, 30), (PADDED, 5.0, 10), (PAGED, 6.0, 10)
         )
     }  # fmt: skip
-    found = targets(figures, 3.0, {PAGED: 5.4, PADDED: 5.1})
+    found = aims(figures, 3.0, {PAGED: 5.4, PADDED: 5.1})
     assert found[f"{PAGED} over {BASELINE}"] == {"value": 3.0, "at_least": 2.3, "is_met": True}
     assert found[f"{PAGED} over {PADDED}"]["value"] == pytest.approx(1.2)
     time, steps = (
@@ -62,7 +61,7 @@ def test_aims() -> None:
     assert in_words(steps) == "1.00 (target: at least 0.85, met)"
     error = found["largest error of the simulated requests/s"]
     assert in_words(error) == "0.10 (target: at most 0.15, met)"
-    assert targets({PAGED: {"requests_per_s": 6}}, 3.0, {}) == {}
+    assert aims({PAGED: {"requests_per_s": 6}}, 3.0, {}) == {}
 
 
 def test_paged_is_judged_beside_the_faster_rectangle_and_told_what_limits_it() -> None:
@@ -78,7 +77,7 @@ def test_paged_is_judged_beside_the_faster_rectangle_and_told_what_limits_it() -
             (PADDED, 2.0, 10, 0.75), (PADDED_SPLIT, 5.0, 12, 0.25), (PAGED, 6.0, 10, 0.0)
         )
     }  # fmt: skip
-    [(name, found)] = targets(figures, 3.0, {}).items()
+    [(name, found)] = aims(figures, 3.0, {}).items()
     assert name == f"{PAGED} over {PADDED_SPLIT}"
     assert found["value"] == pytest.approx(1.2)
     assert found["limit"] == (

@@ -7,8 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from stepserve_bench.workloads.jobs import Lengths
-from stepserve_bench.workloads.lengths import FixedLengths, ShareGPTLengths, UniformLengths
+from stepserve_bench.workloads.lengths import Bounds, FixedLengths, ShareGPTLengths, UniformLengths
 
 
 def test_sharegpt_has_the_published_means() -> None:
@@ -39,7 +38,7 @@ def test_a_small_scale_scales_both_means() -> None:
 
 def test_uniform_and_fixed_draw_what_they_say() -> None:
     chance = random.Random(3)
-    uniform = UniformLengths(Lengths(3, 5), Lengths(1, 2))
+    uniform = UniformLengths(Bounds(3, 5), Bounds(1, 2))
     drawn = {uniform.draw(chance) for _ in range(500)}
     assert drawn == {(prompt, output) for prompt in (3, 4, 5) for output in (1, 2)}
     assert FixedLengths(7, 9).draw(chance) == (7, 9)

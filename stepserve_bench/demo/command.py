@@ -27,8 +27,9 @@ from stepserve.local.processes import Service, Supervisor
 from stepserve.local.serving import serve
 from stepserve_bench.demo.narration import Narrator, Told, worked
 from stepserve_bench.demo.storyteller import MODEL_DIR
-from stepserve_bench.measure.measured import percentile
-from stepserve_bench.measure.timeline import Line, Step, print_timeline, read_steps, write_svg
+from stepserve_bench.demo.timeline import Track, print_timeline, write_svg
+from stepserve_bench.measure.figures import percentile
+from stepserve_bench.measure.recorded import RecordedStep, read_steps
 
 PROMPTS = ([11, 12, 13], [14, 15], [16], [17, 18, 19, 20])
 OUTPUTS = (5, 8, 3, 6)
@@ -83,10 +84,10 @@ class Example(BaseSettings):
         for text in Narrator(jobs, strategy.attention == "grouped").tell(played.steps):
             console.print(text)
         console.print()
-        print_timeline(console, played.lines(), played.steps)
+        print_timeline(console, played.tracks(), played.steps)
         if self.out:
             path = Path(self.out) / f"{strategy.title.lower().replace(' ', '-')}.svg"
-            write_svg(path, played.lines(), played.steps)
+            write_svg(path, played.tracks(), played.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,14 @@ class Played:
     """One run: the jobs in order, and the steps that they were in."""
 
     job_ids: Sequence[str]
-    steps: list[Step]
+    steps: list[RecordedStep]
 
     @property
     def names(self) -> list[tuple[str, int]]:
         return [(job_id, 0) for job_id in self.job_ids]
 
-    def lines(self) -> list[Line]:
-        return [Line(name, f"job {i + 1}", 0.0) for i, name in enumerate(self.names)]
+    def tracks(self) -> list[Track]:
+        return [Track(name, f"job {i + 1}", 0.0) for i, name in enumerate(self.names)]
 
     def members(self) -> list[set[int]]:
         """Return the numbers of the jobs in each step, counted from 1."""
@@ -180,9 +181,3 @@ def comparison(found: Mapping[str, Mapping[str, float]]) -> Table:
             f"{figures['requests_per_s']:.1f} ({said[2]})",
         )
     return table
-
-
-if __name__ == "__main__":
-    from stepserve.process.command_line import parse_settings
-
-    sys.exit(parse_settings(Example, "stepserve_bench.demo.example", sys.argv[1:]).run())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import matplotlib.figure
 
+from stepserve_bench.measure.recorded import RecordedStep
 from stepserve_bench.measure.service_run import ServiceRun
-from stepserve_bench.measure.timeline import Step
 
 COLOURS = ("#777777", "#c0392b", "#e0a800", "#3b7dd8", "#3fa65a", "#8e44ad", "#16a085", "#2c3e50")
 NUM_BINS = 200
@@ -22,8 +22,8 @@ def draw(path: Path, runs: Mapping[str, ServiceRun], num_places: int) -> None:
     _bars(speeds, {name: run.figures(num_places)["requests_per_s"] for name, run in runs.items()})
     for colour, (name, run) in zip(_colours(runs), runs.items(), strict=True):
         style = {"color": colour, "label": name, "linewidth": 1.4}
-        latency.plot(*_shares([outcome.latency_s for outcome in run.ended]), **style)
-        gaps.plot(*_shares(_gaps_ms(run)), **style)
+        latency.plot(*_distribution([outcome.latency_s for outcome in run.ended]), **style)
+        gaps.plot(*_distribution(_gaps_ms(run)), **style)
         rows.plot(*_rows_over_time(run.steps), **style)
     latency.set(title="latency of a job", xlabel="seconds", ylabel="share of the jobs")
     gaps.set(title="time between tokens", xlabel="milliseconds", ylabel="share of the gaps")
@@ -49,7 +49,7 @@ def _bars(axes: matplotlib.axes.Axes, speeds: Mapping[str, float]) -> None:
     axes.set(title="requests a second")
 
 
-def _shares(values: Sequence[float]) -> tuple[list[float], list[float]]:
+def _distribution(values: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return the cumulative distribution, thinned to what a picture can show."""
     ordered = sorted(value for value in values if value > 0)
     every = max(1, len(ordered) // 1000)
@@ -65,7 +65,7 @@ def _gaps_ms(run: ServiceRun) -> list[float]:
     ]
 
 
-def _rows_over_time(steps: Sequence[Step]) -> tuple[list[float], list[float]]:
+def _rows_over_time(steps: Sequence[RecordedStep]) -> tuple[list[float], list[float]]:
     """Return (seconds, mean rows a step) in equal spans of the run."""
     worked = [step for step in steps if step.num_rows]
     start_s, span_s = worked[0].sent_s, max(1e-9, worked[-1].sent_s - worked[0].sent_s)

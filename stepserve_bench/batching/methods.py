@@ -31,7 +31,7 @@ class Budgets:
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class Method:
     """How batches are formed, how they are attended, and whether prompts are split."""
 
     batching: Batching
@@ -53,16 +53,16 @@ class System:
         }
 
 
-def parse_systems(text: str) -> list[System]:
-    """Return the systems of a list with commas between. Raises InvalidRequest."""
+def parse_methods(text: str) -> list[Method]:
+    """Return the methods of a list with commas between. Raises InvalidRequest."""
     return [_parse(name) for name in text.split(",")]
 
 
-def _parse(name: str) -> System:
+def _parse(name: str) -> Method:
     batching, _, rest = name.strip().partition("+")
     attention, _, split = rest.partition("+")
     is_known = batching in get_args(Batching) and attention in get_args(Attention)
     if not is_known or split not in ("", SPLIT_FUSE):
         form = "static|continuous + padded|grouped|paged, and maybe + split-fuse"
         raise InvalidRequest("systems", f"{name!r} is not {form}")
-    return System(batching, attention, bool(split))  # type: ignore[arg-type]
+    return Method(batching, attention, bool(split))  # type: ignore[arg-type]

@@ -35,14 +35,14 @@ class Target:
         }
 
 
-def at_least(value: float, bound: float) -> dict[str, Any]:
-    """Return the value, and whether it is the bound or more, as JSON."""
-    return Target(value=value, bound=bound).as_json()
+def at_least(value: float, bound: float, limit: str) -> dict[str, Any]:
+    """Return as JSON whether the value is the bound or more, and where not, what limits it."""
+    return Target(value=value, bound=bound, limit=limit).as_json()
 
 
-def at_most(value: float, bound: float) -> dict[str, Any]:
-    """Return the value, and whether it is the bound or less, as JSON."""
-    return Target(value=value, bound=bound, is_ceiling=True).as_json()
+def at_most(value: float, bound: float, limit: str) -> dict[str, Any]:
+    """Return as JSON whether the value is the bound or less, and where not, what limits it."""
+    return Target(value=value, bound=bound, is_ceiling=True, limit=limit).as_json()
 
 
 def in_words(found: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,8 +11,8 @@ import pytest
 
 from stepserve.cli import parse
 from stepserve.protocol.errors import StepserveError
+from stepserve_bench.batching.methods import BASELINE, PAGED
 from stepserve_bench.batching.prediction import PREDICTED
-from stepserve_bench.batching.systems import BASELINE, PAGED
 from stepserve_bench.measure.service_run import Bed
 
 
@@ -67,9 +68,6 @@ def test_batching_says_what_to_install(
     package: str, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Bed, "measure", lambda *_, **__: pytest.fail("measured"))
-    monkeypatch.setattr(
-        "stepserve_bench.simulator.extras.find_spec",
-        lambda name: None if name == package else object(),
-    )
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(StepserveError, match=rf"{package}: pip install 'stepserve\[bench\]'"):
         parse(["bench", "batching", flag]).run()
