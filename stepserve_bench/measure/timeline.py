@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from scheduler_svc.record_files import steps_paths
+
 SequenceName = tuple[str, int]
 
 
@@ -78,7 +80,7 @@ class Line:
 def read_steps(directory: Path) -> list[Step]:
     """Return the steps of all records in the directory, in the order they were sent."""
     steps: list[Step] = []
-    for path in sorted(directory.glob("*.jsonl")):
+    for path in steps_paths(directory):
         with path.open(encoding="utf-8") as lines:
             steps += _Reader().read(json.loads(line) for line in lines)
     return sorted(steps, key=lambda step: step.sent_s)
