@@ -80,14 +80,12 @@ class Lane:
         prefer = self._core.num_cached_tokens if settings.prefix_caching else None
         claimant = Claimant(lease, reply.info.fingerprint, reply.info.max_context, prefer)
         probation = Probation(settings.max_steps_in_flight)
-        find_orphans = self._watch.requeue_orphans
-        self._claimer = Claimer(queue, claimant, probation, find_orphans, self._take)
-        written = self._claimer.written
-        self._committer = Committer(queue, lease, self._inbox, self._held, written)
+        self._claimer = Claimer(queue, claimant, probation, self._watch.requeue_orphans, self._take)
+        self._committer = Committer(queue, lease, self._inbox, self._held, self._claimer.written)
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
         self._keeper = LeaseKeeper(queue, lease, self._step_us)
-        # Those who write it down come first: a turn that any other breaks on is in their books.
+        # Recorders first: a turn that any of the others breaks on is recorded.
         self._observers = (*observers, self._held, self._claimer)
         self._reported_s = 0.0
 
