@@ -19,7 +19,7 @@ from typing import Any
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.fleet.lanes import Lanes
 from scheduler_svc.health import serve_health
-from scheduler_svc.lane.lane import Shard
+from scheduler_svc.lane.replica import Replica
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.text.model_card import ModelCard
@@ -89,7 +89,7 @@ async def scheduler(
         await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         if settings.roles != "api":
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            lanes = Lanes(Shard(queue, card, settings, holder), settings.worker_addresses)
+            lanes = Lanes(Replica(queue, card, settings, holder), settings.worker_addresses)
             await stack.enter_async_context(_background(lanes.run()))
             stack.push_async_callback(lanes.drain)
         yield Running(address, card.name, queue)

@@ -27,7 +27,7 @@ class PlanningSettings(BaseSettings):
     policy: Policy = Field(
         "fcfs",
         description="which waiting job goes first: the one that came first; the highest of "
-        "waiting, priority and nearness of its end, weighted; or tenants by their shares",
+        "waiting, priority and nearness of its end, weighted; or tenants by their weights",
     )
     wait_weight: float = Field(1.0, gt=0, description="priority policy: of a second of waiting")
     remaining_weight: float = Field(
@@ -35,7 +35,7 @@ class PlanningSettings(BaseSettings):
     )
     priority_weight: float = Field(2.0, ge=0, description="priority policy: of a priority's point")
     tenant_weights: str = Field(
-        "", description="fair policy: shares, TENANT=WEIGHT[,TENANT=WEIGHT]; 1 where not named"
+        "", description="fair policy: TENANT=WEIGHT[,TENANT=WEIGHT]; 1 where not named"
     )
     enable_preemption: bool = Field(
         True,

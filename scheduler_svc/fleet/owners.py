@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from scheduler_svc.queue import Fleet
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """What every scheduler knows of all of them.
-
-    ``reaches``: for each scheduler that lives, the workers that answer it and that it could
-    drive. ``holders``: who has the lease of each worker that is driven.
-    """
-
-    reaches: Mapping[str, frozenset[str]]
-    holders: Mapping[str, str]
-
-
-def share_out(fleet: Fleet) -> dict[str, str]:
+def assign_workers(fleet: Fleet) -> dict[str, str]:
     """Return who should hold each worker; it is the same wherever it is asked.
 
     Free workers go to those that have the fewest. Then, as long as one has two more than
     another that reaches one of them, that one is handed over: nothing moves that does not
-    make the shares more even, so what is even stays as it is, and each move is made once.
+    make their numbers more even, so what is even stays as it is, and each move is made once.
     A worker that nobody can drive is left out, and one whose holder is not known to live
     (its lease is good still) stays there.
     """
@@ -51,11 +40,11 @@ def _reaching(fleet: Fleet, worker: str) -> list[str]:
 def _next_move(
     fleet: Fleet, owners: Mapping[str, str], counts: Mapping[str, int]
 ) -> tuple[str, str] | None:
-    """The worker to move and whom to, from the largest share to the smallest that it can."""
-    by_share = sorted(fleet.reaches, key=lambda s: (counts[s], s))
-    for giver in reversed(by_share):
+    """The worker to move and whom to, from who has most to who has fewest."""
+    by_count = sorted(fleet.reaches, key=lambda s: (counts[s], s))
+    for giver in reversed(by_count):
         held = {worker for worker, owner in owners.items() if owner == giver}
-        for taker in by_share:
+        for taker in by_count:
             if counts[taker] + 2 > counts[giver]:
                 break
             if movable := held & fleet.reaches[taker]:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from scheduler_svc.core.events import Claim
+from scheduler_svc.core.events import Cancelled, Claim, Claimed, Effect, Event
 from scheduler_svc.core.probation import Probation
+from scheduler_svc.core.scheduler import Core
+from scheduler_svc.lane.held_jobs import OutputKey
 from scheduler_svc.lane.vetting import outgrown_need, problem_of
 from scheduler_svc.queue import JobQueue, Lease, Prefer
 from stepserve.protocol.errors import Unavailable
-from stepserve.protocol.job import ClaimedJob
+from stepserve.protocol.job import ClaimedJob, CommitRow
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ MAKE_WAY_AFTER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Suitor:
+class Claimant:
     """For whom is claimed: a lease, and what its worker can run and has cached."""
 
     lease: Lease
@@ -36,23 +38,23 @@ class Suitor:
 class Claimer:
     """One wish at a time: the newest counts, and is answered once.
 
-    ``moor`` is awaited before each look at the queue, ``take`` gets what was claimed. A job
-    that can't be run at all is ended instead. Suspects go first, one at a time: while one is
-    on ``probation``, nobody is claimed.
+    ``requeue_orphans`` is awaited before each look at the queue, ``take`` gets what was
+    claimed. A job that can't be run at all is ended instead. Suspects go first, one at a time:
+    while one is on ``probation``, nobody is claimed.
     """
 
     def __init__(
         self,
         queue: JobQueue,
-        suitor: Suitor,
+        claimant: Claimant,
         probation: Probation,
-        moor: Callable[[], Awaitable[None]],
+        requeue_orphans: Callable[[], Awaitable[None]],
         take: Callable[[Sequence[ClaimedJob]], None],
     ) -> None:
         self._queue = queue
-        self._suitor = suitor
+        self._claimant = claimant
         self._probation = probation
-        self._moor = moor
+        self._requeue_orphans = requeue_orphans
         self._take = take
         self._moved = asyncio.Event()
         self._kept_waiting_since_s = math.inf
@@ -62,7 +64,7 @@ class Claimer:
         self._eased = asyncio.Event()
 
     def want(self, claim: Claim) -> None:
-        """Let this wish take the place of the one before.
+        """Let this wish replace the one before.
 
         Between an answer and its being absorbed a wish is void: it does not know of the jobs
         that came. The core then wishes anew.
@@ -77,6 +79,20 @@ class Claimer:
     def absorbed(self) -> None:
         """The core knows what was taken: what it wishes from now on counts again."""
         self._is_answered = False
+
+    def observe(self, events: Sequence[Event], _: Sequence[Effect], __: Core, /) -> None:
+        """Take note of what the core was told in this turn."""
+        for event in events:
+            if isinstance(event, Claimed):
+                self.absorbed()
+            elif isinstance(event, Cancelled):
+                self._probation.gone(event.job_ids)
+                self._moved.set()
+
+    def written(self, rows: Sequence[CommitRow], ended: Sequence[OutputKey]) -> None:
+        """Rows are in Redis; those of ``ended`` outputs were ignored. A probation may be over."""
+        self._probation.written(rows, ended)
+        self._moved.set()
 
     async def run(self) -> None:
         """Claim again and again, until cancelled. Raises Fenced where the lease is lost."""
@@ -98,12 +114,8 @@ class Claimer:
             else:
                 await self._wait(seen)
 
-    def moved(self) -> None:
-        """Rows were written, or jobs have ended: a probation may be over."""
-        self._moved.set()
-
     async def _ask(self, claim: Claim) -> Sequence[ClaimedJob]:
-        await self._moor()
+        await self._requeue_orphans()
         await self._end_probation()
         while True:
             claimed = await self._claimed(claim)
@@ -113,18 +125,21 @@ class Claimer:
                 return jobs
 
     async def _claimed(self, claim: Claim) -> Sequence[ClaimedJob]:
-        suitor, queue = self._suitor, self._queue
+        claimant, queue = self._claimant, self._queue
         if claim.max_rank == math.inf:
             suspects = await queue.claim_suspect(
-                suitor.lease, suitor.fingerprint, suitor.max_context
+                claimant.lease, claimant.fingerprint, claimant.max_context
             )
             if suspects.jobs or self._makes_way(suspects.is_lane_wanted):
                 return suspects.jobs
-        max_jobs = await queue.allowance(suitor.lease, claim.max_jobs)
+        max_jobs = await queue.allowance(claimant.lease, claim.max_jobs)
         return await queue.claim(
-            *(suitor.lease, suitor.fingerprint, max_jobs, claim.max_rank),
-            prefer=suitor.prefer,
-            max_context=suitor.max_context,
+            claimant.lease,
+            claimant.fingerprint,
+            max_jobs,
+            claim.max_rank,
+            prefer=claimant.prefer,
+            max_context=claimant.max_context,
         )
 
     def _makes_way(self, is_lane_wanted: bool) -> bool:
@@ -145,13 +160,13 @@ class Claimer:
 
     async def _is_refused(self, job: ClaimedJob) -> bool:
         await asyncio.sleep(0)  # There may be many, and steps do not wait for them.
-        job_id, max_context = job.spec.job_id, self._suitor.max_context
+        job_id, max_context = job.spec.job_id, self._claimant.max_context
         if problem := problem_of(job, max_context):
             log.error("job %s can't be run, and ends", job_id)
             await self._queue.fail(job_id, problem)
             return True
         if need := outgrown_need(job, max_context):
-            await self._queue.outgrow(self._suitor.lease, job_id, need)
+            await self._queue.outgrow(self._claimant.lease, job_id, need)
         return need > 0
 
     async def _wait(self, seen: int) -> None:

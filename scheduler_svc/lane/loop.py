@@ -35,7 +35,7 @@ class Inbox:
 
 
 class Destination(Generic[T]):
-    """One ordered task that does the IO for one place, so that performing never waits.
+    """One ordered task that does the IO of one kind, so that performing never waits.
 
     An item leaves the queue only when it is delivered: what a failure interrupted can
     be flushed afterwards. The core bounds the queue: it plans so many steps ahead of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import Any
 
 from scheduler_svc.core.events import Effect, Event, Reported, Send
 from scheduler_svc.core.scheduler import Core
-from scheduler_svc.queue import Lease
+from scheduler_svc.record_files import steps_path
 from stepserve.protocol.step import StepCommand, StepReport
 
 
@@ -28,7 +27,7 @@ class StepRecorder:
 
     def __init__(self, directory: Path, name: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._file = (directory / f"{name}.jsonl").open("a", encoding="utf-8")
+        self._file = steps_path(directory, name).open("a", encoding="utf-8")
 
     def __enter__(self) -> StepRecorder:
         return self
@@ -41,7 +40,7 @@ class StepRecorder:
     ) -> None:
         self._file.close()
 
-    def observe(self, events: Sequence[Event], effects: Sequence[Effect], core: Core) -> None:
+    def observe(self, events: Sequence[Event], effects: Sequence[Effect], core: Core, /) -> None:
         """Take note of one turn of the lane's loop."""
         for event in events:
             if isinstance(event, Reported):
@@ -53,17 +52,6 @@ class StepRecorder:
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
-
-
-@contextmanager
-def recorder(directory: str, lease: Lease) -> Iterator[StepRecorder | None]:
-    """Record one lane's hold into ``directory``; nothing where that is empty."""
-    if not directory:
-        yield None
-        return
-    name = f"{lease.worker_id.replace(':', '_')}-{lease.epoch}"
-    with StepRecorder(Path(directory), name) as recording:
-        yield recording
 
 
 def _sent(command: StepCommand) -> dict[str, Any]:

@@ -32,13 +32,14 @@ class _Watched:
         try:
             if self.finder is None:
                 self.finder = self.make()
-            return self.finder.feed((token_id,))
+            found = self.finder.feed((token_id,))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # A tokenizer that panics raises no Exception.
             kind = type(error).__name__
             log.error("the text of job %s can't be made", self.job_id, exc_info=error)
             return StopHit(offset, -1, f"its text can't be searched for stop strings: {kind}")
+        return None if found is None else StopHit(found.offset, found.text_bytes)
 
 
 def _finder(tokenizer: Tokenizer, admission: Admission, sampling: SamplingParams) -> StopFinder:

@@ -1,6 +1,7 @@
 """The durable queue in Redis, and what it is asked and answers with."""
 
 from scheduler_svc.order import Order
+from scheduler_svc.queue.attendance import Fleet
 from scheduler_svc.queue.bell import Follower, Rung
 from scheduler_svc.queue.claiming import Prefer, SuspectClaim
 from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, encode_logprobs
@@ -19,6 +20,7 @@ __all__ = [
     "Durability",
     "EmbeddedRedis",
     "Fenced",
+    "Fleet",
     "Follower",
     "JobQueue",
     "JobSnapshot",

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from scheduler_svc.fleet.owners import Fleet
 from scheduler_svc.queue.leasing import live_workers
 from scheduler_svc.queue.shard import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What every scheduler knows of all of them.
+
+    ``reaches``: for each scheduler that lives, the workers that answer it and that it could
+    drive. ``holders``: who has the lease of each worker that is driven.
+    """
+
+    reaches: Mapping[str, frozenset[str]]
+    holders: Mapping[str, str]
 
 
 class Attendance:

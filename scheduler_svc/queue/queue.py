@@ -8,9 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from scheduler_svc.fleet.owners import Fleet
 from scheduler_svc.order import Order
-from scheduler_svc.queue.attendance import Attendance
+from scheduler_svc.queue.attendance import Attendance, Fleet
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell, Follower
 from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish

@@ -15,8 +15,8 @@ _CUT = re.compile(r"(?<=[^ ]{3})|(?<=[^ '])(?= [^'])")
 class CleanUp:
     """Cleans up what follows the text ``before``, which is not shown.
 
-    All pieces and then ``rest`` concatenate to the cleaned whole, less what it shares with
-    ``before`` cleaned alone.
+    All pieces and then ``rest`` concatenate to the cleaned whole, less what it has in
+    common with ``before`` cleaned alone.
     """
 
     def __init__(self, clean: Callable[[str], str], before: str) -> None:

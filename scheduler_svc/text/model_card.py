@@ -1,4 +1,4 @@
-"""What the api must know of a model, read from its checkpoint's text files alone."""
+"""What a scheduler must know of a model, read from its checkpoint's text files alone."""
 
 from __future__ import annotations
 

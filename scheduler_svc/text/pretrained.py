@@ -19,8 +19,15 @@ from stepserve.protocol.errors import StepserveError
 
 # Any of these is a vocabulary; without one a checkpoint has no tokenizer.
 VOCABULARY_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
-    *("tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model"),
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tekken.json",
+    "tiktoken.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
 
 

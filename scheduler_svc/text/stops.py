@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from scheduler_svc.core.events import StopHit
 from scheduler_svc.text.detokenize import Detokenizer
 from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.protocol.job import Finish
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStop:
+    """A stop string is complete with the token at output ``offset``.
+
+    The text is cut where it begins, at ``text_bytes`` UTF-8 bytes.
+    """
+
+    offset: int
+    text_bytes: int
 
 
 class StopFinder:
@@ -33,7 +44,7 @@ class StopFinder:
         self._num_tokens = 0
         self._found = False
 
-    def feed(self, token_ids: Sequence[int]) -> StopHit | None:
+    def feed(self, token_ids: Sequence[int]) -> FoundStop | None:
         """Return the hit, or None; after a hit always None: the output has ended there."""
         if self._found:
             return None
@@ -44,7 +55,7 @@ class StopFinder:
             if position >= 0:
                 self._found = True
                 num_bytes = self._tail_bytes + len(seen[:position].encode())
-                return StopHit(self._num_tokens, num_bytes)
+                return FoundStop(self._num_tokens, num_bytes)
             self._num_tokens += 1
             cut = max(0, len(text) - self._num_kept_chars)
             self._tail_bytes += len(text[:cut].encode())

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import Effect, Event
+from scheduler_svc.record_files import events_path
 from scheduler_svc.trace.file import header_line, turn_line
 from scheduler_svc.trace.redact import Redactor
 
@@ -42,7 +43,9 @@ class TraceRecorder:
         self._has_stopped = False
         self._write(header_line(config))
 
-    def observe(self, events: Sequence[Event], effects: Sequence[Effect]) -> None:
+    def observe(
+        self, events: Sequence[Event], effects: Sequence[Effect], _: object = None, /
+    ) -> None:
         """Take note of one turn: ``effects`` are what ``Core.handle(events)`` returned.
 
         None where it raised: a replay then shows what.
@@ -78,7 +81,7 @@ def trace_recorder(
         yield None
         return
     Path(directory).mkdir(parents=True, exist_ok=True)
-    file = (Path(directory) / f"{name}.events.jsonl").open("w", encoding="ascii")
+    file = events_path(Path(directory), name).open("w", encoding="ascii")
     try:
         yield TraceRecorder(file, config, max_bytes)
     finally:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scheduler_svc.record_files import steps_path, steps_paths
 from stepserve import AsyncClient
 from stepserve_bench.workloads.burst import burst
 from stepserve_bench.workloads.jobs import BenchJob
@@ -43,7 +44,7 @@ class Calibration:
         """
         start_s, end_s = self.marks_s
         kept.mkdir()
-        for path in records.glob("*.jsonl"):
+        for path in steps_paths(records):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             times_s = [json.loads(line)["time_s"] for line in lines]
             pairs = list(zip(times_s, lines, strict=True))
@@ -52,4 +53,5 @@ class Calibration:
                 "after": [line for time_s, line in pairs if time_s >= end_s],
             }
             for name, part in parts.items():
-                (kept / f"{path.stem} {name}.jsonl").write_text("".join(part), encoding="utf-8")
+                whole = "".join(part)
+                steps_path(kept, f"{path.stem} {name}").write_text(whole, encoding="utf-8")

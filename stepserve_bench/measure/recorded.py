@@ -9,6 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from scheduler_svc.record_files import steps_paths
+
 SequenceName = tuple[str, int]
 
 
@@ -65,7 +67,7 @@ class RecordedStep:
 def read_steps(directory: Path) -> list[RecordedStep]:
     """Return the steps of all records in the directory, in the order they were sent."""
     steps: list[RecordedStep] = []
-    for path in sorted(directory.glob("*.jsonl")):
+    for path in steps_paths(directory):
         with path.open(encoding="utf-8") as lines:
             steps += _Reader().read(json.loads(line) for line in lines)
     return sorted(steps, key=lambda step: step.sent_s)

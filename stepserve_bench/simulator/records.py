@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scheduler_svc.record_files import steps_paths
 from scheduler_svc.settings import Batching
 from stepserve_bench.simulator.cost import StepShape
 from stepserve_bench.simulator.rectangle import Rectangle
@@ -43,7 +44,7 @@ class MeasuredStep(NamedTuple):
 def measured_steps(recording: Recording) -> list[MeasuredStep]:
     """Return the steps of all records in the directory that their worker did not wait for."""
     steps: list[MeasuredStep] = []
-    for path in sorted(recording.directory.glob("*.jsonl")):
+    for path in steps_paths(recording.directory):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         steps += Follower(recording).read(lines)
     return steps

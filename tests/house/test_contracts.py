@@ -35,9 +35,21 @@ OFFENCES = {
         "worker_svc/__init__.py",
         "import stepserve_bench",
     ),
-    "The api and the lanes meet only in Redis": (
+    "Who serves clients meets the lanes only in Redis": (
         "scheduler_svc/api/__init__.py",
         "import scheduler_svc.core.scheduler",
+    ),
+    "The lanes meet clients only in Redis": (
+        "scheduler_svc/lane/lane.py",
+        "import scheduler_svc.frontend.follow",
+    ),
+    "Text knows neither who asks for it nor why": (
+        "scheduler_svc/text/stops.py",
+        "import scheduler_svc.core.events",
+    ),
+    "The queue knows nobody who uses it": (
+        "scheduler_svc/queue/attendance.py",
+        "import scheduler_svc.fleet.owners",
     ),
     "Tensors live in the worker and in kvstore's cache": ("stepserve/__init__.py", "import torch"),
     "A scheduler runs without torch": ("scheduler_svc/settings.py", "import kvstore.cache"),

@@ -164,8 +164,13 @@ async def test_a_file_that_was_not_written_anew_since_the_start_is(
 @pytest.mark.parametrize(
     "url",
     [
-        *("host:6379", "http://host", "redis://:se/cret@host:6379", "redis://:sec?ret@h:port"),
-        *("redis://:p@cret/w#rd@host:6379", "redis://u:1?cret@host", "redis://:p@cret#@host"),
+        "host:6379",
+        "http://host",
+        "redis://:se/cret@host:6379",
+        "redis://:sec?ret@h:port",
+        "redis://:p@cret/w#rd@host:6379",
+        "redis://u:1?cret@host",
+        "redis://:p@cret#@host",
     ],
 )
 def test_an_address_that_is_none_is_one_line_without_a_password(

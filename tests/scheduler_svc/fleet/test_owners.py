@@ -1,4 +1,4 @@
-"""Workers are shared out evenly, with as few hand-overs as that takes, and each of them once."""
+"""Workers are assigned evenly, with as few hand-overs as that takes, and each of them once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_svc.fleet.owners import Fleet, share_out
+from scheduler_svc.fleet.owners import assign_workers
+from scheduler_svc.queue import Fleet
 
 SCHEDULERS = ("a", "b", "c", "d")
 WORKERS = tuple(f"w{i}" for i in range(9))
@@ -31,26 +32,26 @@ def sizes(fleet: Fleet, owners: dict[str, str]) -> list[int]:
 
 
 def fewest_moves(fleet: Fleet, num_free: int) -> int:
-    """How many must be handed over at least so that the shares differ by one at most."""
+    """How many must be handed over at least so that the numbers differ by one at most."""
     counts = sorted(Counter(fleet.holders.values())[s] for s in fleet.reaches)
-    share, num_larger = divmod(sum(counts) + num_free, len(counts))
-    wanted = [share] * (len(counts) - num_larger) + [share + 1] * num_larger
+    each, num_larger = divmod(sum(counts) + num_free, len(counts))
+    wanted = [each] * (len(counts) - num_larger) + [each + 1] * num_larger
     return sum(max(0, have - want) for have, want in zip(counts, wanted, strict=True))
 
 
 @given(living=everybody, reach=reachable, holders=held)
-def test_shares_are_even_and_no_more_moves_than_that_takes(
+def test_numbers_are_even_and_no_more_moves_than_that_takes(
     living: set[str], reach: set[str], holders: dict[str, str]
 ) -> None:
     fleet = fleet_of(living, reach, holders)
-    owners = share_out(fleet)
+    owners = assign_workers(fleet)
     assert owners.keys() == reach | holders.keys()
     smallest, *_, largest = [*sizes(fleet, owners), *sizes(fleet, owners)[-1:]]
     assert largest - smallest <= 1
     moved = [worker for worker, owner in holders.items() if owners[worker] != owner]
     assert len(moved) == fewest_moves(fleet, len(reach - holders.keys()))
     assert all(holders[worker] != "dead" for worker in moved)
-    assert share_out(Fleet(fleet.reaches, owners)) == owners, "what is even stays as it is"
+    assert assign_workers(Fleet(fleet.reaches, owners)) == owners, "what is even stays as it is"
 
 
 @given(
@@ -62,7 +63,7 @@ def test_nobody_is_given_what_it_does_not_reach(
     living: set[str], holders: dict[str, str], reaches: dict[str, frozenset[str]]
 ) -> None:
     fleet = Fleet({scheduler: reaches[scheduler] for scheduler in living}, holders)
-    owners = share_out(fleet)
+    owners = assign_workers(fleet)
     for worker, owner in owners.items():
         assert owner == holders.get(worker) or worker in reaches[owner]
     assert owners.keys() >= holders.keys()
@@ -78,7 +79,7 @@ class World:
 
     def act(self, scheduler: str) -> bool:
         """Take one worker or hand one over; False where there is nothing to do."""
-        owners = share_out(Fleet(self.fleet.reaches, self.holders))
+        owners = assign_workers(Fleet(self.fleet.reaches, self.holders))
         for worker in WORKERS:
             holder, owner = self.holders.get(worker), owners.get(worker)
             if holder == scheduler != owner:
@@ -102,17 +103,17 @@ def test_in_whatever_order_they_act_each_worker_moves_once(
             world.act(scheduler)
     while any(list(map(world.act, fleet.reaches))):
         pass
-    shares = sizes(fleet, world.holders)
-    assert shares[-1] - shares[0] <= 1
+    counts = sizes(fleet, world.holders)
+    assert counts[-1] - counts[0] <= 1
     assert all(times == 1 for times in world.num_handed_over.values())
     assert world.num_handed_over.total() == fewest_moves(fleet, len(reach - holders.keys()))
 
 
-def test_a_newcomer_gets_its_share_and_a_dead_one_s_is_shared_out() -> None:
+def test_a_newcomer_gets_as_many_and_a_dead_one_s_are_assigned() -> None:
     reach = frozenset(WORKERS[:4])
     alone = Fleet({"a": reach}, {})
-    assert sizes(alone, share_out(alone)) == [4]
+    assert sizes(alone, assign_workers(alone)) == [4]
     joined = Fleet({"a": reach, "b": reach, "c": reach}, dict.fromkeys(reach, "a"))
-    assert sizes(joined, share_out(joined)) == [1, 1, 2]
+    assert sizes(joined, assign_workers(joined)) == [1, 1, 2]
     left = Fleet({"a": reach, "c": reach}, {"w0": "a", "w1": "c"})
-    assert sizes(left, share_out(left)) == [2, 2]
+    assert sizes(left, assign_workers(left)) == [2, 2]

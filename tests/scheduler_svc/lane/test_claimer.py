@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from scheduler_svc.core.events import Claim
 from scheduler_svc.core.probation import Probation
-from scheduler_svc.lane.claimer import Claimer, Suitor
+from scheduler_svc.lane.claimer import Claimant, Claimer
 from scheduler_svc.queue import JobQueue, Order, RowKind
 from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec, SamplingParams
 
@@ -43,14 +43,14 @@ async def asked(redis_url: str) -> AsyncIterator[Asked]:
         assert lease is not None
         answers: list[list[str]] = []
 
-        async def moor() -> None:
+        async def requeue_orphans() -> None:
             """Nothing was lost here."""
 
         def take(jobs: Sequence[ClaimedJob]) -> None:
             answers.append([job.spec.job_id for job in jobs])
 
-        suitor = Suitor(lease, "print", 1000)
-        claimer = Claimer(queue, suitor, Probation(2), moor, take)
+        claimant = Claimant(lease, "print", 1000)
+        claimer = Claimer(queue, claimant, Probation(2), requeue_orphans, take)
         task = asyncio.create_task(claimer.run())
         try:
             yield Asked(queue, claimer, answers)
@@ -95,7 +95,7 @@ async def test_what_is_wished_before_the_answer_is_absorbed_is_void(redis_url: s
             await subject.submit(job_id)
         subject.claimer.want(Claim(1))
         await subject.answered(1)
-        # The core has not seen "a" yet; it wishes for the same place again.
+        # The core has not seen "a" yet; it wishes for the same one again.
         subject.claimer.want(Claim(1))
         subject.claimer.absorbed()
         subject.claimer.want(Claim(1))

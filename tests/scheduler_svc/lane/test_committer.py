@@ -10,6 +10,7 @@ import redis
 
 from scheduler_svc.core.events import Commit, Committed
 from scheduler_svc.lane.committer import Committer
+from scheduler_svc.lane.held_jobs import HeldJobs
 from scheduler_svc.lane.loop import Inbox
 from scheduler_svc.queue import JobQueue, Lease, LogRequest
 from stepserve.protocol.job import CommitRow, Finish, JobSpec, SamplingParams
@@ -59,28 +60,30 @@ async def test_a_log_that_lost_its_tail_is_refilled(
 ) -> None:
     job_id = await submitted(queue)
     inbox = Inbox()
-    committer = Committer(queue, lease, inbox)
+    held = HeldJobs()
+    committer = Committer(queue, lease, inbox, held)
     claimed = await queue.claim(lease, "f", 1)
-    committer.remember(claimed)
+    held.take(claimed)
     for offset in range(5):
         await committer.perform(Commit(offset + 1, (row(job_id, offset),)))
     cut(redis_url, job_id, 2)
     if is_claimed_again:  # the queue lost the claim as well, and gives the job once more
-        committer.remember(claimed)
+        held.take(claimed)
     await committer.perform(Commit(6, (row(job_id, 5, Finish("stop")),)))
     assert await log_of(queue, job_id) == [100, 101, 102, 103, 104, 105]
     assert inbox.take() == [Committed(step) for step in range(1, 7)]
-    assert committer.job_ids == frozenset(), "nothing is remembered of what has ended"
+    assert held.unwritten_ids == frozenset(), "nothing is remembered of what has ended"
 
 
 async def test_rows_of_a_job_that_a_client_ended_are_dropped(queue: JobQueue, lease: Lease) -> None:
     job_id = await submitted(queue)
     inbox = Inbox()
-    committer = Committer(queue, lease, inbox)
-    committer.remember(await queue.claim(lease, "f", 1))
+    held = HeldJobs()
+    committer = Committer(queue, lease, inbox, held)
+    held.take(await queue.claim(lease, "f", 1))
     await committer.perform(Commit(1, (row(job_id, 0),)))
     await queue.cancel(job_id)
-    committer.forget([job_id])
+    held.forget([job_id])
     await committer.perform(Commit(2, (row(job_id, 1),)))
     assert inbox.take()[-1] == Committed(2, ((job_id, 0),))
     assert await log_of(queue, job_id) == [100]
@@ -91,10 +94,11 @@ async def test_what_is_not_remembered_is_not_invented(
 ) -> None:
     job_id = await submitted(queue)
     inbox = Inbox()
-    committer = Committer(queue, lease, inbox)
-    committer.remember(await queue.claim(lease, "f", 1))
+    held = HeldJobs()
+    committer = Committer(queue, lease, inbox, held)
+    held.take(await queue.claim(lease, "f", 1))
     await committer.perform(Commit(1, (row(job_id, 0),)))
-    committer.forget([job_id])
+    held.forget([job_id])
     cut(redis_url, job_id, 0)
     await committer.perform(Commit(2, (row(job_id, 1),)))
     assert inbox.take()[-1] == Committed(2, ((job_id, 0),)), "the core lets go of it"

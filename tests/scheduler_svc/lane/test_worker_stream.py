@@ -1,8 +1,9 @@
-"""A worker that owes a report for too long is hung; one that we kept waiting is not."""
+"""A lane's stream outlives its connections, and tells who is gone or hung from who is not."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +12,7 @@ import grpc
 import pytest
 
 from scheduler_svc.lane.step_deadline import NUM_TO_LEARN, StepDeadline
-from scheduler_svc.lane.worker_stream import WorkerGone, WorkerStream
+from scheduler_svc.lane.worker_stream import WorkerGone, WorkerRefuses, WorkerStream
 from stepserve.protocol import step_wire
 from stepserve.protocol.channel import server_options
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
@@ -21,21 +22,35 @@ LEAST_S = 0.32
 
 
 class Answering(step_wire.WorkerServicer):
-    """Answers each command with an empty report, unless it is told to owe them."""
+    """Answers each command with an empty report, unless it is told to owe them.
+
+    At a step of ``breaks`` it ends the stream with that status, once. A Hello after the first is
+    refused where it ``is_restarted``.
+    """
 
     def __init__(self) -> None:
-        self.owes = False
+        self.owes = self.is_restarted = self.greets_twice = False
+        self.breaks: dict[int, grpc.StatusCode] = {}
+        self.hellos: list[Hello] = []
         self.commands: list[StepCommand] = []
 
     async def Steps(
         self, messages: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        await anext(messages)
+        hello = step_wire.decode_lane_message(await anext(messages))
+        assert isinstance(hello, Hello)
+        if self.hellos and self.is_restarted:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "of another incarnation")
+        self.hellos.append(hello)
         await context.write(step_wire.encode_worker_message(HelloReply(INFO, 0)))
         async for message in messages:
             command = step_wire.decode_lane_message(message)
             assert isinstance(command, StepCommand)
             self.commands.append(command)
+            if (status := self.breaks.pop(command.step, None)) is not None:
+                await context.abort(status, "it broke here")
+            if self.greets_twice:
+                await context.write(step_wire.encode_worker_message(HelloReply(INFO, 0)))
             if not self.owes:
                 report = StepReport("me", 1, command.step, duration_us=1000)
                 await context.write(step_wire.encode_worker_message(report))
@@ -93,3 +108,69 @@ async def test_time_in_which_we_stood_still_is_not_the_worker_s(
     assert not watching.done()
     assert (await anext(stream.reports())).step == 3
     watching.cancel()
+
+
+async def test_what_was_not_answered_is_sent_again_over_a_new_connection(
+    worker: tuple[Answering, WorkerStream],
+) -> None:
+    answering, stream = worker
+    answering.breaks = {4: grpc.StatusCode.UNAVAILABLE}
+    first, last = NUM_TO_LEARN + 1, NUM_TO_LEARN + 3
+    for step in range(first, last + 1):
+        await stream.send(command(step))
+    reports = stream.reports()
+    async with asyncio.timeout(20):
+        assert [(await anext(reports)).step for _ in range(3)] == [first, first + 1, last]
+    again = answering.hellos[1:]
+    assert [(hello.incarnation, hello.reset) for hello in again] == [("me", False)]
+    sent_anew = [sent.step for sent in answering.commands][-2:]
+    assert sent_anew == [4, 5], "in their order, and not the one that was answered"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_refusal"),
+    [
+        (grpc.StatusCode.FAILED_PRECONDITION, True),
+        (grpc.StatusCode.INVALID_ARGUMENT, True),
+        (grpc.StatusCode.INTERNAL, False),
+    ],
+)
+async def test_a_refusal_is_told_from_a_worker_that_is_gone(
+    worker: tuple[Answering, WorkerStream], status: grpc.StatusCode, is_refusal: bool
+) -> None:
+    answering, stream = worker
+    answering.breaks = {3: status}
+    await stream.send(command(3))
+    with pytest.raises(WorkerGone, match=f"{status.name}: it broke here") as caught:
+        await anext(stream.reports())
+    assert isinstance(caught.value, WorkerRefuses) is is_refusal
+    assert len(answering.hellos) == 1, "it is not greeted again"
+
+
+async def test_a_worker_that_was_started_anew_is_not_the_one_that_was_driven(
+    worker: tuple[Answering, WorkerStream],
+) -> None:
+    answering, stream = worker
+    answering.breaks, answering.is_restarted = {3: grpc.StatusCode.UNAVAILABLE}, True
+    await stream.send(command(3))
+    with pytest.raises(WorkerGone, match=r"Hello.*of another incarnation"):
+        await anext(stream.reports())
+
+
+async def test_who_greets_twice_keeps_no_protocol(worker: tuple[Answering, WorkerStream]) -> None:
+    answering, stream = worker
+    answering.greets_twice = True
+    await stream.send(command(3))
+    with pytest.raises(WorkerGone, match="second Hello"):
+        await anext(stream.reports())
+
+
+async def test_where_nobody_is_nobody_answers() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        stream = WorkerStream(f"127.0.0.1:{nobody.getsockname()[1]}", StepDeadline(LEAST_S, 60.0))
+        with pytest.raises(WorkerGone, match="no answer to Describe"):
+            await stream.describe()
+        with pytest.raises(WorkerGone, match="no answer to Hello"):
+            await stream.open(Hello(1, "test"))
+        await stream.close()

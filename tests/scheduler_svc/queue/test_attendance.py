@@ -7,8 +7,7 @@ import asyncio
 import pytest
 from redis import Redis
 
-from scheduler_svc.fleet.owners import Fleet
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import Fleet, JobQueue
 from scheduler_svc.queue.keys import Keys
 from tests.scheduler_svc.queue.build import within
 

@@ -21,8 +21,21 @@ from stepserve.protocol.job import Finish
 from tests.scheduler_svc.text.checkpoints import KINDS, TEXTS, tokenizer_of
 
 PIECES = (
-    *("▁a", "▁", "a", "##b", "b</w>", "|", "▁▁", "é", "<0xC3>", "<0xA9>", "Ġa", "Ã"),
-    *("'", ".", "n't"),
+    "▁a",
+    "▁",
+    "a",
+    "##b",
+    "b</w>",
+    "|",
+    "▁▁",
+    "é",
+    "<0xC3>",
+    "<0xA9>",
+    "Ġa",
+    "Ã",
+    "'",
+    ".",
+    "n't",
 )
 STRIPS = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 2, 0)])
 # Every other decoder there is, over one vocabulary.

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_svc.core.events import StopHit
 from scheduler_svc.text.detokenize import Detokenizer
-from scheduler_svc.text.stops import StopFinder, StopGuard, first_stop
+from scheduler_svc.text.stops import FoundStop, StopFinder, StopGuard, first_stop
 from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.text.checkpoints import tokenizer_of
@@ -23,13 +22,13 @@ def tokenizer(kind: str) -> Tokenizer:
     return Tokenizer(tokenizer_of(kind))
 
 
-def brute_force(kind: str, ids: list[int], stops: list[str]) -> StopHit | None:
+def brute_force(kind: str, ids: list[int], stops: list[str]) -> FoundStop | None:
     """Decode every prefix as a whole and look."""
     for offset in range(len(ids)):
         text = tokenizer(kind).decode(ids[: offset + 1])
         position = first_stop(text, stops)
         if position >= 0:
-            return StopHit(offset, len(text[:position].encode()))
+            return FoundStop(offset, len(text[:position].encode()))
     return None
 
 
@@ -73,7 +72,7 @@ def test_the_earliest_match_wins_and_its_bytes_are_counted() -> None:
     ids = tokenizer("byte_level").encode("é the dog", False)
     finder = StopFinder(tokenizer("byte_level"), ["dog", "e dog", "zzz"])
     hit = finder.feed(ids)
-    assert hit == StopHit(len(ids) - 1, len("é th".encode()))
+    assert hit == FoundStop(len(ids) - 1, len("é th".encode()))
     assert finder.feed(ids) is None, "an output ends once"
 
 

@@ -7,7 +7,7 @@ import contextlib
 import time
 
 
-class Post:
+class Assignment:
     """Written by who looks at the whole fleet, read by the task that drives the worker.
 
     ``incarnation``: of the worker that answers at the address; "" while none does.

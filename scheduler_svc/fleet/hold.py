@@ -1,0 +1,91 @@
+"""One hold of a worker: from when its lease is ours until it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from scheduler_svc.lane.core_config import core_config
+from scheduler_svc.lane.lane import Lane
+from scheduler_svc.lane.recordings import recordings
+from scheduler_svc.lane.replica import Replica
+from scheduler_svc.lane.step_deadline import StepDeadline
+from scheduler_svc.lane.worker_stream import WorkerGone, WorkerStream
+from scheduler_svc.queue import Lease
+from scheduler_svc.settings import SchedulerSettings
+from stepserve.protocol.errors import Unavailable
+from stepserve.protocol.step import PROTOCOL_VERSION, Hello, WorkerInfo
+
+log = logging.getLogger(__name__)
+
+
+async def hold(
+    replica: Replica, address: str, stream: WorkerStream, info: WorkerInfo, stop: asyncio.Event
+) -> None:
+    """Take the worker at ``address`` if it is free, drive it until ``stop``, and hand it over.
+
+    Returns when it is another's, or was handed over. Raises WorkerGone where there is none
+    for us, LeaseLost, Unavailable.
+    """
+    ttl_ms = int(replica.settings.lease_ttl_s * 1000)
+    told = {
+        "incarnation": info.incarnation,
+        "fingerprint": info.fingerprint,
+        "max_context": str(info.max_context),
+        "places": str(min(info.max_batch_size, replica.settings.max_batch_size)),
+    }
+    lease = await replica.queue.acquire(address, replica.holder, ttl_ms, told)
+    if lease is None:
+        return
+    try:
+        await _drive(replica, lease, stream, stop)
+    finally:
+        # Its jobs were given back, in the ordinary case; else they wait again now.
+        try:
+            await replica.queue.release(lease)
+        except Unavailable:
+            log.warning("worker %s: Redis is away, its lease must expire", address)
+
+
+@contextlib.asynccontextmanager
+async def worker_stream(address: str, settings: SchedulerSettings) -> AsyncIterator[WorkerStream]:
+    """A stream to a worker, not yet open; closed in the end."""
+    deadline = StepDeadline(settings.min_step_timeout_s, settings.step_timeout_s)
+    stream = WorkerStream(address, deadline)
+    try:
+        yield stream
+    finally:
+        await stream.close()
+
+
+def check_worker(info: WorkerInfo, replica: Replica) -> None:
+    """Raise WorkerGone where it is no worker of our model, or of another version."""
+    if info.protocol_version != PROTOCOL_VERSION:
+        raise WorkerGone(f"speaks protocol {info.protocol_version}, not {PROTOCOL_VERSION}")
+    if info.model != replica.card.name:
+        raise WorkerGone(f"serves {info.model}, not {replica.card.name}")
+
+
+async def _drive(replica: Replica, lease: Lease, stream: WorkerStream, stop: asyncio.Event) -> None:
+    if await _is_known_by_another_name(replica, lease):
+        raise WorkerGone("it is driven under another of its addresses")
+    reply = await stream.open(Hello(lease.epoch, replica.holder, reset=True))
+    log.info("worker %s: driving %s", lease.worker_id, reply.info.incarnation)
+    config = core_config(lease, reply, replica.settings)
+    with recordings(replica.settings, lease, config) as observers:
+        await Lane(replica, lease, stream, reply, config, observers).run(stop)
+
+
+async def _is_known_by_another_name(replica: Replica, lease: Lease) -> bool:
+    """Whether the same worker is driven under an address that comes before this one.
+
+    A host may have several addresses; without this, two lanes would take one worker from
+    each other for ever.
+    """
+    workers = await replica.queue.workers()
+    ours = next(
+        (w.info.get("incarnation") for w in workers if w.worker_id == lease.worker_id), None
+    )
+    return any(w.info.get("incarnation") == ours and w.worker_id < lease.worker_id for w in workers)

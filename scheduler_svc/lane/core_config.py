@@ -1,0 +1,33 @@
+"""The limits of a lane's core."""
+
+from __future__ import annotations
+
+from scheduler_svc.core.config import CoreConfig
+from scheduler_svc.queue import Lease
+from scheduler_svc.settings import PlanningSettings
+from stepserve.protocol.step import HelloReply
+
+# A lane whose commits lag behind pauses at this share of the reports a worker keeps.
+KEPT_REPORTS_SHARE = 0.75
+
+
+def core_config(lease: Lease, reply: HelloReply, settings: PlanningSettings) -> CoreConfig:
+    """Return the core's limits: the settings', within what the worker can do."""
+    info = reply.info
+    return CoreConfig(
+        epoch=lease.epoch,
+        incarnation=info.incarnation,
+        first_step=reply.last_step + 1,
+        num_blocks=info.num_blocks,
+        block_size=info.block_size,
+        max_context=info.max_context,
+        max_batch_size=min(settings.max_batch_size, info.max_batch_size),
+        max_step_tokens=min(settings.max_step_tokens, info.max_step_tokens),
+        max_steps_in_flight=settings.max_steps_in_flight,
+        max_uncommitted_steps=max(1, int(info.max_kept_reports * KEPT_REPORTS_SHARE)),
+        batching=settings.batching,
+        prefix_caching=settings.prefix_caching,
+        enable_preemption=settings.enable_preemption,
+        preemption_margin=settings.preemption_margin,
+        target_step_us=int(settings.target_step_ms * 1000),
+    )

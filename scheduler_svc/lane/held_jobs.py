@@ -1,0 +1,111 @@
+"""The jobs that a lane holds, from the claim until all they came to is known to be in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from scheduler_svc.core.events import Cancelled, Commit, Committed, Effect, Event
+from scheduler_svc.core.scheduler import Core
+from scheduler_svc.lane.remembered import RememberedOutput
+from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec, OutputLog
+
+OutputKey = tuple[str, int]
+
+
+class HeldJobs:
+    """What is known here of each job, in two stages.
+
+    It is ``running`` for as long as the core may name it: what it asked for says whose text is
+    searched, who may be late, and whose end to listen for. Its outputs are remembered until
+    their last rows are in Redis, because a log that lost its tail (an AOF's last second, a
+    failover) is written again from here.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, JobSpec] = {}
+        self._outputs: dict[OutputKey, RememberedOutput] = {}
+
+    @property
+    def running(self) -> Mapping[str, JobSpec]:
+        """The jobs that the core has, or is about to be told of; a view."""
+        return self._running
+
+    @property
+    def unwritten_ids(self) -> frozenset[str]:
+        """Jobs whose outputs are remembered: not all their rows are known to be in Redis."""
+        return frozenset(job_id for job_id, _ in self._outputs)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return self.unwritten_ids | self._running.keys()
+
+    @property
+    def has_deadline(self) -> bool:
+        return any(spec.deadline_s for spec in self._running.values())
+
+    def take(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Jobs were claimed, with the output that they have.
+
+        A queue that lost its last moments may give a job that is here: what is remembered
+        of that is more than what came with it.
+        """
+        for job in jobs:
+            self._running[job.spec.job_id] = job.spec
+            for output in job.outputs:
+                key = job.spec.job_id, output.index
+                if output.finish is None and key not in self._outputs:
+                    self._outputs[key] = known = RememberedOutput()
+                    known.extend(output.token_ids, output.logprobs)
+
+    def observe(self, events: Sequence[Event], effects: Sequence[Effect], core: Core, /) -> None:
+        """Drop what the core let go of in this turn."""
+        for event in events:
+            if isinstance(event, Cancelled):
+                self._stop(event.job_ids, core)
+                self.forget(event.job_ids)
+            elif isinstance(event, Committed):
+                self._stop({job_id for job_id, _ in event.ended}, core)
+        for effect in effects:
+            if isinstance(effect, Commit):
+                self._stop({row.job_id for row in effect.rows if row.finish is not None}, core)
+
+    def _stop(self, job_ids: Iterable[str], core: Core) -> None:
+        """These run no more, unless another of their outputs goes on."""
+        if job_ids:
+            for job_id in frozenset(job_ids) - core.job_ids:
+                self._running.pop(job_id, None)
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        """Drop the outputs of jobs that have ended without us."""
+        self.written([key for key in self._outputs if key[0] in job_ids])
+
+    def written(self, keys: Iterable[OutputKey]) -> None:
+        """These outputs have ended in Redis: nothing of them will be asked for again."""
+        for key in keys:
+            self._outputs.pop(key, None)
+
+    def remember(self, rows: Sequence[CommitRow]) -> None:
+        """Take note of what is about to be written, once or again."""
+        job_ids, indexes, offsets, token_ids, logprobs, _ = zip(*rows, strict=True)
+        outputs = map(self._outputs.get, zip(job_ids, indexes, strict=True))
+        # Once for each row of each step.
+        for known, offset, new_ids, entries in zip(
+            outputs, offsets, token_ids, logprobs, strict=True
+        ):
+            if known is None:  # The job ended without us; its rows will be ignored.
+                continue
+            num_known = len(known.token_ids)
+            if num_known == offset and len(new_ids) == 1 and not entries:
+                known.token_ids.append(new_ids[0])
+                continue
+            # A commit that is tried again finds its tokens remembered already.
+            num_new = offset + len(new_ids) - num_known
+            if 0 < num_new <= len(new_ids):
+                known.extend(new_ids[-num_new:], entries[-num_new:])
+
+    def lost_tail(self, row: CommitRow, length: int) -> OutputLog | None:
+        """Return what a log of ``length`` tokens lacks up to the row's end; None if unknown."""
+        known = self._outputs.get((row.job_id, row.index))
+        if known is None or len(known) < row.offset + len(row.token_ids):
+            return None
+        return known.since(length)

@@ -1,0 +1,19 @@
+"""This scheduler as its lanes see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler_svc.queue import JobQueue
+from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.text.model_card import ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One of the schedulers of a model: its queue, card, settings, and the name it goes by."""
+
+    queue: JobQueue
+    card: ModelCard
+    settings: SchedulerSettings
+    holder: str
