@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,11 +24,14 @@ from stepserve.local.processes import (
 from stepserve.local.pulse import MAX_FAILURES
 from stepserve.local.ready import ready_fields
 
+ROOT = Path(__file__).resolve().parents[3]
 WAIT_S = 30.0
 
 
 def small(*flags: str) -> Service:
-    return Service("small", ["tests.stepserve.commands.small_service", *flags, "--port=0"])
+    # A child's path has no current directory.
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return Service("small", "tests.stepserve.commands.small_service", [*flags, "--port=0"], path)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -112,7 +116,7 @@ def test_a_service_that_ends_with_us_has_not_failed(
 
     def end_all() -> None:
         stop.set()
-        child.terminate(signal.SIGKILL)
+        child.process.kill()
 
     threading.Timer(0.25, end_all).start()
     with pytest.raises(Stopped):
