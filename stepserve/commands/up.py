@@ -161,7 +161,7 @@ class Up(LaneSettings, ApiSettings):
         if self.device == "cpu" and self.workers > 1:
             # They look at the free memory at the same moment; each takes its part of that.
             flags.append(f"--memory-fraction={CPU_MEMORY_FRACTION / self.workers:.4f}")
-        return Service(f"worker {number}", "worker_svc", [*flags, "--host=127.0.0.1", "--port=0"])
+        return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
 
     @property
     def _is_apart(self) -> bool:
@@ -182,11 +182,11 @@ class Up(LaneSettings, ApiSettings):
             serving = [f"--host={self.host}", f"--port={port}", "--wait-for-worker"]
         return Service(
             name,
-            "scheduler_svc",
-            [f"--roles={role}", *flags, *serving, f"--workers={','.join(addresses)}"],
+            ["scheduler_svc", f"--roles={role}", *flags, *serving,
+             f"--workers={','.join(addresses)}"],
             # Not a flag: it may hold a password, and command lines can be read by others.
             {"STEPSERVE_REDIS_URL": redis_url},
-        )
+        )  # fmt: skip
 
     def _flags(self, *names: str) -> list[str]:
         values = ((name, getattr(self, name)) for name in names)

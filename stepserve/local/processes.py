@@ -42,7 +42,6 @@ class Service:
     """What to run: a module and its arguments. It prints ``ready KEY=VALUE ...``."""
 
     name: str
-    module: str
     arguments: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -81,7 +80,7 @@ class Child:
         # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the
         # services in order.
         service = self.service
-        process = spawn(service.module, service.arguments, service.environment, is_own_session=True)
+        process = spawn(service.arguments, service.environment, is_own_session=True)
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         return process
 

@@ -41,7 +41,8 @@ def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterato
     require_local("serving a model on this machine")
     options = [flag(name, value) for name, value in flags.items()]
     environment = {"STEPSERVE_REDIS_URL": redis_url} if redis_url else {}
-    process = spawn("stepserve.cli", ["up", f"--model={model}", "--port=0", *options], environment)
+    command = ["stepserve.cli", "up", f"--model={model}", "--port=0", *options]
+    process = spawn(command, environment)
     try:
         yield _wait_ready(process)
     finally:

@@ -11,18 +11,15 @@ from stepserve.process.tether import PIPED, tethered
 
 
 def spawn(
-    module: str,
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    is_own_session: bool = False,
+    arguments: Sequence[str], environment: Mapping[str, str], *, is_own_session: bool = False
 ) -> subprocess.Popen[str]:
-    """Start ``module``, its standard output a pipe to us, with these variables beside ours.
+    """Start a module with its arguments, its standard output a pipe to us.
 
+    It has the variables of ``environment`` beside ours.
     In a session of its own a Ctrl-C in the terminal does not reach it.
     """
     return subprocess.Popen(
-        tethered(module, *arguments),
+        tethered(*arguments),
         stdout=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",

@@ -131,7 +131,7 @@ def queue_without_workers() -> Iterator[tuple[str, str]]:
     ):
         flags = [f"--model={MODEL_DIR}", "--port=0", "--roles=api"]
         variables = {"STEPSERVE_REDIS_URL": redis.url}
-        api = supervisor.start(Service("api", "scheduler_svc", flags, variables))
+        api = supervisor.start(Service("api", ["scheduler_svc", *flags], variables))
         yield redis.url, api.wait_ready()["grpc"]
 
 

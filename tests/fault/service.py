@@ -41,28 +41,21 @@ class FaultyService:
     def add_workers(self, count: int) -> None:
         """Start workers. From the main thread: children end with the thread that started them."""
         flags = [
-            f"--model={self.checkpoint}",
-            f"--model-name={self.model}",
-            "--port=0",
-            "--device=cpu",
-            "--dtype=float64",
-            "--num-threads=1",
-            "--num-blocks=4096",
+            *(f"--model={self.checkpoint}", f"--model-name={self.model}", "--port=0"),
+            *("--device=cpu", "--dtype=float64", "--num-threads=1", "--num-blocks=4096"),
         ]
-        service = Service("worker", "worker_svc", flags)
+        service = Service("worker", ["worker_svc", *flags])
         for child in [self.supervisor.start(service) for _ in range(count)]:
             self.workers[child.wait_ready()["worker"]] = child
 
     def add_schedulers(self, count: int) -> None:
         """Start schedulers that know the workers there are; from the main thread as well."""
         flags = [
-            f"--model={self.checkpoint}",
-            f"--model-name={self.model}",
-            "--port=0",
+            *(f"--model={self.checkpoint}", f"--model-name={self.model}", "--port=0"),
             f"--workers={','.join(self.workers)}",
         ]
         service = Service(
-            "scheduler", "scheduler_svc", flags, {"STEPSERVE_REDIS_URL": self.redis_url}
+            "scheduler", ["scheduler_svc", *flags], {"STEPSERVE_REDIS_URL": self.redis_url}
         )
         children = [self.supervisor.start(service) for _ in range(count)]
         for child in children:

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,14 +23,11 @@ from stepserve.local.processes import (
 from stepserve.local.pulse import MAX_FAILURES
 from stepserve.local.ready import ready_fields
 
-ROOT = Path(__file__).resolve().parents[3]
 WAIT_S = 30.0
 
 
 def small(*flags: str) -> Service:
-    # A child's path has no current directory.
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return Service("small", "tests.stepserve.commands.small_service", [*flags, "--port=0"], path)
+    return Service("small", ["tests.stepserve.commands.small_service", *flags, "--port=0"])
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

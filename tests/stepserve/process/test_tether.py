@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -55,9 +56,13 @@ def test_a_child_ends_with_a_parent_that_is_killed(
         child = psutil.Process(int(parent.stdout.readline()))
         if script is MODULE:
             assert parent.stdout.readline() == "up\n"
+        while script is PROGRAM and child.name() != "sleep":
+            time.sleep(0.01)
         parent.send_signal(signal.SIGKILL)
-    child_is_gone = psutil.wait_procs([child], timeout=WAIT_S)[0]
-    assert child_is_gone
+    _, alive = psutil.wait_procs([child], timeout=WAIT_S)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def test_who_has_no_parent_any_more_does_not_start() -> None:
