@@ -60,7 +60,7 @@ LACKING = {
     ],
     "worker": ["stepserve worker --model=m --port=0", "python -P -m worker_svc --model=m --port=0"],
     "bench": [
-        "stepserve bench batching",
+        "stepserve bench",
         "stepserve bench gpu",
         "stepserve bench path",
         "stepserve simulate --jobs=9 --plots=plots",
