@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from stepserve import Client, Request, SamplingParams
@@ -41,26 +40,26 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def children(pid: int, module: str) -> list[int]:
     """Return the ids of the direct children that run ``module``."""
-    found = psutil.Process(pid).children()
-    return [child.pid for child in found if module in command_line(child)]
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            if module in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+    return found
 
 
 def descendants(pid: int) -> list[int]:
     """Return the ids of all processes below this one."""
-    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    found = [pid]
+    for parent in found:
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(child) for child in path.read_text().split()]
+    return found[1:]
 
 
 def command_lines(pid: int) -> list[str]:
     """Return the arguments of all processes below this one."""
-    return [command_line(child) for child in psutil.Process(pid).children(recursive=True)]
-
-
-def command_line(process: psutil.Process) -> str:
-    """Return a process's arguments; of one that has just ended none."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+    return [Path(f"/proc/{child}/cmdline").read_text() for child in descendants(pid)]
 
 
 def loads_torch(pid: int) -> bool:
@@ -115,7 +114,7 @@ def stop_all(process: subprocess.Popen[str], signum: signal.Signals) -> tuple[in
     assert pids, "it had nothing to stop"
     process.send_signal(signum)
     _, errors = process.communicate(timeout=30)
-    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
     return process.returncode, errors
 
 
