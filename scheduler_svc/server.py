@@ -21,7 +21,7 @@ from scheduler_svc.fleet.lanes import Lanes
 from scheduler_svc.health import serve_health
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.queue import JobQueue, QueueLimits
-from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.settings import PROG, SchedulerSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.process.collector import calm_collector
 from stepserve.process.logs import start_logging
@@ -30,7 +30,6 @@ from stepserve.protocol.errors import StepserveError, Unavailable
 
 log = logging.getLogger(__name__)
 
-PROG = "stepserve scheduler"
 DEFAULT_PORT = 50051
 SWEEP_INTERVAL_S = 0.5
 # An expired lease that nobody took for so long goes, and its jobs wait again.

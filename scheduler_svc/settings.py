@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 from scheduler_svc.order import Order, Policy
 from stepserve.process.variables import FROM_ENVIRONMENT
 
+PROG = "stepserve scheduler"
 Batching = Literal["continuous", "static"]
 
 

@@ -11,7 +11,8 @@ from typing import Protocol, cast
 
 from pydantic_settings import BaseSettings
 
-from stepserve.process.command_line import parse_settings, print_any_character
+from stepserve.process.command_line import meant, parse_settings, print_any_character
+from stepserve.process.extras import needs_extra
 from stepserve.protocol.errors import StepserveError
 
 # name: (where its class is, what it does). Imported only when it is called, so that a
@@ -56,6 +57,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
 }
 
+# By a command's first word, the extra that brings what it imports; a client needs none.
+EXTRAS = {
+    "up": "local",
+    "scheduler": "scheduler",
+    "worker": "worker",
+    "batch": "local",
+    "bench": "bench",
+    "replay": "scheduler",
+    "simulate": "bench",
+}
+
 
 class Command(Protocol):
     """A settings class whose instance does the work; returns the exit status."""
@@ -83,20 +95,29 @@ def parse(argv: Sequence[str]) -> Command:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         raise SystemExit(0 if argv else 2)
-    name, *rest = argv
-    if rest and f"{name} {rest[0]}" in COMMANDS:
-        name = f"{name} {rest.pop(0)}"
+    name, rest = _split(argv)
     if name == "--version":
         from importlib.metadata import version
 
         print(version("stepserve"))
         raise SystemExit(0)
     if name not in COMMANDS:
-        print(f"stepserve: no command {name!r}\n\n{usage()}", file=sys.stderr)
+        hint = meant("stepserve ", name, COMMANDS)
+        told = f"stepserve: no command {name!r}{hint}\nstepserve --help lists the commands."
+        print(told, file=sys.stderr)
         raise SystemExit(2)
     module, _, attribute = COMMANDS[name][0].partition(":")
     settings_class = cast(type[BaseSettings], getattr(importlib.import_module(module), attribute))
     return cast(Command, parse_settings(settings_class, f"stepserve {name}", rest))
+
+
+def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command's name, of one word or two, and the arguments that are left."""
+    first, *rest = argv
+    has_second = any(name.startswith(f"{first} ") for name in COMMANDS)
+    if has_second and rest and not rest[0].startswith("-"):
+        return f"{first} {rest[0]}", rest[1:]
+    return first, rest
 
 
 def main() -> int:
@@ -104,8 +125,11 @@ def main() -> int:
     # Services have handlers of their own; a client unwinds, and stops what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print_any_character()
+    argv = sys.argv[1:]
+    name = argv[0] if argv else ""
     try:
-        return parse(sys.argv[1:]).run()
+        with needs_extra(EXTRAS.get(name, ""), name):
+            return parse(argv).run()
     except StepserveError as error:
         print(f"stepserve: {error}", file=sys.stderr)
         return 1

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from stepserve.protocol.errors import StepserveError
+from stepserve.process import extras
 
 
 def require(module: str, flag: str) -> None:
     """Raise StepserveError, which says how to install it, where ``module`` is not there."""
-    if find_spec(module) is None:
-        raise StepserveError(f"{flag} needs {module}: pip install 'stepserve[bench]'")
+    extras.require("bench", flag, module)

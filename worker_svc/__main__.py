@@ -10,6 +10,7 @@ import sys
 from uuid import uuid4
 
 from stepserve.process.command_line import parse_settings, print_any_character
+from stepserve.process.extras import needs_extra
 from stepserve.process.logs import start_logging
 from stepserve.protocol.errors import StepserveError
 from worker_svc.address import check_address
@@ -38,10 +39,11 @@ def run(settings: WorkerSettings) -> int:
     try:
         start_logging()
         check_address(settings.host, settings.port)
-        from worker_svc.assembly import assemble
-        from worker_svc.server import serve
+        with needs_extra("worker", "it"):
+            from worker_svc.assembly import assemble
+            from worker_svc.server import serve
 
-        assembly = assemble(settings, uuid4().hex)
+            assembly = assemble(settings, uuid4().hex)
         failure = asyncio.run(serve(settings, assembly))
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)

@@ -9,7 +9,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from scheduler_svc.queue.limits import Durability
+from stepserve.process.tether import tethered_program
 from stepserve.protocol.errors import Unavailable
 
 _OLDEST = (6, 2)
@@ -32,16 +32,6 @@ _POLL_S = 0.01
 
 # Where a server keeps its append-only file: version 6, and 7 and up.
 _LOGS = ("appendonly.aof", "appendonlydir")
-
-# Becomes the server after asking the kernel to end it with us, even if we are killed. Not
-# a preexec_fn: that runs between fork and exec, where other threads' locks stay locked.
-_EXEC = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class EmbeddedRedis:
@@ -105,9 +95,8 @@ class EmbeddedRedis:
             return False
         is_new = not any((self._data_dir / name).exists() for name in _LOGS)
         password = self._password if is_new else secrets.token_hex(16)
-        command = [sys.executable, "-ISc", _EXEC, str(os.getpid()), str(find_server()), "-"]
         self._process = subprocess.Popen(
-            command,
+            tethered_program(str(find_server()), "-"),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -36,11 +36,11 @@ from stepserve.local.serving import serve
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, in which neither place to run counts where a flag names one."""
+    """The environment, in which neither --target nor --model counts where a flag gives one."""
 
     def __call__(self) -> dict[str, Any]:
-        places = {"target", "model"}
-        hidden = places if places & self.current_state.keys() else set()
+        either = {"target", "model"}
+        hidden = either if either & self.current_state.keys() else set()
         return {name: value for name, value in super().__call__().items() if name not in hidden}
 
 

@@ -1,4 +1,4 @@
-"""Options that several client commands share, and how a stream is shown."""
+"""Options of several client commands, and how a stream is shown."""
 
 from __future__ import annotations
 

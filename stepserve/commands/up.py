@@ -15,8 +15,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from scheduler_svc.settings import ApiSettings, LaneSettings
-from stepserve.flags import flag
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port
+from stepserve.process.command_line import flag
+from stepserve.process.extras import require_local
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
@@ -90,6 +91,7 @@ class Up(LaneSettings, ApiSettings):
 
     def run(self) -> int:
         """Serve; return the exit status."""
+        require_local("up")
         # Before anything is started, which takes a while.
         for port in self._scheduler_ports():
             check_port(self.host, port)
@@ -157,7 +159,7 @@ class Up(LaneSettings, ApiSettings):
             "num_threads", "launch_ahead", "cuda_graphs",
         )  # fmt: skip
         if self.device == "cpu" and self.workers > 1:
-            # They look at the free memory at the same moment; each takes its part of the share.
+            # They look at the free memory at the same moment; each takes its part of that.
             flags.append(f"--memory-fraction={CPU_MEMORY_FRACTION / self.workers:.4f}")
         return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
 

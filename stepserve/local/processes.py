@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import queue
-import signal
 import socket
 import subprocess
 import sys
@@ -14,11 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from stepserve.local.pulse import Pulse
 from stepserve.local.ready import ready_fields
-from stepserve.local.tether import PIPED, tethered
+from stepserve.local.spawn import spawn, stop
 from stepserve.protocol.errors import StepserveError
+
+if TYPE_CHECKING:
+    from stepserve.local.pulse import Pulse
 
 STOP_TIMEOUT_S = 15.0
 POLL_INTERVAL_S = 0.1
@@ -78,14 +79,8 @@ class Child:
     def _spawn(self) -> subprocess.Popen[str]:
         # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the
         # services in order.
-        process = subprocess.Popen(
-            tethered(*self.service.arguments),
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-            env={**os.environ, **self.service.environment, **PIPED},
-        )
+        service = self.service
+        process = spawn(service.arguments, service.environment, is_own_session=True)
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         return process
 
@@ -115,12 +110,18 @@ class Child:
                 status = self.process.wait()
                 raise ServiceFailed(f"{self.service.name} ended with status {status} at start")
             self.fields = fields
-            self._pulse = self._pulse or Pulse(self._place)
+            self._pulse = self._pulse or self._first_pulse()
             return fields
         raise Stopped
 
+    def _first_pulse(self) -> Pulse:
+        # Not above: a client's commands come here, and its installation has no health checks.
+        from stepserve.local.pulse import Pulse
+
+        return Pulse(self._address)
+
     @property
-    def _place(self) -> str:
+    def _address(self) -> str:
         """Where it serves: HOST:PORT."""
         return self.fields.get("worker") or self.fields.get("grpc", "")
 
@@ -131,7 +132,7 @@ class Child:
 
     def restart(self) -> None:
         """Start it again, on the port that it had, so that others find it."""
-        port = self._place.rpartition(":")[2]
+        port = self._address.rpartition(":")[2]
         flags = [flag for flag in self.service.arguments if not flag.startswith("--port=")]
         self.service = replace(self.service, arguments=[*flags, f"--port={port}"])
         self._ready = queue.SimpleQueue()
@@ -143,10 +144,6 @@ class Child:
         """Ask it no more how it is."""
         if self._pulse is not None:
             self._pulse.close()
-
-    def terminate(self, signum: signal.Signals) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
 
 
 class Supervisor:
@@ -168,12 +165,7 @@ class Supervisor:
     ) -> None:
         for child in reversed(self._children):
             child.close()
-            child.terminate(signal.SIGTERM)
-            try:
-                child.process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                child.terminate(signal.SIGKILL)
-                child.process.wait()
+            stop(child.process, STOP_TIMEOUT_S)
 
     def start(self, service: Service) -> Child:
         """Start a service. Raises Stopped where we are to stop instead."""
@@ -194,7 +186,7 @@ class Supervisor:
                 if child.is_hung:
                     what = f"{child.service.name} does not answer; it is killed"
                     print(f"stepserve: {what}", file=sys.stderr, flush=True)
-                    child.terminate(signal.SIGKILL)
+                    child.process.kill()
                     child.process.wait()
                 if child.process.poll() is not None and not self._revive(child):
                     return

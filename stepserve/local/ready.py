@@ -8,8 +8,8 @@ def ready_fields(line: str) -> dict[str, str]:
 
     A model's name may have spaces in it: it is all that follows ``model=``.
     """
-    places, _, model = line.removesuffix("\n").partition(" model=")
-    word, *pairs = places.split(" ")
+    fields, _, model = line.removesuffix("\n").partition(" model=")
+    word, *pairs = fields.split(" ")
     if word != "ready" or not model:
         return {}
     return {**dict(pair.split("=", 1) for pair in pairs if "=" in pair), "model": model}

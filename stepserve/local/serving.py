@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepserve.flags import flag
 from stepserve.local.ready import ready_fields
-from stepserve.local.tether import PIPED, tethered
+from stepserve.local.spawn import spawn, stop
+from stepserve.process.command_line import flag
+from stepserve.process.extras import require_local
 from stepserve.protocol.errors import StepserveError
 
 STOP_TIMEOUT_S = 30.0
@@ -35,26 +34,19 @@ class Served:
 def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterator[Served]:
     """Run ``stepserve up`` on any free port with these flags; stop it at the end.
 
-    Raises ServeFailed where it ends before it is ready; its message is on stderr.
+    Raises ServeFailed where it ends before it is ready, its message is on stderr; NotInstalled
+    where it could not start.
     ``redis_url`` is no flag: it may hold a password, and command lines can be read by others.
     """
+    require_local("serving a model on this machine")
     options = [flag(name, value) for name, value in flags.items()]
-    process = subprocess.Popen(
-        tethered("stepserve.cli", "up", f"--model={model}", "--port=0", *options),
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, **PIPED, **({"STEPSERVE_REDIS_URL": redis_url} if redis_url else {})},
-    )
+    environment = {"STEPSERVE_REDIS_URL": redis_url} if redis_url else {}
+    command = ["stepserve.cli", "up", f"--model={model}", "--port=0", *options]
+    process = spawn(command, environment)
     try:
         yield _wait_ready(process)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, STOP_TIMEOUT_S)
         if process.stdout is not None:
             process.stdout.close()
 

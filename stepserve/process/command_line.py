@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import os
+import re
 import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -48,9 +51,7 @@ def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S
     except (ValidationError, SettingsError) as error:
         problems.append(_problems(error))
     if problems:
-        told = f"{prog}: {'; '.join(problems)}\n{prog} --help lists the options."
-        print(redacted(told), file=sys.stderr)
-        raise SystemExit(2)
+        _refuse(prog, "; ".join(problems))
     return found
 
 
@@ -58,6 +59,20 @@ def print_any_character() -> None:
     """Let standard output print a replacement for what its encoding lacks, and go on."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def flag(name: str, value: object) -> str:
+    """Return ``--name=value``, as it would be parsed; a truth is ``--name`` or ``--no-name``."""
+    kebab = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{kebab}" if value else f"--no-{kebab}"
+    return f"--{kebab}={value}"
+
+
+def meant(before: str, given: str, known: Iterable[str]) -> str:
+    """Return "; is it ...?" for the known name that is most like the given one, or nothing."""
+    close = difflib.get_close_matches(given, known, 1, cutoff=0.75)
+    return f"; is it {before}{close[0]}?" if close else ""
 
 
 class _Literally:
@@ -68,7 +83,7 @@ class _Literally:
         self._names = [name for name, field in fields if field.annotation == list[str]]
 
     def __call__(self, parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-        _hush(parser)
+        parser.error = partial(_refuse_arguments, parser)  # type: ignore[method-assign]
         found = parser.parse_args(argv)
         for name in self._names:
             if isinstance(texts := getattr(found, name, None), list):
@@ -76,14 +91,19 @@ class _Literally:
         return found
 
 
-def _hush(parser: ArgumentParser) -> None:
-    """What is refused is quoted, and may hold a password."""
-    complain = parser.error
+def _refuse(prog: str, problem: str) -> NoReturn:
+    """Say what is wrong, and where help is, and end with status 2."""
+    # What is refused is quoted, and may hold a password.
+    told = redacted(f"{prog}: {problem}")
+    print(f"{told}\n{prog} --help lists the options.", file=sys.stderr)
+    raise SystemExit(2)
 
-    def error(message: str) -> NoReturn:
-        complain(redacted(message))
 
-    parser.error = error  # type: ignore[method-assign]
+def _refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
+    """In place of argparse's own, which prints the usage of up to 60 lines first."""
+    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+    hint = meant("", unknown[1], parser._option_string_actions) if unknown else ""
+    _refuse(parser.prog, f"{message}{hint}")
 
 
 class _Help(RawDescriptionHelpFormatter):

@@ -12,7 +12,7 @@ def redacted(text: str) -> str:
     """Return a URL, or a text that holds some, without passwords: for messages and logs.
 
     Whatever stands before the last "@" may belong to a password that was not encoded, and
-    a name alone may be one in the wrong place. Only a path (``unix:///a@b``) holds none.
+    a name alone may be a password that misses its colon. Only a path (``unix:///a@b``) holds none.
     """
     text = _SECRET_PARAMETER.sub(r"\1***", text)
     return _USER_INFO.sub(lambda found: f"{found['user'] or ''}***@", text)

@@ -13,7 +13,7 @@ FROM_ENVIRONMENT = SettingsConfigDict(
     env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
 )
 
-# Of every command, since services share an environment and none may import another.
+# Of every command, since services run in one environment and none may import another.
 _NAMES = """
 ATTENTION BATCHING BENCH_ATTENTION BENCH_BATCH_SIZE BENCH_BUDGET_S BENCH_CAPACITY_JOBS BENCH_CLIENTS
 BENCH_CORE_BLOCK_SIZE BENCH_CORE_NUM_ROUNDS BENCH_CORE_NUM_STEPS BENCH_CORE_NUM_TRACED_STEPS

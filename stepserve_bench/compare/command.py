@@ -19,6 +19,7 @@ from rich.table import Table
 
 from stepserve import AsyncClient
 from stepserve.local.serving import serve
+from stepserve.process.extras import require
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.measure.figures import figures, ratios
@@ -56,6 +57,7 @@ class Bench(BaseSettings):
 
     def run(self) -> int:
         """Measure; the last line printed is a JSON object with the figures."""
+        require("bench", "bench", "torch", "transformers")
         console = Console(stderr=True)
         vocab_size = json.loads((Path(self.model) / "config.json").read_text())["vocab_size"]
         jobs = uniform_jobs(

@@ -6,7 +6,6 @@ kernel leaves broken (an illegal address ends a CUDA context) breaks no other se
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -19,9 +18,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
+from stepserve.process.tether import end_with
 from stepserve_bench.gpu.setup import Row, Section, Setup
 
-PR_SET_PDEATHSIG = 1
 # To unwind: a service that it started is stopped in that time.
 STOP_TIMEOUT_S = 15.0
 # What ends a section that did not end itself when its time was over.
@@ -35,7 +34,7 @@ _FORK = multiprocessing.get_context("fork")
 def rows_of(section: Section, setup: Setup) -> Iterator[Row]:
     """Yield a section's rows as they come; a row with ``error`` where it fails or runs too long."""
     receiver, sender = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_run, args=(section, setup, sender))
+    process = _FORK.Process(target=_run, args=(section, setup, sender, os.getpid()))
     process.start()
     sender.close()
     try:
@@ -60,7 +59,10 @@ def forked_map(
     process died.
     """
     pool = ProcessPoolExecutor(
-        min(num_processes, max(1, len(items))), mp_context=_FORK, initializer=_tether
+        min(num_processes, max(1, len(items))),
+        mp_context=_FORK,
+        initializer=end_with,
+        initargs=(os.getpid(),),
     )
     try:
         futures = [pool.submit(function, item) for item in items]
@@ -78,8 +80,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _run(section: Section, setup: Setup, sender: Connection) -> None:
-    _tether()
+def _run(section: Section, setup: Setup, sender: Connection, parent: int) -> None:
+    end_with(parent)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         for row in section(setup):
@@ -100,15 +102,6 @@ def one_line(error: BaseException) -> str:
     """An error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def _tether() -> None:
-    """End with the parent, however it ends."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            sys.exit(1)
 
 
 def _stop(process: BaseProcess) -> None:

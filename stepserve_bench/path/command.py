@@ -25,7 +25,7 @@ from rich.table import Table
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from stepserve import AsyncClient
 from stepserve.local.ready import ready_fields
-from stepserve.local.tether import tethered
+from stepserve.process.tether import tethered
 from stepserve.protocol.errors import StepserveError
 from stepserve.protocol.inference import Request, SamplingParams
 from stepserve_bench.demo.storyteller import MODEL_DIR
@@ -136,7 +136,7 @@ def _started(
         assert process.stdout is not None
         ready = next(filter(None, map(ready_fields, process.stdout)), None)
         if ready is None:
-            raise StepserveError(f"{command[4]} ended with status {process.wait()}")
+            raise StepserveError(f"{' '.join(command)} ended with status {process.wait()}")
         yield process, ready
     finally:
         process.send_signal(signal.SIGTERM)

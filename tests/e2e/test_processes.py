@@ -187,8 +187,12 @@ def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
     out = tmp_path / "out.jsonl"
     command = [
-        *("batch", tmp_path / "in.jsonl", out),
-        *(f"--model={checkpoint}", "--num-threads=1", "--max-batch-size=2"),
+        "batch",
+        tmp_path / "in.jsonl",
+        out,
+        f"--model={checkpoint}",
+        "--num-threads=1",
+        "--max-batch-size=2",
     ]
     advice = "stepserve: interrupted; the same command goes on from here\n"
     first = start(*command)

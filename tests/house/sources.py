@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def repository_files() -> list[Path]:
-    """Return what git tracks or would track, sorted; generated code is not ours to judge."""
+def tracked_files() -> list[Path]:
+    """Return what git tracks or would track, sorted."""
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -18,7 +18,12 @@ def repository_files() -> list[Path]:
         check=True,
     )
     paths = [ROOT / name for name in listing.stdout.split("\0") if name]
-    return sorted(path for path in paths if path.is_file() and "_pb2" not in path.name)
+    return sorted(path for path in paths if path.is_file())
+
+
+def repository_files() -> list[Path]:
+    """Return the tracked files without generated code, which is not ours to judge."""
+    return [path for path in tracked_files() if "_pb2" not in path.name]
 
 
 def python_files() -> list[Path]:

@@ -9,9 +9,10 @@ from importlib.metadata import version
 import pytest
 
 from stepserve.protocol.generate import stale_outputs
-from tests.house.sources import ROOT, repository_files
+from tests.house.sources import ROOT, python_files, repository_files
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, TOOL = SETTINGS["project"], SETTINGS["tool"]
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 # Directories that exist on one machine only; /tmp is what a program must ask tempfile for.
@@ -47,6 +48,17 @@ def test_version_is_the_same_everywhere() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{PROJECT['version']}]" in changelog
     assert version("stepserve") == PROJECT["version"]
+
+
+def test_tests_mirror_the_packages() -> None:
+    """What is below tests/PACKAGE is called as what it tests is."""
+    packages = TOOL["importlinter"]["root_packages"]
+    folders = {
+        path.relative_to(ROOT / "tests").parent for path in python_files() if "tests" in path.parts
+    }
+    mirrored = {folder for folder in folders if folder.parts and folder.parts[0] in packages}
+    assert {folder.parts[0] for folder in mirrored} == {*packages}
+    assert [folder for folder in sorted(mirrored) if not (ROOT / folder).is_dir()] == []
 
 
 def test_no_paths_of_one_machine() -> None:

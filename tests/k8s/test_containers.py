@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted((ROOT / "k8s/containers").glob("*.Dockerfile"))
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = SETTINGS["project"]["optional-dependencies"]
+PACKAGES = SETTINGS["tool"]["importlinter"]["root_packages"]
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
@@ -50,6 +52,7 @@ def test_what_is_copied_exists(dockerfile: Path) -> None:
         if line.startswith("!")
     }
     assert all((ROOT / name).exists() for name in included)
+    assert included >= {*PACKAGES}, "an image would lack a package"
     for name, arguments in instructions(dockerfile):
         if name == "COPY" and not arguments.startswith("--from="):
             source = arguments.split()[0]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.cli import parse
-from tests.k8s.kustomize import Object, UnknownField, containers, pod_spec, render
+from tests.k8s.objects import Object, containers, of_kind, pod_spec
 from worker_svc.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,16 +23,12 @@ NAME = "app.kubernetes.io/name"
 
 
 @pytest.fixture(params=list(VARIANTS))
-def objects(request: pytest.FixtureRequest) -> list[Object]:
+def objects(request: pytest.FixtureRequest, render: Callable[[Path], list[Object]]) -> list[Object]:
     return render(VARIANTS[request.param])
 
 
-def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
-    return {found["metadata"]["name"]: found for found in objects if found["kind"] == kind}
-
-
 def workloads(objects: list[Object]) -> list[Object]:
-    found = [item for item in objects if pod_spec(item)]
+    found = sorted(filter(pod_spec, objects), key=lambda item: str(item["metadata"]["name"]))
     assert [item["metadata"]["name"] for item in found] == [
         "stepserve-redis",
         "stepserve-scheduler",
@@ -53,22 +46,6 @@ def pod_labels(workload: Object) -> dict[str, str]:
 def test_schemas(objects: list[Object], version: str) -> None:
     for found in objects:
         kubernetes_validate.validate(found, version, strict=True)
-
-
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl brings kustomize")
-@pytest.mark.parametrize("variant", list(VARIANTS))
-def test_loader_agrees_with_kustomize(variant: str) -> None:
-    command = ["kubectl", "kustomize", str(VARIANTS[variant])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    theirs = [json.dumps(item, sort_keys=True) for item in yaml.safe_load_all(done.stdout)]
-    ours = [json.dumps(item, sort_keys=True) for item in render(VARIANTS[variant])]
-    assert sorted(ours) == sorted(theirs)
-
-
-def test_loader_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    (tmp_path / "kustomization.yaml").write_text("namePrefix: x-\n")
-    with pytest.raises(UnknownField, match="namePrefix"):
-        render(tmp_path)
 
 
 def test_pods_meet_the_restricted_standard(objects: list[Object]) -> None:
@@ -199,7 +176,9 @@ def test_redis_keeps_what_it_is_told(objects: list[Object]) -> None:
     assert mounts[options["--dir"]] == "data"
 
 
-def test_a_cpu_worker_has_a_thread_for_every_cpu_it_may_use() -> None:
+def test_a_cpu_worker_has_a_thread_for_every_cpu_it_may_use(
+    render: Callable[[Path], list[Object]],
+) -> None:
     objects = render(VARIANTS["cpu"])
     settings = of_kind(objects, "ConfigMap")["stepserve-settings"]["data"]
     (worker,) = containers(of_kind(objects, "Deployment")["stepserve-worker"])

@@ -28,9 +28,9 @@ def main() -> None:
         serve_health(port)
     with socket.create_server(("127.0.0.1", port)) as server:
         if "--stalls" not in flags:
-            place = f"127.0.0.1:{server.getsockname()[1]}"
+            address = f"127.0.0.1:{server.getsockname()[1]}"
             name = "naïve 模" if "--odd-name" in flags else "My  Model "
-            print(f"ready worker={place} blocks=3 model={name}", flush=True)
+            print(f"ready worker={address} blocks=3 model={name}", flush=True)
         while True:
             time.sleep(3600)
 

@@ -86,7 +86,9 @@ async def test_results_are_in_input_order(
     one, two, bad, refused = files.results()
     assert [two["job_id"], one["job_id"]] == job_ids, "arrival_s was ignored"
     assert (one["text"], one["token_ids"], one["finish_reason"]) == (
-        *("ab", served.ids("ab"), "length"),
+        "ab",
+        served.ids("ab"),
+        "length",
     )
     assert one["usage"]["completion_tokens"] == len(served.ids("ab"))
     assert 0 <= one["ttft_s"] <= one["latency_s"]
@@ -225,17 +227,17 @@ async def test_what_cannot_be_written_is_not_run(
     assert await served.queue.jobs() == []
 
 
-def test_a_flag_hides_the_other_places_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def places(*flags: str) -> tuple[str, str]:
+def test_a_flag_hides_the_other_ones_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def where(*flags: str) -> tuple[str, str]:
         batch: Any = parse(["batch", "in", "out", *flags])
         return batch.target, batch.model
 
     monkeypatch.setenv("STEPSERVE_MODEL", "m")
-    assert places() == ("", "m")
-    assert places("--target=t") == ("t", "")
+    assert where() == ("", "m")
+    assert where("--target=t") == ("t", "")
     monkeypatch.setenv("STEPSERVE_TARGET", "u")
-    assert places("--model=n") == ("", "n")
-    assert places("--target=t") == ("t", "")
+    assert where("--model=n") == ("", "n")
+    assert where("--target=t") == ("t", "")
     for flags in ([], ["--target=t", "--model=n"]):
         with pytest.raises(BatchFailed, match="--target"):
             parse(["batch", "in", "out", *flags]).run()

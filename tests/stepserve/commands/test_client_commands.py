@@ -123,7 +123,12 @@ async def test_what_standard_output_cannot_encode_is_replaced(
     if name == "attach":
         _, asked = await run(served, [ODD], "submit", "hello")
     done = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "stepserve.cli", name, asked, f"--target={served.address}"),
+        sys.executable,
+        "-m",
+        "stepserve.cli",
+        name,
+        asked,
+        f"--target={served.address}",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
@@ -141,7 +146,11 @@ async def test_jobs_are_listed_whatever_their_tenants_are_called(
 ) -> None:
     await run(served, ["ab"], "submit", "hello", f"--tenant=[/x] {ODD}")
     done = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "stepserve.cli", "jobs", f"--target={served.address}"),
+        sys.executable,
+        "-m",
+        "stepserve.cli",
+        "jobs",
+        f"--target={served.address}",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},

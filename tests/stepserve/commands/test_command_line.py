@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -27,8 +29,30 @@ NEEDED: dict[str, list[str]] = {
     "replay": ["trace"],
 }
 TEXTS = (
-    *("", " x ", ",", "a,b", "[", "]", "{", '{"a": 1}', "[1]", '"q"', "'", "\\", "\\n", "\n"),
-    *("null", "None", "true", "5", "1e9", "é\u2028", "-x", "%", "%s", "--no-chat"),
+    "",
+    " x ",
+    ",",
+    "a,b",
+    "[",
+    "]",
+    "{",
+    '{"a": 1}',
+    "[1]",
+    '"q"',
+    "'",
+    "\\",
+    "\\n",
+    "\n",
+    "null",
+    "None",
+    "true",
+    "5",
+    "1e9",
+    "é\u2028",
+    "-x",
+    "%",
+    "%s",
+    "--no-chat",
 )
 SAMPLES: dict[Any, tuple[str, Any]] = {
     str: ("a:1", "a:1"),
@@ -102,13 +126,41 @@ def test_help_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_what_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("nonsense") == 2
-    assert "no command 'nonsense'" in capsys.readouterr().err
+    assert "no command 'nonsense'\n" in capsys.readouterr().err
     for argv in (["jobs", "--nonsense"], ["jobs", "--lim=3"], ["generate"], ["up"]):
         assert exit_status(*argv) == 2
     for argv in (["up", "--model=m", "--policy=lifo"], ["jobs", "--limit=0"]):
         assert exit_status(*argv) == 2
     assert "--limit: " in capsys.readouterr().err
     assert exit_status("up", "--model=m", "--port=65535", "--schedulers=2") == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ("jbos", "no command 'jbos'; is it stepserve jobs?"),
+        ("bench polcies", "no command 'bench polcies'; is it stepserve bench policies?"),
+        ("bench nonsense", "no command 'bench nonsense'"),
+        ("up --polcy=fcfs --model=m", "unrecognized arguments: --polcy=fcfs; is it --policy?"),
+        ("up --nonsense", "unrecognized arguments: --nonsense"),
+        ("jobs --limit", "argument --limit: expected one argument"),
+        ("generate", "the following arguments are required: PROMPT"),
+        ("jobs --limit=x", "--limit: Input should be a valid integer"),
+    ],
+)
+def test_a_mistake_gives_a_line_and_where_help_is(
+    argv: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(*argv.split()) == 2
+    line, help_line = capsys.readouterr().err.splitlines()
+    assert re.match(rf"stepserve( \w+)?: {re.escape(told)}", line)
+    assert told.endswith("integer") or line.endswith(told)
+    assert " --help lists the " in help_line
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("--version") == 0
+    assert capsys.readouterr().out == f"{version('stepserve')}\n"
 
 
 def test_a_command_may_have_two_words() -> None:

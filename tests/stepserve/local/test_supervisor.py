@@ -112,7 +112,7 @@ def test_a_service_that_ends_with_us_has_not_failed(
 
     def end_all() -> None:
         stop.set()
-        child.terminate(signal.SIGKILL)
+        child.process.kill()
 
     threading.Timer(0.25, end_all).start()
     with pytest.raises(Stopped):

