@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from stepserve import AsyncClient
 from stepserve.protocol.errors import StepserveError
-from stepserve.protocol.inference import Request, SamplingParams, StreamEvent
+from stepserve.protocol.inference import Request, StreamEvent
+from stepserve.protocol.sampling import SamplingParams
 from stepserve_bench.measure.measured import JobTimes
 from stepserve_bench.workloads.jobs import BenchJob
 

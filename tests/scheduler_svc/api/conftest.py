@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,17 +11,9 @@ import pytest
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol import inference_wire as wire
 from tests.scheduler_svc.api.served import Served, serving
-from tests.scheduler_svc.text.checkpoints import write_checkpoint
+from tests.scheduler_svc.frontend.conftest import card, checkpoint
 
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
-
-
-@pytest.fixture
-def card(checkpoint: Path) -> ModelCard:
-    return replace(ModelCard.load(checkpoint), name=f"tiny-{uuid.uuid4().hex[:8]}")
+__all__ = ["card", "checkpoint"]
 
 
 @pytest.fixture

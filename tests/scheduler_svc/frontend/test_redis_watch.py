@@ -21,9 +21,8 @@ from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol import inference_wire as wire
-from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.job import Finish
-from tests.scheduler_svc.api.served import Served, serving
+from tests.scheduler_svc.api.served import Served, message, serving
 
 
 class Client:
@@ -34,7 +33,7 @@ class Client:
         self._health = health_pb2_grpc.HealthStub(channel)
 
     async def submit(self, **payload: Any) -> str:
-        request = request_from_json({"prompt": "Once", **payload})
+        request = message({"prompt": "Once", **payload})
         return str((await self._stub.Submit(request)).job_id)
 
     async def refusal(self) -> tuple[grpc.StatusCode, int]:
