@@ -19,11 +19,8 @@ from scheduler_svc.queue import JobQueue
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.channel import server_options
-from stepserve.protocol.inference_wire import (
-    MAX_REQUEST_BYTES,
-    SERVICE_NAME,
-    add_InferenceServicer_to_server,
-)
+from stepserve.protocol.inference_rpc import add_InferenceServicer_to_server
+from stepserve.protocol.inference_wire import MAX_REQUEST_BYTES, SERVICE_NAME
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from typing import Any
 from scheduler_svc.frontend.front_end import FrontEnd
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference import StreamEvent
+from stepserve.protocol.inference_rpc import InferenceServicer
 
 
-class InferenceService(wire.InferenceServicer):
+class InferenceService(InferenceServicer):
     """The gRPC edge of the front end."""
 
     def __init__(self, front_end: FrontEnd) -> None:

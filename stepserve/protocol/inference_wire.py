@@ -1,6 +1,6 @@
 """The service on the wire: ``inference``'s values to inference.proto's messages and back.
 
-The only door to inference.proto's generated code.
+The only door to inference.proto's messages; ``inference_rpc`` is the one to its calls.
 """
 
 from __future__ import annotations
@@ -37,11 +37,6 @@ from stepserve.v1.inference_pb2 import (
     SubmitRequest,
     SubmitResponse,
 )
-from stepserve.v1.inference_pb2_grpc import (
-    InferenceServicer,
-    InferenceStub,
-    add_InferenceServicer_to_server,
-)
 
 __all__ = [
     "MAX_REQUEST_BYTES",
@@ -50,8 +45,6 @@ __all__ = [
     "AttachRequest",
     "CancelJobRequest",
     "GetJobRequest",
-    "InferenceServicer",
-    "InferenceStub",
     "Job",
     "ListJobsRequest",
     "ListJobsResponse",
@@ -59,7 +52,6 @@ __all__ = [
     "ListModelsResponse",
     "SubmitRequest",
     "SubmitResponse",
-    "add_InferenceServicer_to_server",
     "decode_event",
     "decode_job",
     "decode_models",

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol import inference_wire as wire
+from stepserve.protocol import inference_rpc as rpc
 from tests.scheduler_svc.api.served import Served, serving
 from tests.scheduler_svc.frontend.conftest import card, checkpoint
 
@@ -25,4 +25,4 @@ async def served(redis_url: str, card: ModelCard) -> AsyncIterator[Served]:
 @pytest.fixture
 async def stub(served: Served) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(served.address) as channel:
-        yield wire.InferenceStub(channel)
+        yield rpc.InferenceStub(channel)

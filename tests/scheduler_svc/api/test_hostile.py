@@ -15,6 +15,7 @@ from redis import Redis
 from scheduler_svc.frontend import front_end, live_card
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.api.served import WAIT_S, Served, break_bell, message, serving
@@ -55,7 +56,7 @@ async def test_more_submits_than_can_wait_are_told_when_to_come_back(
         serving(redis_url, card) as served,
         grpc.aio.insecure_channel(served.address) as channel,
     ):
-        stub = wire.InferenceStub(channel)
+        stub = rpc.InferenceStub(channel)
         sent = [asyncio.ensure_future(submit(stub)) for _ in range(200)]
         answers = await asyncio.gather(*sent, return_exceptions=True)
         refused = [a for a in answers if isinstance(a, grpc.aio.AioRpcError)]
@@ -165,4 +166,4 @@ async def test_an_ipv6_address_is_served(served: Served) -> None:
     assert served.address.startswith("[::1]:")
     async with grpc.aio.insecure_channel(served.address) as channel:
         request = message({"prompt": "Once"})
-        assert (await wire.InferenceStub(channel).Submit(request)).job_id
+        assert (await rpc.InferenceStub(channel).Submit(request)).job_id

@@ -20,6 +20,7 @@ from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.channel import channel_options
 from stepserve.protocol.inference import JobInfo, JobState
@@ -126,7 +127,7 @@ async def test_a_full_queue_says_when_to_come_back(redis_url: str, card: ModelCa
         serving(redis_url, card, limits=limits) as served,
         grpc.aio.insecure_channel(served.address) as channel,
     ):
-        stub = wire.InferenceStub(channel)
+        stub = rpc.InferenceStub(channel)
         await submit(stub)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await submit(stub)
@@ -173,7 +174,7 @@ async def test_prompts_and_outputs_are_not_logged(
     assert str(served.ids(SECRET))[1:-1] not in caplog.text
 
 
-class Broken(wire.InferenceServicer):
+class Broken(rpc.InferenceServicer):
     """Fails as a bug of ours would, with the request in its message."""
 
     async def Submit(self, request: wire.SubmitRequest, _context: Any) -> None:
@@ -184,11 +185,11 @@ async def test_a_bug_is_internal_and_its_message_stays_here(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = grpc.aio.server(interceptors=[StatusInterceptor()])
-    wire.add_InferenceServicer_to_server(Broken(), server)
+    rpc.add_InferenceServicer_to_server(Broken(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = wire.InferenceStub(channel)
+        stub = rpc.InferenceStub(channel)
         code, text = await refusal(stub.Submit(wire.SubmitRequest(prompt=SECRET)))
     await server.stop(None)
     assert code == grpc.StatusCode.INTERNAL
@@ -220,7 +221,7 @@ async def test_a_client_that_comes_back_in_time_keeps_its_job(
         serving(redis_url, card, grace_s=3600.0) as served,
         grpc.aio.insecure_channel(served.address) as channel,
     ):
-        stub, absence = wire.InferenceStub(channel), served.api.front_end.absence  # type: ignore[union-attr]
+        stub, absence = rpc.InferenceStub(channel), served.api.front_end.absence  # type: ignore[union-attr]
 
         async def one_is_away() -> bool:
             return absence.num_away == 1
@@ -257,7 +258,7 @@ async def test_reflection_names_the_service(served: Served) -> None:
 
 async def test_health_tells_of_inference_and_of_submits(served: Served) -> None:
     async with grpc.aio.insecure_channel(served.address) as channel:
-        stub, health = wire.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
+        stub, health = rpc.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
 
         async def status(name: str) -> int:
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
@@ -290,7 +291,7 @@ async def test_while_redis_is_away_it_is_unavailable_and_streams_wait(
 ) -> None:
     redis, served = mortal
     async with grpc.aio.insecure_channel(served.address, options=channel_options()) as channel:
-        stub, health = wire.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
+        stub, health = rpc.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
 
         async def health_is(status: int, name: str = wire.SERVICE_NAME) -> bool:
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
@@ -327,9 +328,9 @@ async def test_a_job_that_is_followed_on_another_replica_goes_on(
         grpc.aio.insecure_channel(second.address) as two,
     ):
         asked = message({"prompt": "Once", "cancel_on_disconnect": True})
-        call = wire.InferenceStub(one).Generate(asked)
+        call = rpc.InferenceStub(one).Generate(asked)
         job_id = decode_event(await call.read()).job_id
-        there = wire.InferenceStub(two)
+        there = rpc.InferenceStub(two)
         following = there.Attach(wire.AttachRequest(job_id=job_id))
         await first.lane.claim()
         await first.lane.commit(job_id, first.ids("a dog"))
