@@ -1,4 +1,4 @@
-"""What the two clients share: requests, and how to reach a service."""
+"""What both clients need: requests, and how to reach a service."""
 
 from __future__ import annotations
 

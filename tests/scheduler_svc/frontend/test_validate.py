@@ -179,6 +179,7 @@ async def test_the_limits_themselves_are_allowed(card: ModelCard) -> None:
     assert chosen.stop_token_ids == tuple(sorted({2, 9} | card.eos_token_ids))
     assert chosen.logit_bias == ((0, -100.0), (324, 100.0))
     assert (spec.priority, spec.deadline_s) == (-10, 0.5)
+    assert chosen.problem(card.vocab_size) == "", "what is accepted here a worker computes"
 
 
 async def test_the_least_repetition_penalty_is_allowed_as_it_travels(card: ModelCard) -> None:
