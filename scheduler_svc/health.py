@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from stepserve.protocol.channel import place, server_options
+from stepserve.protocol.channel import address, server_options
 from stepserve.protocol.errors import StepserveError
 
 
@@ -36,7 +36,7 @@ def bind(server: grpc.aio.Server, host: str, port: int) -> str:
     Raises StepserveError where it is taken.
     """
     try:
-        return place(host, server.add_insecure_port(place(host, port)))
+        return address(host, server.add_insecure_port(address(host, port)))
     except RuntimeError as error:
-        problem = f"can't serve on {place(host, port)}: is it in use?"
+        problem = f"can't serve on {address(host, port)}: is it in use?"
         raise StepserveError(problem) from error

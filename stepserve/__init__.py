@@ -27,11 +27,11 @@ if TYPE_CHECKING:
         ModelInfo,
         OutputInfo,
         Request,
-        SamplingParams,
         StreamEvent,
         Usage,
     )
     from stepserve.protocol.job import Finish
+    from stepserve.protocol.sampling import SamplingParams
     from stepserve.protocol.step import TokenLogprobs
 
 # Imported when it is first asked for: the services import this package for what they share, and

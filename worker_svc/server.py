@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from stepserve.process.collector import calm_collector
 from stepserve.protocol import step_wire
-from stepserve.protocol.channel import place, server_options
+from stepserve.protocol.channel import address, server_options
 from stepserve.protocol.errors import InvalidRequest, StepRefused, StepserveError
 from stepserve.protocol.step import Hello, StepCommand, StepReport
 from worker_svc.assembly import Assembly
@@ -166,7 +166,7 @@ class WorkerServer:
 
     async def start(self) -> str:
         """Serve; return the address, HOST:PORT. Raises StepserveError where it is taken."""
-        wanted = place(self._settings.host, self._settings.port)
+        wanted = address(self._settings.host, self._settings.port)
         try:
             port = self._server.add_insecure_port(wanted)
         except RuntimeError as error:
@@ -174,7 +174,7 @@ class WorkerServer:
         await self._server.start()
         await self._set_health(is_serving=True)
         self._watcher = asyncio.create_task(self._watch_health())
-        return place(self._settings.host, port)
+        return address(self._settings.host, port)
 
     async def stop(self) -> None:
         """Stop accepting, and finish the running step unless that takes too long."""

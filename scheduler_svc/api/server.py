@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -14,20 +13,14 @@ from grpc_reflection.v1alpha import reflection
 
 from scheduler_svc.api.service import InferenceService
 from scheduler_svc.api.statuses import StatusInterceptor
-from scheduler_svc.frontend.absence import Absence
-from scheduler_svc.frontend.follow import FollowHub
-from scheduler_svc.frontend.redis_watch import RedisWatch
+from scheduler_svc.frontend.front_end import FrontEnd, Readiness
 from scheduler_svc.health import bind
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.channel import server_options
-from stepserve.protocol.errors import Unavailable
-from stepserve.protocol.inference_wire import (
-    MAX_REQUEST_BYTES,
-    SERVICE_NAME,
-    add_InferenceServicer_to_server,
-)
+from stepserve.protocol.inference_rpc import add_InferenceServicer_to_server
+from stepserve.protocol.inference_wire import MAX_REQUEST_BYTES, SERVICE_NAME
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +41,7 @@ class ApiServer:
     """
 
     def __init__(self, queue: JobQueue, card: ModelCard, settings: ApiSettings) -> None:
-        self._queue = queue
-        self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
-        self.absence = Absence(queue, settings.disconnect_grace_s)
+        self.front_end = FrontEnd(queue, card, settings)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[StatusInterceptor()],
@@ -62,14 +53,13 @@ class ApiServer:
             ],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
-        self._watch = RedisWatch(queue)
-        service = InferenceService(queue, card, self._hub, self.absence, self._watch)
+        service = InferenceService(self.front_end)
         add_InferenceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._running: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> str:
         """Serve on ``host:port`` (0: any free port); return the address as HOST:PORT.
@@ -79,41 +69,31 @@ class ApiServer:
         address = bind(self._server, host, port)
         for name in ("", SUBMIT, SERVICE_NAME):
             await self._set_health(name, not name)
-        self._tasks = [
-            asyncio.create_task(self._hub.run(), name="api-follow"),
-            asyncio.create_task(self._watch_health(), name="api-health"),
-            asyncio.create_task(self.absence.run(), name="api-presence"),
-        ]
+        self._running = asyncio.create_task(self._run(), name="api-front-end")
         await self._server.start()
         return address
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""
-        await self.absence.close()
+        await self.front_end.close()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(STOP_GRACE_S)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
 
-    async def _watch_health(self) -> None:
-        hub = self._tasks[0]
-        while not hub.done():
-            await self._watch.look()
-            await self._set_health(SUBMIT, self._watch.is_ready)
-            await self._set_health(SERVICE_NAME, self._watch.is_ready and await self._computes())
-            await asyncio.wait((hub,), timeout=self._watch.interval_s)
-        for name in ("", SUBMIT, SERVICE_NAME):
-            await self._set_health(name, False)
-        if not hub.cancelled():
-            log.error("the api follows no logs any more", exc_info=hub.exception())
+    async def _run(self) -> None:
+        try:
+            await self.front_end.run(self._tell)
+        except Exception as error:
+            for name in ("", SUBMIT, SERVICE_NAME):
+                await self._set_health(name, False)
+            log.error("the api follows no logs any more", exc_info=error)
             os.kill(os.getpid(), signal.SIGTERM)  # a new process can
 
-    async def _computes(self) -> bool:
-        """Whether any worker is driven; False while Redis does not say."""
-        with contextlib.suppress(Unavailable):
-            return bool(await self._queue.workers())
-        return False
+    async def _tell(self, now: Readiness) -> None:
+        await self._set_health(SUBMIT, now.takes_jobs)
+        await self._set_health(SERVICE_NAME, now.computes)
 
     async def _set_health(self, name: str, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus.Value(

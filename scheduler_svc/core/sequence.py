@@ -10,7 +10,8 @@ from kvstore.blocks import num_blocks_for
 from kvstore.prefix import Key, keys_from, salt_of
 from scheduler_svc.core.errors import IllegalMove, ProtocolError
 from stepserve.protocol.job import JobSpec
-from stepserve.protocol.step import Admission, Sampling
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission
 
 
 class State(Enum):
@@ -82,7 +83,7 @@ class Sequence:
         self.key = self.spec.job_id, self.index
         self.order = self.rank, self.spec.arrival_s, *self.key
         self.num_prompt_tokens = len(self.spec.prompt_token_ids)
-        self.wants_logprobs = self.sampling.num_logprobs >= 0
+        self.wants_logprobs = self.sampling.logprobs >= 0
         self.num_tokens = len(self.token_ids)
 
     @property

@@ -33,7 +33,7 @@ MAX_FOLLOWERS_PER_READ = 256
 
 
 class Follower:
-    """One stream's place in the hub. Waits for one answer at a time."""
+    """One stream, as the hub knows it. Waits for one answer at a time."""
 
     def __init__(self, hub: FollowHub) -> None:
         self._hub = hub
@@ -93,7 +93,7 @@ class FollowHub:
 
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Follower]:
-        """Give a place to a follower of the job for the time of the block."""
+        """Let a follower of the job in for the time of the block."""
         follower = Follower(self)
         self._followers[job_id].add(follower)
         try:

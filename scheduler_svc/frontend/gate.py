@@ -18,19 +18,19 @@ class Gate:
     """
 
     def __init__(self, max_inside: int, max_waiting: int, max_wait_s: float) -> None:
-        self._places = asyncio.Semaphore(max_inside)
+        self._room = asyncio.Semaphore(max_inside)
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         self._num_waiting = 0
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Hold a place for the time of the block."""
+    async def passage(self) -> AsyncIterator[None]:
+        """Be inside for the time of the block."""
         await self._wait()
         try:
             yield
         finally:
-            self._places.release()
+            self._room.release()
 
     async def _wait(self) -> None:
         if self._num_waiting >= self._max_waiting:
@@ -38,7 +38,7 @@ class Gate:
         self._num_waiting += 1
         try:
             async with asyncio.timeout(self._max_wait_s):
-                await self._places.acquire()
+                await self._room.acquire()
         except TimeoutError as error:
             raise Exhausted("too many jobs are being submitted at once", _RETRY_AFTER_MS) from error
         finally:

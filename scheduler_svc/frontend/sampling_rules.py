@@ -1,78 +1,46 @@
-"""Sampling parameters: their ranges, and their defaults."""
+"""From the sampling that a client asks for to the one that is computed, or to an error."""
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from scheduler_svc.text.model_card import MAX_END_TOKENS, ModelCard
+from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest
-from stepserve.protocol.inference_wire import WireSampling
-from stepserve.protocol.job import SamplingParams
-
-MAX_LOGPROBS = 20
-MAX_OUTPUTS = 16
-MAX_STOPS = 16
-MAX_STOP_CHARS = 256
-MAX_STOP_TOKEN_IDS = 64
-MAX_LOGIT_BIASES = 1024
-MAX_LOGIT_BIAS = 100.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """A number's default and its limits; ``above`` is one that it must exceed."""
-
-    default: float
-    low: float
-    high: float
-    above: bool = False
-
-    def check(self, path: str, value: float) -> float:
-        too_low = value <= self.low if self.above else value < self.low
-        if not math.isfinite(value) or too_low or value > self.high:
-            low = f"more than {self.low:g} and at most" if self.above else f"from {self.low:g} to"
-            raise InvalidRequest(path, f"must be {low} {self.high:g}, not {value:g}")
-        return value
+from stepserve.protocol.packed import float32
+from stepserve.protocol.sampling import (
+    BIAS_RANGE,
+    DEFAULTS,
+    MAX_END_TOKENS,
+    MAX_LOGIT_BIASES,
+    MAX_STOP_CHARS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_STOPS,
+    RANGES,
+    Range,
+    Sampling,
+    SamplingParams,
+)
 
 
-_RANGES = {
-    "temperature": _Range(1.0, 0, 100),
-    "top_p": _Range(1.0, 0, 1, above=True),
-    "min_p": _Range(0.0, 0, 1),
-    "presence_penalty": _Range(0.0, -2, 2),
-    "frequency_penalty": _Range(0.0, -2, 2),
-    "repetition_penalty": _Range(1.0, 0.009999999776482582, 10),  # from 0.01 as a float32
-}
-_NUM_OUTPUTS = _Range(1, 1, MAX_OUTPUTS)
-_NUM_LOGPROBS = _Range(-1, 0, MAX_LOGPROBS)
-_LOGIT_BIAS = _Range(0, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
-
-
-def resolve_sampling(wire: WireSampling, card: ModelCard, num_prompt_tokens: int) -> SamplingParams:
+def resolve_sampling(asked: SamplingParams, card: ModelCard, num_prompt_tokens: int) -> Sampling:
     """Return the sampling with every default filled in; a seed is drawn where none is given.
 
-    Raises InvalidRequest naming the field that is out of its range.
+    Numbers are rounded as they will travel. Raises InvalidRequest naming the field that is out
+    of its range.
     """
-    numbers = {
-        name: limits.check(f"sampling.{name}", getattr(wire, name))
-        if wire.HasField(name)
-        else limits.default
-        for name, limits in _RANGES.items()
-    }
-    return SamplingParams(
-        max_tokens=_max_tokens(wire, card.max_context - num_prompt_tokens),
+    numbers: dict[str, Any] = {name: _number(name, getattr(asked, name)) for name in RANGES}
+    top_k = asked.top_k or 0
+    return Sampling(
+        max_tokens=_max_tokens(asked.max_tokens, card.max_context - num_prompt_tokens),
         # Keeping as many as there are is keeping all.
-        top_k=wire.top_k if wire.top_k < card.vocab_size else 0,
-        seed=wire.seed if wire.HasField("seed") else secrets.randbits(64),
-        stop=_stops(wire.stop, card),
-        stop_token_ids=_stop_token_ids(wire, card),
-        ignore_eos=wire.ignore_eos,
-        logit_bias=_logit_bias(wire, card.vocab_size),
-        logprobs=_count(wire, "logprobs", _NUM_LOGPROBS),
-        n=_count(wire, "n", _NUM_OUTPUTS),
+        top_k=top_k if top_k < card.vocab_size else 0,
+        seed=asked.seed if asked.seed is not None else secrets.randbits(64),
+        stop=_stops(asked.stop, card),
+        stop_token_ids=_stop_token_ids(asked, card),
+        ignore_eos=bool(asked.ignore_eos),
+        logit_bias=_logit_bias(asked.logit_bias, card.vocab_size),
         **numbers,
     )
 
@@ -80,23 +48,32 @@ def resolve_sampling(wire: WireSampling, card: ModelCard, num_prompt_tokens: int
 def check_token_ids(path: str, token_ids: Iterable[int], vocab_size: int) -> None:
     """Raise InvalidRequest for an id that is not in the vocabulary."""
     for position, token_id in enumerate(token_ids):
-        if token_id >= vocab_size:
+        if not 0 <= token_id < vocab_size:
             problem = f"{token_id} is not a token id; there are {vocab_size}"
             raise InvalidRequest(f"{path}[{position}]", problem)
 
 
-def _count(wire: WireSampling, name: str, limits: _Range) -> int:
-    given = wire.HasField(name)
-    return int(limits.check(f"sampling.{name}", getattr(wire, name)) if given else limits.default)
+def _number(name: str, given: float | None) -> float:
+    default: float = DEFAULTS[name]
+    if given is None:
+        return default
+    number = float32(given) if isinstance(default, float) else given
+    return _within(RANGES[name], f"sampling.{name}", number)
 
 
-def _max_tokens(wire: WireSampling, room: int) -> int:
-    if not wire.HasField("max_tokens"):
+def _within(limits: Range, path: str, number: float) -> float:
+    if problem := limits.problem(number):
+        raise InvalidRequest(path, problem)
+    return number
+
+
+def _max_tokens(given: int | None, room: int) -> int:
+    if given is None:
         return room
-    if not 1 <= wire.max_tokens <= room:
+    if not 1 <= given <= room:
         problem = f"must be from 1 to {room}, what the prompt leaves of the context"
-        raise InvalidRequest("sampling.max_tokens", f"{problem}, not {wire.max_tokens}")
-    return wire.max_tokens
+        raise InvalidRequest("sampling.max_tokens", f"{problem}, not {given}")
+    return given
 
 
 def _stops(stops: Sequence[str], card: ModelCard) -> tuple[str, ...]:
@@ -111,25 +88,26 @@ def _stops(stops: Sequence[str], card: ModelCard) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stops))
 
 
-def _stop_token_ids(wire: WireSampling, card: ModelCard) -> tuple[int, ...]:
-    if len(wire.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+def _stop_token_ids(asked: SamplingParams, card: ModelCard) -> tuple[int, ...]:
+    if len(asked.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         problem = f"at most {MAX_STOP_TOKEN_IDS} are possible"
         raise InvalidRequest("sampling.stop_token_ids", problem)
-    check_token_ids("sampling.stop_token_ids", wire.stop_token_ids, card.vocab_size)
-    ends = frozenset() if wire.ignore_eos else card.eos_token_ids
-    stop_token_ids = ends.union(wire.stop_token_ids)
+    check_token_ids("sampling.stop_token_ids", asked.stop_token_ids, card.vocab_size)
+    ends = frozenset() if asked.ignore_eos else card.eos_token_ids
+    stop_token_ids = ends.union(asked.stop_token_ids)
     if len(stop_token_ids) > MAX_END_TOKENS:
         problem = f"with the model's own at most {MAX_END_TOKENS} are possible"
         raise InvalidRequest("sampling.stop_token_ids", problem)
     return tuple(sorted(stop_token_ids))
 
 
-def _logit_bias(wire: WireSampling, vocab_size: int) -> tuple[tuple[int, float], ...]:
-    if len(wire.logit_bias) > MAX_LOGIT_BIASES:
+def _logit_bias(biases: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    if len(biases) > MAX_LOGIT_BIASES:
         raise InvalidRequest("sampling.logit_bias", f"at most {MAX_LOGIT_BIASES} are possible")
-    for token_id, bias in wire.logit_bias.items():
+    checked = {}
+    for token_id, bias in biases.items():
         path = f"sampling.logit_bias[{token_id}]"
-        if token_id >= vocab_size:
+        if not 0 <= token_id < vocab_size:
             raise InvalidRequest(path, f"is not a token id; there are {vocab_size}")
-        _LOGIT_BIAS.check(path, bias)
-    return tuple(sorted(wire.logit_bias.items()))
+        checked[token_id] = _within(BIAS_RANGE, path, float32(bias))
+    return tuple(sorted(checked.items()))

@@ -12,7 +12,7 @@ from scheduler_svc.frontend.sampling_rules import check_token_ids, resolve_sampl
 from scheduler_svc.text.model_card import ModelCard
 from scheduler_svc.text.tokenizer import INLINE_CHARS, Tokenizer
 from stepserve.protocol.errors import InvalidRequest, NotFound
-from stepserve.protocol.inference_wire import SubmitRequest
+from stepserve.protocol.inference import Request
 from stepserve.protocol.job import JobSpec
 
 MAX_TENANT_CHARS = 128
@@ -24,7 +24,7 @@ MAX_MESSAGES = 4096
 _PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
 
 
-async def resolve(request: SubmitRequest, card: ModelCard) -> JobSpec:
+async def resolve(request: Request, card: ModelCard) -> JobSpec:
     """Return the job that ``request`` asks for, under a new id, with every default filled in.
 
     Raises NotFound for another model, InvalidRequest for anything else that is wrong.
@@ -43,7 +43,7 @@ async def resolve(request: SubmitRequest, card: ModelCard) -> JobSpec:
         idempotency_key=request.idempotency_key,
         deadline_s=request.deadline_s,
         cancel_on_disconnect=request.cancel_on_disconnect,
-        is_open_ended=not request.sampling.HasField("max_tokens"),
+        is_open_ended=request.sampling.max_tokens is None,
     )
 
 
@@ -71,7 +71,7 @@ def new_job_id(model: str) -> str:
     return f"{slug}~{uuid.uuid4().hex}"
 
 
-def _check_envelope(request: SubmitRequest) -> None:
+def _check_envelope(request: Request) -> None:
     if abs(request.priority) > MAX_PRIORITY:
         problem = f"must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {request.priority}"
         raise InvalidRequest("priority", problem)
@@ -86,11 +86,12 @@ def _check_length(path: str, text: str, max_chars: int) -> None:
         raise InvalidRequest(path, f"has {len(text)} characters, at most {max_chars} are possible")
 
 
-async def _prompt_token_ids(request: SubmitRequest, card: ModelCard) -> Sequence[int]:
+async def _prompt_token_ids(request: Request, card: ModelCard) -> Sequence[int]:
     field = _prompt_field(request)
     if field == "prompt_token_ids":
-        _check_room(field, len(request.prompt_token_ids.ids), card)
-        token_ids = list(request.prompt_token_ids.ids)
+        asked = request.prompt_token_ids or ()
+        _check_room(field, len(asked), card)
+        token_ids = list(asked)
         check_token_ids(field, token_ids, card.vocab_size)
         return token_ids
     if card.tokenizer is None:
@@ -107,8 +108,8 @@ async def _prompt_token_ids(request: SubmitRequest, card: ModelCard) -> Sequence
     return token_ids
 
 
-def _prompt_field(request: SubmitRequest) -> str:
-    given = (bool(request.prompt), request.HasField("prompt_token_ids"), bool(request.messages))
+def _prompt_field(request: Request) -> str:
+    given = (bool(request.prompt), request.prompt_token_ids is not None, bool(request.messages))
     present = [name for name, is_given in zip(_PROMPT_FIELDS, given, strict=True) if is_given]
     if not present:
         raise InvalidRequest("prompt", f"is empty; one of {', '.join(_PROMPT_FIELDS)} is needed")
@@ -117,9 +118,7 @@ def _prompt_field(request: SubmitRequest) -> str:
     return present[0]
 
 
-def _conversation(
-    request: SubmitRequest, tokenizer: Tokenizer, max_context: int
-) -> list[dict[str, str]]:
+def _conversation(request: Request, tokenizer: Tokenizer, max_context: int) -> list[dict[str, str]]:
     """Return the messages; not so many or so long that looking at them would take long."""
     if len(request.messages) > MAX_MESSAGES:
         raise InvalidRequest("messages", f"at most {MAX_MESSAGES} are possible")

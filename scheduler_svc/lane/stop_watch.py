@@ -10,7 +10,8 @@ from functools import partial
 from scheduler_svc.core.events import Reported, StopHit
 from scheduler_svc.text.stops import StopFinder
 from scheduler_svc.text.tokenizer import Tokenizer
-from stepserve.protocol.job import JobSpec, SamplingParams
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import Admission, StepCommand, StepReport
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class _Watched:
         return None if found is None else StopHit(found.offset, found.text_bytes)
 
 
-def _finder(tokenizer: Tokenizer, admission: Admission, sampling: SamplingParams) -> StopFinder:
+def _finder(tokenizer: Tokenizer, admission: Admission, sampling: Sampling) -> StopFinder:
     """Make a finder that has seen the output that the sequence came with."""
     prompt_ids = admission.token_ids[: admission.num_prompt_tokens]
     finder = StopFinder(tokenizer, sampling.stop, sampling.stop_token_ids, prompt_ids)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from stepserve.protocol.errors import StepserveError
-from stepserve.protocol.job import Finish, JobSpec, SamplingParams
+from stepserve.protocol.errors import InvalidRequest, StepserveError
+from stepserve.protocol.job import Finish, JobSpec
+from stepserve.protocol.packed import unpack
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
 
 _STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
-_SAMPLING_FIELDS = frozenset(f.name for f in fields(SamplingParams))
+_SAMPLING_FIELDS = frozenset(f.name for f in fields(Sampling))
 _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
 
 
@@ -31,15 +32,12 @@ RECORD_ERRORS = (
 )
 
 
-def pack_u32(values: Sequence[int]) -> bytes:
-    """Little-endian unsigned 32-bit integers. Raises struct.error for any other number."""
-    return struct.pack(f"<{len(values)}I", *values)
-
-
 def unpack_u32(data: bytes) -> tuple[int, ...]:
-    if len(data) % 4:
-        raise Corrupt(f"{len(data)} bytes are not 32-bit integers")
-    return struct.unpack(f"<{len(data) // 4}I", data)
+    """Raises Corrupt where these are no packed numbers."""
+    try:
+        return unpack("tokens", data)
+    except InvalidRequest as error:
+        raise Corrupt(str(error)) from error
 
 
 def encode_spec(spec: JobSpec) -> str:
@@ -66,7 +64,7 @@ def _spec(values: dict[str, Any], prompt: bytes, arrival: bytes, deadline: bytes
     sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling["logit_bias"])
     return JobSpec(
         **values,
-        sampling=SamplingParams(**sampling),
+        sampling=Sampling(**sampling),
         prompt_token_ids=unpack_u32(prompt),
         arrival_s=float(arrival),
         deadline_s=float(deadline) if deadline is not None else 0.0,

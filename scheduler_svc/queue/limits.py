@@ -14,9 +14,6 @@ OnModelChange = Literal["wait", "end", "restart"]
 # settings, see EmbeddedRedis; the third is asked for with every write.
 Durability = Literal["local", "fsync", "replicated"]
 
-# That a job may have.
-MAX_OUTPUTS = 16
-
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:

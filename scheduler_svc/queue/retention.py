@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler_svc.queue.limits import MAX_OUTPUTS
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.server_check import server_memory
 from scheduler_svc.queue.shard import Shard
+from stepserve.protocol.sampling import MAX_OUTPUTS
 
 _PAGE = 256
 _MAX_PAGES = 16

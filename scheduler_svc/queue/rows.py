@@ -19,12 +19,12 @@ from scheduler_svc.queue.codec import (
     decode_logprobs,
     encode_finish,
     encode_logprobs,
-    pack_u32,
     unpack_u32,
 )
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.resp import Argument, Packed, packed
 from stepserve.protocol.job import CommitRow, Finish, OutputLog
+from stepserve.protocol.packed import pack
 
 
 class RowKind(Enum):
@@ -111,8 +111,11 @@ class RowEncoder:
                 heads[5 * at + 3] = len(row.logprobs)
                 heads[5 * at + 4] = _ends(row.finish)
                 payload += _extras(row)
-        tokens = array("I", chain.from_iterable(token_ids))
-        return Packed(num_names, b"".join(names)), [heads.tobytes(), tokens.tobytes(), *payload]
+        return Packed(num_names, b"".join(names)), [
+            heads.tobytes(),
+            pack(chain.from_iterable(token_ids)),
+            *payload,
+        ]
 
     def _packed_names(self, job_id: str, index: int) -> bytes:
         return packed([self._keys.job(job_id), self._keys.log(job_id, index)])
@@ -153,7 +156,7 @@ def encode_requests(keys: Keys, requests: Sequence[LogRequest]) -> tuple[list[st
         if request.logprobs:
             names.append(keys.lp(job_id, index))
         numbers += (index, request.offset, request.max_tokens, int(request.logprobs))
-    return names, pack_u32(numbers)
+    return names, pack(numbers)
 
 
 def decode_outputs(

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler_svc.queue.codec import encode_spec, pack_u32
+from scheduler_svc.queue.codec import encode_spec
 from scheduler_svc.queue.keys import idempotency_digest
-from scheduler_svc.queue.limits import MAX_OUTPUTS
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.shard import Shard
 from stepserve.protocol.errors import Exhausted, InvalidRequest
 from stepserve.protocol.job import JobSpec
+from stepserve.protocol.packed import pack
+from stepserve.protocol.sampling import MAX_OUTPUTS
 
 _RETRY_AFTER_MS = 1000
 _OTHER_REQUEST = 2
@@ -63,7 +64,7 @@ class Submitting:
             ],
             [
                 *(spec.job_id, self._shard.limits.max_queued_jobs, spec.deadline_s, digest),
-                *(spec.sampling.n, encode_spec(spec), pack_u32(spec.prompt_token_ids)),
+                *(spec.sampling.n, encode_spec(spec), pack(spec.prompt_token_ids)),
                 *(spec.tenant, spec.priority, spec.sampling.max_tokens, request_digest),
                 spec.num_tokens_needed,
             ],

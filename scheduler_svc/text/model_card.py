@@ -15,11 +15,9 @@ from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.modelfiles.directory import CheckpointError, locate, name_of, read_json
 from stepserve.modelfiles.end_tokens import read_end_tokens
 from stepserve.modelfiles.facts import ModelFacts, read_facts
+from stepserve.protocol.sampling import MAX_END_TOKENS
 
 _TEXT_FILES = ("*.json", "*.jinja", *VOCABULARY_FILES)
-
-# As many as a worker keeps for a sequence, those that the request names among them.
-MAX_END_TOKENS = 112
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,9 @@ from scheduler_svc.core.events import (
     WorkerLost,
 )
 from scheduler_svc.trace.chain import Chain
-from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog, SamplingParams
-from stepserve.protocol.step import Admission, Sampling, StepCommand, StepReport
+from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission, StepCommand, StepReport
 
 Key = tuple[str, int]
 Turn = tuple[tuple[Event, ...], tuple[Effect, ...]]
@@ -101,7 +102,7 @@ class Redactor:
                 job_id=spec.job_id,
                 model="",
                 prompt_token_ids=prompt.pseudonyms(spec.prompt_token_ids) or (),
-                sampling=SamplingParams(max_tokens=spec.sampling.max_tokens, n=spec.sampling.n),
+                sampling=Sampling(max_tokens=spec.sampling.max_tokens, n=spec.sampling.n),
                 priority=spec.priority,
                 tenant=self._tenant(spec.tenant),
                 deadline_s=spec.deadline_s,

@@ -13,7 +13,6 @@ from typing import Any
 from stepserve.protocol.errors import InvalidRequest, StepserveError
 from stepserve.protocol.inference import Request
 from stepserve.protocol.inference_json import request_from_json
-from stepserve.protocol.inference_wire import decode_request
 
 
 class BatchFailed(StepserveError):
@@ -39,7 +38,7 @@ def read_input(path: Path) -> bytes:
 def parse_lines(content: bytes, model: str) -> tuple[str, list[BatchLine]]:
     """Return a digest of the input and the model, and the lines; blank ones are left out.
 
-    A line that is no request keeps its place, with the error.
+    A line that is no request is there as well, with the error.
     """
     name = model.encode("utf-8", "surrogateescape")
     digest = hashlib.sha256(b"%d:%b%b" % (len(name), name, content)).hexdigest()
@@ -54,7 +53,7 @@ def _line(number: int, text: bytes, digest: str) -> BatchLine:
         if not isinstance(payload, dict):
             raise InvalidRequest("request", "a line is a JSON object")
         arrival_s = _arrival_s(payload.pop("arrival_s", None))
-        request = decode_request(request_from_json(payload))
+        request = request_from_json(payload)
     except InvalidRequest as error:
         return BatchLine(number, None, error=str(error))
     except json.JSONDecodeError as error:

@@ -167,8 +167,10 @@ def summary(
         "output_tokens": num_tokens,
         "output_tokens_per_s": round(num_tokens / wall_s, 3) if done else 0.0,
         **{
-            f"{name}_{label}": round(values[int(share * (len(values) - 1))], 4) if values else None
+            f"{name}_{label}": round(values[int(quantile * (len(values) - 1))], 4)
+            if values
+            else None
             for name, values in (("ttft_s", firsts), ("latency_s", latencies))
-            for label, share in (("p50", 0.5), ("p99", 0.99))
+            for label, quantile in (("p50", 0.5), ("p99", 0.99))
         },
     }

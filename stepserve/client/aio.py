@@ -16,6 +16,7 @@ from stepserve.client.following import Following
 from stepserve.client.retry import Retry, RetryPolicy
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference import JobInfo, JobState, ModelInfo, Request, StreamEvent
+from stepserve.protocol.inference_rpc import InferenceStub
 
 
 class AsyncClient:
@@ -39,7 +40,7 @@ class AsyncClient:
             self._channel = grpc.aio.insecure_channel(address(target), options=options())
         else:
             self._channel = grpc.aio.secure_channel(address(target), credentials, options=options())
-        self._stub = wire.InferenceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub = InferenceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -15,6 +15,7 @@ from stepserve.client.following import Following
 from stepserve.client.retry import Retry, RetryPolicy
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference import JobInfo, JobState, ModelInfo, Request, StreamEvent
+from stepserve.protocol.inference_rpc import InferenceStub
 
 
 class Client:
@@ -37,7 +38,7 @@ class Client:
             self._channel = grpc.insecure_channel(address(target), options=options())
         else:
             self._channel = grpc.secure_channel(address(target), credentials, options=options())
-        self._stub = wire.InferenceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub = InferenceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Client:
         return self

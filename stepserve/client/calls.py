@@ -1,4 +1,4 @@
-"""What the two clients share: requests, and how to reach a service."""
+"""What both clients need: requests, and how to reach a service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from stepserve.protocol.channel import channel_options
 from stepserve.protocol.errors import InvalidRequest
-from stepserve.protocol.inference import ChatMessage, JobState, Request, SamplingParams
+from stepserve.protocol.inference import ChatMessage, JobState, Request
 from stepserve.protocol.inference_wire import (
     AttachRequest,
     ListJobsRequest,
@@ -17,6 +17,7 @@ from stepserve.protocol.inference_wire import (
     encode_request,
     encode_state,
 )
+from stepserve.protocol.sampling import SamplingParams
 
 _MAX_OFFSET = 2**64 - 1
 

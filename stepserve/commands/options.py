@@ -12,7 +12,8 @@ from pydantic_settings import BaseSettings, CliPositionalArg
 
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.errors import InvalidRequest
-from stepserve.protocol.inference import ChatMessage, Request, SamplingParams, StreamEvent
+from stepserve.protocol.inference import ChatMessage, Request, StreamEvent
+from stepserve.protocol.sampling import SamplingParams
 
 
 class Connection(BaseSettings):

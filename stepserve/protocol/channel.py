@@ -7,7 +7,7 @@ PING_INTERVAL_MS = 10_000
 PING_TIMEOUT_MS = 5_000
 
 
-def place(host: str, port: int) -> str:
+def address(host: str, port: int) -> str:
     """Return HOST:PORT as gRPC reads it: an IPv6 address is put in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -7,35 +7,16 @@ becomes of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stepserve.protocol.integers import S32, U32
 from stepserve.protocol.job import Finish
+from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
 
 JobState = Literal["queued", "running", "ended"]
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How to choose tokens; None is the default that inference.proto states."""
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
-    ignore_eos: bool | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    n: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +32,11 @@ class Request:
     """What to generate: one of ``prompt``, ``prompt_token_ids`` and ``messages``."""
 
     prompt: str = ""
-    prompt_token_ids: Sequence[int] | None = None
+    prompt_token_ids: Sequence[U32] | None = None
     messages: Sequence[ChatMessage] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     model: str = ""
-    priority: int = 0
+    priority: S32 = 0
     tenant: str = ""
     idempotency_key: str = ""
     deadline_s: float = 0.0

@@ -1,14 +1,14 @@
 """The service on the wire: ``inference``'s values to inference.proto's messages and back.
 
-The only door to inference.proto's generated code.
+The only door to inference.proto's messages; ``inference_rpc`` is the one to its calls.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, overload
 
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import (
@@ -18,11 +18,11 @@ from stepserve.protocol.inference import (
     ModelInfo,
     OutputInfo,
     Request,
-    SamplingParams,
     StreamEvent,
     Usage,
 )
 from stepserve.protocol.job import Finish
+from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.v1 import inference_pb2 as pb
 from stepserve.v1.inference_pb2 import (
@@ -37,12 +37,6 @@ from stepserve.v1.inference_pb2 import (
     SubmitRequest,
     SubmitResponse,
 )
-from stepserve.v1.inference_pb2 import SamplingParams as WireSampling
-from stepserve.v1.inference_pb2_grpc import (
-    InferenceServicer,
-    InferenceStub,
-    add_InferenceServicer_to_server,
-)
 
 __all__ = [
     "MAX_REQUEST_BYTES",
@@ -51,8 +45,6 @@ __all__ = [
     "AttachRequest",
     "CancelJobRequest",
     "GetJobRequest",
-    "InferenceServicer",
-    "InferenceStub",
     "Job",
     "ListJobsRequest",
     "ListJobsResponse",
@@ -60,8 +52,6 @@ __all__ = [
     "ListModelsResponse",
     "SubmitRequest",
     "SubmitResponse",
-    "WireSampling",
-    "add_InferenceServicer_to_server",
     "decode_event",
     "decode_job",
     "decode_models",
@@ -89,7 +79,7 @@ _STATE_NAMES: dict[int, JobState] = {number: name for name, number in _STATES.it
 
 
 def encode_request(request: Request) -> SubmitRequest:
-    """Raises InvalidRequest where a value has no place in its field."""
+    """Raises InvalidRequest where a value does not fit its field."""
     wire = SubmitRequest()
     if request.prompt_token_ids is not None:
         wire.prompt_token_ids.SetInParent()
@@ -108,15 +98,19 @@ def encode_request(request: Request) -> SubmitRequest:
 
 
 def decode_request(wire: SubmitRequest) -> Request:
-    """The request as a client would have made it; absent optional fields are None."""
+    """The request as a client would have made it; absent optional fields are None.
+
+    Its sequences and mappings are views of the message, which may be as large as a request can
+    be: nothing is copied before somebody has looked at how much there is.
+    """
     sampling = {
         entry.name: _optional(wire.sampling, entry.name) for entry in fields(SamplingParams)
     }
     has_ids = wire.HasField("prompt_token_ids")
     return Request(
         prompt=wire.prompt,
-        prompt_token_ids=list(wire.prompt_token_ids.ids) if has_ids else None,
-        messages=[ChatMessage(message.role, message.content) for message in wire.messages],
+        prompt_token_ids=wire.prompt_token_ids.ids if has_ids else None,
+        messages=_Messages(wire.messages),
         sampling=SamplingParams(**sampling),
         model=wire.model,
         priority=wire.priority,
@@ -142,12 +136,31 @@ def request_digest(request: SubmitRequest, model: str) -> str:
     return hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
-def _optional(wire: WireSampling, name: str) -> Any:
+def _optional(wire: pb.SamplingParams, name: str) -> Any:
     field = wire.DESCRIPTOR.fields_by_name[name]
     if field.has_presence:
         return getattr(wire, name) if wire.HasField(name) else None
-    value = getattr(wire, name)
-    return dict(value) if isinstance(value, Mapping) else list(value)
+    return getattr(wire, name)
+
+
+class _Messages(Sequence[ChatMessage]):
+    """A conversation, each message made when it is asked for."""
+
+    def __init__(self, messages: Sequence[pb.ChatMessage]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> ChatMessage: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ChatMessage]: ...
+    def __getitem__(self, index: int | slice) -> ChatMessage | Sequence[ChatMessage]:
+        if isinstance(index, slice):
+            return _Messages(self._messages[index])
+        message = self._messages[index]
+        return ChatMessage(message.role, message.content)
 
 
 def _assign(wire: Any, name: str, value: Any, path: str) -> None:
@@ -273,7 +286,7 @@ def decode_job(wire: Job) -> JobInfo:
     )
 
 
-def encode_models(models: list[ModelInfo]) -> ListModelsResponse:
+def encode_models(models: Sequence[ModelInfo]) -> ListModelsResponse:
     wire = ListModelsResponse()
     for model in models:
         wire.models.add(

@@ -6,32 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """inference.proto's SamplingParams with every default and the seed resolved.
-
-    ``stop_token_ids`` holds every id that ends the output: the request's, and the
-    model's own unless ``ignore_eos``. ``logprobs`` is -1 where none were asked for.
-    """
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    logprobs: int = -1
-    n: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +23,7 @@ class JobSpec:
     job_id: str
     model: str
     prompt_token_ids: Sequence[int]
-    sampling: SamplingParams
+    sampling: Sampling
     tokenizer_fingerprint: str = ""
     priority: int = 0
     tenant: str = ""
@@ -97,7 +73,7 @@ class OutputLog:
 class ClaimedJob:
     """A job that a lane may run now, with the output that it has already.
 
-    ``rank`` is its place in the order that the policy gives all jobs, lowest first: a
+    ``rank`` orders all jobs as the policy does, lowest first: a
     constant of the job, chosen when it was submitted. One with ``strikes`` is a suspect: it
     was there when a lane failed.
     """

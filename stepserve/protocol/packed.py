@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,16 +24,21 @@ def pack_floats(values: Iterable[float]) -> bytes:
     return array("f", values).tobytes()
 
 
+def float32(value: float) -> float:
+    """Return a number as it travels: rounded to the nearest float32, which may be infinite."""
+    return array("f", (value,))[0]
+
+
 def unpack(field: str, data: bytes) -> tuple[int, ...]:
     """Raise InvalidRequest where ``data`` is no whole number of items."""
     _check_whole(field, data)
-    return tuple(memoryview(data).cast("I"))
+    return struct.unpack(f"<{len(data) // 4}I", data)
 
 
 def unpack_floats(field: str, data: bytes) -> tuple[float, ...]:
     """Raise InvalidRequest where ``data`` is no whole number of items."""
     _check_whole(field, data)
-    return tuple(memoryview(data).cast("f"))
+    return struct.unpack(f"<{len(data) // 4}f", data)
 
 
 def check_length(field: str, values: Sequence[object], count: int) -> None:

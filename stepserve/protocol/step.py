@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from stepserve.protocol.sampling import Sampling
+
 PROTOCOL_VERSION = 1
 
 
@@ -20,24 +22,6 @@ class FinishReason(IntEnum):
     STOP = 1
     LENGTH = 2
     ERROR = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Sampling with every value resolved; worker.proto says what each means."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    num_logprobs: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from itertools import chain
 
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.packed import check_length, pack, pack_floats, split, unpack, unpack_floats
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import (
     Admission,
     FinishReason,
     Hello,
     HelloReply,
     ResidentSequence,
-    Sampling,
     StepCommand,
     StepReport,
     TokenLogprobs,
@@ -57,24 +57,21 @@ __all__ = [
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Worker"].full_name
 
-# --- sampling and admissions
+# Numbers that message and value name alike; the other fields are arrays, or -1 for none.
+_SAMPLING_NUMBERS = tuple(
+    field.name
+    for field in pb.Sampling.DESCRIPTOR.fields
+    if field.type != field.TYPE_BYTES and field.name != "num_logprobs"
+)
 
 
 def _encode_sampling(sampling: Sampling) -> pb.Sampling:
     return pb.Sampling(
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
         stop_token_ids=pack(sampling.stop_token_ids),
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty,
         logit_bias_ids=pack(token_id for token_id, _ in sampling.logit_bias),
         logit_bias_values=pack_floats(bias for _, bias in sampling.logit_bias),
-        num_logprobs=sampling.num_logprobs,
+        num_logprobs=sampling.logprobs,
+        **{name: getattr(sampling, name) for name in _SAMPLING_NUMBERS},
     )
 
 
@@ -83,18 +80,10 @@ def _decode_sampling(message: pb.Sampling) -> Sampling:
     bias_values = unpack_floats("logit_bias_values", message.logit_bias_values)
     check_length("logit_bias_values", bias_values, len(bias_ids))
     return Sampling(
-        max_tokens=message.max_tokens,
-        temperature=message.temperature,
-        top_p=message.top_p,
-        top_k=message.top_k,
-        min_p=message.min_p,
-        seed=message.seed,
         stop_token_ids=unpack("stop_token_ids", message.stop_token_ids),
-        presence_penalty=message.presence_penalty,
-        frequency_penalty=message.frequency_penalty,
-        repetition_penalty=message.repetition_penalty,
         logit_bias=tuple(zip(bias_ids, bias_values, strict=True)),
-        num_logprobs=message.num_logprobs,
+        logprobs=message.num_logprobs,
+        **{name: getattr(message, name) for name in _SAMPLING_NUMBERS},
     )
 
 
@@ -123,9 +112,6 @@ def _decode_admission(message: pb.Admission) -> Admission:
         num_computed=message.num_computed,
         block_ids=unpack("block_ids", message.block_ids),
     )
-
-
-# --- commands
 
 
 def encode_command(command: StepCommand) -> pb.StepCommand:
@@ -167,9 +153,6 @@ def decode_command(message: pb.StepCommand) -> StepCommand:
         new_block_ids=new_block_ids,
         max_duration_ms=message.max_duration_ms,
     )
-
-
-# --- reports
 
 
 def _encode_logprobs(position: int, logprobs: TokenLogprobs) -> pb.RowLogprobs:
@@ -258,8 +241,6 @@ def _decode_freed(message: pb.StepReport) -> tuple[tuple[int, Sequence[int]], ..
     return tuple(zip(freed_ids, split(block_ids, counts), strict=True))
 
 
-# --- the Hello exchange
-
 # Values and messages name their fields alike.
 _INFO_FIELDS = tuple(field.name for field in pb.WorkerInfo.DESCRIPTOR.fields)
 _HELLO_FIELDS = tuple(field.name for field in pb.Hello.DESCRIPTOR.fields)
@@ -323,9 +304,6 @@ def decode_hello_reply(message: pb.HelloReply) -> HelloReply:
         last_step=message.last_step,
         sequences=tuple(_decode_resident(sequence) for sequence in message.sequences),
     )
-
-
-# --- what travels on a stream
 
 
 def encode_lane_message(value: Hello | StepCommand) -> pb.LaneMessage:

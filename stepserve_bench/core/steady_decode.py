@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import Claim, Claimed, Commit, Committed, Effect, Reported, Send
 from scheduler_svc.core.scheduler import Core
-from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import StepCommand, StepReport
 
 EPOCH, INCARNATION = 1, "0" * 32
@@ -56,7 +57,7 @@ class DecodeCase:
         ]
 
     def _job(self, index: int, prompt: tuple[int, ...], num_outputs: int) -> ClaimedJob:
-        sampling = SamplingParams(self.max_tokens, 0.0, ignore_eos=True, n=num_outputs)
+        sampling = Sampling(self.max_tokens, 0.0, ignore_eos=True, n=num_outputs)
         spec = JobSpec(f"job-{index:06}", "model", prompt, sampling, arrival_s=float(index))
         outputs = tuple(OutputLog(output) for output in range(num_outputs))
         return ClaimedJob(spec, outputs, rank=float(index))

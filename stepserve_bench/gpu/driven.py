@@ -12,7 +12,8 @@ import torch
 
 from kvstore.blocks import num_blocks_for
 from kvstore.cache import CacheShape, KVCache
-from stepserve.protocol.step import Admission, Sampling, StepCommand
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission, StepCommand
 from stepserve_bench.gpu.checkpoint import fill, write_config
 from stepserve_bench.gpu.geometry import Geometry
 from stepserve_bench.gpu.setup import Setup

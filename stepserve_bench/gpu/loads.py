@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepserve.protocol.inference import Request, SamplingParams
+from stepserve.protocol.inference import Request
+from stepserve.protocol.sampling import SamplingParams
 from stepserve_bench.gpu.geometry import Geometry
 
 NANO_REQUESTS, NANO_LENGTHS, NANO_TOKENS = 256, (100, 1024), 10_000

@@ -16,7 +16,8 @@ import torch
 
 from stepserve import AsyncClient
 from stepserve.local.serving import serve
-from stepserve.protocol.inference import Request, SamplingParams
+from stepserve.protocol.inference import Request
+from stepserve.protocol.sampling import SamplingParams
 from stepserve_bench.gpu.checkpoint import write_checkpoint
 from stepserve_bench.gpu.child import forked_map, one_line
 from stepserve_bench.gpu.geometry import FAMILIES, Geometry

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stepserve.protocol.step import Admission, Sampling
+from stepserve.protocol.sampling import MAX_LOGIT_BIASES, Sampling
+from stepserve.protocol.step import Admission
 from worker_svc.core.needs import StepNeeds
 from worker_svc.kernels.choice import SampledRows
 from worker_svc.kernels.record import pack_record
 
 MAX_CONTEXT, PROMPT_TOKENS, NUM_TOKENS = 4096, 512, 1024
-NUM_BIASES, MAX_LOGIT_BIASES = 16, 1024
+NUM_BIASES = 16
 # What logits of random numbers are multiplied by: some tokens are much likelier than others.
 SPREAD = 3.0
 
@@ -44,8 +45,8 @@ def kinds() -> Iterator[Kind]:
     yield Kind("penalties", replace(penalised, temperature=0.0), StepNeeds(penalties=True))
     biases = tuple((7 * number, 2.0) for number in range(NUM_BIASES))
     yield Kind("bias", replace(drawn, logit_bias=biases), StepNeeds(bias=True, draw=True))
-    yield Kind("5 logprobs", replace(drawn, num_logprobs=5), StepNeeds(draw=True, num_logprobs=5))
-    everything = replace(penalised, logit_bias=biases, num_logprobs=5)
+    yield Kind("5 logprobs", replace(drawn, logprobs=5), StepNeeds(draw=True, num_logprobs=5))
+    everything = replace(penalised, logit_bias=biases, logprobs=5)
     yield Kind("everything", everything, StepNeeds(True, True, True, True, 5))
 
 

@@ -27,7 +27,8 @@ from stepserve import AsyncClient
 from stepserve.local.ready import ready_fields
 from stepserve.process.tether import tethered
 from stepserve.protocol.errors import StepserveError
-from stepserve.protocol.inference import Request, SamplingParams
+from stepserve.protocol.inference import Request
+from stepserve.protocol.sampling import SamplingParams
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.measure.figures import percentile
 from stepserve_bench.report.machine import machine

@@ -16,7 +16,8 @@ from scheduler_svc.core.events import (
     Send,
 )
 from scheduler_svc.core.scheduler import Core
-from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import StepCommand
 from stepserve_bench.simulator.cost import Latencies, StepCosts
 from stepserve_bench.simulator.job import Job
@@ -74,7 +75,7 @@ class Lane:
         self._is_looking = False
         self._worker_free_s = self._commits_free_s = 0.0
         self._tallies: dict[int, Tally] = {}
-        self._samplings: dict[int, SamplingParams] = {}
+        self._samplings: dict[int, Sampling] = {}
 
     def turn(self) -> tuple[list[Event], list[Effect]]:
         """Let the core decide on what has happened, and do what it says; return both."""
@@ -123,7 +124,7 @@ class Lane:
     def _claimed_job(self, job: Job) -> ClaimedJob:
         job_id = str(job.number)
         self.jobs[job_id] = job
-        sampling = self._samplings.setdefault(job.max_tokens, SamplingParams(job.max_tokens))
+        sampling = self._samplings.setdefault(job.max_tokens, Sampling(job.max_tokens))
         spec = JobSpec(
             job_id,
             "",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepserve import AsyncClient
-from stepserve.protocol.inference import Request, SamplingParams, StreamEvent
+from stepserve.protocol.inference import Request, StreamEvent
+from stepserve.protocol.sampling import SamplingParams
 from tests.checkpoints import EOS_TOKEN_ID, LoneRun, lone_greedy
 
 # In float32 another order of the same sums may choose otherwise where the lone run's

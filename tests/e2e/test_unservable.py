@@ -18,7 +18,8 @@ from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient
 from stepserve.protocol.errors import BegunAnew
 from stepserve.protocol.inference import JobInfo
-from stepserve.protocol.job import JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.job import JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
 from tests.checkpoints import add_tokenizer, make_checkpoint
 from tests.e2e.oracle import OracleJob, collect, compare_all
 from tests.e2e.stack import worker
@@ -104,7 +105,7 @@ async def test_a_job_that_outgrew_its_worker_ends_with_the_limit(
 
 
 def test_who_follows_a_job_that_begins_anew_is_told() -> None:
-    spec = JobSpec("a", "m", (1,), SamplingParams(max_tokens=9))
+    spec = JobSpec("a", "m", (1,), Sampling(max_tokens=9))
     stream = OutputStream(spec, 0, 0, None)
     stream.take(OutputLog(0, (5,), num_restarts=1))
     assert stream.request().num_restarts == 1

@@ -51,6 +51,7 @@ OFFENCES = {
         "scheduler_svc/queue/attendance.py",
         "import scheduler_svc.fleet.owners",
     ),
+    "The front end knows values, not gRPC": ("scheduler_svc/frontend/gate.py", "import grpc"),
     "Tensors live in the worker and in kvstore's cache": ("stepserve/__init__.py", "import torch"),
     "A scheduler runs without torch": ("scheduler_svc/settings.py", "import kvstore.cache"),
     "Redis is behind the queue": ("scheduler_svc/lane/lane.py", "import redis"),

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepserve.protocol.step import Sampling, StepCommand, StepReport
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import StepCommand, StepReport
 from tests.checkpoints import lone_greedy
 from tests.worker_svc.lane import Lane
 from worker_svc.core.residents import StepPlan

@@ -7,14 +7,8 @@ from dataclasses import dataclass, field
 
 from kvstore.blocks import num_blocks_for
 from kvstore.pool import BlockPool
-from stepserve.protocol.step import (
-    Admission,
-    FinishReason,
-    Sampling,
-    StepCommand,
-    StepReport,
-    TokenLogprobs,
-)
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission, FinishReason, StepCommand, StepReport, TokenLogprobs
 
 
 @dataclass

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stepserve.protocol.step import FinishReason, Hello, Sampling, StepReport
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import FinishReason, Hello, StepReport
 from tests.checkpoints import lone_greedy, make_checkpoint
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.drive import (

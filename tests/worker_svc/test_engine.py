@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from stepserve.protocol import step_wire
-from stepserve.protocol.step import Hello, Sampling, StepCommand
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Hello, StepCommand
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.lane import Lane
 from worker_svc.core.residents import StepPlan

@@ -17,7 +17,8 @@ import pytest
 
 from stepserve.protocol import step_wire
 from stepserve.protocol.errors import StepserveError
-from stepserve.protocol.step import Admission, Hello, Sampling, StepCommand
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission, Hello, StepCommand
 from worker_svc.address import check_address
 
 TIMEOUT_S = 120.0

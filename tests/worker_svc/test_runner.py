@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from stepserve.protocol.errors import StepRefused
-from stepserve.protocol.step import FinishReason, Sampling
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import FinishReason
 from tests.checkpoints import lone_greedy
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.drive import (
@@ -193,7 +194,7 @@ def test_logits_that_are_not_finite_end_their_own_sequence_alone(
     runner.executor.decoder._weights.embedding[poison] = torch.nan
     lane = lane_for()
     sound = [lane.admit([5, 6, 7], GREEDY), lane.admit([5, 6, 7], replace(GREEDY, temperature=0.9))]
-    samplings = (GREEDY, replace(GREEDY, temperature=0.9, top_p=0.9, num_logprobs=2))
+    samplings = (GREEDY, replace(GREEDY, temperature=0.9, top_p=0.9, logprobs=2))
     ill = [lane.admit([5, poison, 7], sampling) for sampling in samplings]
     report = runner.execute(lane.command(dict.fromkeys([*ill, *sound], 3)))
     assert report.token_sequence_ids == tuple(sound)
@@ -206,11 +207,11 @@ def test_logits_that_are_not_finite_end_their_own_sequence_alone(
 
 SAMPLINGS: Sequence[Sampling] = (
     GREEDY,
-    Sampling(max_tokens=12, temperature=1.3, seed=7, num_logprobs=3),
+    Sampling(max_tokens=12, temperature=1.3, seed=7, logprobs=3),
     Sampling(max_tokens=12, temperature=0.7, top_p=0.8, top_k=40, seed=2**64 - 1),
     Sampling(max_tokens=12, temperature=1.0, min_p=0.05, repetition_penalty=1.2, seed=9),
     Sampling(max_tokens=12, temperature=0.0, frequency_penalty=0.7, logit_bias=((9, 2.5),)),
-    Sampling(max_tokens=12, temperature=1.0, presence_penalty=1.5, seed=7, num_logprobs=0),
+    Sampling(max_tokens=12, temperature=1.0, presence_penalty=1.5, seed=7, logprobs=0),
 )
 
 
@@ -236,7 +237,7 @@ def test_sampled_jobs_get_the_same_tokens_alone_in_a_batch_and_resumed(runner: R
 
 def test_logprobs_are_those_of_transformers(runner: Runner, small_checkpoint: Path) -> None:
     lane = lane_for()
-    job = lane.jobs[lane.admit(prompt(7), replace(GREEDY, num_logprobs=3))]
+    job = lane.jobs[lane.admit(prompt(7), replace(GREEDY, logprobs=3))]
     finish_all(runner, lane)
     lone = lone_greedy(small_checkpoint, prompt(7), 12, stop_token_ids=())
     assert [step.logprob for step in job.logprobs] == pytest.approx(lone.logprobs, abs=1e-5)

@@ -17,14 +17,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from stepserve.protocol import step_wire
 from stepserve.protocol.channel import channel_options
-from stepserve.protocol.step import (
-    FinishReason,
-    Hello,
-    HelloReply,
-    Sampling,
-    StepCommand,
-    StepReport,
-)
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import FinishReason, Hello, HelloReply, StepCommand, StepReport
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.lane import Lane
 from worker_svc.assembly import Assembly

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvstore.blocks import num_blocks_for
 from stepserve.protocol.errors import StepRefused
-from stepserve.protocol.step import Admission, Sampling
-
-MAX_LOGPROBS = 20
-# What a sequence's places on the device hold. 64 stop ids may be asked for; the rest is for the
-# ends that a model's configuration names.
-MAX_STOP_TOKEN_IDS = 112
-MAX_LOGIT_BIASES = 1024
-# 0.01 as a float32, which is what travels.
-MIN_REPETITION_PENALTY = 0.009999999776482582
+from stepserve.protocol.step import Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +53,8 @@ def check_admission(admission: Admission, limits: Limits) -> None:
         },
     )
     check_block_ids(admission.block_ids, limits)
-    _check_sampling(admission.sequence_id, sampling, limits.vocab_size)
-
-
-def _check_sampling(sequence_id: int, sampling: Sampling, vocab_size: int) -> None:
-    bias_ids = [token_id for token_id, _ in sampling.logit_bias]
-    floats = [
-        *(bias for _, bias in sampling.logit_bias),
-        sampling.temperature,
-        sampling.presence_penalty,
-        sampling.frequency_penalty,
-        sampling.repetition_penalty,
-    ]
-    _require(
-        sequence_id,
-        {
-            "a sampling value is not finite": all(map(math.isfinite, floats)),
-            "temperature is negative": sampling.temperature >= 0,
-            "top_p is not above 0 and at most 1": 0 < sampling.top_p <= 1,
-            "min_p is not between 0 and 1": 0 <= sampling.min_p <= 1,
-            "repetition_penalty is below 0.01": (
-                sampling.repetition_penalty >= MIN_REPETITION_PENALTY
-            ),
-            f"logprobs are more than {MAX_LOGPROBS}": sampling.num_logprobs <= MAX_LOGPROBS,
-            f"more than {MAX_STOP_TOKEN_IDS} stop token ids": (
-                len(sampling.stop_token_ids) <= MAX_STOP_TOKEN_IDS
-            ),
-            f"more than {MAX_LOGIT_BIASES} tokens are biased": len(bias_ids) <= MAX_LOGIT_BIASES,
-            "a biased token id is not in the vocabulary": max(bias_ids, default=0) < vocab_size,
-            "a token id is biased twice": len(set(bias_ids)) == len(bias_ids),
-        },
-    )
+    if problem := sampling.problem(limits.vocab_size):
+        raise StepRefused(f"sequence {admission.sequence_id}: {problem}")
 
 
 def _require(sequence_id: int, conditions: dict[str, bool]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from stepserve.protocol.step import Sampling
+from stepserve.protocol.sampling import Sampling
 
 # Below it a temperature is zero: the likeliest token, without dividing by next to nothing.
 MIN_TEMPERATURE = 1e-5
@@ -33,7 +33,7 @@ class Needs:
         )
         bias = bool(sampling.logit_bias)
         draw = sampling.temperature >= MIN_TEMPERATURE
-        logprobs = sampling.num_logprobs >= 0
+        logprobs = sampling.logprobs >= 0
         return cls(
             penalties=penalties,
             bias=bias,
@@ -81,5 +81,5 @@ class StepNeeds:
             bias |= needs.bias
             draw |= needs.draw
             cut |= needs.cut
-            num_logprobs = max(num_logprobs, resident.sampling.num_logprobs)
+            num_logprobs = max(num_logprobs, resident.sampling.logprobs)
         return cls(penalties, bias, draw, cut, num_logprobs)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stepserve.protocol.errors import StepRefused
-from stepserve.protocol.step import Admission, ResidentSequence, Sampling, StepCommand
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission, ResidentSequence, StepCommand
 from worker_svc.core.limits import Limits, check_admission, check_block_ids
 from worker_svc.core.needs import Needs
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stepserve.protocol.step import Admission, Sampling
-from worker_svc.core.limits import MAX_STOP_TOKEN_IDS
+from stepserve.protocol.sampling import MAX_END_TOKENS, Sampling
+from stepserve.protocol.step import Admission
 from worker_svc.core.needs import Needs
 
 RECORD_WORDS = 128
@@ -25,7 +25,7 @@ TEMPERATURE, TOP_P, MIN_P = 4, 5, 6
 PRESENCE, FREQUENCY, REPETITION = 7, 8, 9
 NUM_PROMPT_TOKENS, MAX_TOKENS, NUM_BIASES, NUM_LOGPROBS, NUM_STOPS = 10, 11, 12, 13, 14
 FIRST_STOP = 16
-assert FIRST_STOP + MAX_STOP_TOKEN_IDS == RECORD_WORDS
+assert FIRST_STOP + MAX_END_TOKENS == RECORD_WORDS
 
 
 _MAX_INT32 = 2**31 - 1
@@ -43,7 +43,7 @@ def pack_record(admission: Admission, max_tokens: int) -> npt.NDArray[np.int32]:
     words[NUM_PROMPT_TOKENS] = admission.num_prompt_tokens
     words[MAX_TOKENS] = max_tokens
     words[NUM_BIASES] = len(sampling.logit_bias)
-    words[NUM_LOGPROBS] = sampling.num_logprobs & 0xFFFFFFFF
+    words[NUM_LOGPROBS] = sampling.logprobs & 0xFFFFFFFF
     words[NUM_STOPS] = len(stops)
     words[FIRST_STOP : FIRST_STOP + len(stops)] = stops
     floats = words.view(np.float32)
@@ -108,5 +108,5 @@ class Columns:
 
     @property
     def stop_token_ids(self) -> Tensor:
-        """``[lines, MAX_STOP_TOKEN_IDS]``: the first ``num_stops`` of a line are meant."""
+        """``[lines, MAX_END_TOKENS]``: the first ``num_stops`` of a line are meant."""
         return self.records[:, FIRST_STOP:]

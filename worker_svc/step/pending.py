@@ -51,7 +51,7 @@ class Pending:
 
     def _take(self, *logprobs: Tensor) -> dict[int, TokenLogprobs]:
         chosen, ids, values = (part.tolist() for part in logprobs)
-        counts = [row.resident.sampling.num_logprobs for row in self._rows]
+        counts = [row.resident.sampling.logprobs for row in self._rows]
         return {
             at: TokenLogprobs(
                 chosen[at], tuple(zip(ids[at][:count], values[at][:count], strict=True))

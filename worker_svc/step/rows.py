@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker_svc.core.limits import MAX_LOGIT_BIASES, Limits
+from stepserve.protocol.sampling import MAX_LOGIT_BIASES
+from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Resident, Row
 from worker_svc.kernels import Kernels
 from worker_svc.kernels.locate import RowTables

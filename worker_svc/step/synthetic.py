@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kvstore.blocks import num_blocks_for
-from stepserve.protocol.step import Admission, Sampling, StepCommand
-from worker_svc.core.limits import MAX_LOGPROBS, Limits
+from stepserve.protocol.sampling import MAX_LOGPROBS, Sampling
+from stepserve.protocol.step import Admission, StepCommand
+from worker_svc.core.limits import Limits
 from worker_svc.step.layout import Layout
 
 # A context that attention's Triton kernel divides, where the longest one is not too long for that.
@@ -24,14 +25,14 @@ def warm_up_steps(limits: Limits) -> Iterator[StepCommand]:
     chunk = min(3, limits.max_step_tokens, longest)
     long = min(longest, max(MIN_LONG_CONTEXT, limits.max_context // 16))
     whole = Sampling(max_tokens=1)
-    cut = replace(whole, top_p=0.5, min_p=0.1, num_logprobs=1)
+    cut = replace(whole, top_p=0.5, min_p=0.1, logprobs=1)
     for row, sampling in (((chunk, chunk), cut), ((1, chunk), cut), ((1, long), whole)):
         yield _step([row], sampling, limits)
 
 
 def largest_step(limits: Limits, layout: Layout) -> StepCommand:
     """The step that takes the most memory, each row through every sampling stage."""
-    sampling = Sampling(max_tokens=1, top_p=0.9, repetition_penalty=1.1, num_logprobs=MAX_LOGPROBS)
+    sampling = Sampling(max_tokens=1, top_p=0.9, repetition_penalty=1.1, logprobs=MAX_LOGPROBS)
     return _step(layout.largest_rows(limits), sampling, limits)
 
 

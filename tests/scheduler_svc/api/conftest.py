@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol import inference_wire as wire
+from stepserve.protocol import inference_rpc as rpc
 from tests.scheduler_svc.api.served import Served, serving
-from tests.scheduler_svc.text.checkpoints import write_checkpoint
+from tests.scheduler_svc.frontend.conftest import card, checkpoint
 
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
-
-
-@pytest.fixture
-def card(checkpoint: Path) -> ModelCard:
-    return replace(ModelCard.load(checkpoint), name=f"tiny-{uuid.uuid4().hex[:8]}")
+__all__ = ["card", "checkpoint"]
 
 
 @pytest.fixture
@@ -36,4 +25,4 @@ async def served(redis_url: str, card: ModelCard) -> AsyncIterator[Served]:
 @pytest.fixture
 async def stub(served: Served) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(served.address) as channel:
-        yield wire.InferenceStub(channel)
+        yield rpc.InferenceStub(channel)

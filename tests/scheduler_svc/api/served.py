@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from redis import Redis
 
@@ -15,6 +16,8 @@ from scheduler_svc.queue import JobQueue, Lease, QueueLimits, RowKind
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_wire as wire
+from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish
 from stepserve.protocol.step import TokenLogprobs
 
@@ -63,6 +66,11 @@ def break_bell(redis: Redis, keys: Keys) -> None:
     redis.delete(keys.bell)
     redis.set(keys.bell, "not a stream")
     redis.client_kill_filter(_type="normal", skipme=True)  # who waits does not look again
+
+
+def message(payload: dict[str, Any]) -> wire.SubmitRequest:
+    """Return a request as a client sends it."""
+    return wire.encode_request(request_from_json(payload))
 
 
 @dataclass

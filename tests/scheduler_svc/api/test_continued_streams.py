@@ -13,7 +13,7 @@ import pytest
 
 from scheduler_svc.lane.stop_watch import StopWatch
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol import inference_wire as wire
+from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol.inference_wire import AttachRequest
 from stepserve.protocol.job import Finish
 from stepserve.protocol.step import Admission, StepCommand, StepReport
@@ -35,7 +35,7 @@ async def served(redis_url: str, tmp_path: Path) -> AsyncIterator[Served]:
 @pytest.fixture
 async def stub(served: Served) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(served.address) as channel:
-        yield wire.InferenceStub(channel)
+        yield rpc.InferenceStub(channel)
 
 
 def added(served: Served, prompt: Any, output: list[int]) -> str:

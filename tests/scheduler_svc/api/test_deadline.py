@@ -9,9 +9,8 @@ import pytest
 
 from scheduler_svc.frontend import live_card
 from scheduler_svc.queue import JobQueue
-from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.job import Finish
-from tests.scheduler_svc.api.served import Served
+from tests.scheduler_svc.api.served import Served, message
 from tests.scheduler_svc.api.test_service import refusal, submit
 
 
@@ -57,7 +56,7 @@ async def test_a_stream_is_refused_alike(served: Served, stub: Any) -> None:
     await finish(served, stub, 5)
     await measure(served.queue, "worker", 500_000)
     asked = {"prompt": "Once", "sampling": {"max_tokens": 5}, "deadline_s": 2.0}
-    code, text = await refusal(stub.Generate(request_from_json(asked)).read())
+    code, text = await refusal(stub.Generate(message(asked)).read())
     assert (code, text[:10]) == (grpc.StatusCode.INVALID_ARGUMENT, "deadline_s")
 
 

@@ -12,14 +12,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import Redis
 
-from scheduler_svc.api import service
-from scheduler_svc.frontend import live_card
+from scheduler_svc.frontend import front_end, live_card
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
-from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.job import Finish
-from tests.scheduler_svc.api.served import WAIT_S, Served, break_bell, serving
+from tests.scheduler_svc.api.served import WAIT_S, Served, break_bell, message, serving
 from tests.scheduler_svc.api.test_service import NOT_SERVING, refusal, submit
 
 NUM_CALLS = 3000
@@ -51,13 +50,13 @@ async def test_a_rush_of_calls_is_answered(stub: Any) -> None:
 async def test_more_submits_than_can_wait_are_told_when_to_come_back(
     redis_url: str, card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MAX_SUBMITS_AT_ONCE", 1)
-    monkeypatch.setattr(service, "MAX_WAITING_SUBMITS", 1)
+    monkeypatch.setattr(front_end, "MAX_SUBMITS_AT_ONCE", 1)
+    monkeypatch.setattr(front_end, "MAX_WAITING_SUBMITS", 1)
     async with (
         serving(redis_url, card) as served,
         grpc.aio.insecure_channel(served.address) as channel,
     ):
-        stub = wire.InferenceStub(channel)
+        stub = rpc.InferenceStub(channel)
         sent = [asyncio.ensure_future(submit(stub)) for _ in range(200)]
         answers = await asyncio.gather(*sent, return_exceptions=True)
         refused = [a for a in answers if isinstance(a, grpc.aio.AioRpcError)]
@@ -166,5 +165,5 @@ async def test_an_ipv6_address_is_served(served: Served) -> None:
     await served.start("::1")
     assert served.address.startswith("[::1]:")
     async with grpc.aio.insecure_channel(served.address) as channel:
-        request = request_from_json({"prompt": "Once"})
-        assert (await wire.InferenceStub(channel).Submit(request)).job_id
+        request = message({"prompt": "Once"})
+        assert (await rpc.InferenceStub(channel).Submit(request)).job_id

@@ -20,13 +20,13 @@ from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.channel import channel_options
 from stepserve.protocol.inference import JobInfo, JobState
-from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.inference_wire import decode_event
 from stepserve.protocol.job import Finish
-from tests.scheduler_svc.api.served import Served, serving
+from tests.scheduler_svc.api.served import Served, message, serving
 from tests.scheduler_svc.frontend.test_validate import SECRET, WRONG
 from tests.scheduler_svc.text.checkpoints import MAX_CONTEXT
 
@@ -35,7 +35,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def submit(stub: Any, **payload: Any) -> wire.SubmitResponse:
-    return await stub.Submit(request_from_json({"prompt": "Once", **payload}))
+    return await stub.Submit(message({"prompt": "Once", **payload}))
 
 
 async def get(stub: Any, job_id: str) -> JobInfo:
@@ -127,7 +127,7 @@ async def test_a_full_queue_says_when_to_come_back(redis_url: str, card: ModelCa
         serving(redis_url, card, limits=limits) as served,
         grpc.aio.insecure_channel(served.address) as channel,
     ):
-        stub = wire.InferenceStub(channel)
+        stub = rpc.InferenceStub(channel)
         await submit(stub)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await submit(stub)
@@ -139,7 +139,7 @@ async def test_a_full_queue_says_when_to_come_back(redis_url: str, card: ModelCa
 async def test_nothing_is_kept_of_a_refused_request(served: Served, stub: Any) -> None:
     for payload, field in WRONG:
         for method in (stub.Submit, lambda request: stub.Generate(request).read()):
-            code, text = await refusal(method(request_from_json(payload)))
+            code, text = await refusal(method(message(payload)))
             assert code == grpc.StatusCode.INVALID_ARGUMENT
             assert text.startswith(f"{field}: ")
     code, _ = await refusal(submit(stub, model="other"))
@@ -164,7 +164,7 @@ async def test_prompts_and_outputs_are_not_logged(
     messages = [{"role": "user", "content": SECRET}]
     await submit(stub, prompt="", messages=messages)
     await refusal(submit(stub, prompt=SECRET, sampling={"n": 99}))
-    call = aiter(stub.Generate(request_from_json({"prompt": SECRET})))
+    call = aiter(stub.Generate(message({"prompt": SECRET})))
     await anext(call)
     for _ in range(2):
         job_id = (await served.lane.claim()).spec.job_id
@@ -174,7 +174,7 @@ async def test_prompts_and_outputs_are_not_logged(
     assert str(served.ids(SECRET))[1:-1] not in caplog.text
 
 
-class Broken(wire.InferenceServicer):
+class Broken(rpc.InferenceServicer):
     """Fails as a bug of ours would, with the request in its message."""
 
     async def Submit(self, request: wire.SubmitRequest, _context: Any) -> None:
@@ -185,11 +185,11 @@ async def test_a_bug_is_internal_and_its_message_stays_here(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = grpc.aio.server(interceptors=[StatusInterceptor()])
-    wire.add_InferenceServicer_to_server(Broken(), server)
+    rpc.add_InferenceServicer_to_server(Broken(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = wire.InferenceStub(channel)
+        stub = rpc.InferenceStub(channel)
         code, text = await refusal(stub.Submit(wire.SubmitRequest(prompt=SECRET)))
     await server.stop(None)
     assert code == grpc.StatusCode.INTERNAL
@@ -204,7 +204,7 @@ async def test_a_client_that_goes_away_cancels_its_job_if_it_said_so(
 ) -> None:
     job_ids = {}
     for flag in (True, False):
-        request = request_from_json({"prompt": "Once", "cancel_on_disconnect": flag})
+        request = message({"prompt": "Once", "cancel_on_disconnect": flag})
         call = stub.Generate(request)
         job_ids[flag] = decode_event(await call.read()).job_id
         call.cancel()
@@ -221,7 +221,7 @@ async def test_a_client_that_comes_back_in_time_keeps_its_job(
         serving(redis_url, card, grace_s=3600.0) as served,
         grpc.aio.insecure_channel(served.address) as channel,
     ):
-        stub, absence = wire.InferenceStub(channel), served.api.absence  # type: ignore[union-attr]
+        stub, absence = rpc.InferenceStub(channel), served.api.front_end.absence  # type: ignore[union-attr]
 
         async def one_is_away() -> bool:
             return absence.num_away == 1
@@ -229,7 +229,7 @@ async def test_a_client_that_comes_back_in_time_keeps_its_job(
         async def none_is_away() -> bool:
             return absence.num_away == 0
 
-        request = request_from_json({"prompt": "Once", "cancel_on_disconnect": True})
+        request = message({"prompt": "Once", "cancel_on_disconnect": True})
         call = stub.Generate(request)
         job_id = decode_event(await call.read()).job_id
         call.cancel()
@@ -258,7 +258,7 @@ async def test_reflection_names_the_service(served: Served) -> None:
 
 async def test_health_tells_of_inference_and_of_submits(served: Served) -> None:
     async with grpc.aio.insecure_channel(served.address) as channel:
-        stub, health = wire.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
+        stub, health = rpc.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
 
         async def status(name: str) -> int:
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
@@ -291,7 +291,7 @@ async def test_while_redis_is_away_it_is_unavailable_and_streams_wait(
 ) -> None:
     redis, served = mortal
     async with grpc.aio.insecure_channel(served.address, options=channel_options()) as channel:
-        stub, health = wire.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
+        stub, health = rpc.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
 
         async def health_is(status: int, name: str = wire.SERVICE_NAME) -> bool:
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
@@ -327,10 +327,10 @@ async def test_a_job_that_is_followed_on_another_replica_goes_on(
         grpc.aio.insecure_channel(first.address) as one,
         grpc.aio.insecure_channel(second.address) as two,
     ):
-        asked = request_from_json({"prompt": "Once", "cancel_on_disconnect": True})
-        call = wire.InferenceStub(one).Generate(asked)
+        asked = message({"prompt": "Once", "cancel_on_disconnect": True})
+        call = rpc.InferenceStub(one).Generate(asked)
         job_id = decode_event(await call.read()).job_id
-        there = wire.InferenceStub(two)
+        there = rpc.InferenceStub(two)
         following = there.Attach(wire.AttachRequest(job_id=job_id))
         await first.lane.claim()
         await first.lane.commit(job_id, first.ids("a dog"))
@@ -338,7 +338,7 @@ async def test_a_job_that_is_followed_on_another_replica_goes_on(
         call.cancel()
 
         async def is_noticed() -> bool:
-            absence = first.api.absence  # type: ignore[union-attr]
+            absence = first.api.front_end.absence  # type: ignore[union-attr]
             return not absence.num_away and not absence._num_streams
 
         await first.until(is_noticed)

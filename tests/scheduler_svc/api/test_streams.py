@@ -15,17 +15,17 @@ from scheduler_svc.frontend.output import MAX_EVENT_TOKENS, OutputStream
 from scheduler_svc.text.stops import StopFinder
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import StreamEvent, Usage
-from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.inference_wire import AttachRequest, decode_event
-from stepserve.protocol.job import Finish, JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.job import Finish, JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
-from tests.scheduler_svc.api.served import Served
+from tests.scheduler_svc.api.served import Served, message
 
 TEXT = "Ça déjà vu 🙂🙃 日本語! a small dog."
 
 
 async def submit(stub: Any, **payload: Any) -> str:
-    answer = await stub.Submit(request_from_json({"prompt": "Once", **payload}))
+    answer = await stub.Submit(message({"prompt": "Once", **payload}))
     return str(answer.job_id)
 
 
@@ -65,7 +65,7 @@ async def test_a_job_is_streamed_to_its_end(served: Served, stub: Any) -> None:
 
 
 async def test_generate_tells_the_job_id_before_there_is_output(served: Served, stub: Any) -> None:
-    call = aiter(stub.Generate(request_from_json({"prompt": "Once"})))
+    call = aiter(stub.Generate(message({"prompt": "Once"})))
     first = decode_event(await anext(call))
     claimed = await served.lane.claim()
     assert first == StreamEvent(claimed.spec.job_id, token_ids=())
@@ -130,7 +130,7 @@ async def test_an_offset_that_a_running_job_has_not_reached_waits(
 
 
 def test_an_output_that_ends_before_the_offset_is_an_error() -> None:
-    spec = JobSpec("job", "model", [1], SamplingParams(max_tokens=9))
+    spec = JobSpec("job", "model", [1], Sampling(max_tokens=9))
     streamed = OutputStream(spec, 0, 5, None)
     assert streamed.take(OutputLog(0, [1, 2])) is None
     with pytest.raises(InvalidRequest, match="ended with 3 tokens"):

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import Claimed, Effect, Event, Reported, Send, StopHit
 from scheduler_svc.core.scheduler import Core
-from stepserve.protocol.job import ClaimedJob, Finish, JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.job import ClaimedJob, Finish, JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import FinishReason, StepCommand, StepReport, TokenLogprobs
 
 INCARNATION = "0123456789abcdef0123456789abcdef"
@@ -46,7 +47,7 @@ def job(
     """
     rank = more.pop("rank", arrival_s)
     envelope = {name: more.pop(name) for name in ("tenant", "deadline_s") if name in more}
-    params = SamplingParams(**({"max_tokens": 8} | more))
+    params = Sampling(**({"max_tokens": 8} | more))
     logs = {index: OutputLog(index) for index in range(params.n)}
     for index, token_ids in (outputs or {}).items():
         finish = Finish("stop") if index in ended else None

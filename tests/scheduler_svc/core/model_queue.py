@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
-from stepserve.protocol.step import Sampling
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.core.model_worker import NOT_FINITE, end_of, logprobs_of, next_token
 
 Key = tuple[str, int]

@@ -13,14 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scheduler_svc.core.config import CoreConfig
-from stepserve.protocol.step import (
-    Admission,
-    FinishReason,
-    Sampling,
-    StepCommand,
-    StepReport,
-    TokenLogprobs,
-)
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission, FinishReason, StepCommand, StepReport, TokenLogprobs
 
 VOCAB_SIZE = 32
 NOT_FINITE = VOCAB_SIZE  # Once in 61 tokens.
@@ -179,7 +173,7 @@ class ModelWorker:
         token_id = next_token(resident.token_ids, admission.index, sampling)
         reason: FinishReason | None = FinishReason.ERROR
         if token_id != NOT_FINITE:
-            if sampling.num_logprobs >= 0:
+            if sampling.logprobs >= 0:
                 outcome.logprobs[len(outcome.tokens)] = logprobs_of(token_id)
             offset = len(resident.token_ids) - admission.num_prompt_tokens
             outcome.tokens.append((sequence_id, offset, token_id))

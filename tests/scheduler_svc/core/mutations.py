@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant(
         "another row's log-probability", OUTCOME, "report.logprobs[position]", "report.logprobs[0]"
     ),
-    Mutant("log-probabilities of 0 are none", SEQUENCE, "num_logprobs >= 0", "num_logprobs > 0"),
+    Mutant("log-probabilities of 0 are none", SEQUENCE, "logprobs >= 0", "logprobs > 0"),
     Mutant("offsets are not compared", OUTCOME, "if offset != len", "if offset < -len"),
     Mutant(
         "a stop string does not end it",

@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 )
 
 from scheduler_svc.core.config import CoreConfig
-from stepserve.protocol.job import JobSpec, SamplingParams
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.core.build import core_config
 from tests.scheduler_svc.core.model_queue import Curse
 from tests.scheduler_svc.core.world import MAX_FAILURES, World
@@ -63,7 +64,7 @@ Submitted = tuple[JobSpec, dict[int, int], Curse | None]
 @st.composite
 def jobs(draw: st.DrawFn) -> Submitted:
     """A job without its id, how many tokens it has of each output, and maybe a curse."""
-    sampling = SamplingParams(
+    sampling = Sampling(
         max_tokens=draw(st.integers(1, 20)),
         seed=draw(st.integers(0, 1000)),
         stop=("7", "11") if draw(st.booleans()) else (),

@@ -79,7 +79,7 @@ def test_an_admission_tells_it_in_full() -> None:
     assert admission.num_prompt_tokens == 3
     assert (admission.num_computed, admission.block_ids) == (0, ())
     assert admission.sampling.temperature == 0.5
-    assert admission.sampling.num_logprobs == 2
+    assert admission.sampling.logprobs == 2
     assert admission.sampling.stop_token_ids == (7,)
 
 
@@ -99,7 +99,7 @@ def test_every_sampling_value_reaches_the_worker() -> None:
     }
     sampling = sequence(**values).sampling
     assert {name: getattr(sampling, name) for name in values} == values
-    assert sampling.num_logprobs == -1
+    assert sampling.logprobs == -1
 
 
 def test_only_outputs_that_have_not_ended_become_sequences() -> None:

@@ -13,7 +13,8 @@ from scheduler_svc.frontend import absence
 from scheduler_svc.frontend.absence import Absence
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.queue.keys import Keys
-from stepserve.protocol.job import Finish, JobSpec, SamplingParams
+from stepserve.protocol.job import Finish, JobSpec
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.queue.proxy import LossyProxy
 
 WAIT_S = 10.0
@@ -33,7 +34,7 @@ def model() -> str:
 @pytest.fixture
 async def queue(proxy: LossyProxy, model: str) -> AsyncIterator[JobQueue]:
     async with JobQueue(proxy.url, model) as queue:
-        await queue.submit(JobSpec("job", model, [1], SamplingParams(max_tokens=9)))
+        await queue.submit(JobSpec("job", model, [1], Sampling(max_tokens=9)))
         yield queue
 
 

@@ -13,7 +13,8 @@ from redis import Redis
 from scheduler_svc.frontend.follow import Follower, FollowHub
 from scheduler_svc.queue import Corrupt, JobQueue, LogRequest
 from scheduler_svc.queue.keys import Keys
-from stepserve.protocol.job import Finish, JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.job import Finish, JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.api.served import Lane, break_bell
 
 NUM_FOLLOWERS = 40
@@ -40,6 +41,8 @@ async def queue(redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator
 async def running(queue: JobQueue, window_s: float) -> AsyncIterator[FollowHub]:
     hub = FollowHub(queue, window_s)
     task = asyncio.create_task(hub.run())
+    # The bell's first word is that anything may have moved: from then on it tells what did.
+    await anext(queue.follow())
     yield hub
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -64,7 +67,7 @@ async def tokens(follower: Follower, offset: int) -> list[int]:
 
 
 async def lane_with_job(queue: JobQueue, job_id: str = "job") -> Lane:
-    await queue.submit(JobSpec(job_id, "model", [1], SamplingParams(max_tokens=99)))
+    await queue.submit(JobSpec(job_id, "model", [1], Sampling(max_tokens=99)))
     lease = await queue.acquire(f"worker of {job_id}", "test", ttl_ms=60_000)
     assert lease is not None
     lane = Lane(queue, lease)
@@ -74,7 +77,7 @@ async def lane_with_job(queue: JobQueue, job_id: str = "job") -> Lane:
 
 async def until_heard(hub: FollowHub, queue: JobQueue) -> None:
     """Wait until the hub knows of all that was committed before."""
-    await queue.submit(JobSpec("sign", "model", [1], SamplingParams(max_tokens=9)))
+    await queue.submit(JobSpec("sign", "model", [1], Sampling(max_tokens=9)))
     with hub.follow("sign") as follower:
         ended = asyncio.create_task(follower.news([LogRequest("sign", 0, 1)]))
         await queue.cancel("sign")

@@ -16,7 +16,7 @@ async def test_some_are_inside_some_wait_and_the_rest_is_refused() -> None:
 
     async def pass_through() -> None:
         nonlocal num_inside, most_inside
-        async with gate.place():
+        async with gate.passage():
             num_inside += 1
             most_inside = max(most_inside, num_inside)
             await leave.wait()
@@ -38,9 +38,9 @@ async def test_some_are_inside_some_wait_and_the_rest_is_refused() -> None:
 
 async def test_nobody_waits_too_long() -> None:
     gate = Gate(1, 10, 0.01)
-    async with gate.place():
+    async with gate.passage():
         with pytest.raises(Exhausted):
-            async with gate.place():
+            async with gate.passage():
                 pass
-    async with gate.place():
+    async with gate.passage():
         pass

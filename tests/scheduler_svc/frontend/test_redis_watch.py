@@ -20,21 +20,21 @@ from redis import Redis
 from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
-from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.job import Finish
-from tests.scheduler_svc.api.served import Served, serving
+from tests.scheduler_svc.api.served import Served, message, serving
 
 
 class Client:
     """Submits, and asks how the service is."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = wire.InferenceStub(channel)
+        self._stub = rpc.InferenceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
 
     async def submit(self, **payload: Any) -> str:
-        request = request_from_json({"prompt": "Once", **payload})
+        request = message({"prompt": "Once", **payload})
         return str((await self._stub.Submit(request)).job_id)
 
     async def refusal(self) -> tuple[grpc.StatusCode, int]:

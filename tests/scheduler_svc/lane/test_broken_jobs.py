@@ -23,7 +23,8 @@ from scheduler_svc.text.stops import StopFinder
 from stepserve import AsyncClient
 from stepserve import SamplingParams as Asked
 from stepserve.protocol.inference import Request
-from stepserve.protocol.job import JobSpec, SamplingParams
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from tests.checkpoints import add_tokenizer, make_checkpoint
 from tests.e2e.oracle import OracleJob, collect, compare_all
 from tests.e2e.stack import stack, worker
@@ -165,7 +166,7 @@ async def test_an_output_that_cannot_be_written_ends(
     checkpoint: Path, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with stack(checkpoint, redis_url) as service, AsyncClient(service.target) as client:
-        sampling = SamplingParams(max_tokens=30, ignore_eos=True)
+        sampling = Sampling(max_tokens=30, ignore_eos=True)
         with Redis.from_url(redis_url) as redis:
             redis.rpush(Keys(service.model).log("marked", 0), "this is no log")
         await service.queue.submit(JobSpec("marked", service.model, MARKED, sampling))
@@ -186,7 +187,7 @@ async def test_stored_jobs_that_cannot_be_run_do_not_keep_the_service_from_being
     async with JobQueue(redis_url, model) as queue:
         await queue.adopt_order()
         for position, ids in enumerate(wrong):
-            sampling = SamplingParams(max_tokens=5, stop_token_ids=ids)
+            sampling = Sampling(max_tokens=5, stop_token_ids=ids)
             await queue.submit(JobSpec(f"bad{position}", model, (5, 6), sampling))
     async with worker(checkpoint, model) as address:
         settings = SchedulerSettings(

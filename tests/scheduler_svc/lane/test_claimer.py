@@ -13,7 +13,8 @@ from scheduler_svc.core.events import Claim
 from scheduler_svc.core.probation import Probation
 from scheduler_svc.lane.claimer import Claimant, Claimer
 from scheduler_svc.queue import JobQueue, Order, RowKind
-from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec, SamplingParams
+from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec
+from stepserve.protocol.sampling import Sampling
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Asked:
     answers: list[list[str]]
 
     async def submit(self, job_id: str, priority: int = 0) -> None:
-        sampling = SamplingParams(max_tokens=4)
+        sampling = Sampling(max_tokens=4)
         await self.queue.submit(JobSpec(job_id, "m", (1, 2), sampling, priority=priority))
 
     async def answered(self, count: int) -> None:
@@ -108,7 +109,7 @@ async def test_a_job_that_has_become_too_long_is_left_to_a_larger_worker(redis_u
     async with asked(redis_url) as it:
         earlier = await it.queue.acquire("worker:2", "me", 60_000)
         assert earlier is not None
-        spec = JobSpec("long", "m", (1, 2), SamplingParams(max_tokens=2000), is_open_ended=True)
+        spec = JobSpec("long", "m", (1, 2), Sampling(max_tokens=2000), is_open_ended=True)
         await it.queue.submit(spec)
         assert await it.queue.claim(earlier, "print", 1, max_context=2002)
         row = CommitRow("long", 0, 0, (7,) * 998)

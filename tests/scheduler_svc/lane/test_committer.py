@@ -13,7 +13,8 @@ from scheduler_svc.lane.committer import Committer
 from scheduler_svc.lane.held_jobs import HeldJobs
 from scheduler_svc.lane.loop import Inbox
 from scheduler_svc.queue import JobQueue, Lease, LogRequest
-from stepserve.protocol.job import CommitRow, Finish, JobSpec, SamplingParams
+from stepserve.protocol.job import CommitRow, Finish, JobSpec
+from stepserve.protocol.sampling import Sampling
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ async def lease(queue: JobQueue) -> Lease:
 
 async def submitted(queue: JobQueue, n: int = 1) -> str:
     job_id = uuid4().hex
-    spec = JobSpec(job_id, "m", [1, 2], SamplingParams(max_tokens=100, n=n))
+    spec = JobSpec(job_id, "m", [1, 2], Sampling(max_tokens=100, n=n))
     await queue.submit(spec)
     return job_id
 

@@ -12,7 +12,8 @@ from redis import Redis
 
 from scheduler_svc.queue import JobQueue, Lease, LogRequest, QueueLimits, RowAnswer, RowKind
 from scheduler_svc.queue.keys import Keys
-from stepserve.protocol.job import CommitRow, Finish, JobSpec, OutputLog, SamplingParams
+from stepserve.protocol.job import CommitRow, Finish, JobSpec, OutputLog
+from stepserve.protocol.sampling import Sampling
 
 FINGERPRINT = "fingerprint"
 STOP = Finish("stop")
@@ -30,7 +31,7 @@ def short(length: int) -> RowAnswer:
 
 def spec(prompt: Sequence[int] = (1, 2, 3), n: int = 1, logprobs: int = -1, **more: Any) -> JobSpec:
     """A job with an id of its own."""
-    sampling = SamplingParams(max_tokens=more.pop("max_tokens", 100), n=n, logprobs=logprobs)
+    sampling = Sampling(max_tokens=more.pop("max_tokens", 100), n=n, logprobs=logprobs)
     job_id = more.pop("job_id", f"job-{next(_numbers):05}")
     return JobSpec(job_id, "model", tuple(prompt), sampling, **more)
 

@@ -11,12 +11,12 @@ from redis import Redis
 from scheduler_svc.queue import JobQueue, Order, QueueLimits, Submitted
 from scheduler_svc.queue.keys import Keys, idempotency_digest
 from stepserve.protocol.errors import Exhausted, InvalidRequest
-from stepserve.protocol.job import SamplingParams
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.queue.build import FINGERPRINT, claim_ids, lease_on, spec, submit
 
 
 async def test_a_claimed_job_is_what_was_submitted(queue: JobQueue) -> None:
-    sampling = SamplingParams(
+    sampling = Sampling(
         max_tokens=7,
         temperature=0.1,
         seed=2**64 - 1,

@@ -20,7 +20,8 @@ from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import Claimed, Effect, Event, Reported
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.trace.recorder import TraceRecorder
-from stepserve.protocol.job import JobSpec, SamplingParams
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.core.build import core_config
 from tests.scheduler_svc.core.world import World
 
@@ -81,7 +82,7 @@ def _live(config: CoreConfig, num_running: int, file: TextIO) -> TimedCore:
         world = World(config)
     for number in range(num_running):
         prompt = [(number * 7 + i) % 31 for i in range(PROMPT_LENGTH)]
-        sampling = SamplingParams(max_tokens=NUM_TURNS, seed=number)
+        sampling = Sampling(max_tokens=NUM_TURNS, seed=number)
         world.submit(JobSpec(f"job{number}", "model", prompt, sampling), {})
     for _ in range(NUM_TURNS):
         world.turn()

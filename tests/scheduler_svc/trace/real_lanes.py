@@ -11,7 +11,8 @@ from uuid import uuid4
 from scheduler_svc.server import scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient
-from stepserve.protocol.inference import Request, SamplingParams
+from stepserve.protocol.inference import Request
+from stepserve.protocol.sampling import SamplingParams
 from tests.checkpoints import add_tokenizer, make_checkpoint
 from tests.e2e.stack import worker
 

@@ -148,7 +148,7 @@ def test_of_a_job_the_rest_is_dropped() -> None:
     assert kept.spec.sampling == replace(job("b").spec.sampling, max_tokens=5, n=2)
     admissions = [a for send in recorded.every(Send) for a in send.command.admissions]
     assert {a.sampling.max_tokens for a in admissions} == {5}
-    assert {(a.sampling.temperature, a.sampling.num_logprobs) for a in admissions} == {(1.0, -1)}
+    assert {(a.sampling.temperature, a.sampling.logprobs) for a in admissions} == {(1.0, -1)}
 
 
 def test_log_probabilities_and_cuts_are_dropped() -> None:

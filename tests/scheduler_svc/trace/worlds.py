@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
 
-from stepserve.protocol.job import JobSpec, SamplingParams
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.core.build import core_config
 from tests.scheduler_svc.core.world import World
 from tests.scheduler_svc.trace.tape import KEY, Tape, TapedCore
@@ -76,7 +77,7 @@ def _spec(chance: random.Random, number: int) -> JobSpec:
         f"job{number}",
         "model",
         shared[: chance.choice((0, 4, 8))] + [chance.randint(1, 15) for _ in range(6)],
-        SamplingParams(
+        Sampling(
             max_tokens=chance.choice((1, 16, 28)),
             seed=number,
             stop=("7", "11") if chance.random() < 0.3 else (),

@@ -1,4 +1,4 @@
-"""Lines that are no requests keep their place; what has ended is not run again."""
+"""Lines that are no requests are results as well; what has ended is not run again."""
 
 from __future__ import annotations
 

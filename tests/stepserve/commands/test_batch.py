@@ -19,6 +19,7 @@ from scheduler_svc.text.model_card import ModelCard
 from stepserve.batch import run as batch_run
 from stepserve.batch.file import BatchFailed, Progress, parse_lines
 from stepserve.cli import parse
+from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import Finish
@@ -166,7 +167,7 @@ async def test_a_full_queue_is_waited_for(redis_url: str, card: ModelCard, files
     assert len(job_ids) == 3
 
 
-class Failing(wire.InferenceServicer):
+class Failing(rpc.InferenceServicer):
     """A service that ends every job's call with the status that its prompt names."""
 
     async def ListModels(self, _request: Any, _context: Any) -> wire.ListModelsResponse:
@@ -180,7 +181,7 @@ async def test_a_failed_call_is_that_lines_error(files: Files) -> None:
     codes = ["INTERNAL", "UNKNOWN", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND"]
     files.write(*({"prompt": code} for code in codes))
     server = grpc.aio.server()
-    wire.add_InferenceServicer_to_server(Failing(), server)
+    rpc.add_InferenceServicer_to_server(Failing(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from stepserve.protocol import step_wire as wire
 from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import (
     Admission,
     FinishReason,
     Hello,
     HelloReply,
     ResidentSequence,
-    Sampling,
     StepCommand,
     StepReport,
     TokenLogprobs,
@@ -43,7 +43,7 @@ samplings = st.builds(
     frequency_penalty=f32,
     repetition_penalty=f32,
     logit_bias=scored,
-    num_logprobs=st.integers(-1, 20),
+    logprobs=st.integers(-1, 20),
 )
 admissions = st.builds(
     Admission,

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepserve.protocol.errors import StepRefused
-from stepserve.protocol.step import Sampling, StepCommand, StepReport
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import StepCommand, StepReport
 from tests.worker_svc.lane import Lane
 from worker_svc.core.limits import Limits
 from worker_svc.core.outcome import Chosen, absorb

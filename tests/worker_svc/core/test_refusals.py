@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stepserve.protocol.errors import StepRefused
-from stepserve.protocol.step import Sampling, StepCommand
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import StepCommand
 from tests.worker_svc.drive import GREEDY, all_is_free, finish_all, lane_for, prompt
 from worker_svc.runner import Runner
 
@@ -35,12 +36,12 @@ INVALID_ADMISSIONS: dict[str, dict[str, Any]] = {
     "not in the vocabulary": {"token_ids": (1, 2, 257)},
     "a block id is not below": {"block_ids": (64,)},
     "more blocks than": {"block_ids": (1,) * 65},
-    "not finite": {"sampling": Sampling(max_tokens=2, temperature=float("inf"))},
+    "not inf": {"sampling": Sampling(max_tokens=2, temperature=float("inf"))},
     "temperature": {"sampling": Sampling(max_tokens=2, temperature=-1.0)},
     "top_p": {"sampling": Sampling(max_tokens=2, top_p=0.0)},
     "min_p": {"sampling": Sampling(max_tokens=2, min_p=float("nan"))},
     "repetition_penalty": {"sampling": Sampling(max_tokens=2, repetition_penalty=0.0099)},
-    "logprobs": {"sampling": Sampling(max_tokens=2, num_logprobs=21)},
+    "logprobs": {"sampling": Sampling(max_tokens=2, logprobs=21)},
     "stop token ids": {"sampling": Sampling(max_tokens=2, stop_token_ids=tuple(range(113)))},
     "tokens are biased": {
         "sampling": Sampling(max_tokens=2, logit_bias=tuple((i % 257, 1.0) for i in range(1025)))

@@ -22,7 +22,8 @@ from scipy.stats import chisquare
 from torch import Tensor
 from triton.runtime import interpreter
 
-from stepserve.protocol.step import Admission, Sampling
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission
 from tests.worker_svc.step.sampling import (
     PADDED,
     TORCH,
@@ -82,7 +83,7 @@ def check_same(cases: list[Case], logits: Tensor, tiles: Tiles) -> int:
             assert case.sampling.temperature > 0
             assert draw(case, logits[at].tolist())[1] < 1e-6
             excused += 1
-        elif case.sampling.num_logprobs >= 0:
+        elif case.sampling.logprobs >= 0:
             got, wanted = chosen.logprobs[at], expected.logprobs[at]
             assert got.logprob == pytest.approx(wanted.logprob, abs=1e-5)
             assert [p for _, p in got.top] == pytest.approx([p for _, p in wanted.top], abs=1e-5)

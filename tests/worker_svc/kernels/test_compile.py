@@ -14,7 +14,8 @@ pytest.importorskip("triton")
 
 from dataclasses import replace
 
-from stepserve.protocol.step import Admission, Sampling
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission
 from tests.worker_svc.kernels.cases import AttentionCase
 from tests.worker_svc.kernels.compiling import (
     SHARED_LIMIT_BYTES,

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepserve.protocol.step import Admission, Sampling, TokenLogprobs
-from worker_svc.core.limits import MAX_LOGIT_BIASES, Limits
+from stepserve.protocol.sampling import MAX_LOGIT_BIASES, Sampling
+from stepserve.protocol.step import Admission, TokenLogprobs
+from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Resident
 from worker_svc.kernels import Kernels, select
 from worker_svc.kernels.philox import uniforms_reference
@@ -99,7 +100,7 @@ def told(cases: Sequence[Case], choice: Choice) -> dict[int, TokenLogprobs]:
     if choice.logprobs is None:
         return {}
     rows = zip(*(part.tolist() for part in choice.logprobs), strict=True)
-    counts = [case.sampling.num_logprobs for case in cases]
+    counts = [case.sampling.logprobs for case in cases]
     return {
         at: TokenLogprobs(chosen, tuple(zip(ids[:count], top[:count], strict=True)))
         for at, (count, (chosen, ids, top)) in enumerate(zip(counts, rows, strict=True))
@@ -199,7 +200,7 @@ def random_case(rng: random.Random, vocab_size: int = VOCAB_SIZE) -> Case:
         frequency_penalty=rng.choice([0.0, 0.0, 0.8]),
         repetition_penalty=rng.choice([1.0, 1.0, 1.3, 0.8]),
         logit_bias=tuple((token_id, rng.uniform(-9, 9)) for token_id in bias_ids),
-        num_logprobs=rng.choice([-1, -1, 0, 5]),
+        logprobs=rng.choice([-1, -1, 0, 5]),
     )
     return Case(
         sampling,

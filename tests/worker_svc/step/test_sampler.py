@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from stepserve.protocol.step import Sampling
+from stepserve.protocol.sampling import Sampling
 from tests.worker_svc.step.sampling import (
     LIMITS,
     PADDED,
@@ -72,7 +72,7 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_logprobs_are_natural_and_come_after_penalties_and_bias(dtype: torch.dtype) -> None:
-    cases = [replace(c, sampling=replace(c.sampling, num_logprobs=4)) for c in random_cases(20, 7)]
+    cases = [replace(c, sampling=replace(c.sampling, logprobs=4)) for c in random_cases(20, 7)]
     logits = random_logits(20, dtype, 8)
     sampled = sample(cases, logits)
     for at, (case, row) in enumerate(zip(cases, logits.tolist(), strict=True)):
@@ -85,7 +85,7 @@ def test_logprobs_are_natural_and_come_after_penalties_and_bias(dtype: torch.dty
 
 
 def test_as_many_logprobs_as_each_row_asked_for() -> None:
-    cases = [Case(replace(GREEDY, num_logprobs=count)) for count in (-1, 0, 1, 20)]
+    cases = [Case(replace(GREEDY, logprobs=count)) for count in (-1, 0, 1, 20)]
     sampled = sample(cases, random_logits(4, torch.float32, 1))
     assert {at: len(logprobs.top) for at, logprobs in sampled.logprobs.items()} == {
         1: 0,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepserve.protocol.step import Sampling
+from stepserve.protocol.sampling import Sampling
 from tests.worker_svc.step.sampling import Case, sample
 
 VOCAB_SIZE = 257
@@ -30,7 +30,7 @@ ENDS: dict[str, Sequence[object]] = {
         tuple((i, -100.0) for i in EVERY_ID),
         tuple((i, 100.0 if i % 2 else -100.0) for i in EVERY_ID),
     ),
-    "num_logprobs": (-1, 20),
+    "logprobs": (-1, 20),
 }
 
 
@@ -66,7 +66,7 @@ def test_every_row_gets_a_token_of_the_vocabulary(kind: str, dtype: torch.dtype)
         assert bool(sampled.is_finite.all())
         assert all(0 <= token_id < VOCAB_SIZE for token_id in sampled.token_ids.tolist())
         for at, logprobs in sampled.logprobs.items():
-            assert len(logprobs.top) == part[at].sampling.num_logprobs
+            assert len(logprobs.top) == part[at].sampling.logprobs
             assert logprobs.logprob <= 0
 
 
@@ -81,7 +81,7 @@ BEYOND = {
 @pytest.mark.parametrize("name", BEYOND)
 @pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 3}, {}], ids=str)
 def test_scores_that_overflow_still_end_in_a_token(name: str, cut: dict[str, float]) -> None:
-    sampling = Sampling(max_tokens=50, **{**BEYOND[name], **cut}, num_logprobs=3)  # type: ignore[arg-type]
+    sampling = Sampling(max_tokens=50, **{**BEYOND[name], **cut}, logprobs=3)  # type: ignore[arg-type]
     cases = [Case(sampling, prompt=(5, 6, 7), output=(5, 8)), Case(Sampling(max_tokens=50, seed=1))]
     logits = raw_logits("usual", 2, torch.float32)
     together = sample(cases, logits)

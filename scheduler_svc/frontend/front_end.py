@@ -1,0 +1,232 @@
+"""What clients may do, in values. Each protocol that they may speak is an edge of this."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from scheduler_svc.frontend import stream
+from scheduler_svc.frontend.absence import Absence
+from scheduler_svc.frontend.follow import FollowHub
+from scheduler_svc.frontend.gate import Gate
+from scheduler_svc.frontend.live_card import LiveCard
+from scheduler_svc.frontend.redis_watch import RedisWatch
+from scheduler_svc.frontend.validate import check_deadline, check_model, resolve
+from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
+from scheduler_svc.settings import ApiSettings
+from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
+from stepserve.protocol.inference import (
+    JobInfo,
+    JobState,
+    ModelInfo,
+    OutputInfo,
+    Request,
+    StreamEvent,
+    Usage,
+)
+from stepserve.protocol.job import JobSpec
+
+DEFAULT_LISTED_JOBS = 100
+MAX_LISTED_JOBS = 1000
+MAX_JOB_ID_CHARS = 256
+# Fewer than the queue has connections: the rest is for reading.
+MAX_SUBMITS_AT_ONCE = 8
+MAX_WAITING_SUBMITS = 8192
+MAX_SUBMIT_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether jobs are taken, and whether a worker is there, too, that computes them."""
+
+    takes_jobs: bool
+    computes: bool
+
+
+class FrontEnd:
+    """Jobs in, streams out. All state is in Redis: any replica answers for any job.
+
+    Methods raise InvalidRequest, NotFound, Exhausted, BegunAnew and Unavailable. Streams go on
+    while ``run`` runs.
+    """
+
+    def __init__(self, queue: JobQueue, card: ModelCard, settings: ApiSettings) -> None:
+        self._queue = queue
+        self._card = card
+        self._live_card = LiveCard(queue, card)
+        self._gate = Gate(MAX_SUBMITS_AT_ONCE, MAX_WAITING_SUBMITS, MAX_SUBMIT_WAIT_S)
+        self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
+        self._watch = RedisWatch(queue)
+        self.absence = Absence(queue, settings.disconnect_grace_s)
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is served."""
+        return self._card.name
+
+    async def run(self, tell: Callable[[Readiness], Awaitable[None]]) -> None:
+        """Follow logs and look after Redis, and tell again and again how it stands.
+
+        Runs until it is cancelled; raises what makes it impossible to follow logs any more.
+        """
+        following = asyncio.create_task(self._hub.run(), name="api-follow")
+        presence = asyncio.create_task(self.absence.run(), name="api-presence")
+        try:
+            while not following.done():
+                await self._watch.look()
+                takes_jobs = self._watch.is_ready
+                await tell(Readiness(takes_jobs, takes_jobs and await self._computes()))
+                await asyncio.wait((following,), timeout=self._watch.interval_s)
+            await following
+        finally:
+            for task in (following, presence):
+                task.cancel()
+            await asyncio.gather(following, presence, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Streams that are cut off from now on cancel no job."""
+        await self.absence.close()
+
+    async def submit(self, request: Request, digest: str) -> Submitted:
+        """Store the request's job, or find it where an idempotency key says that it is there.
+
+        ``digest`` tells the request from another one with the same key; without a key it is
+        empty. A retry of what was accepted has its job, whatever would be accepted by now.
+        """
+        # Only what is generated has a stream whose end could mean anything.
+        return await self._submit(request, digest, is_streamed=False)
+
+    async def generate(self, request: Request, digest: str) -> AsyncGenerator[StreamEvent, None]:
+        """Submit and stream; the first event carries the job's id and nothing else."""
+        submitted = await self._submit(request, digest, is_streamed=True)
+        job = await self._snapshot(submitted.job_id)
+        # It may have been stored by a submit, which has no stream.
+        async with self.absence.stream(submitted.job_id, job.spec.cancel_on_disconnect):
+            yield StreamEvent(submitted.job_id)
+            async with aclosing(await self._follow(job, 0, ())) as events:
+                async for event in events:
+                    yield event
+
+    async def events(
+        self, job_id: str, offset: int = 0, offsets: Sequence[int] = ()
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Stream a job's output from an offset on, or from one offset for each output.
+
+        Close it, for a stream that is left before its end says that the client went away.
+        """
+        job = await self._snapshot(job_id)
+        async with (
+            self.absence.stream(job_id, job.spec.cancel_on_disconnect),
+            aclosing(await self._follow(job, offset, offsets)) as events,
+        ):
+            async for event in events:
+                yield event
+
+    async def get(self, job_id: str) -> JobInfo:
+        return _job_info(await self._snapshot(job_id))
+
+    async def cancel(self, job_id: str) -> JobInfo:
+        """End a job; one that has ended stays as it is. Returns how it stands then."""
+        await self._snapshot(job_id)
+        await self._queue.cancel(job_id)
+        return await self.get(job_id)
+
+    async def jobs(
+        self, state: JobState | None = None, tenant: str = "", limit: int = 0, model: str = ""
+    ) -> tuple[JobInfo, ...]:
+        """Return at most ``limit`` jobs (0: 100), newest first."""
+        check_model(model, self._card)
+        if limit > MAX_LISTED_JOBS:
+            raise InvalidRequest("limit", f"must be at most {MAX_LISTED_JOBS}")
+        found = await self._queue.jobs(
+            state=state, tenant=tenant, limit=limit or DEFAULT_LISTED_JOBS
+        )
+        return tuple(map(_job_info, found))
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """Return the one that is served."""
+        model = ModelInfo(
+            name=self._card.name,
+            max_context=(await self._live_card.get()).max_context,
+            vocab_size=self._card.vocab_size,
+            num_workers=len(await self._queue.workers()),
+            num_queued_jobs=await self._queue.num_queued(),
+        )
+        return (model,)
+
+    async def _submit(self, request: Request, digest: str, *, is_streamed: bool) -> Submitted:
+        self._watch.check()
+        try:
+            spec = await resolve(request, await self._live_card.get())
+            await self._check_deadline(spec)
+        except InvalidRequest:
+            key = request.idempotency_key
+            if job_id := await self._queue.stored_for(request.tenant, key, digest):
+                return Submitted(job_id, existed=True)
+            raise
+        watched = is_streamed and spec.cancel_on_disconnect
+        return await self._store(replace(spec, cancel_on_disconnect=watched), digest)
+
+    async def _check_deadline(self, spec: JobSpec) -> None:
+        """Refuse what can't be in time, if pace and lengths are known; no job that exists."""
+        step_s = self._live_card.step_s
+        if not (spec.deadline_s and step_s):
+            return
+        if await self._queue.is_known(spec.tenant, spec.idempotency_key):
+            return
+        num_tokens = await self._queue.estimate(spec.tenant, spec.sampling.max_tokens)
+        if num_tokens is not None:
+            check_deadline(spec, num_tokens, step_s)
+
+    async def _store(self, spec: JobSpec, digest: str) -> Submitted:
+        async with self._gate.passage():
+            self._watch.check()
+            try:
+                return await self._queue.submit(spec, digest)
+            except Unavailable as error:
+                self._watch.failed(error)
+                raise
+
+    async def _follow(
+        self, job: JobSnapshot, offset: int, offsets: Sequence[int]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        starts = stream.check_offsets(job, offset, offsets)
+        tokenizer = self._card.tokenizer
+        prompt = await self._queue.prompt(job.spec.job_id)
+        return stream.events(self._hub, job, starts, tokenizer, prompt)
+
+    async def _snapshot(self, job_id: str) -> JobSnapshot:
+        known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id
+        job = await self._queue.job(job_id) if known else None
+        if job is None:
+            raise NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
+        return job
+
+    async def _computes(self) -> bool:
+        """Whether any worker is driven; False while Redis does not say."""
+        with contextlib.suppress(Unavailable):
+            return bool(await self._queue.workers())
+        return False
+
+
+def _job_info(job: JobSnapshot) -> JobInfo:
+    outputs = tuple(
+        OutputInfo(index, output.num_tokens, output.finish)
+        for index, output in enumerate(job.outputs)
+    )
+    return JobInfo(
+        job_id=job.spec.job_id,
+        model=job.spec.model,
+        state=job.state,
+        arrival_s=job.spec.arrival_s,
+        ended_s=job.ended_s,
+        tenant=job.spec.tenant,
+        priority=job.spec.priority,
+        outputs=outputs,
+        usage=Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs)),
+        note=job.note,
+    )

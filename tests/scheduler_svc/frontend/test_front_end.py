@@ -1,0 +1,133 @@
+"""The front end as an edge sees it: values in, values out, and no protocol between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import pytest
+
+from scheduler_svc.frontend.front_end import FrontEnd, Readiness
+from scheduler_svc.queue import JobQueue
+from scheduler_svc.settings import ApiSettings
+from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol.errors import InvalidRequest, NotFound
+from stepserve.protocol.inference import Request, StreamEvent, Usage
+from stepserve.protocol.job import Finish
+from stepserve.protocol.sampling import SamplingParams
+from tests.scheduler_svc.api.served import WAIT_S, Lane
+
+PROMPT = (1, 2, 3)
+TWO = SamplingParams(max_tokens=4, n=2)
+
+
+@dataclass
+class Running:
+    """A front end that runs, a lane's part to be played, and how it said that it stands."""
+
+    front_end: FrontEnd
+    lane: Lane
+    told: asyncio.Queue[Readiness] = field(default_factory=asyncio.Queue)
+
+    async def until(self, readiness: Readiness) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while await self.told.get() != readiness:
+                pass
+
+
+@pytest.fixture
+async def running(redis_url: str, card: ModelCard) -> AsyncIterator[Running]:
+    settings = ApiSettings(stream_window_ms=0, disconnect_grace_s=0.0)
+    async with JobQueue(redis_url, card.name) as queue:
+        await queue.adopt_order()
+        lease = await queue.acquire("worker", "test", ttl_ms=60_000)
+        assert lease is not None
+        running = Running(FrontEnd(queue, card, settings), Lane(queue, lease))
+        task = asyncio.create_task(running.front_end.run(running.told.put))
+        yield running
+        await running.front_end.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def request(sampling: SamplingParams = TWO, *, cancel_on_disconnect: bool = False) -> Request:
+    return Request(
+        prompt_token_ids=PROMPT,
+        sampling=sampling,
+        idempotency_key="k",
+        cancel_on_disconnect=cancel_on_disconnect,
+    )
+
+
+async def test_a_job_is_stored_once_and_streamed_from_any_offset(running: Running) -> None:
+    front_end, lane = running.front_end, running.lane
+    stored = await front_end.submit(request(), "digest")
+    again = await front_end.submit(request(), "digest")
+    assert (stored.existed, again.existed, again.job_id) == (False, True, stored.job_id)
+    with pytest.raises(InvalidRequest, match=f"another request, which is job {stored.job_id}"):
+        await front_end.submit(request(SamplingParams(n=3)), "another digest")
+    await lane.claim()
+    await lane.commit(stored.job_id, [7, 8], Finish("length"), index=0)
+    await lane.commit(stored.job_id, [9], Finish("length"), index=1)
+    events = [event async for event in front_end.events(stored.job_id, offsets=[1, 0])]
+    told = [(event.index, event.offset, list(event.token_ids)) for event in events]
+    assert sorted(told) == [(0, 1, [8]), (1, 0, [9])]
+    assert [event.usage for event in events] == [None, Usage(len(PROMPT), 3)]
+    job = await front_end.get(stored.job_id)
+    assert (job.state, await front_end.jobs("ended")) == ("ended", (job,))
+    assert await front_end.jobs("queued") == ()
+
+
+async def test_a_refused_request_names_its_field_and_leaves_nothing(running: Running) -> None:
+    front_end = running.front_end
+    for wrong, name in (
+        (Request("a", model="other"), "model 'other'"),
+        (Request(), "prompt: "),
+        (Request("a", sampling=SamplingParams(logprobs=21)), "sampling.logprobs: must be from 0"),
+        (Request(prompt_token_ids=[-1]), "prompt_token_ids[0]: -1 is not a token id"),
+    ):
+        with pytest.raises((InvalidRequest, NotFound)) as caught:
+            await front_end.submit(wrong, "")
+        assert str(caught.value).startswith(name)
+    stream = front_end.generate(Request("a", priority=11), "")
+    with pytest.raises(InvalidRequest, match=r"^priority: must be from -10 to 10"):
+        await anext(stream)
+    assert await front_end.jobs() == ()
+
+
+async def test_what_is_not_there_cannot_be_followed(running: Running) -> None:
+    front_end = running.front_end
+    for job_id in ("", "nobody", "x" * 300, "a\0b"):
+        with pytest.raises(NotFound):
+            await anext(front_end.events(job_id))
+        with pytest.raises(NotFound):
+            await front_end.cancel(job_id)
+    stored = await front_end.submit(request(), "digest")
+    for offset, offsets, problem in (
+        (5, (), "offset: 5 is beyond the 4 tokens"),
+        (0, (0,), "offsets: the job has 2 outputs, not 1"),
+        (1, (0, 0), "offsets: only one of offset and offsets"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"^{problem}"):
+            await anext(front_end.events(stored.job_id, offset, offsets))
+
+
+async def test_a_stream_that_is_left_cancels_the_job_that_said_so(running: Running) -> None:
+    front_end = running.front_end
+    async with aclosing(front_end.generate(request(cancel_on_disconnect=True), "digest")) as events:
+        first = await anext(events)
+    assert first == StreamEvent(first.job_id)
+    async with asyncio.timeout(WAIT_S):
+        last = [event async for event in front_end.events(first.job_id)]
+    assert {event.finish_reason for event in last} == {"cancelled"}
+    assert (await front_end.cancel(first.job_id)).state == "ended"
+
+
+async def test_it_tells_whether_jobs_are_taken_and_computed(running: Running) -> None:
+    await running.until(Readiness(takes_jobs=True, computes=True))
+    await running.lane.leave()
+    await running.until(Readiness(takes_jobs=True, computes=False))
+    [model] = await running.front_end.models()
+    assert (model.name, model.num_workers) == (running.front_end.model, 0)

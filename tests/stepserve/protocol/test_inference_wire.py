@@ -1,0 +1,213 @@
+"""Requests and answers survive the wire; numbers that do not fit their fields are refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepserve.protocol import inference_wire as wire
+from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.inference import (
+    ChatMessage,
+    JobInfo,
+    ModelInfo,
+    OutputInfo,
+    Request,
+    StreamEvent,
+    Usage,
+)
+from stepserve.protocol.inference_wire import encode_request
+from stepserve.protocol.job import Finish
+from stepserve.protocol.sampling import SamplingParams
+from stepserve.protocol.step import TokenLogprobs
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+s32 = st.integers(-(2**31), 2**31 - 1)
+f32 = st.floats(width=32, allow_nan=False)
+f64 = st.floats(allow_nan=False)
+text = st.text(max_size=8)
+ids = st.lists(u32, max_size=6)
+
+samplings = st.builds(
+    SamplingParams,
+    max_tokens=st.none() | u32,
+    temperature=st.none() | f32,
+    top_p=st.none() | f32,
+    top_k=st.none() | u32,
+    min_p=st.none() | f32,
+    seed=st.none() | u64,
+    stop=st.lists(text, max_size=3),
+    stop_token_ids=ids,
+    ignore_eos=st.none() | st.booleans(),
+    presence_penalty=st.none() | f32,
+    frequency_penalty=st.none() | f32,
+    repetition_penalty=st.none() | f32,
+    logit_bias=st.dictionaries(u32, f32, max_size=4),
+    logprobs=st.none() | u32,
+    n=st.none() | u32,
+)
+requests = st.builds(
+    Request,
+    prompt=text,
+    prompt_token_ids=st.none() | ids,
+    messages=st.lists(st.builds(ChatMessage, text, text), max_size=3),
+    sampling=samplings,
+    model=text,
+    priority=s32,
+    tenant=text,
+    idempotency_key=text,
+    deadline_s=f64,
+    cancel_on_disconnect=st.booleans(),
+)
+usages = st.builds(Usage, u64, u64)
+# Of a finish the text's cut stays in the service; one without a reason is none.
+finishes = st.none() | st.builds(Finish, st.text(min_size=1, max_size=8), text)
+logprobs = st.builds(TokenLogprobs, f32, st.lists(st.tuples(u32, f32), max_size=3).map(tuple))
+events = st.builds(
+    StreamEvent,
+    job_id=text,
+    index=u32,
+    offset=u64,
+    token_ids=ids.map(tuple),
+    text=text,
+    logprobs=st.lists(logprobs, max_size=3).map(tuple),
+    finish=finishes,
+    usage=st.none() | usages,
+)
+jobs = st.builds(
+    JobInfo,
+    job_id=text,
+    model=text,
+    state=st.sampled_from(["queued", "running", "ended"]),
+    arrival_s=f64,
+    ended_s=f64,
+    tenant=text,
+    priority=s32,
+    outputs=st.lists(st.builds(OutputInfo, u32, u64, finishes), max_size=3).map(tuple),
+    usage=usages,
+    note=text,
+)
+models = st.lists(st.builds(ModelInfo, text, u32, u32, u32, u64), max_size=3)
+
+
+def copied(request: Request) -> Request:
+    """What is a view of a message becomes what a client would give."""
+    asked, token_ids = request.sampling, request.prompt_token_ids
+    return replace(
+        request,
+        prompt_token_ids=None if token_ids is None else list(token_ids),
+        messages=list(request.messages),
+        sampling=replace(
+            asked,
+            stop=list(asked.stop),
+            stop_token_ids=list(asked.stop_token_ids),
+            logit_bias=dict(asked.logit_bias),
+        ),
+    )
+
+
+@given(requests)
+@settings(max_examples=100)
+def test_a_request_survives_the_wire(request: Request) -> None:
+    data = encode_request(request).SerializeToString()
+    message = wire.SubmitRequest.FromString(data)
+    assert copied(wire.decode_request(message)) == request
+    assert encode_request(wire.decode_request(message)) == message
+
+
+@given(events)
+@settings(max_examples=60)
+def test_an_event_survives_the_wire(event: StreamEvent) -> None:
+    assert wire.decode_event(wire.encode_event(event)) == event
+
+
+@given(jobs)
+@settings(max_examples=60)
+def test_a_job_survives_the_wire(job: JobInfo) -> None:
+    assert wire.decode_job(wire.encode_job(job)) == job
+
+
+@given(models)
+@settings(max_examples=50)
+def test_models_survive_the_wire(models: list[ModelInfo]) -> None:
+    assert wire.decode_models(wire.encode_models(models)) == tuple(models)
+
+
+@pytest.mark.parametrize("state", [None, "queued", "running", "ended"])
+def test_a_state_survives_the_wire(state: Any) -> None:
+    assert wire.decode_state(wire.encode_state(state)) == state
+
+
+def test_a_state_that_is_none_is_refused() -> None:
+    unknown: Any = "asleep"
+    with pytest.raises(InvalidRequest, match=r"^state: must be one of queued"):
+        wire.encode_state(unknown)
+    with pytest.raises(InvalidRequest, match=r"^state: 9 is none"):
+        wire.decode_state(9)
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(SamplingParams)])
+def test_a_sampling_value_that_is_absent_is_not_one_that_is_zero(name: str) -> None:
+    message = wire.SubmitRequest()
+    absent = getattr(wire.decode_request(message).sampling, name)
+    if not message.sampling.DESCRIPTOR.fields_by_name[name].has_presence:
+        assert len(absent) == 0
+        return
+    assert absent is None
+    setattr(message.sampling, name, 0)
+    assert getattr(wire.decode_request(message).sampling, name) == 0
+
+
+def test_a_request_is_not_copied_before_it_is_looked_at() -> None:
+    """A message may hold millions of items; the front end looks at how many there are first."""
+    message = encode_request(Request(prompt_token_ids=[1], messages=[ChatMessage("user", "a")]))
+    request = wire.decode_request(message)
+    message.prompt_token_ids.ids.append(2)
+    message.messages.add(role="assistant", content="b")
+    assert list(request.prompt_token_ids or ()) == [1, 2]
+    assert list(request.messages) == [ChatMessage("user", "a"), ChatMessage("assistant", "b")]
+    assert list(request.messages[1:]) == [ChatMessage("assistant", "b")]
+
+
+def test_what_tells_requests_apart_stays_the_same() -> None:
+    """It is stored with jobs: a retry after an upgrade must find its own."""
+    sampling = SamplingParams(max_tokens=3, logit_bias={7: 1.0, 5: 2.0}, seed=1)
+    request = encode_request(Request("Once", sampling=sampling, idempotency_key="k"))
+    assert wire.request_digest(request, "tiny") == "e25aa19a0eae5648d3ef7e74fe211ca5"
+    assert wire.request_digest(encode_request(Request("Once")), "tiny") == ""
+
+
+TOO_LARGE = [2**64, -(2**64), 2**70]
+SAMPLING = ("max_tokens", "top_k", "seed", "logprobs", "n")
+ENVELOPE = ("priority", "cancel_on_disconnect")
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "x", *TOO_LARGE])
+@pytest.mark.parametrize("name", SAMPLING)
+def test_counts_of_the_sampling(name: str, value: Any) -> None:
+    sampling = SamplingParams(**{name: value})
+    with pytest.raises(InvalidRequest, match=f"^sampling.{name}: a .* does not fit"):
+        encode_request(Request(prompt="a", sampling=sampling))
+
+
+@pytest.mark.parametrize("value", ["x", *TOO_LARGE])
+@pytest.mark.parametrize("name", ENVELOPE)
+def test_counts_of_the_envelope(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{name}: a .* does not fit"):
+        encode_request(Request(**{"prompt": "a", name: value}))
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, *TOO_LARGE, None, 1.5, "x"])
+def test_token_ids(value: Any) -> None:
+    for request, field in (
+        (Request(prompt_token_ids=[1, value]), "prompt_token_ids"),
+        (Request("a", sampling=SamplingParams(stop_token_ids=[value])), "sampling.stop_token_ids"),
+        (Request("a", sampling=SamplingParams(logit_bias={value: 1.0})), "sampling.logit_bias"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"^{field}: a .* does not fit"):
+            encode_request(request)
