@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scheduler_svc.core.budget import StepBudget
-from scheduler_svc.core.room import Room
+from scheduler_svc.core.growth import Growth
 from scheduler_svc.core.sequence import Sequence, State
 from stepserve.protocol.job import Finish
 
@@ -17,9 +17,9 @@ class Punctuality:
     expected of it takes longer than is left: its work would be for nothing.
     """
 
-    def __init__(self, budget: StepBudget, room: Room) -> None:
+    def __init__(self, budget: StepBudget, growth: Growth) -> None:
         self._budget = budget
-        self._room = room
+        self._growth = growth
         self._watched: dict[tuple[str, int], Sequence] = {}
 
     def watch(self, sequence: Sequence) -> None:
@@ -57,4 +57,4 @@ class Punctuality:
         prompt_us = num_whole * step_time.predict_us(budget)
         if rest:
             prompt_us += step_time.predict_us(rest)
-        return prompt_us + self._room.remaining(sequence) * step_time.predict_us(1)
+        return prompt_us + self._growth.remaining(sequence) * step_time.predict_us(1)

@@ -31,7 +31,7 @@ def mutated(mutant: Mutant) -> str:
     """Return the file's text with the mistake in it. Raises ValueError where it moved."""
     text = (ROOT / mutant.path).read_text()
     if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.name}: {text.count(mutant.old)} places in {mutant.path}")
+        raise ValueError(f"{mutant.name}: {text.count(mutant.old)} occurrences in {mutant.path}")
     return text.replace(mutant.old, mutant.new)
 
 
