@@ -5,9 +5,7 @@ from __future__ import annotations
 from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.growth import Growth
 from scheduler_svc.core.sequence import Sequence, State
-from stepserve.protocol.job import Finish
-
-PAST = Finish("deadline", "the job's deadline has passed")
+from stepserve.protocol.job import DEADLINE_PASSED, Finish
 
 
 class Punctuality:
@@ -41,7 +39,7 @@ class Punctuality:
     def _finish(self, sequence: Sequence, now_s: float) -> Finish | None:
         left_s = sequence.spec.deadline_s - now_s
         if left_s <= 0:
-            return PAST
+            return DEADLINE_PASSED
         if sequence.state is not State.WAITING:
             return None
         needed_s = self._needed_us(sequence) / 1e6

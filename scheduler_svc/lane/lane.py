@@ -255,9 +255,9 @@ class Lane:
     async def _watch_cancels(self) -> None:
         """Hear of jobs that a client or a deadline ended, though no row of theirs is committed."""
         queue = self._shard.queue
-        async for rung in queue.follow(hear_moved=False):
-            ended = rung.ended & self._specs.keys()
-            if rung.everything:
+        async for news in queue.follow(hear_moved=False):
+            ended = news.ended & self._specs.keys()
+            if news.everything:
                 self._is_adrift = True
                 try:
                     ended |= await queue.ended_of(tuple(self._specs))

@@ -121,8 +121,12 @@ class Claiming:
         answer = await self._shard.run(
             "requeue",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id)),
-                *(keys.queue, keys.bell, keys.rings, *map(keys.job, job_ids)),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.queue,
+                keys.bell,
+                keys.rings,
+                *map(keys.job, job_ids),
             ],
             [lease.epoch, *job_ids],
         )
@@ -135,8 +139,12 @@ class Claiming:
         answer = await self._shard.run(
             "outgrow",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id)),
-                *(keys.queue, keys.bell, keys.rings, keys.job(job_id)),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.queue,
+                keys.bell,
+                keys.rings,
+                keys.job(job_id),
             ],
             [lease.epoch, job_id, need],
         )
@@ -173,7 +181,7 @@ class Claiming:
             taken += await self._claim(lease, wish, wish.max_jobs - len(taken), candidates)
             if len(page) < page_size or len(taken) >= wish.max_jobs:
                 return taken
-            # From the last rank on, however many share it: positions shift while others claim.
+            # From the last rank on, however many have it: positions shift while others claim.
             last, candidates = page[-1][1], []
             num_again = sum(rank == last for _, rank in page)
             least, page_size = repr(last), num_again + wish.max_jobs + _MAX_PASSED_OVER
@@ -182,8 +190,14 @@ class Claiming:
         """Ids and ranks of the first jobs from rank ``least`` on and below ``max_rank``."""
         below = f"({max_rank!r}" if max_rank < math.inf else "+inf"
         answer = await self._shard.link.call(
-            *("ZRANGEBYSCORE", self._shard.keys.queue, least, below),
-            *("WITHSCORES", "LIMIT", 0, size),
+            "ZRANGEBYSCORE",
+            self._shard.keys.queue,
+            least,
+            below,
+            "WITHSCORES",
+            "LIMIT",
+            0,
+            size,
         )
         ids = [job_id.decode() for job_id in answer[::2]]
         return list(zip(ids, map(float, answer[1::2]), strict=True))
@@ -235,8 +249,12 @@ class Claiming:
         answer = await self._shard.run(
             "claim",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.queue),
-                *(keys.vtime, keys.stranded, *map(keys.job, candidates)),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.queue,
+                keys.vtime,
+                keys.stranded,
+                *map(keys.job, candidates),
             ],
             [lease.worker_id, lease.epoch, *asked, *candidates],
         )

@@ -30,7 +30,9 @@ class Suspicion:
         answer = await self._shard.run(
             "strike",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.suspects),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.suspects,
                 *map(keys.job, job_ids),
             ],
             [lease.epoch, problem[:MAX_MESSAGE_CHARS], *job_ids],

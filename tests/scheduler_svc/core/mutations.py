@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-POOL = "kvstore/pool.py"
-PREFIX = "kvstore/prefix.py"
 BUDGET = "scheduler_svc/core/budget.py"
 CLAIMS = "scheduler_svc/core/claims.py"
 CONFIG = "scheduler_svc/core/config.py"
@@ -35,12 +33,6 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("a double free goes through", POOL, "if count == 0:", "if False:"),
-    Mutant("allocated blocks stay free", POOL, "del self._empty[rest:]", "pass"),
-    Mutant("a shared block is freed at once", POOL, "            if count:", "            if 0:"),
-    Mutant(
-        "one block too many is given", POOL, "count > self.num_free:", "count > 1 + self.num_free:"
-    ),
     Mutant(
         "more run than can decode in a step",
         CONFIG,
@@ -128,12 +120,6 @@ MUTANTS = (
         PLANNER,
         "self._num_wanted() > self",
         "1 + self._num_wanted() > self",
-    ),
-    Mutant(
-        "blocks that are shared come back once for each",
-        POOL,
-        "sum(self._references[block_id] == count for block_id, count in dropped.items())",
-        "sum(dropped.values())",
     ),
     Mutant(
         "the first prompt keeps nothing",
@@ -304,23 +290,6 @@ MUTANTS = (
     ),
     Mutant("every draw is the shortest", LENGTHS, "shorter = quantile *", "shorter = 0 *"),
     Mutant("lengths never fade", LENGTHS, "self.num_samples >= MAX_SAMPLES", "False"),
-    Mutant("tenants share prefixes", PREFIX, "tenant.encode()", 'b""'),
-    Mutant("a key forgets what came before", PREFIX, "sha256(parent + tokens)", "sha256(tokens)"),
-    Mutant(
-        "a twin takes the key over",
-        PREFIX,
-        "self._blocks.setdefault(key, block_id) == block_id",
-        "self._blocks.update({key: block_id}) is None",
-    ),
-    Mutant(
-        "evicted content is still found",
-        POOL,
-        "            self._index.remove(block_id)\n            taken",
-        "            taken",
-    ),
-    Mutant("the longest unused stays", POOL, "popitem(last=False)", "popitem()"),
-    Mutant("a prefix is forgotten from its beginning", POOL, "reversed(block_ids)", "block_ids"),
-    Mutant("a shared block stays idle", POOL, "                del self._idle[block_id]\n", ""),
     Mutant("the lost claim on", SCHEDULER, "if not self._is_lost and (claim", "if (claim"),
     Mutant("the lost keep what they claimed", SCHEDULER, "self._is_lost = True", "pass"),
     Mutant(
