@@ -17,14 +17,15 @@ from scheduler_svc.queue.lease import Fenced, Lease
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.suspicion import GUILTY_STRIKES
 from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog
 
 UNBOUNDED = 2**53
 _MAX_PASSED_OVER = 64
 # More suspects of one strike too many than there are lanes: one of these is to be had.
 _MAX_SUSPECTS = 64
-# Strikes from which on a suspect runs alone, and from which on nowhere.
-_ALONE, _GUILTY = 2, 4
+# Strikes from which on a suspect runs alone.
+_ALONE_STRIKES = 2
 _MAX_DOUBTFUL = 1024
 
 # How many tokens of a tenant's prompt a lane has cached.
@@ -89,7 +90,9 @@ class Claiming:
             jobs = await self._read(await self._claim(lease, wish, 1, candidates, suspects=True))
         for job in jobs:
             strikes.pop(job.spec.job_id, None)
-        return SuspectClaim(jobs, any(_ALONE <= count < _GUILTY for count in strikes.values()))
+        return SuspectClaim(
+            jobs, any(_ALONE_STRIKES <= count < GUILTY_STRIKES for count in strikes.values())
+        )
 
     async def _waiting_suspects(self) -> dict[str, float]:
         """Strikes of those that wait, most strikes first, by id."""
@@ -130,9 +133,7 @@ class Claiming:
             ],
             [lease.epoch, *job_ids],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return int(answer)
+        return int(lease.checked(answer))
 
     async def outgrow(self, lease: Lease, job_id: str, need: int) -> None:
         keys = self._shard.keys
@@ -148,8 +149,7 @@ class Claiming:
             ],
             [lease.epoch, job_id, need],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
+        lease.checked(answer)
 
     async def claimed(self, lease: Lease) -> frozenset[str]:
         keys = self._shard.keys
@@ -158,9 +158,7 @@ class Claiming:
             [keys.lease(lease.worker_id), keys.claims(lease.worker_id)],
             [lease.epoch],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return frozenset(job_id.decode() for job_id in answer)
+        return frozenset(job_id.decode() for job_id in lease.checked(answer))
 
     async def _take(self, lease: Lease, wish: Wish, named: list[str]) -> list[Any]:
         """Claims page by page, so that jobs for another model never hide those behind them."""
@@ -258,9 +256,7 @@ class Claiming:
             ],
             [lease.worker_id, lease.epoch, *asked, *candidates],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return list(answer)
+        return list(lease.checked(answer))
 
     async def _read(self, records: Sequence[Any]) -> list[ClaimedJob]:
         jobs: list[ClaimedJob] = []

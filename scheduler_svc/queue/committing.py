@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler_svc.queue.codec import encode_finish
-from scheduler_svc.queue.lease import Fenced, Lease
+from scheduler_svc.queue.lease import Lease
 from scheduler_svc.queue.rows import RowAnswer, RowEncoder, decode_answers
 from scheduler_svc.queue.shard import Shard
 from stepserve.protocol.job import DEADLINE_PASSED, CommitRow
@@ -42,6 +42,4 @@ class Committing:
             [lease.worker_id, lease.epoch, len(keys.job_prefix), _DEADLINE_PASSED, *args],
             durable=True,
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return decode_answers(answer)
+        return decode_answers(lease.checked(answer))

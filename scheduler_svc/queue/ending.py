@@ -107,8 +107,7 @@ class Ending:
 
         First brings back what lies ahead because the clock has gone back.
         """
-        seconds, microseconds = await self._shard.link.call("TIME")
-        now_s = seconds + microseconds / 1e6
+        now_s = await self._shard.now_s()
         keys, limits = self._shard.keys, self._shard.limits
         expired_ms = (now_s - limits.lease_grace_s) * 1000
         num_settled = await self._settle(now_s)

@@ -113,8 +113,7 @@ class JobQueue:
 
     async def now_s(self) -> float:
         """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""
-        seconds, microseconds = await self._lanes.link.call("TIME")
-        return float(seconds) + float(microseconds) / 1e6
+        return await self._lanes.now_s()
 
     async def adopt_order(self) -> None:
         """Make this queue's order the stored one; what lives is ranked anew if it was another.
