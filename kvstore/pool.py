@@ -14,7 +14,7 @@ class OutOfBlocks(Exception):
 
 
 class DoubleFree(Exception):
-    """A block that nobody holds was released or shared: a bug of the caller."""
+    """A block that nobody holds was released or retained: a bug of the caller."""
 
 
 class BlockPool:
@@ -74,7 +74,7 @@ class BlockPool:
         return self._index.match(keys)
 
     def num_idle(self, block_ids: Iterable[int]) -> int:
-        """How many of these blocks are free now and would be so no more once shared."""
+        """How many of these blocks are free now and would be so no more once retained."""
         return sum(block_id in self._idle for block_id in block_ids)
 
     def num_freed_by(self, tables: Iterable[Iterable[int]]) -> int:
@@ -82,7 +82,7 @@ class BlockPool:
         dropped = Counter(block_id for table in tables for block_id in table)
         return sum(self._references[block_id] == count for block_id, count in dropped.items())
 
-    def share(self, block_ids: Iterable[int]) -> None:
+    def retain(self, block_ids: Iterable[int]) -> None:
         """Add one reference to each block. Raises DoubleFree where its content is nobody's."""
         for block_id in block_ids:
             if block_id in self._idle:
@@ -110,9 +110,9 @@ class BlockPool:
 
     def check(self) -> None:
         """Assert that every block is either free, once, or held by somebody."""
-        places = [*self._empty, *self._idle, *self._references]
-        assert len(places) == self.num_blocks, "a block is lost"
-        assert set(places) == set(range(self.num_blocks)), "a block is twice"
+        blocks = [*self._empty, *self._idle, *self._references]
+        assert len(blocks) == self.num_blocks, "a block is lost"
+        assert set(blocks) == set(range(self.num_blocks)), "a block is twice"
         assert all(count > 0 for count in self._references.values()), "a reference to nobody"
         assert all(block_id in self._index for block_id in self._idle), "idle for nothing"
         assert not any(block_id in self._index for block_id in self._empty), "found and empty"

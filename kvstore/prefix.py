@@ -1,7 +1,8 @@
 """Which full blocks hold which beginnings of token sequences.
 
 A block's key is the SHA-256 of the key before it and its own tokens, so that one key names
-everything up to the block's end. The first key's parent is a salt: tenants never share.
+everything up to the block's end. The first key's parent is a salt: no two tenants
+have a key in common.
 
 Source: vLLM's automatic prefix caching; Kwon et al., section 4.4, shares blocks by content.
 """
@@ -48,7 +49,7 @@ class PrefixIndex:
             self._keys[block_id] = key
 
     def remove(self, block_id: int) -> None:
-        """Forget a block; its places are about to be written anew."""
+        """Forget a block; it is about to be written anew."""
         del self._blocks[self._keys.pop(block_id)]
 
     def match(self, keys: Iterable[Key]) -> list[int]:

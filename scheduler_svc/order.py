@@ -69,7 +69,7 @@ class Order:
         return _FAIR_SLACK if self.policy == "fair" else _TIME_SLACK_S
 
     def num_comparable(self, ranks: Sequence[float]) -> int:
-        """Return how many of the first in line may change places for a cached prefix."""
+        """Return how many of the first in line may be reordered for a cached prefix."""
         head = ranks[:NUM_COMPARED]
         return bisect_right(head, head[0] + self.affinity_slack) if head else 0
 
@@ -120,7 +120,7 @@ def _grown(known: tuple[float, float], num_tokens: int) -> tuple[float, float]:
     return (count / 2, total / 2) if count >= _MAX_FINISHED else (count, total)
 
 
-class FairShares:
+class TokenCounters:
     """Virtual token counters: what each tenant has had, over its weight.
 
     Start-time fair queueing (Goyal et al. 1996) whose service is the token cost of VTC

@@ -96,7 +96,7 @@ class Claim:
     """There is room for so many more jobs of a rank below ``max_rank``.
 
     A wish that stands until it is answered by one ``Claimed``, however late; a newer one
-    takes its place. One that does not ``stand`` is answered at once, by nobody if need be.
+    replaces it. One that does not ``stand`` is answered at once, by nobody if need be.
     """
 
     max_jobs: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence as Series
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from scheduler_svc.core.config import CoreConfig
@@ -20,7 +20,7 @@ class Planned:
     """
 
     num_tokens: int
-    fills: Series[tuple[Sequence, int]]
+    fills: Collection[tuple[Sequence, int]]
 
 
 class Flight:

@@ -48,14 +48,14 @@ class Histogram:
         total = totals[bucket + 1] + longer * (generated + high) / 2
         return total / count - generated if count else 0.0
 
-    def drawn(self, generated: int, share: float) -> float:
-        """Return what remains of the output that ``share`` (0 to 1) of those are shorter than.
+    def drawn(self, generated: int, quantile: float) -> float:
+        """Return what remains of the output at ``quantile`` (0 to 1) of those that got so far.
 
-        Many sequences with shares spread evenly end as outputs do: some soon, some late.
+        Many sequences with quantiles spread evenly end as outputs do: some soon, some late.
         """
         bucket, longer, high = self._split(generated)
         counts, _ = self._tails()
-        shorter = share * (counts[bucket + 1] + longer)
+        shorter = quantile * (counts[bucket + 1] + longer)
         if shorter <= longer:
             return (high - generated) * (shorter / longer if longer else 0.0)
         # Tails fall: look for the last bucket with at least as many at or beyond it as are longer.
@@ -107,10 +107,10 @@ class OutputLengths:
         remaining = float(generated) if histogram is None else histogram.remaining(generated)
         return min(limit, max(1.0, remaining))
 
-    def drawn(self, tenant: str, generated: int, limit: int, share: float) -> float:
-        """The same of one output that ``share`` of those that got so far are shorter than."""
+    def drawn(self, tenant: str, generated: int, limit: int, quantile: float) -> float:
+        """The same of the output at ``quantile`` of those that got so far."""
         histogram = self._histogram(tenant)
-        remaining = float(generated) if histogram is None else histogram.drawn(generated, share)
+        remaining = float(generated) if histogram is None else histogram.drawn(generated, quantile)
         return min(limit, max(1.0, remaining))
 
     def _histogram(self, tenant: str) -> Histogram | None:

@@ -10,10 +10,10 @@ from scheduler_svc.core import victim
 from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.counts import Counts
-from scheduler_svc.core.draft import Draft
-from scheduler_svc.core.room import Outlook, Room
+from scheduler_svc.core.growth import Growth, Outlook
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence
+from scheduler_svc.core.step_builder import StepBuilder
 
 
 class Planner:
@@ -24,27 +24,27 @@ class Planner:
     at most.
     """
 
-    def __init__(self, config: CoreConfig, pool: BlockPool, roster: Roster, room: Room) -> None:
+    def __init__(self, config: CoreConfig, pool: BlockPool, roster: Roster, growth: Growth) -> None:
         self._config = config
         self._pool = pool
         self._roster = roster
-        self._room = room
+        self._growth = growth
         self._gate = _Gate(config, roster)
         self._outlook: Outlook | None = None  # Of this step; made when somebody may enter.
         self._blocked = _Blocked()
         self.budget = StepBudget(config)
         self.counts = Counts()
 
-    def plan(self, step: int) -> Draft:
+    def plan(self, step: int) -> StepBuilder:
         """Plan the rows, admissions and preemptions of ``step``."""
         self._outlook = None
-        draft = Draft(step, self.budget.tokens, self._config.block_size)
+        builder = StepBuilder(step, self.budget.tokens, self._config.block_size)
         # Before any row: who leaves has none.
         self._make_room()
         self._make_place()
-        chunked = self._continue_decodes(draft)
-        self._fuse(draft, chunked)
-        return draft
+        chunked = self._continue_decodes(builder)
+        self._fuse(builder, chunked)
+        return builder
 
     def _make_room(self) -> None:
         """Preempt until the running sequences want no more blocks than there are.
@@ -73,10 +73,10 @@ class Planner:
         self.counts.num_preemptions += 1
         self._roster.preempt(sequence)
 
-    def _continue_decodes(self, draft: Draft) -> list[Sequence]:
+    def _continue_decodes(self, builder: StepBuilder) -> list[Sequence]:
         """Give each decoding sequence its row; return those with more than one pending."""
         chunked = []
-        step, size = draft.step, self._config.block_size
+        step, size = builder.step, self._config.block_size
         for sequence in self._roster.running.values():
             num_tokens = sequence.num_tokens
             if num_tokens - sequence.num_computed > 1:
@@ -88,35 +88,35 @@ class Planner:
             if num_tokens > len(sequence.block_ids) * size:
                 if not self._pool.num_free:
                     continue
-                self._grow(draft, sequence, 1)
+                self._grow(builder, sequence, 1)
                 num_new_blocks = 1
-            # draft.add_row for one token, spelled out: most rows of most steps are this.
+            # builder.add_row for one token, spelled out: most rows of most steps are this.
             sequence.last_step = step
             sequence.num_computed = num_tokens
             sequence.num_tokens = num_tokens + 1
             if not num_tokens % size:
-                draft.fills.append((sequence, num_tokens // size))
-            draft.sequence_ids.append(sequence.sequence_id)
-            draft.num_new_blocks.append(num_new_blocks)
-        draft.num_tokens += [1] * len(draft.sequence_ids)
-        draft.budget -= len(draft.sequence_ids)
+                builder.fills.append((sequence, num_tokens // size))
+            builder.sequence_ids.append(sequence.sequence_id)
+            builder.num_new_blocks.append(num_new_blocks)
+        builder.num_tokens += [1] * len(builder.sequence_ids)
+        builder.budget -= len(builder.sequence_ids)
         return chunked
 
-    def _fuse(self, draft: Draft, chunked: list[Sequence]) -> None:
-        """Share what the decodes left among prompts: half for the first, half for the others.
+    def _fuse(self, builder: StepBuilder, chunked: list[Sequence]) -> None:
+        """Split what the decodes left among prompts: half for the first, half for the others.
 
         Newcomers come before the others: so a long prompt is split, short ones pass beside
         any number of them, and the first one always goes on.
         """
-        kept = min(chunked[0].num_pending, (draft.budget + 1) // 2) if chunked else 0
-        draft.budget -= kept
-        self._admit(draft)
+        kept = min(chunked[0].num_pending, (builder.budget + 1) // 2) if chunked else 0
+        builder.budget -= kept
+        self._admit(builder)
         # The first one last, with what the others leave.
         for sequence in (*chunked[1:], *chunked[:1]):
             if sequence is chunked[0]:
-                draft.budget += kept
-            if draft.budget:
-                draft.add_row(sequence, min(sequence.num_pending, draft.budget), 0)
+                builder.budget += kept
+            if builder.budget:
+                builder.add_row(sequence, min(sequence.num_pending, builder.budget), 0)
 
     def _make_place(self) -> None:
         """Let somebody go for the first that waits, where that one is much more urgent.
@@ -141,10 +141,10 @@ class Planner:
         wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
         return wanted + self._pool.num_idle(cached)
 
-    def _admit(self, draft: Draft) -> None:
+    def _admit(self, builder: StepBuilder) -> None:
         """Let sequences in, in order, while there are places, tokens and blocks."""
         waiting = self._roster.waiting
-        while waiting and draft.budget and self._gate.is_open():
+        while waiting and builder.budget and self._gate.is_open():
             sequence = waiting[0]
             if self._blocked.still(sequence, len(self._roster.running), self._pool.num_free):
                 return
@@ -153,22 +153,22 @@ class Planner:
                 self._blocked.by(sequence, len(self._roster.running), self._pool.num_free)
                 self._gate.shut()
                 return
-            self._enter(draft, self._roster.admit(), cached)
+            self._enter(builder, self._roster.admit(), cached)
 
-    def _enter(self, draft: Draft, sequence: Sequence, cached: list[int]) -> None:
+    def _enter(self, builder: StepBuilder, sequence: Sequence, cached: list[int]) -> None:
         """Let it begin behind the blocks that are computed already."""
         self._gate.pass_through()
         wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
         sequence.num_shared = len(cached) - self._pool.num_idle(cached)
-        self._pool.share(cached)
+        self._pool.retain(cached)
         sequence.block_ids = cached
         sequence.num_indexed = len(cached)
         sequence.num_computed = len(cached) * self._config.block_size
         self.counts.num_cached_tokens += sequence.num_computed
         self.counts.num_recomputed_tokens += max(0, sequence.num_lost - sequence.num_computed)
-        draft.admissions.append(sequence.admission())
-        self._grow(draft, sequence, wanted)
-        draft.add_row(sequence, min(sequence.num_pending, draft.budget), wanted)
+        builder.admissions.append(sequence.admission())
+        self._grow(builder, sequence, wanted)
+        builder.add_row(sequence, min(sequence.num_pending, builder.budget), wanted)
         if self._outlook is not None:
             self._outlook.add(sequence)
 
@@ -189,14 +189,14 @@ class Planner:
         if self._num_wanted_by(sequence, cached) + len(running) > num_free:
             return False
         if self._outlook is None:
-            self._outlook = self._room.outlook(running.values())
+            self._outlook = self._growth.outlook(running.values())
         num_shared = len(cached) - self._pool.num_idle(cached)
         return not running or self._outlook.holds(sequence, num_shared)
 
-    def _grow(self, draft: Draft, sequence: Sequence, count: int) -> None:
+    def _grow(self, builder: StepBuilder, sequence: Sequence, count: int) -> None:
         block_ids = self._pool.allocate(count)
         sequence.block_ids += block_ids
-        draft.block_ids += block_ids
+        builder.block_ids += block_ids
 
 
 class _Blocked:

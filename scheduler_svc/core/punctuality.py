@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from scheduler_svc.core.budget import StepBudget
-from scheduler_svc.core.room import Room
+from scheduler_svc.core.growth import Growth
 from scheduler_svc.core.sequence import Sequence, State
-from stepserve.protocol.job import Finish
-
-PAST = Finish("deadline", "the job's deadline has passed")
+from stepserve.protocol.job import DEADLINE_PASSED, Finish
 
 
 class Punctuality:
@@ -17,9 +15,9 @@ class Punctuality:
     expected of it takes longer than is left: its work would be for nothing.
     """
 
-    def __init__(self, budget: StepBudget, room: Room) -> None:
+    def __init__(self, budget: StepBudget, growth: Growth) -> None:
         self._budget = budget
-        self._room = room
+        self._growth = growth
         self._watched: dict[tuple[str, int], Sequence] = {}
 
     def watch(self, sequence: Sequence) -> None:
@@ -41,7 +39,7 @@ class Punctuality:
     def _finish(self, sequence: Sequence, now_s: float) -> Finish | None:
         left_s = sequence.spec.deadline_s - now_s
         if left_s <= 0:
-            return PAST
+            return DEADLINE_PASSED
         if sequence.state is not State.WAITING:
             return None
         needed_s = self._needed_us(sequence) / 1e6
@@ -57,4 +55,4 @@ class Punctuality:
         prompt_us = num_whole * step_time.predict_us(budget)
         if rest:
             prompt_us += step_time.predict_us(rest)
-        return prompt_us + self._room.remaining(sequence) * step_time.predict_us(1)
+        return prompt_us + self._growth.remaining(sequence) * step_time.predict_us(1)

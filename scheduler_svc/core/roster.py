@@ -20,7 +20,7 @@ class _Residents(dict[int, Sequence]):
 
 
 class Roster:
-    """The sequences by place; every move goes through here, so that place follows state.
+    """The sequences in groups; every move goes through here, so that group follows state.
 
     ``live`` are those whose output has not ended, by (job id, index). ``waiting`` are in the
     lane, first in order first. ``residents`` are those the worker may know, by sequence id:
@@ -51,7 +51,7 @@ class Roster:
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait."""
         self._num_added += 1
-        sequence.share = self._num_added * GOLDEN_RATIO % 1.0
+        sequence.quantile = self._num_added * GOLDEN_RATIO % 1.0
         self.live[sequence.key] = sequence
         self._wait(sequence)
 
@@ -104,16 +104,16 @@ class Roster:
                 self._wait(sequence)
 
     def forget(self) -> list[list[int]]:
-        """Empty every place; return each table of blocks that was held."""
+        """Empty every group; return each table of blocks that was held."""
         tables = [sequence.block_ids for sequence in self.residents.values()]
         self.live.clear()
         self.waiting.clear()
-        for place in (self.running, self.residents, self._leaving, self._departing):
-            place.clear()
+        for group in (self.running, self.residents, self._leaving, self._departing):
+            group.clear()
         return tables
 
     def check(self) -> None:
-        """Assert that every sequence is in one place, the one its state names."""
+        """Assert that every sequence is in one group, the one its state names."""
         assert self.waiting == sorted(self.waiting, key=_order), "the wait is out of order"
         for sequence in self.waiting:
             assert sequence.state is State.WAITING, f"{sequence.key} waits in another state"
@@ -123,10 +123,10 @@ class Roster:
             assert sequence.state is State.RUNNING, f"{sequence.key} runs in another state"
         for sequence in (*self._leaving.values(), *self._departing.values()):
             assert sequence.state in {State.PREEMPTED, State.ENDED}, f"{sequence.key} stays"
-        places = [*self.running, *self._leaving, *self._departing]
-        assert len(places) == len(set(places)), "a sequence is in two places"
-        assert set(places) == set(self.residents), "a sequence is nowhere"
-        assert self.live == {s.key: s for s in self._unended()}, "live and its places differ"
+        ids = [*self.running, *self._leaving, *self._departing]
+        assert len(ids) == len(set(ids)), "a sequence is in two groups"
+        assert set(ids) == set(self.residents), "a sequence is in none"
+        assert self.live == {s.key: s for s in self._unended()}, "live and the groups differ"
 
     def _wait(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_order)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
+from collections import Counter, abc
 from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Sequence as Series
 
 from kvstore.blocks import num_blocks_for
 from kvstore.pool import BlockPool
 from kvstore.prefix import keys_from, salt_of
+from scheduler_svc.core.claims import Claims
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.counts import Counts
-from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.events import (
     Cancelled,
-    Claim,
     Claimed,
     Commit,
     Committed,
@@ -28,20 +25,16 @@ from scheduler_svc.core.events import (
     WorkerLost,
 )
 from scheduler_svc.core.flight import Flight, Planned
+from scheduler_svc.core.growth import Growth
 from scheduler_svc.core.intake import sequences_of
 from scheduler_svc.core.lengths import OutputLengths
 from scheduler_svc.core.outcome import Outcome, end_row, finish_of
 from scheduler_svc.core.planner import Planner
 from scheduler_svc.core.punctuality import Punctuality
-from scheduler_svc.core.room import Room
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence, State
 from stepserve.protocol.job import CommitRow
 from stepserve.protocol.step import FinishReason, StepCommand, StepReport
-
-NO_CLAIM = Claim(0)
-# One job is claimed ahead for so many places, while there is a backlog.
-AHEAD_DIVISOR = 8
 
 
 class Core:
@@ -57,13 +50,11 @@ class Core:
         self._roster = Roster()
         self._flight = Flight(config)
         lengths = OutputLengths()
-        room = Room(config, lengths)
+        growth = Growth(config, lengths)
         self._outcome = Outcome(self._roster, lengths)
-        self._planner = Planner(config, self._pool, self._roster, room)
-        self._punctuality = Punctuality(self._planner.budget, room)
-        self._claim = NO_CLAIM
-        self._num_claiming = 0
-        self._is_backlogged = False  # The last claim was answered in full.
+        self._planner = Planner(config, self._pool, self._roster, growth)
+        self._punctuality = Punctuality(self._planner.budget, growth)
+        self._claims = Claims(config, self._roster)
         self._is_lost = False
         self._absorb: Mapping[type[Event], Callable[..., Iterable[Effect]]] = {
             Claimed: self._claimed,
@@ -74,7 +65,7 @@ class Core:
             WorkerLost: self._worker_lost,
         }
 
-    def handle(self, events: Series[Event]) -> list[Effect]:
+    def handle(self, events: Iterable[Event]) -> list[Effect]:
         """Take every event, then plan while a step may be sent.
 
         Raises ProtocolError where an event contradicts the step protocol.
@@ -84,7 +75,9 @@ class Core:
             effects += self._absorb[type(event)](event)
         while self._flight.has_room and (command := self._plan()):
             effects.append(Send(command))
-        return effects + self._renewed_claim()
+        if not self._is_lost and (claim := self._claims.renewed()):
+            effects.append(claim)
+        return effects
 
     @property
     def job_ids(self) -> frozenset[str]:
@@ -122,7 +115,7 @@ class Core:
         """How long a step of one token takes, in microseconds; 0 before the first one."""
         return self._planner.budget.step_time.predict_us(1)
 
-    def num_cached_tokens(self, tenant: str, prompt_token_ids: Series[int]) -> int:
+    def num_cached_tokens(self, tenant: str, prompt_token_ids: abc.Sequence[int]) -> int:
         """Return how many of a prompt's tokens need not be computed now."""
         if not self._config.prefix_caching:
             return 0
@@ -134,64 +127,30 @@ class Core:
 
     def _plan(self) -> StepCommand | None:
         """Plan the next step; None where there is nothing to do."""
-        draft = self._planner.plan(self._flight.planned + 1)
-        release_ids = self._roster.release(draft.step)
-        if not draft.sequence_ids and not release_ids:
+        builder = self._planner.plan(self._flight.planned + 1)
+        release_ids = self._roster.release(builder.step)
+        if not builder.sequence_ids and not release_ids:
             return None
-        assert draft.budget >= 0, "over budget"
-        self._flight.plan(draft.planned())
+        assert builder.budget >= 0, "over budget"
+        self._flight.plan(builder.planned())
         return StepCommand(
             epoch=self._config.epoch,
             incarnation=self._config.incarnation,
-            step=draft.step,
+            step=builder.step,
             committed_step=self._flight.committed,
             release_ids=release_ids,
-            admissions=draft.admissions,
-            row_sequence_ids=draft.sequence_ids,
-            row_num_tokens=draft.num_tokens,
-            row_num_new_blocks=draft.num_new_blocks,
-            new_block_ids=draft.block_ids,
+            admissions=builder.admissions,
+            row_sequence_ids=builder.sequence_ids,
+            row_num_tokens=builder.num_tokens,
+            row_num_new_blocks=builder.num_new_blocks,
+            new_block_ids=builder.block_ids,
         )
-
-    def _renewed_claim(self) -> list[Effect]:
-        """Ask for as many jobs as there is room for, where that is not what was asked last."""
-        claim = self._wanted_claim()
-        if claim in (self._claim, NO_CLAIM) or self._is_lost:
-            return []
-        self._claim = claim
-        self._num_claiming = max(self._num_claiming, claim.max_jobs)
-        return [claim]
-
-    def _wanted_claim(self) -> Claim:
-        """As many as there are places, and while more jobs wait in the queue a few ahead.
-
-        Those ahead fill a place in the very step after it is left. Where nobody waits now
-        nobody is claimed ahead: another lane may have a place for who comes next. A static
-        batch is claimed while the one before it runs. And who is much more urgent than one
-        that runs may come though all places are taken.
-        """
-        num_places, roster = self._config.num_places, self._roster
-        if self._config.batching == "static":
-            # Who was preempted and is on its way back will wait as well.
-            num_wanted = min(num_places - len(roster.waiting), 2 * num_places - len(roster.live))
-            return Claim(max(0, num_wanted))
-        num_free = num_places - len(roster.live)
-        num_ahead = -(-num_places // AHEAD_DIVISOR) if self._is_backlogged else 0
-        if num_free + num_ahead > 0:
-            return Claim(num_free + num_ahead, stands=num_free > 0)
-        margin = self._config.preemption_margin
-        if margin == math.inf or not roster.running or len(roster.live) >= 2 * num_places:
-            return NO_CLAIM
-        return Claim(1, max(s.rank for s in roster.running.values()) - margin)
 
     def _claimed(self, event: Claimed) -> list[Effect]:
         """Let the jobs wait; outputs that have no room for another token end here and now."""
         if self._is_lost:
             return _requeue(job.spec.job_id for job in event.jobs)
-        if len(event.jobs) > self._num_claiming:
-            raise ProtocolError(f"{len(event.jobs)} jobs came, {self._num_claiming} were claimed")
-        self._is_backlogged = len(event.jobs) >= self._claim.max_jobs
-        self._num_claiming, self._claim = 0, NO_CLAIM
+        self._claims.answered(len(event.jobs))
         rows = []
         for job in event.jobs:
             for sequence in sequences_of(job, self._config.max_context):

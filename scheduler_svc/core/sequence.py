@@ -15,7 +15,7 @@ from stepserve.protocol.step import Admission
 
 
 class State(Enum):
-    """Where a sequence is; it is in exactly one place of the roster for each."""
+    """Where a sequence is; the roster has a group for each."""
 
     WAITING = auto()  # In the lane only: the worker does not know it.
     RUNNING = auto()  # Admitted; a step may name it.
@@ -50,7 +50,7 @@ class Sequence:
     ``num_tokens`` runs ahead of it by the tokens that the steps in flight will choose, and
     ``num_computed`` counts what those steps will have computed. What is pending is the
     difference. ``max_length`` bounds prompt and output together; the last token is chosen,
-    never computed. ``order`` is its place among all, lowest first: by the rank that the
+    never computed. ``order`` compares it with the others, lowest first: by the rank that the
     policy gave its job.
     """
 
@@ -73,7 +73,7 @@ class Sequence:
     block_keys: list[Key] = field(default_factory=list, repr=False)
     num_shared: int = 0  # Blocks that others held when it was let in.
     num_indexed: int = 0  # Blocks that the prefix index has been told of.
-    share: float = 0.5  # Of outputs like it: how many it is taken to be longer than.
+    quantile: float = 0.5  # At which of the lengths of outputs like it it is taken to end.
     expected_length: float = 0.0  # Of prompt and output, as last looked up.
     expect_again_at: int = 0  # The number of tokens at which to look again.
     num_preemptions: int = 0

@@ -124,11 +124,11 @@ class FollowHub:
             raise self._failure from None
 
     async def _listen(self) -> None:
-        async for rung in self._queue.follow():
-            if rung.everything:
+        async for news in self._queue.follow():
+            if news.everything:
                 self._call_everyone()
-            urgent = rung.ended | rung.finished
-            for job_id in rung.moved & self._followers.keys():
+            urgent = news.ended | news.finished
+            for job_id in news.moved & self._followers.keys():
                 for follower in self._followers[job_id]:
                     self._call(follower, job_id in urgent)
 

@@ -2,10 +2,10 @@
 
 from scheduler_svc.order import Order
 from scheduler_svc.queue.attendance import Fleet
-from scheduler_svc.queue.bell import Follower, Rung
 from scheduler_svc.queue.claiming import Prefer, SuspectClaim
 from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, encode_logprobs
 from scheduler_svc.queue.embedded import EmbeddedRedis
+from scheduler_svc.queue.follower import Follower, News
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import Durability, OnModelChange, QueueLimits
 from scheduler_svc.queue.queue import JobQueue
@@ -27,6 +27,7 @@ __all__ = [
     "JobState",
     "Lease",
     "LogRequest",
+    "News",
     "OnModelChange",
     "Order",
     "OutputSnapshot",
@@ -35,7 +36,6 @@ __all__ = [
     "Renewal",
     "RowAnswer",
     "RowKind",
-    "Rung",
     "Submitted",
     "SuspectClaim",
     "WorkerRecord",

@@ -14,7 +14,7 @@ from scheduler_svc.queue.shard import Shard
 YIELD_S = 0.05
 
 
-def even_share(mine: int, others: Sequence[int], num_waiting: int) -> int:
+def num_to_level(mine: int, others: Sequence[int], num_waiting: int) -> int:
     """Return how many of the waiting jobs bring us to the level that all come to.
 
     As water fills: ``mine`` and ``others`` are the numbers of jobs that lanes hold, the
@@ -49,7 +49,7 @@ class Balance:
         ids, num_queued, num_stranded = await link.pipeline(
             [("ZRANGE", keys.workers, 0, -1), ("ZCARD", keys.queue), ("ZCARD", keys.stranded)]
         )
-        # What no lane can run is nobody's share.
+        # What no lane can run counts for nobody.
         num_waiting = max(0, num_queued - num_stranded)
         others = [name for name in map(bytes.decode, ids) if name != lease.worker_id]
         if not others or num_waiting >= max_jobs * (1 + len(others)):
@@ -69,11 +69,11 @@ class Balance:
             for load, (expires, ttl, info) in zip(loads, leases, strict=True)
             if expires and is_good(int(expires) - now_ms, ttl) and load < _num_places(info)
         ]
-        share = even_share(mine, with_room, max(1, num_waiting))
-        if not share and num_waiting:
+        num_ours = num_to_level(mine, with_room, max(1, num_waiting))
+        if not num_ours and num_waiting:
             await asyncio.sleep(YIELD_S)
             return max_jobs
-        return max(1, min(max_jobs, share))
+        return max(1, min(max_jobs, num_ours))
 
 
 def _num_places(info: bytes) -> float:

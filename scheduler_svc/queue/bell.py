@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -20,81 +19,16 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.link import unavailable_when_down
 from stepserve.protocol.errors import Unavailable
 
 _BLOCK_MS = 2000
 _MAX_ENTRIES = 512
-_MAX_PENDING_IDS = 10_000
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """What has happened since the last one.
-
-    ``moved``: jobs whose logs grew or that ended. ``ended``: those of them that were
-    ended by a client or a deadline, not by their lane. ``finished``: those that their lane
-    ended, or an output of theirs. ``everything``: these sets are not complete, look at every
-    job of interest.
-    """
-
-    moved: frozenset[str] = frozenset()
-    ended: frozenset[str] = frozenset()
-    finished: frozenset[str] = frozenset()
-    everything: bool = False
-
-
-class Follower:
-    """An endless asynchronous iterator of ``Rung``; the first says ``everything``.
-
-    One that does not ``hear_moved`` is told of ended jobs only.
-    """
-
-    def __init__(self, bell: Bell, *, hear_moved: bool) -> None:
-        self._bell = bell
-        self.hears_moved = hear_moved
-        self._forget()
-        self._rung = asyncio.Event()
-
-    def __aiter__(self) -> Follower:
-        return self
-
-    async def __anext__(self) -> Rung:
-        await self._rung.wait()
-        self._bell.raise_failure()
-        self._rung.clear()
-        moved, ended, finished = map(frozenset, (self._moved, self._ended, self._finished))
-        rung = Rung(moved, ended, finished, self._everything)
-        self._forget()
-        return rung
-
-    def add(
-        self, moved: Iterable[str], ended: Iterable[str] = (), finished: Iterable[str] = ()
-    ) -> None:
-        if not ended and not self.hears_moved:
-            return
-        self._ended.update(ended)
-        if self.hears_moved:
-            self._moved.update(moved, ended)
-            self._finished.update(finished)
-        if len(self._moved) > _MAX_PENDING_IDS:
-            self.lose_track()
-        self._rung.set()
-
-    def lose_track(self) -> None:
-        self._forget()
-        self._everything = True
-        self._rung.set()
-
-    def _forget(self) -> None:
-        self._moved: set[str] = set()
-        self._ended: set[str] = set()
-        self._finished: set[str] = set()
-        self._everything = False
 
 
 class Bell:
@@ -122,7 +56,7 @@ class Bell:
 
     def follow(self, *, hear_moved: bool = True) -> Follower:
         self._start()
-        follower = Follower(self, hear_moved=hear_moved)
+        follower = Follower(self.raise_failure, hear_moved=hear_moved)
         self._followers.add(follower)
         if self._listening:
             follower.lose_track()
@@ -180,8 +114,14 @@ class Bell:
         """Waits for entries after number ``heard``, passes them on; the last one's number."""
         reply = await self._ask(
             connection,
-            *("XREAD", "COUNT", _MAX_ENTRIES, "BLOCK", _BLOCK_MS),
-            *("STREAMS", self._keys.bell, f"{heard}-0"),
+            "XREAD",
+            "COUNT",
+            _MAX_ENTRIES,
+            "BLOCK",
+            _BLOCK_MS,
+            "STREAMS",
+            self._keys.bell,
+            f"{heard}-0",
         )
         ids: dict[bytes, list[str]] = {b"queued": [], b"moved": [], b"ended": []}
         finished: list[str] = []

@@ -17,14 +17,15 @@ from scheduler_svc.queue.lease import Fenced, Lease
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.suspicion import GUILTY_STRIKES
 from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog
 
 UNBOUNDED = 2**53
 _MAX_PASSED_OVER = 64
 # More suspects of one strike too many than there are lanes: one of these is to be had.
 _MAX_SUSPECTS = 64
-# Strikes from which on a suspect runs alone, and from which on nowhere.
-_ALONE, _GUILTY = 2, 4
+# Strikes from which on a suspect runs alone.
+_ALONE_STRIKES = 2
 _MAX_DOUBTFUL = 1024
 
 # How many tokens of a tenant's prompt a lane has cached.
@@ -89,7 +90,9 @@ class Claiming:
             jobs = await self._read(await self._claim(lease, wish, 1, candidates, suspects=True))
         for job in jobs:
             strikes.pop(job.spec.job_id, None)
-        return SuspectClaim(jobs, any(_ALONE <= count < _GUILTY for count in strikes.values()))
+        return SuspectClaim(
+            jobs, any(_ALONE_STRIKES <= count < GUILTY_STRIKES for count in strikes.values())
+        )
 
     async def _waiting_suspects(self) -> dict[str, float]:
         """Strikes of those that wait, most strikes first, by id."""
@@ -121,27 +124,32 @@ class Claiming:
         answer = await self._shard.run(
             "requeue",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id)),
-                *(keys.queue, keys.bell, keys.rings, *map(keys.job, job_ids)),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.queue,
+                keys.bell,
+                keys.rings,
+                *map(keys.job, job_ids),
             ],
             [lease.epoch, *job_ids],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return int(answer)
+        return int(lease.checked(answer))
 
     async def outgrow(self, lease: Lease, job_id: str, need: int) -> None:
         keys = self._shard.keys
         answer = await self._shard.run(
             "outgrow",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id)),
-                *(keys.queue, keys.bell, keys.rings, keys.job(job_id)),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.queue,
+                keys.bell,
+                keys.rings,
+                keys.job(job_id),
             ],
             [lease.epoch, job_id, need],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
+        lease.checked(answer)
 
     async def claimed(self, lease: Lease) -> frozenset[str]:
         keys = self._shard.keys
@@ -150,9 +158,7 @@ class Claiming:
             [keys.lease(lease.worker_id), keys.claims(lease.worker_id)],
             [lease.epoch],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return frozenset(job_id.decode() for job_id in answer)
+        return frozenset(job_id.decode() for job_id in lease.checked(answer))
 
     async def _take(self, lease: Lease, wish: Wish, named: list[str]) -> list[Any]:
         """Claims page by page, so that jobs for another model never hide those behind them."""
@@ -173,7 +179,7 @@ class Claiming:
             taken += await self._claim(lease, wish, wish.max_jobs - len(taken), candidates)
             if len(page) < page_size or len(taken) >= wish.max_jobs:
                 return taken
-            # From the last rank on, however many share it: positions shift while others claim.
+            # From the last rank on, however many have it: positions shift while others claim.
             last, candidates = page[-1][1], []
             num_again = sum(rank == last for _, rank in page)
             least, page_size = repr(last), num_again + wish.max_jobs + _MAX_PASSED_OVER
@@ -182,8 +188,14 @@ class Claiming:
         """Ids and ranks of the first jobs from rank ``least`` on and below ``max_rank``."""
         below = f"({max_rank!r}" if max_rank < math.inf else "+inf"
         answer = await self._shard.link.call(
-            *("ZRANGEBYSCORE", self._shard.keys.queue, least, below),
-            *("WITHSCORES", "LIMIT", 0, size),
+            "ZRANGEBYSCORE",
+            self._shard.keys.queue,
+            least,
+            below,
+            "WITHSCORES",
+            "LIMIT",
+            0,
+            size,
         )
         ids = [job_id.decode() for job_id in answer[::2]]
         return list(zip(ids, map(float, answer[1::2]), strict=True))
@@ -235,14 +247,16 @@ class Claiming:
         answer = await self._shard.run(
             "claim",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.queue),
-                *(keys.vtime, keys.stranded, *map(keys.job, candidates)),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.queue,
+                keys.vtime,
+                keys.stranded,
+                *map(keys.job, candidates),
             ],
             [lease.worker_id, lease.epoch, *asked, *candidates],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return list(answer)
+        return list(lease.checked(answer))
 
     async def _read(self, records: Sequence[Any]) -> list[ClaimedJob]:
         jobs: list[ClaimedJob] = []

@@ -27,8 +27,13 @@ class Corrupt(StepserveError):
 
 # What reading or writing one job's record raises where that is broken: no other job's trouble.
 RECORD_ERRORS = (
-    *(Corrupt, struct.error, ValueError, TypeError),
-    *(LookupError, ArithmeticError, AttributeError),
+    Corrupt,
+    struct.error,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
 )
 
 

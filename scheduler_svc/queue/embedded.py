@@ -52,15 +52,15 @@ class EmbeddedRedis:
         self._data_dir = data_dir
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._place, self._password = "", ""
+        self._address, self._password = "", ""
         self._config = ""
         if self.url:
             return
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(data_dir)
-        self._place, self._password, address = _address(data_dir)
-        self.url = _url(self._place, self._password)
-        self._config = "\n".join((*address, *_storage(data_dir, durability), ""))
+        self._address, self._password, listening = _address(data_dir)
+        self.url = _url(self._address, self._password)
+        self._config = "\n".join((*listening, *_storage(data_dir, durability), ""))
 
     @classmethod
     def start(cls, data_dir: Path, durability: Durability = "local") -> EmbeddedRedis:
@@ -109,7 +109,7 @@ class EmbeddedRedis:
         self._process.stdin.write(f'{self._config}requirepass "{password}"\n'.encode())
         self._process.stdin.close()
         with redis.Redis.from_url(
-            _url(self._place, password), socket_timeout=_START_WAIT_S, retry=Retry(NoBackoff(), 0)
+            _url(self._address, password), socket_timeout=_START_WAIT_S, retry=Retry(NoBackoff(), 0)
         ) as client:
             self._wait_ready(self._process, client)
             if not is_new:
@@ -225,13 +225,13 @@ def _lock(data_dir: Path) -> int:
             return descriptor
 
 
-def _url(place: str, password: str) -> str:
-    scheme = "unix" if place.startswith("/") else "redis"
-    return f"{scheme}://:{password}@{place}" if password else f"{scheme}://{place}"
+def _url(address: str, password: str) -> str:
+    scheme = "unix" if address.startswith("/") else "redis"
+    return f"{scheme}://:{password}@{address}" if password else f"{scheme}://{address}"
 
 
 def _address(data_dir: Path) -> tuple[str, str, tuple[str, ...]]:
-    """Its place, its password, and the lines of configuration that make it listen there."""
+    """Its address, its password, and the lines of configuration that make it listen there."""
     path = data_dir / "redis.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES and not re.search(r"[%?#\s]", str(path)):
         lines = ("port 0", f"unixsocket {_quoted(path)}", "unixsocketperm 700")

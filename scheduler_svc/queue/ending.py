@@ -13,7 +13,7 @@ from scheduler_svc.queue.ranking import holder_of
 from scheduler_svc.queue.retention import Retention
 from scheduler_svc.queue.shard import Shard
 from stepserve.protocol.errors import Unavailable
-from stepserve.protocol.job import Finish
+from stepserve.protocol.job import DEADLINE_PASSED, Finish
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ _MAX_ATTEMPTS = 10
 # A time that lies less ahead is not worth a look: it will have come by the next one.
 _MAX_AHEAD_S = 1.0
 MAX_MESSAGE_CHARS = 300
-
-OVERDUE = Finish("deadline", "the job's deadline has passed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +73,22 @@ class Ending:
             answer = await self._shard.run(
                 "cancel",
                 [
-                    *(keys.job(job_id), keys.queue, keys.claims(worker_id)),
-                    *(keys.deadlines, keys.ended, keys.bell, keys.rings, keys.counters),
-                    *(keys.unweighed, keys.followers(job_id)),
+                    keys.job(job_id),
+                    keys.queue,
+                    keys.claims(worker_id),
+                    keys.deadlines,
+                    keys.ended,
+                    keys.bell,
+                    keys.rings,
+                    keys.counters,
+                    keys.unweighed,
+                    keys.followers(job_id),
                     *(keys.log(job_id, index) for index in range(int(n or 0))),
                 ],
                 [
-                    *(job_id, claim or b"", encode_finish(finish)),
+                    job_id,
+                    claim or b"",
+                    encode_finish(finish),
                     *((unless.replica, unless.ttl_ms) if unless else ()),
                 ],
                 durable=True,
@@ -100,8 +107,7 @@ class Ending:
 
         First brings back what lies ahead because the clock has gone back.
         """
-        seconds, microseconds = await self._shard.link.call("TIME")
-        now_s = seconds + microseconds / 1e6
+        now_s = await self._shard.now_s()
         keys, limits = self._shard.keys, self._shard.limits
         expired_ms = (now_s - limits.lease_grace_s) * 1000
         num_settled = await self._settle(now_s)
@@ -160,4 +166,4 @@ class Ending:
         return num_settled
 
     async def _end_overdue(self, job_id: str) -> bool:
-        return await self.end(job_id, OVERDUE)
+        return await self.end(job_id, DEADLINE_PASSED)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 
 class Keys:
-    """The keys of one model's shard. They share a hash tag, so a Redis Cluster keeps them together.
+    """The keys of one model's shard. One hash tag keeps them together in a Redis Cluster.
 
     The model's name is percent-encoded, so no name can break out of the tag.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stepserve.protocol.errors import StepserveError
 
@@ -20,6 +21,12 @@ class Lease:
     holder: str
     epoch: int
     ttl_ms: int
+
+    def checked(self, answer: Any) -> Any:
+        """Return what a script that needs the lease answered. Raises Fenced where that is None."""
+        if answer is None:
+            raise Fenced(f"the lease on {self.worker_id} is another's")
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

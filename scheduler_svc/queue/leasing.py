@@ -27,8 +27,14 @@ class Leasing:
         epoch = await self._shard.run(
             "acquire",
             [
-                *(keys.lease(worker_id), keys.claims(worker_id)),
-                *(keys.queue, keys.workers, keys.bell, keys.rings, keys.order, keys.epoch),
+                keys.lease(worker_id),
+                keys.claims(worker_id),
+                keys.queue,
+                keys.workers,
+                keys.bell,
+                keys.rings,
+                keys.order,
+                keys.epoch,
             ],
             [worker_id, holder, ttl_ms, json.dumps(dict(info))],
             durable=True,
@@ -57,8 +63,13 @@ class Leasing:
         answer = await self._shard.run(
             "vacate",
             [
-                *(keys.lease(worker_id), keys.claims(worker_id)),
-                *(keys.queue, keys.workers, keys.bell, keys.rings, keys.epoch),
+                keys.lease(worker_id),
+                keys.claims(worker_id),
+                keys.queue,
+                keys.workers,
+                keys.bell,
+                keys.rings,
+                keys.epoch,
             ],
             [worker_id, epoch, grace_ms],
         )
@@ -75,8 +86,12 @@ async def live_workers(shard: Shard) -> list[WorkerRecord]:
     now_ms = seconds * 1e3 + microseconds / 1e3
     return [
         WorkerRecord(
-            *(name, holder.decode(), int(epoch), int(expires) / 1000),
-            *(json.loads(info), int(step_us or 0)),
+            worker_id=name,
+            holder=holder.decode(),
+            epoch=int(epoch),
+            expires_s=int(expires) / 1000,
+            info=json.loads(info),
+            step_us=int(step_us or 0),
         )
         for name, (holder, epoch, info, step_us, expires, ttl) in zip(names, leases, strict=True)
         if holder and is_good(int(expires) - now_ms, ttl)

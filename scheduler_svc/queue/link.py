@@ -150,7 +150,7 @@ class RedisLink:
                 yield
 
     async def _run_replicated(self, script: Script, command: Command) -> Any:
-        # WAIT speaks of the writes of its own connection: the two must share one.
+        # WAIT speaks of the writes of its own connection: the two must go over one.
         pipe = self._redis.pipeline(transaction=False)
         pipe.execute_command("EVAL", script.source, *command)
         pipe.execute_command("WAIT", 1, self._replica_timeout_ms)

@@ -3,7 +3,7 @@ Every state change of the queue, one script each. Redis 6.2 or newer.
 
 This file is split at the lines that begin with "--@"; the section "common" is put in
 front of every other one. A script touches only the keys that it is given in KEYS;
-all keys of a shard (a model) begin with "ss:{model}:" and so share one cluster slot.
+all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster slot.
 
   queue           zset    id -> rank, lowest first; the jobs that wait
   jobs            zset    id -> turn, every job that is remembered
@@ -104,16 +104,16 @@ end
 
 -- What was reserved for an output that ends and was not used. One without a token of a job
 -- that no lane has held has cost nothing.
-local function unused(share, num_tokens, was_held)
-  local weight, expected, cost = struct.unpack('<ddd', share)
+local function unused(reserved, num_tokens, was_held)
+  local weight, expected, cost = struct.unpack('<ddd', reserved)
   if num_tokens == 0 and not was_held then cost = 0 end
   return math.max(0, expected - (cost + num_tokens * OUTPUT_TOKEN_COST)) / weight
 end
 
--- Adds to the counter of a share's tenant, in `due`: read once, to be stored once.
-local function add_to_counter(counters, due, share, amount)
+-- Adds to the counter of the tenant who has reserved, in `due`: read once, to be stored once.
+local function add_to_counter(counters, due, reserved, amount)
   if amount == 0 then return end
-  local tenant = string.sub(share, 25)
+  local tenant = string.sub(reserved, 25)
   due[tenant] = (due[tenant] or tonumber(redis.call('HGET', counters, tenant)) or 0) + amount
 end
 
@@ -123,7 +123,7 @@ local function store_counters(counters, due)
   end
 end
 
--- The rank of a stored job in the stored order (time_rank and FairShares.submit of order.py).
+-- The rank of a stored job in the stored order (time_rank and TokenCounters.submit of order.py).
 -- Jobs of a version that knew no ranks lack tenant, max_tokens and priority.
 local function rank_of(job, order, lengths, counters, vtime)
   local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open',
@@ -169,6 +169,11 @@ local function next_epoch(highest, stored, now_us)
   local epoch = string.format('%.0f', math.max(now_us, last + 1))
   redis.call('SET', highest, epoch)
   return epoch
+end
+
+-- Whether a job's deadline has passed: what is late by nothing is late.
+local function is_past(deadline, now_us)
+  return now_us >= deadline * 1000000
 end
 
 -- Whether a lease that expires then is good now. Further ahead than its time to live is no
@@ -263,17 +268,17 @@ return 1
 -- ARGV  for every id: id, the job's claim as it was read ('' for none)
 -- Ranks unranked jobs anew. One whose claim has changed since stays for the next time.
 for i = 1, #ARGV, 2 do
-  local id, job, place = ARGV[i], KEYS[i + 6], nil
+  local id, job, holder = ARGV[i], KEYS[i + 6], nil
   if redis.call('ZSCORE', KEYS[2], id) then
     for _, index in ipairs({KEYS[6], KEYS[i + 7]}) do
-      if redis.call('ZSCORE', index, id) then place = index end
+      if redis.call('ZSCORE', index, id) then holder = index end
     end
     local known = redis.call('EXISTS', job) == 1
-    if place and known then
+    if holder and known then
       local rank = rank_of(job, KEYS[1], KEYS[3], KEYS[4], KEYS[5])
-      redis.call('ZADD', place, exact(rank), id)
+      redis.call('ZADD', holder, exact(rank), id)
     end
-    if place or (redis.call('HGET', job, 'claim') or '') == ARGV[i + 1] then
+    if holder or (redis.call('HGET', job, 'claim') or '') == ARGV[i + 1] then
       redis.call('ZREM', KEYS[2], id)
     end
   end
@@ -446,12 +451,12 @@ local function consider(i)
     elseif rank and ((job[5] and job[5] ~= ARGV[3])
       or (tonumber(job[9]) or 0) > tonumber(ARGV[6])) then
       redis.call('ZADD', KEYS[5], 'NX', seconds(now), id)
-    elseif rank and is_wanted(strikes) and not (job[4] and now >= job[4] * 1000000) then
+    elseif rank and is_wanted(strikes) and not (job[4] and is_past(job[4], now)) then
       redis.call('ZREM', KEYS[3], id)
       redis.call('ZREM', KEYS[5], id)
       redis.call('ZADD', KEYS[2], rank, id)
       redis.call('HSET', key, 'claim', mark)
-      -- FairShares.claimed of order.py.
+      -- TokenCounters.claimed of order.py.
       if job[6] then
         local weight, expected = struct.unpack('<dd', job[6])
         local pace = job[7] * expected / weight / 64
@@ -584,12 +589,12 @@ local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
 local due, grown = {}, {}
 
 -- Charges what an output has cost beyond what was reserved for it.
-local function charge(share, before, after)
-  local weight, expected, prompt = struct.unpack('<ddd', share)
+local function charge(reserved, before, after)
+  local weight, expected, prompt = struct.unpack('<ddd', reserved)
   local cost = prompt + after * OUTPUT_TOKEN_COST
   if cost <= expected then return end
   local paid = math.max(prompt + before * OUTPUT_TOKEN_COST, expected)
-  add_to_counter(KEYS[8], due, share, (cost - paid) / weight)
+  add_to_counter(KEYS[8], due, reserved, (cost - paid) / weight)
 end
 
 -- Lengths.observe of order.py.
@@ -604,9 +609,9 @@ local function observe(job, num_tokens)
   end
 end
 
-local function end_output(job, field, finish, share, num_tokens)
+local function end_output(job, field, finish, reserved, num_tokens)
   call('HSET', job, field, finish)
-  if share then add_to_counter(KEYS[8], due, share, -unused(share, num_tokens, true)) end
+  if reserved then add_to_counter(KEYS[8], due, reserved, -unused(reserved, num_tokens, true)) end
   if call('HINCRBY', job, 'open', -1) > 0 then return end
   local id, ended = string.sub(job, prefix_length + 1), seconds(now)
   call('HSET', job, 'ended', ended)
@@ -617,26 +622,46 @@ local function end_output(job, field, finish, share, num_tokens)
 end
 
 local answers, ids, finished, last = {}, {}, {}, nil
+
+-- What the doorbell is to say of a row's job.
+local function note(job, has_ended)
+  if job ~= last then
+    ids[#ids + 1] = string.sub(job, prefix_length + 1)
+    last = job
+  end
+  if has_ended then finished[#finished + 1] = string.sub(job, prefix_length + 1) end
+end
+
+local function tell()
+  if #finished > 0 then
+    ids[#ids + 1] = ''
+    for _, id in ipairs(finished) do ids[#ids + 1] = id end
+  end
+  if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
+end
+
+-- One piece: each function that a row calls costs some 1 % of the whole.
 local key, arg, token = 10, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
-  local job, log, field = KEYS[key], KEYS[key + 1], 'f' .. index
+  local job, log, field, answer = KEYS[key], KEYS[key + 1], 'f' .. index, EXISTED
   local finish = ends > 0 and ARGV[arg + num_logprobs]
   local state = call('HMGET', job, 'claim', field, 'deadline', 'share')
   local length = call('STRLEN', log) / 4
-  local skip, answer, has_moved = length - offset, EXISTED, false
+  local skip = length - offset
   if state[2] then
-    local same = state[2] == finish and skip == num_tokens
-    answer = same and EXISTED or ENDED
+    local is_same = state[2] == finish and skip == num_tokens
+    answer = is_same and EXISTED or ENDED
   elseif state[1] ~= mark then
     answer = ENDED
-  elseif state[3] and now >= state[3] * 1000000 then
-    answer, has_moved = ENDED, true
+  elseif state[3] and is_past(state[3], now) then
+    answer = ENDED
     end_output(job, field, ARGV[4], state[4], length)
+    note(job, true)
   elseif skip < 0 then
     answer = length
   elseif skip < num_tokens or finish then
-    answer, has_moved = APPLIED, true
+    answer = APPLIED
     if length == 0 then call('HSETNX', job, 'fingerprint', lease[2]) end
     if skip < num_tokens then
       call('APPEND', log, string.sub(tokens, token + 4 * skip, token + 4 * num_tokens - 1))
@@ -646,13 +671,7 @@ for at = 1, #heads, 20 do
     end
     if finish then end_output(job, field, finish, state[4], length) end
     if ends == 2 then observe(job, length) end
-  end
-  if has_moved and job ~= last then
-    ids[#ids + 1] = string.sub(job, prefix_length + 1)
-    last = job
-  end
-  if has_moved and (finish or answer == ENDED) then
-    finished[#finished + 1] = string.sub(job, prefix_length + 1)
+    note(job, finish)
   end
   answers[#answers + 1] = pack_answer('<i4', answer)
   key = key + (num_logprobs > 0 and 3 or 2)
@@ -661,11 +680,7 @@ for at = 1, #heads, 20 do
 end
 store_counters(KEYS[8], due)
 for field, known in pairs(grown) do call('HSET', KEYS[7], field, known) end
-if #finished > 0 then
-  ids[#ids + 1] = ''
-  for _, id in ipairs(finished) do ids[#ids + 1] = id end
-end
-if #ids > 0 then ring(KEYS[5], KEYS[6], 'moved', ids) end
+tell()
 return table.concat(answers)
 
 --@ cancel

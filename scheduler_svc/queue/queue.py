@@ -11,12 +11,13 @@ from types import TracebackType
 from scheduler_svc.order import Order
 from scheduler_svc.queue.attendance import Attendance, Fleet
 from scheduler_svc.queue.balance import Balance
-from scheduler_svc.queue.bell import Bell, Follower
+from scheduler_svc.queue.bell import Bell
 from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
-from scheduler_svc.queue.codec import encode_finish
-from scheduler_svc.queue.ending import OVERDUE, Ending, Sweep
+from scheduler_svc.queue.committing import Committing
+from scheduler_svc.queue.ending import Ending, Sweep
+from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.keys import Keys
-from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
+from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing, live_workers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
@@ -25,8 +26,6 @@ from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     LogRequest,
     RowAnswer,
-    RowEncoder,
-    decode_answers,
     decode_outputs,
     encode_requests,
 )
@@ -46,11 +45,9 @@ from scheduler_svc.queue.submitting import Submitted, Submitting
 from scheduler_svc.queue.suspicion import Suspicion
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 
-_OVERDUE = encode_finish(OVERDUE)
-
 
 class JobQueue:
-    """One model's jobs in Redis. Any number of processes share them.
+    """One model's jobs in Redis. Any number of processes may work on them.
 
     Every method raises ``Unavailable`` when Redis does not serve; all may be called
     again then. Those that take a lease raise ``Fenced`` when it is another's now.
@@ -69,7 +66,6 @@ class JobQueue:
         limits = limits or QueueLimits()
         self._shard = Shard(RedisLink(url, limits), Keys(model), limits, load_scripts())
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
-        self._rows = RowEncoder(self._shard.keys)
         self._lanes = replace(self._shard, link=RedisLink(url, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._submitting = Submitting(self._shard, self._ranking)
@@ -78,6 +74,7 @@ class JobQueue:
         self._balance = Balance(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
         self._claiming = Claiming(self._lanes, self._ending)
+        self._committing = Committing(self._lanes)
         self._suspicion = Suspicion(self._lanes, self._ending)
         self._stranding = Stranding(self._shard, self._ending)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
@@ -115,8 +112,7 @@ class JobQueue:
 
     async def now_s(self) -> float:
         """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""
-        seconds, microseconds = await self._lanes.link.call("TIME")
-        return float(seconds) + float(microseconds) / 1e6
+        return await self._lanes.now_s()
 
     async def adopt_order(self) -> None:
         """Make this queue's order the stored one; what lives is ranked anew if it was another.
@@ -202,8 +198,8 @@ class JobQueue:
     def follow(self, *, hear_moved: bool = True) -> Follower:
         """Tells which jobs moved, for as long as it is iterated; first that all may have.
 
-        Without ``hear_moved`` only which have ended. All followers of a process share one
-        connection to Redis.
+        Without ``hear_moved`` only which have ended. All followers of a process hear by
+        one connection to Redis.
         """
         return self._bell.follow(hear_moved=hear_moved)
 
@@ -318,23 +314,7 @@ class JobQueue:
 
         A row of a job whose deadline has passed is answered ENDED: its output has ended so.
         """
-        if not rows:
-            return []
-        keys = self._shard.keys
-        names, args = self._rows.encode(rows)
-        answer = await self._lanes.run(
-            "commit",
-            [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.deadlines),
-                *(keys.ended, keys.bell, keys.rings, keys.lengths, keys.counters),
-                *(keys.unweighed, names),
-            ],
-            [lease.worker_id, lease.epoch, len(keys.job_prefix), _OVERDUE, *args],
-            durable=True,
-        )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return decode_answers(answer)
+        return await self._committing.commit(lease, rows)
 
     async def requeue(self, lease: Lease, job_ids: Sequence[str]) -> int:
         """Gives jobs back to where they stood; ids that are not claimed are ignored."""

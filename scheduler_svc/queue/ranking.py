@@ -67,7 +67,12 @@ class Ranking:
         answer: bytes | int = await self._shard.run(
             "adopt",
             [
-                *(keys.order, keys.unranked, keys.counters, keys.vtime, keys.workers, keys.queue),
+                keys.order,
+                keys.unranked,
+                keys.counters,
+                keys.vtime,
+                keys.workers,
+                keys.queue,
                 *map(keys.claims, workers),
             ],
             [order.policy, terms, len(workers), *workers, *chain(*weights.items())],

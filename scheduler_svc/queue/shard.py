@@ -33,6 +33,11 @@ class Shard:
         """Runs a script of queue.lua; its section says what it answers."""
         return await self.link.run(self.scripts[name], keys, args, durable=durable)
 
+    async def now_s(self) -> float:
+        """The time by Redis's clock: seconds since the epoch."""
+        seconds, microseconds = await self.link.call("TIME")
+        return float(seconds) + float(microseconds) / 1e6
+
     async def due(self, index: str, until: float, limit: int, since: str = "-inf") -> list[str]:
         """The first members of a sorted set, of scores from ``since`` to ``until``."""
         members = await self.link.call(

@@ -66,8 +66,7 @@ class Stranding:
         if not ids:
             return
         workers = await live_workers(shard)
-        seconds, microseconds = await shard.link.call("TIME")
-        now_s = seconds + microseconds / 1e6
+        now_s = await shard.now_s()
         ranks = await shard.link.call("ZMSCORE", keys.queue, *ids)
         records = await shard.link.pipeline(
             [("HMGET", keys.job(job_id), "fingerprint", "need") for job_id in ids]

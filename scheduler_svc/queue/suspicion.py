@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from scheduler_svc.queue.codec import decode_count
 from scheduler_svc.queue.ending import MAX_MESSAGE_CHARS, Ending
-from scheduler_svc.queue.lease import Fenced, Lease
+from scheduler_svc.queue.lease import Lease
 from scheduler_svc.queue.shard import Shard
 
-# Those that were alone in two lanes that failed.
-_GUILTY_STRIKES = 4
+# Of those that were alone in two lanes that failed: they run nowhere any more.
+GUILTY_STRIKES = 4
 _MAX_SWEPT = 256
 
 log = logging.getLogger(__name__)
@@ -30,14 +30,14 @@ class Suspicion:
         answer = await self._shard.run(
             "strike",
             [
-                *(keys.lease(lease.worker_id), keys.claims(lease.worker_id), keys.suspects),
+                keys.lease(lease.worker_id),
+                keys.claims(lease.worker_id),
+                keys.suspects,
                 *map(keys.job, job_ids),
             ],
             [lease.epoch, problem[:MAX_MESSAGE_CHARS], *job_ids],
         )
-        if answer is None:
-            raise Fenced(f"the lease on {lease.worker_id} is another's")
-        return int(answer)
+        return int(lease.checked(answer))
 
     async def absolve(self, job_ids: Sequence[str]) -> None:
         """Suspects them no longer."""
@@ -51,7 +51,7 @@ class Suspicion:
         fields = ("n", "ended", "strikes", "problem")
         records = await link.pipeline([("HMGET", keys.job(job_id), *fields) for job_id in ids])
         for job_id, (n, ended, strikes, problem) in zip(ids, records, strict=True):
-            if n and not ended and decode_count(strikes) < _GUILTY_STRIKES:
+            if n and not ended and decode_count(strikes) < GUILTY_STRIKES:
                 continue
             if n and not ended:
                 log.error("job %s broke two lanes in which it was alone, and ends", job_id)

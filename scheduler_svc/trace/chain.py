@@ -52,13 +52,13 @@ class Chain:
             return None
         return self._pseudonyms[first:end]
 
-    def pseudonym(self, token_id: int, place: int) -> int | None:
-        """Return that of the token at ``place``; None where another one is there.
+    def pseudonym(self, token_id: int, position: int) -> int | None:
+        """Return that of the token at ``position``; None where another one is there.
 
         One that comes next is appended.
         """
-        if place == len(self._token_ids):
+        if position == len(self._token_ids):
             self.extend((token_id,))
-        elif not 0 <= place < len(self._token_ids) or self._token_ids[place] != token_id:
+        elif not 0 <= position < len(self._token_ids) or self._token_ids[position] != token_id:
             return None
-        return self._pseudonyms[place]
+        return self._pseudonyms[position]

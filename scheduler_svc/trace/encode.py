@@ -130,15 +130,15 @@ def _ints(data: Any) -> tuple[int, ...]:
 def _tuple(kinds: Sequence[Any]) -> Codec:
     if kinds[-1] is Ellipsis:
         return _series(kinds)
-    places = [codec(kind) for kind in kinds]
+    codecs = [codec(kind) for kind in kinds]
 
     def pack(value: tuple[Any, ...]) -> list[Any]:
-        return [place.pack(each) for place, each in zip(places, value, strict=True)]
+        return [one.pack(each) for one, each in zip(codecs, value, strict=True)]
 
     def unpack(data: Any) -> tuple[Any, ...]:
-        if len(_items(data)) != len(places):
-            raise BadTrace(f"{len(data)} items, {len(places)} belong there")
-        return tuple(place.unpack(each) for place, each in zip(places, data, strict=True))
+        if len(_items(data)) != len(codecs):
+            raise BadTrace(f"{len(data)} items, {len(codecs)} belong there")
+        return tuple(one.unpack(each) for one, each in zip(codecs, data, strict=True))
 
     return Codec(pack, unpack)
 

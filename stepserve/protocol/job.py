@@ -52,6 +52,9 @@ class Finish:
     text_bytes: int = -1
 
 
+DEADLINE_PASSED = Finish("deadline", "the job's deadline has passed")
+
+
 @dataclass(frozen=True, slots=True)
 class OutputLog:
     """One output's tokens from ``offset`` on, and its end if it has one.

@@ -7,9 +7,9 @@ from heapq import heappop, heappush
 
 from scheduler_svc.order import (
     NUM_COMPARED,
-    FairShares,
     Lengths,
     Order,
+    TokenCounters,
     output_cost,
     time_rank,
 )
@@ -32,7 +32,7 @@ class SimulatedQueue:
         )
         self._is_fair = system.policy == "fair"
         self._lengths = Lengths()
-        self._shares = FairShares()
+        self._shares = TokenCounters()
         self._waiting: list[_Entry] = []
 
     def __len__(self) -> int:

@@ -40,20 +40,20 @@ def test_no_blocks_are_some_blocks() -> None:
 
 
 @pytest.mark.parametrize("block_id", [0, -1, 3, 4])
-def test_what_nobody_holds_cannot_be_released_or_shared(block_id: int) -> None:
+def test_what_nobody_holds_cannot_be_released_or_retained(block_id: int) -> None:
     pool = BlockPool(4)
     pool.allocate(1)
     pool.release([0])
     with pytest.raises(DoubleFree):
         pool.release([block_id])
     with pytest.raises(DoubleFree):
-        pool.share([block_id])
+        pool.retain([block_id])
     pool.check()
 
 
 def test_a_shared_block_is_free_once_the_last_holder_lets_go() -> None:
     pool = BlockPool(1)
-    pool.share(pool.allocate(1))
+    pool.retain(pool.allocate(1))
     pool.release([0])
     assert pool.num_free == 0
     pool.release([0])
@@ -63,9 +63,9 @@ def test_a_shared_block_is_free_once_the_last_holder_lets_go() -> None:
 def test_tables_free_what_nobody_else_holds() -> None:
     pool = BlockPool(4)
     first = pool.allocate(3)
-    pool.share(first[:2])
+    pool.retain(first[:2])
     second = first[:2]
-    pool.share(first[:1])
+    pool.retain(first[:1])
     assert pool.num_freed_by([first]) == 1
     assert pool.num_freed_by([first, second]) == 2
     assert pool.num_freed_by([first, second, first[:1]]) == 3
@@ -94,9 +94,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.held.update(block_ids)
 
     @rule(block_ids=st.lists(st.integers(0, 11), max_size=4, unique=True))
-    def share(self, block_ids: list[int]) -> None:
+    def retain(self, block_ids: list[int]) -> None:
         shared = [block_id for block_id in block_ids if block_id in self.held]
-        self.pool.share(shared)
+        self.pool.retain(shared)
         self.held.update(shared)
 
     @rule(block_ids=st.lists(st.integers(0, 11), max_size=4, unique=True))

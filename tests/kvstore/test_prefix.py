@@ -26,7 +26,7 @@ def test_keys_are_extended_as_if_made_at_once() -> None:
     assert [first, *more] == keys_of([1, 2, 3, 4, 5, 6])
 
 
-def test_tenants_never_share_a_key() -> None:
+def test_no_two_tenants_have_a_key_in_common() -> None:
     assert not set(keys_of([1, 2, 3, 4], "a")) & set(keys_of([1, 2, 3, 4], "b"))
 
 
@@ -48,14 +48,14 @@ def test_the_longest_known_beginning_is_found_held_or_not() -> None:
     assert pool.match(keys_of([9, 9])) == []
 
 
-def test_a_block_that_nobody_holds_is_free_until_it_is_shared() -> None:
+def test_a_block_that_nobody_holds_is_free_until_it_is_retained() -> None:
     pool, _, block_ids = pool_with(4, [1, 2, 3, 4])
     assert pool.num_idle(block_ids) == 0
     pool.release(block_ids)
     assert (pool.num_free, pool.num_idle(block_ids)) == (4, 2)
-    pool.share(block_ids)
+    pool.retain(block_ids)
     assert (pool.num_free, pool.num_idle(block_ids)) == (2, 0)
-    pool.share(block_ids)
+    pool.retain(block_ids)
     pool.release(block_ids)
     assert pool.num_free == 2
     pool.check()
@@ -78,7 +78,7 @@ def test_the_longest_unused_goes_first() -> None:
     pool.index(others[0], second)
     pool.release(block_ids)
     pool.release(others)
-    pool.share(block_ids)
+    pool.retain(block_ids)
     pool.release(block_ids)
     pool.allocate(3)
     assert pool.match([second]) == []
@@ -105,12 +105,12 @@ def test_what_is_forgotten_is_found_no_more_but_still_held() -> None:
     pool.check()
 
 
-def test_an_empty_block_is_neither_indexed_nor_shared() -> None:
+def test_an_empty_block_is_neither_indexed_nor_retained() -> None:
     pool = BlockPool(2)
     with pytest.raises(DoubleFree):
         pool.index(0, keys_of([1, 2])[0])
     with pytest.raises(DoubleFree):
-        pool.share([0])
+        pool.retain([0])
 
 
 def test_content_is_never_found_where_it_is_not() -> None:
@@ -126,7 +126,7 @@ def test_content_is_never_found_where_it_is_not() -> None:
             keys = keys_of([chance.randrange(2) for _ in range(6)])
             matched = pool.match(keys)
             assert [content[block_id] for block_id in matched] == keys[: len(matched)]
-            pool.share(matched)
+            pool.retain(matched)
             fresh = pool.allocate(len(keys) - len(matched))
             for block_id, key in zip(fresh, keys[len(matched) :], strict=True):
                 content[block_id] = key

@@ -58,7 +58,7 @@ class Lane:
             num_computed,
             tuple(block_ids),
         )
-        self.pool.share(block_ids)
+        self.pool.retain(block_ids)
         num_tokens = len(prompt) + len(output)
         self.jobs[sequence_id] = Job(
             admission, num_tokens, num_computed, list(block_ids), list(output)

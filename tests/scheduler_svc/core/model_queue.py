@@ -19,7 +19,7 @@ CURSED = "its text can't be searched for stop strings: Curse"
 class Curse:
     """Where a job breaks what runs it: in its admission, or with its token at ``offset``."""
 
-    place: Literal["vetting", "planning", "absorbing", "text", "commit"]
+    stage: Literal["vetting", "planning", "absorbing", "text", "commit"]
     offset: int = 0
 
 

@@ -163,9 +163,9 @@ class ModelWorker:
         self.num_tokens += num_tokens
 
     def _slot(self, resident: _Resident, position: int) -> int:
-        place, offset = divmod(position, self._config.block_size)
-        assert place < len(resident.block_ids), "no block for a computed token"
-        return resident.block_ids[place] * self._config.block_size + offset
+        number, offset = divmod(position, self._config.block_size)
+        assert number < len(resident.block_ids), "no block for a computed token"
+        return resident.block_ids[number] * self._config.block_size + offset
 
     def _sample(self, resident: _Resident, outcome: _Outcome) -> None:
         admission = resident.admission

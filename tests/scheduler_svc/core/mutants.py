@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tests.scheduler_svc.core import mutations
+from tests.scheduler_svc.core.block_mutations import BLOCK_MUTANTS
 from tests.scheduler_svc.core.broken_job_mutations import BROKEN_JOB_MUTANTS
 from tests.scheduler_svc.core.mutations import Mutant
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TESTS = ("tests/scheduler_svc/core", "tests/kvstore")
 PACKAGES = ("kvstore", "stepserve", "scheduler_svc", *TESTS)
 SURVIVED = "SURVIVED"
-MUTANTS = (*mutations.MUTANTS, *BROKEN_JOB_MUTANTS)
+MUTANTS = (*mutations.MUTANTS, *BLOCK_MUTANTS, *BROKEN_JOB_MUTANTS)
 # A mistake that makes the core run in circles is caught by this.
 TIMEOUT_S = 120
 
@@ -31,7 +32,7 @@ def mutated(mutant: Mutant) -> str:
     """Return the file's text with the mistake in it. Raises ValueError where it moved."""
     text = (ROOT / mutant.path).read_text()
     if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.name}: {text.count(mutant.old)} places in {mutant.path}")
+        raise ValueError(f"{mutant.name}: {text.count(mutant.old)} occurrences in {mutant.path}")
     return text.replace(mutant.old, mutant.new)
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-POOL = "kvstore/pool.py"
-PREFIX = "kvstore/prefix.py"
 BUDGET = "scheduler_svc/core/budget.py"
+CLAIMS = "scheduler_svc/core/claims.py"
 CONFIG = "scheduler_svc/core/config.py"
-DRAFT = "scheduler_svc/core/draft.py"
+BUILDER = "scheduler_svc/core/step_builder.py"
 FLIGHT = "scheduler_svc/core/flight.py"
 INTAKE = "scheduler_svc/core/intake.py"
 LENGTHS = "scheduler_svc/core/lengths.py"
 OUTCOME = "scheduler_svc/core/outcome.py"
 PLANNER = "scheduler_svc/core/planner.py"
 PUNCTUALITY = "scheduler_svc/core/punctuality.py"
-ROOM = "scheduler_svc/core/room.py"
+GROWTH = "scheduler_svc/core/growth.py"
 ROSTER = "scheduler_svc/core/roster.py"
 SCHEDULER = "scheduler_svc/core/scheduler.py"
 SEQUENCE = "scheduler_svc/core/sequence.py"
@@ -25,7 +24,7 @@ VICTIM = "scheduler_svc/core/victim.py"
 
 @dataclass(frozen=True)
 class Mutant:
-    """``old`` occurs exactly once in ``path``; with ``new`` in its place a test must fail."""
+    """``old`` occurs exactly once in ``path``; with ``new`` instead a test must fail."""
 
     name: str
     path: str
@@ -34,12 +33,6 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("a double free goes through", POOL, "if count == 0:", "if False:"),
-    Mutant("allocated blocks stay free", POOL, "del self._empty[rest:]", "pass"),
-    Mutant("a shared block is freed at once", POOL, "            if count:", "            if 0:"),
-    Mutant(
-        "one block too many is given", POOL, "count > self.num_free:", "count > 1 + self.num_free:"
-    ),
     Mutant(
         "more run than can decode in a step",
         CONFIG,
@@ -95,14 +88,16 @@ MUTANTS = (
         "                rows.append(end_row(sequence, finish_of(sequence, reason)))\n",
         "",
     ),
-    Mutant("planning forgets the token to come", DRAFT, "sequence.num_tokens += 1", "pass"),
+    Mutant("planning forgets the token to come", BUILDER, "sequence.num_tokens += 1", "pass"),
     Mutant(
         "a decode forgets the token to come",
         PLANNER,
         "sequence.num_tokens = num_tokens + 1",
         "sequence.num_tokens = num_tokens",
     ),
-    Mutant("a row is not remembered as its last", DRAFT, "last_step = self.step", "last_step = 0"),
+    Mutant(
+        "a row is not remembered as its last", BUILDER, "last_step = self.step", "last_step = 0"
+    ),
     Mutant("a decode is not its last row", PLANNER, "sequence.last_step = step", "pass"),
     Mutant(
         "decodes go on past the last token",
@@ -127,15 +122,9 @@ MUTANTS = (
         "1 + self._num_wanted() > self",
     ),
     Mutant(
-        "blocks that are shared come back once for each",
-        POOL,
-        "sum(self._references[block_id] == count for block_id, count in dropped.items())",
-        "sum(dropped.values())",
-    ),
-    Mutant(
         "the first prompt keeps nothing",
         PLANNER,
-        "        draft.budget -= kept\n",
+        "        builder.budget -= kept\n",
         "        kept = 0\n",
     ),
     Mutant(
@@ -163,7 +152,7 @@ MUTANTS = (
         "sequence.keys_of((sequence.num_tokens - 1) // size",
         "sequence.keys_of(sequence.num_tokens // size",
     ),
-    Mutant("cached blocks are not shared", PLANNER, "        self._pool.share(cached)\n", ""),
+    Mutant("cached blocks are not shared", PLANNER, "        self._pool.retain(cached)\n", ""),
     Mutant(
         "what is cached is computed again",
         PLANNER,
@@ -179,19 +168,19 @@ MUTANTS = (
     Mutant(
         "chunks break the budget",
         PLANNER,
-        "draft.add_row(sequence, min(sequence.num_pending, draft.budget), 0)",
-        "draft.add_row(sequence, sequence.num_pending, 0)",
+        "builder.add_row(sequence, min(sequence.num_pending, builder.budget), 0)",
+        "builder.add_row(sequence, sequence.num_pending, 0)",
     ),
     Mutant(
         "newcomers come last",
         PLANNER,
-        "        self._admit(draft)\n        # The first one last",
+        "        self._admit(builder)\n        # The first one last",
         "",
     ),
     Mutant(
         "a prompt is let in and computed at once",
         PLANNER,
-        "min(sequence.num_pending, draft.budget), wanted)",
+        "min(sequence.num_pending, builder.budget), wanted)",
         "sequence.num_pending, wanted)",
     ),
     Mutant(
@@ -234,24 +223,22 @@ MUTANTS = (
     Mutant("its progress survives preemption", ROSTER, "sequence.rewind()", "pass"),
     Mutant("what it kept is not asked for", ROSTER, "if sequence.block_ids:", "if False:"),
     Mutant("the ended stay live", ROSTER, "        del self.live[sequence.key]\n", ""),
-    Mutant(
-        "jobs beyond the claim are taken", SCHEDULER, "if len(event.jobs) > self", "if 0 > self"
-    ),
+    Mutant("jobs beyond the claim are taken", CLAIMS, "if num_jobs > self", "if 0 > self"),
     Mutant(
         "the same is wished again",
-        SCHEDULER,
-        "claim in (self._claim, NO_CLAIM)",
+        CLAIMS,
+        "claim in (self._standing, NO_CLAIM)",
         "claim == NO_CLAIM",
     ),
     Mutant(
         "a full lane asks for anybody",
-        SCHEDULER,
+        CLAIMS,
         "        return Claim(1, max(s.rank for s in roster.running.values()) - margin)\n",
         "        return Claim(1)\n",
     ),
     Mutant(
         "a static batch is not claimed ahead",
-        SCHEDULER,
+        CLAIMS,
         "num_places - len(roster.waiting)",
         "num_places - len(roster.live)",
     ),
@@ -265,8 +252,8 @@ MUTANTS = (
     Mutant(
         "blocks are found before their report",
         SCHEDULER,
-        "draft.planned())",
-        'draft.planned())\n        self._index(draft.planned(), StepReport("", 0, 0))',
+        "builder.planned())",
+        'builder.planned())\n        self._index(builder.planned(), StepReport("", 0, 0))',
     ),
     Mutant("a block is found by another's key", SCHEDULER, "keys[position])", "keys[0])"),
     Mutant("nobody is late", PUNCTUALITY, "if left_s <= 0:", "if False:"),
@@ -282,13 +269,15 @@ MUTANTS = (
         "no part is fixed", STEP_TIME, "return (fixed_us, token_us) if fixed_us > 0 else", "return"
     ),
     Mutant("no measurement fades", STEP_TIME, "MEMORY = 0.95", "MEMORY = 0.0"),
-    Mutant("nothing is foreseen", ROOM, "return _peak_blocks(futures, size) <=", "return 0 <="),
-    Mutant("the end of one is the end of all", ROOM, "reversed(futures)", "futures"),
-    Mutant("newcomers are not foreseen", ROOM, "        self._held += future[1]\n", ""),
-    Mutant("shared blocks count for each", ROOM, " - num_shared * size", ""),
-    Mutant("all grow to their limits", ROOM, "if not self._config.enable_preemption:", "if True:"),
+    Mutant("nothing is foreseen", GROWTH, "return _peak_blocks(futures, size) <=", "return 0 <="),
+    Mutant("the end of one is the end of all", GROWTH, "reversed(futures)", "futures"),
+    Mutant("newcomers are not foreseen", GROWTH, "        self._held += future[1]\n", ""),
+    Mutant("shared blocks count for each", GROWTH, " - num_shared * size", ""),
     Mutant(
-        "nobody grows to the limit", ROOM, "if not self._config.enable_preemption:", "if False:"
+        "all grow to their limits", GROWTH, "if not self._config.enable_preemption:", "if True:"
+    ),
+    Mutant(
+        "nobody grows to the limit", GROWTH, "if not self._config.enable_preemption:", "if False:"
     ),
     Mutant("few samples are enough", LENGTHS, "num_samples >= MIN_SAMPLES", "num_samples >= 1"),
     Mutant("tenants are alike", LENGTHS, "self._tenants.get(tenant, self._all)", "self._all"),
@@ -299,26 +288,9 @@ MUTANTS = (
         "count = counts[bucket + 1] + longer",
         "count = counts[-1] + longer",
     ),
-    Mutant("every draw is the shortest", LENGTHS, "shorter = share *", "shorter = 0 *"),
+    Mutant("every draw is the shortest", LENGTHS, "shorter = quantile *", "shorter = 0 *"),
     Mutant("lengths never fade", LENGTHS, "self.num_samples >= MAX_SAMPLES", "False"),
-    Mutant("tenants share prefixes", PREFIX, "tenant.encode()", 'b""'),
-    Mutant("a key forgets what came before", PREFIX, "sha256(parent + tokens)", "sha256(tokens)"),
-    Mutant(
-        "a twin takes the key over",
-        PREFIX,
-        "self._blocks.setdefault(key, block_id) == block_id",
-        "self._blocks.update({key: block_id}) is None",
-    ),
-    Mutant(
-        "evicted content is still found",
-        POOL,
-        "            self._index.remove(block_id)\n            taken",
-        "            taken",
-    ),
-    Mutant("the longest unused stays", POOL, "popitem(last=False)", "popitem()"),
-    Mutant("a prefix is forgotten from its beginning", POOL, "reversed(block_ids)", "block_ids"),
-    Mutant("a shared block stays idle", POOL, "                del self._idle[block_id]\n", ""),
-    Mutant("the lost claim on", SCHEDULER, " or self._is_lost:", ":"),
+    Mutant("the lost claim on", SCHEDULER, "if not self._is_lost and (claim", "if (claim"),
     Mutant("the lost keep what they claimed", SCHEDULER, "self._is_lost = True", "pass"),
     Mutant(
         "another incarnation's report counts",
@@ -328,9 +300,9 @@ MUTANTS = (
     ),
     Mutant(
         "waiting jobs take no place",
-        SCHEDULER,
+        CLAIMS,
         "num_free = num_places - len(roster.live)",
-        "num_free = num_places - self.num_running",
+        "num_free = num_places - len(roster.running)",
     ),
     Mutant("a job is requeued once an output", SCHEDULER, "dict.fromkeys(job_ids)", "job_ids"),
     Mutant("a full output is computed further", SCHEDULER, "if sequence.is_full:", "if False:"),

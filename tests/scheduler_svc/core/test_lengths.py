@@ -52,16 +52,16 @@ def test_what_remains_is_the_mean_of_those_that_got_so_far(generated: int) -> No
 
 
 @pytest.mark.parametrize("generated", [0, 10, 100, 400])
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
-def test_a_draw_is_a_quantile_of_those_that_got_so_far(generated: int, share: float) -> None:
+@pytest.mark.parametrize("quantile", [0.05, 0.3, 0.5, 0.9])
+def test_a_draw_is_a_quantile_of_those_that_got_so_far(generated: int, quantile: float) -> None:
     chance = random.Random(1)
     samples = [max(1, round(chance.lognormvariate(4.5, 1.0))) for _ in range(1900)]
     histogram = Histogram()
     for sample in samples:
         histogram.add(sample)
     longer = sorted(sample for sample in samples if sample > generated)
-    expected = longer[int(share * len(longer))]
-    found = generated + histogram.drawn(generated, share)
+    expected = longer[int(quantile * len(longer))]
+    found = generated + histogram.drawn(generated, quantile)
     assert found == pytest.approx(expected, rel=0.25, abs=2)
 
 

@@ -56,8 +56,8 @@ def configs(draw: st.DrawFn) -> CoreConfig:
     )
 
 
-PLACES = ("planning", "absorbing", "absorbing", "text", "commit", "vetting")
-CURSES = st.builds(Curse, st.sampled_from(PLACES), st.sampled_from((0, 0, 1, 3, 8)))
+STAGES = ("planning", "absorbing", "absorbing", "text", "commit", "vetting")
+CURSES = st.builds(Curse, st.sampled_from(STAGES), st.sampled_from((0, 0, 1, 3, 8)))
 Submitted = tuple[JobSpec, dict[int, int], Curse | None]
 
 

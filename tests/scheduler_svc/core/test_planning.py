@@ -69,7 +69,7 @@ def test_a_short_prompt_passes_a_long_one() -> None:
     assert lane.rows == [[(1, 6)], [(2, 1), (1, 5)], [(1, 1), (2, 1)]]
 
 
-def test_three_prompts_share_the_budget_and_the_first_gets_at_least_half() -> None:
+def test_three_prompts_split_the_budget_and_the_first_gets_at_least_half() -> None:
     lane = Lane(max_step_tokens=8, max_steps_in_flight=1, num_blocks=32)
     jobs = [job(name, [i] * 20, arrival_s=i) for i, name in enumerate("abc", start=1)]
     lane.tell(Claimed(tuple(jobs)))

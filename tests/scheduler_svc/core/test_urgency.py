@@ -9,10 +9,10 @@ import pytest
 from scheduler_svc.core import victim
 from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.events import Claim, Claimed, Commit, Committed, Ticked
+from scheduler_svc.core.growth import Growth
 from scheduler_svc.core.intake import sequences_of
 from scheduler_svc.core.lengths import OutputLengths
 from scheduler_svc.core.punctuality import Punctuality
-from scheduler_svc.core.room import Room
 from scheduler_svc.core.sequence import Sequence
 from stepserve.protocol.step import FinishReason
 from tests.scheduler_svc.core.build import Lane, core_config, job, report
@@ -198,7 +198,7 @@ def test_who_is_late_ends_with_the_tokens_it_has() -> None:
 def test_who_waits_and_would_be_late_is_ended_at_once(left_s: float, is_late: bool) -> None:
     config, lengths = core_config(max_step_tokens=4), OutputLengths()
     budget = StepBudget(config)
-    punctuality = Punctuality(budget, Room(config, lengths))
+    punctuality = Punctuality(budget, Growth(config, lengths))
     (sequence,) = sequences_of(job("a", [1] * 8, max_tokens=20, deadline_s=100.0), 64)
     punctuality.watch(sequence)
     # Nothing is measured yet: nobody is judged.

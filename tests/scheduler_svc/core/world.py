@@ -145,9 +145,9 @@ class World:
         for effect in effects:
             self._perform(effect)
 
-    def _is_cursed(self, job_id: str, place: str, offset: int = 0) -> bool:
+    def _is_cursed(self, job_id: str, stage: str, offset: int = 0) -> bool:
         curse = self.queue.curses.get(job_id)
-        return curse is not None and (curse.place, curse.offset) == (place, offset)
+        return curse is not None and (curse.stage, curse.offset) == (stage, offset)
 
     def _breaks(self, event: Event) -> bool:
         """Whether absorbing the event fails, and with it the lane."""
@@ -166,8 +166,8 @@ class World:
         self.num_failures += 1
         self._write_all()
         self.queue.strike()
-        for place in (self.inbox, self.commands, self.claiming, self.history):
-            place.clear()
+        for pending in (self.inbox, self.commands, self.claiming, self.history):
+            pending.clear()
         self._restart()
 
     def lose_worker(self, answer_claim: bool) -> None:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from scheduler_svc.order import FairShares, Lengths, output_cost, time_rank
+from scheduler_svc.order import Lengths, TokenCounters, output_cost, time_rank
 from scheduler_svc.queue import Order, RowAnswer
 from stepserve.protocol.job import CommitRow, Finish, JobSpec
 from tests.scheduler_svc.queue.build import APPLIED, ENDED, EXISTED, OVERDUE, short
 
 
 @dataclass
-class Share:
+class Reservation:
     """What a job has reserved under "fair", for each of its outputs."""
 
     weight: float
@@ -26,7 +26,7 @@ class ModelJob:
 
     spec: JobSpec
     rank: float = 0.0
-    share: Share | None = None
+    reserved: Reservation | None = None
     logs: list[list[int]] = field(default_factory=list)
     finishes: list[Finish | None] = field(default_factory=list)
     fingerprint: str | None = None
@@ -66,7 +66,7 @@ class ModelQueue:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.shares = FairShares()
+        self.counters = TokenCounters()
         self.lengths = Lengths()
         self.jobs: dict[str, ModelJob] = {}
         self.idempotency: dict[str, str] = {}
@@ -100,14 +100,14 @@ class ModelQueue:
     def rank(self, job: ModelJob) -> None:
         spec, tenant = job.spec, job.spec.tenant
         estimate = self.lengths.estimate(tenant, spec.sampling.max_tokens)
-        job.share = None
+        job.reserved = None
         if self.order.policy != "fair":
             job.rank = time_rank(self.order, spec.arrival_s, spec.priority, estimate)
             return
         expected = output_cost(len(spec.prompt_token_ids), estimate)
-        job.share = Share(self.order.weight_of(tenant), expected)
+        job.reserved = Reservation(self.order.weight_of(tenant), expected)
         num_open = job.finishes.count(None)
-        job.rank = self.shares.submit(tenant, job.share.weight, num_open * expected)
+        job.rank = self.counters.submit(tenant, job.reserved.weight, num_open * expected)
 
     def adopt(self, order: Order) -> None:
         was_fair = self.order.policy == "fair"
@@ -116,7 +116,7 @@ class ModelQueue:
         self.order = order
         if was_fair and order.policy == "fair":
             return
-        self.shares = FairShares()
+        self.counters = TokenCounters()
         for job in in_turn(job for job in self.jobs.values() if not job.ended):
             self.rank(job)
 
@@ -140,9 +140,9 @@ class ModelQueue:
         ][:count]
         for job in fit:
             job.holder, job.was_held = worker, True
-            if job.share is not None:
-                reserved = job.finishes.count(None) * job.share.expected / job.share.weight
-                self.shares.claimed(job.rank, reserved)
+            if job.reserved is not None:
+                reserved = job.finishes.count(None) * job.reserved.expected / job.reserved.weight
+                self.counters.claimed(job.rank, reserved)
         return [(job.job_id, job.rank) for job in fit]
 
     def requeue(self, worker: str, job_ids: list[str]) -> int:
@@ -172,9 +172,9 @@ class ModelQueue:
 
     def end(self, job: ModelJob, index: int, finish: Finish) -> None:
         job.finishes[index] = finish
-        if job.share is not None:
-            share, cost = job.share, job.cost(index)
-            self.shares.ended(job.spec.tenant, share.weight, share.expected, cost)
+        if job.reserved is not None:
+            reserved, cost = job.reserved, job.cost(index)
+            self.counters.ended(job.spec.tenant, reserved.weight, reserved.expected, cost)
         if job.ended:
             job.holder = None
 
@@ -202,10 +202,10 @@ class ModelQueue:
         if not log:
             job.fingerprint = job.fingerprint or self.fingerprints[str(job.holder)]
         log += row.token_ids[len(log) - row.offset :]
-        tenant, share = job.spec.tenant, job.share
-        if share is not None:
+        tenant, reserved = job.spec.tenant, job.reserved
+        if reserved is not None:
             after = job.cost(row.index)
-            self.shares.executed(tenant, share.weight, share.expected, before, after)
+            self.counters.executed(tenant, reserved.weight, reserved.expected, before, after)
         if row.finish is not None:
             self.end(job, row.index, row.finish)
             if row.finish.reason in ("stop", "length"):

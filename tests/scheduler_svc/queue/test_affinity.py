@@ -35,7 +35,7 @@ async def test_the_most_cached_go_first(queue: JobQueue, redis: Redis, keys: Key
     prefer, lease = Prefixes(), await lease_on(queue)
     for expected in ([3, 1], [4, 0]):
         jobs = await queue.claim(lease, FINGERPRINT, 2, prefer=prefer)
-        assert [job.spec.job_id for job in jobs] == [ids[place] for place in expected]
+        assert [job.spec.job_id for job in jobs] == [ids[at] for at in expected]
     assert set(prefer.asked) == {("t", (n, 7)) for n in (0, 16, 32)}
 
 
@@ -47,8 +47,8 @@ async def test_nobody_is_overtaken_from_further_behind_than_the_slack(
     while more := await queue.claim(lease, FINGERPRINT, 1, prefer=Prefixes()):
         taken += [ids.index(job.spec.job_id) for job in more]
     assert sorted(taken) == list(range(15))
-    for at, place in enumerate(taken):
-        assert all(later - place <= 10 for later in taken[:at])
+    for number, at in enumerate(taken):
+        assert all(later - at <= 10 for later in taken[:number])
     assert taken[0] == 10, "a second behind the first"
     assert taken[1] == 0
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from scheduler_svc.queue import JobQueue, Lease
-from scheduler_svc.queue.balance import YIELD_S, even_share
+from scheduler_svc.queue.balance import YIELD_S, num_to_level
 from scheduler_svc.queue.keys import Keys
 from tests.scheduler_svc.queue.build import claim_ids, lease_on, row, submit, within
 
@@ -19,28 +19,28 @@ loads = st.lists(st.integers(0, 20), min_size=1, max_size=6)
 
 
 @given(loads=loads, num_waiting=st.integers(0, 50))
-def test_shares_fill_the_lowest_first(loads: list[int], num_waiting: int) -> None:
-    shares = [even_share(n, loads[:i] + loads[i + 1 :], num_waiting) for i, n in enumerate(loads)]
-    assert num_waiting <= sum(shares) < num_waiting + len(loads)
-    level = max((n + share for n, share in zip(loads, shares, strict=True) if share), default=0)
-    assert all(n + share == max(n, level) for n, share in zip(loads, shares, strict=True)) or (
+def test_waiting_jobs_fill_the_lowest_first(loads: list[int], num_waiting: int) -> None:
+    taken = [num_to_level(n, loads[:i] + loads[i + 1 :], num_waiting) for i, n in enumerate(loads)]
+    assert num_waiting <= sum(taken) < num_waiting + len(loads)
+    level = max((n + new for n, new in zip(loads, taken, strict=True) if new), default=0)
+    assert all(n + new == max(n, level) for n, new in zip(loads, taken, strict=True)) or (
         num_waiting == 0
     )
 
 
 @pytest.mark.parametrize(
-    ("mine", "others", "num_waiting", "share"),
+    ("mine", "others", "num_waiting", "num_ours"),
     [(0, [], 9, 9), (3, [3], 5, 3), (4, [0], 14, 5), (0, [4], 14, 9), (5, [3], 1, 0)],
 )
-def test_share(mine: int, others: list[int], num_waiting: int, share: int) -> None:
-    assert even_share(mine, others, num_waiting) == share
+def test_num_to_level(mine: int, others: list[int], num_waiting: int, num_ours: int) -> None:
+    assert num_to_level(mine, others, num_waiting) == num_ours
 
 
 async def take(queue: JobQueue, lease: Lease, max_jobs: int = 64) -> int:
     return len(await claim_ids(queue, lease, await queue.allowance(lease, max_jobs)))
 
 
-async def test_what_a_lost_lane_held_is_shared_by_the_others(queue: JobQueue) -> None:
+async def test_what_a_lost_lane_held_is_split_among_the_others(queue: JobQueue) -> None:
     first, second, lost = [await lease_on(queue, name) for name in ("first", "second", "lost")]
     await submit(queue, 6)
     assert await take(queue, first) == 2
@@ -70,7 +70,7 @@ async def test_nobody_waits_long_for_a_lane_that_takes_nothing(queue: JobQueue) 
     assert time.monotonic() - asked_s >= YIELD_S
 
 
-async def test_what_no_lane_can_run_is_nobodys_share(queue: JobQueue) -> None:
+async def test_what_no_lane_can_run_counts_for_nobody(queue: JobQueue) -> None:
     busy, idle = await lease_on(queue, "busy"), await lease_on(queue, "idle")
     old = await submit(queue, 9)
     assert await claim_ids(queue, idle, 9, "old model") == old

@@ -1,4 +1,4 @@
-"""Tenants share a model by weight, in tokens, whatever they send."""
+"""Tenants have a model's time by weight, in tokens, whatever they send."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def serve(queue: JobQueue, lease: Lease, num_tokens: int) -> str:
     return job.spec.tenant
 
 
-async def test_two_backlogged_tenants_share_by_their_weights(queue: JobQueue) -> None:
+async def test_two_backlogged_tenants_are_served_by_their_weights(queue: JobQueue) -> None:
     await submit(queue, 40, tenant="light")
     await submit(queue, 40, tenant="heavy")
     lease = await lease_on(queue)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import Follower, JobQueue, Rung
+from scheduler_svc.queue import Follower, JobQueue, News
 from scheduler_svc.queue.keys import Keys
 from tests.scheduler_svc.queue.build import STOP, lease_on, row, running, spec, submit, within
 
@@ -21,10 +21,10 @@ async def started(queue: JobQueue) -> Follower:
     return follower
 
 
-async def until(follower: Follower, wanted: Callable[[Rung], bool]) -> None:
+async def until(follower: Follower, wanted: Callable[[News], bool]) -> None:
     async with within():
-        async for rung in follower:
-            if wanted(rung):
+        async for news in follower:
+            if wanted(news):
                 return
 
 
@@ -34,14 +34,14 @@ async def test_commits_and_ends_ring(queue: JobQueue) -> None:
     follower = await started(queue)
     await queue.commit(lease, [row(job_id, 0, [1])])
     async with within():
-        assert await anext(follower) == Rung(frozenset({job_id}))
+        assert await anext(follower) == News(frozenset({job_id}))
     await queue.commit(lease, [row(job_id, 1, [2], STOP), row(other, 0, [3])])
     async with within():
         moved, finished = frozenset({job_id, other}), frozenset({job_id})
-        assert await anext(follower) == Rung(moved, finished=finished)
+        assert await anext(follower) == News(moved, finished=finished)
     await queue.cancel(other)
     async with within():
-        assert await anext(follower) == Rung(frozenset({other}), frozenset({other}))
+        assert await anext(follower) == News(frozenset({other}), frozenset({other}))
 
 
 async def test_an_entry_of_a_version_that_told_no_ends_is_understood(
@@ -50,7 +50,7 @@ async def test_an_entry_of_a_version_that_told_no_ends_is_understood(
     follower = await started(queue)
     redis.xadd(keys.bell, {"moved": "a\0b"}, id=f"{redis.incr(keys.rings)}-0")
     async with within():
-        assert await anext(follower) == Rung(frozenset({"a", "b"}))
+        assert await anext(follower) == News(frozenset({"a", "b"}))
 
 
 async def test_a_slow_follower_hears_everything_in_one(queue: JobQueue) -> None:
@@ -59,7 +59,7 @@ async def test_a_slow_follower_hears_everything_in_one(queue: JobQueue) -> None:
     slow, fast = await started(queue), await started(queue)
     for job_id in ids:
         await queue.commit(lease, [row(job_id, 0, [1])])
-        await until(fast, lambda rung, job_id=job_id: job_id in rung.moved)  # type: ignore[misc]
+        await until(fast, lambda news, job_id=job_id: job_id in news.moved)  # type: ignore[misc]
     assert (await anext(slow)).moved == set(ids)
 
 
@@ -72,7 +72,7 @@ async def test_nothing_moved_nobody_hears(queue: JobQueue) -> None:
     await queue.cancel("unknown")
     await queue.commit(lease, [row(job_id, 1, [2])])
     async with within():
-        assert await anext(follower) == Rung(frozenset({job_id}))
+        assert await anext(follower) == News(frozenset({job_id}))
 
 
 async def test_trimmed_entries_are_noticed(queue: JobQueue, redis: Redis, keys: Keys) -> None:
@@ -91,7 +91,7 @@ async def test_trimmed_entries_are_noticed(queue: JobQueue, redis: Redis, keys: 
         assert (await anext(follower)).everything
     await queue.cancel(job_id)
     async with within():
-        assert await anext(follower) == Rung(frozenset({job_id}), frozenset({job_id}))
+        assert await anext(follower) == News(frozenset({job_id}), frozenset({job_id}))
 
 
 async def test_a_lost_connection_is_noticed(
@@ -106,7 +106,7 @@ async def test_a_lost_connection_is_noticed(
     assert queue.num_arrivals > seen
     [job_id] = await submit(queue, 1)
     await queue.cancel(job_id)
-    await until(follower, lambda rung: job_id in rung.ended)
+    await until(follower, lambda news: job_id in news.ended)
 
 
 async def test_a_follower_with_too_much_to_remember_is_told_so() -> None:
@@ -115,7 +115,7 @@ async def test_a_follower_with_too_much_to_remember_is_told_so() -> None:
         follower.add([str(i) for i in range(10_000)], [])
         assert len((await anext(follower)).moved) == 10_000
         follower.add([str(i) for i in range(10_001)], ["x"])
-        assert await anext(follower) == Rung(everything=True)
+        assert await anext(follower) == News(everything=True)
 
 
 async def test_arrivals_wake_whoever_waits_for_jobs(queue: JobQueue) -> None:
@@ -173,6 +173,6 @@ async def test_who_does_not_hear_what_moved_hears_what_ended(
     await queue.commit(lease, [row(moving, 0, [1])])
     await queue.cancel(cancelled)
     async with within():
-        assert await anext(follower) == Rung(ended=frozenset({cancelled}))
+        assert await anext(follower) == News(ended=frozenset({cancelled}))
     if other is not None:
-        await until(other, lambda rung: cancelled in rung.ended)
+        await until(other, lambda news: cancelled in news.ended)

@@ -195,7 +195,7 @@ class QueueMachine(RuleBasedStateMachine):
         below=st.sampled_from([None, None, 1, 3]),
     )
     def claim(self, worker: str, fingerprint: str, count: int, below: int | None) -> None:
-        """``below``: whose rank theirs must be below, by its place in line."""
+        """``below``: whose rank theirs must be below, by its position in line."""
         ranks = [job.rank for job in self.model.waiting()]
         max_rank = ranks[below] if below is not None and below < len(ranks) else math.inf
         if worker in self.leases:
@@ -271,9 +271,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     async def compare(self) -> None:
         expected = [self.model.jobs[job_id] for job_id in self.ids]
-        places = [(job, index) for job in expected for index in range(job.n)]
-        logs = await self.queue.read([LogRequest(job.job_id, index) for job, index in places])
-        for (job, index), log in zip(places, logs, strict=True):
+        outputs = [(job, index) for job in expected for index in range(job.n)]
+        logs = await self.queue.read([LogRequest(job.job_id, index) for job, index in outputs])
+        for (job, index), log in zip(outputs, logs, strict=True):
             assert log is not None
             assert list(log.token_ids) == job.logs[index]
             assert log.finish == job.finishes[index]
@@ -289,9 +289,9 @@ class QueueMachine(RuleBasedStateMachine):
         live = [job for job in self.model.jobs.values() if not job.ended]
         assert {i.decode(): rank for i, rank in found} == {job.job_id: job.rank for job in live}
         counters = self.redis.hgetall(self.keys.counters)
-        shares = self.model.shares
-        assert {t.decode(): float(counter) for t, counter in counters.items()} == shares.counters
-        assert float(self.redis.get(self.keys.vtime) or 0.0) == shares.virtual_time
+        expected = self.model.counters
+        assert {t.decode(): float(counter) for t, counter in counters.items()} == expected.counters
+        assert float(self.redis.get(self.keys.vtime) or 0.0) == expected.virtual_time
         assert self.redis.zcard(self.keys.unranked) == 0
 
 

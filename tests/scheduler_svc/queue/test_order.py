@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from redis import Redis
 
-from scheduler_svc.order import FairShares, Lengths, Policy, time_rank
+from scheduler_svc.order import Lengths, Policy, TokenCounters, time_rank
 from scheduler_svc.queue import JobQueue, Order
 from scheduler_svc.queue.keys import Keys
 from stepserve.protocol.job import Finish
@@ -146,13 +146,13 @@ async def test_lengths_in_redis_are_those_of_the_twin(queue: JobQueue) -> None:
         ids = [(await submit(queue, 1, tenant="abc"[i % 3]))[0] for i in range(200)]
         await claim_ids(queue, lease, 200)
         rows = []
-        for place, job_id in enumerate(ids):
+        for at, job_id in enumerate(ids):
             number += 1
             reason = ("stop", "length", "error")[number % 7 % 3]
             num_tokens = number * 37 % 50
             rows.append(row(job_id, 0, range(num_tokens), Finish(reason)))
             if reason != "error":
-                lengths.observe("abc"[place % 3], num_tokens)
+                lengths.observe("abc"[at % 3], num_tokens)
         for _ in range(2):
             await queue.commit(lease, rows)
     for tenant, max_tokens in itertools.product("abcd", (1, 20, 100)):
@@ -222,10 +222,10 @@ def test_who_may_change_places(policy: Policy, ranks: list[float], number: int) 
 @given(st.lists(st.floats(1.0, 500.0), min_size=1), st.floats(0.0, 100.0))
 def test_newcomers_pass_a_tag_for_a_bounded_time(costs: list[float], distance: float) -> None:
     """Each is of a tenant who never came before, and is claimed as it comes."""
-    shares, num_passed = FairShares(), 0
-    while shares.virtual_time < distance:
+    tags, num_passed = TokenCounters(), 0
+    while tags.virtual_time < distance:
         cost = costs[num_passed % len(costs)]
-        shares.claimed(shares.submit(f"new{num_passed}", 1.0, cost), cost)
+        tags.claimed(tags.submit(f"new{num_passed}", 1.0, cost), cost)
         num_passed += 1
     assert num_passed <= 64 * distance / min(costs) + 1
 
@@ -235,17 +235,19 @@ services = st.lists(st.tuples(st.sampled_from("ab"), st.floats(1.0, 500.0)), max
 
 @settings(max_examples=200)
 @given(services, st.floats(0.25, 4.0))
-def test_backlogged_tenants_share_by_weight(jobs: list[tuple[str, float]], weight: float) -> None:
-    """Served in the order of tags, their shares differ by no more than the largest jobs."""
-    shares, waiting, served = FairShares(), [], {"a": 0.0, "b": 0.0}
+def test_backlogged_tenants_are_served_by_weight(
+    jobs: list[tuple[str, float]], weight: float
+) -> None:
+    """Served in the order of tags, what they had differs by no more than the largest jobs."""
+    tags, waiting, served = TokenCounters(), [], {"a": 0.0, "b": 0.0}
     weight_of = {"a": 1.0, "b": weight}
     for number, (tenant, cost) in enumerate(jobs):
-        rank = shares.submit(tenant, weight_of[tenant], cost)
+        rank = tags.submit(tenant, weight_of[tenant], cost)
         waiting.append((rank, number, tenant, cost))
     largest = {t: max((c for u, c in jobs if u == t), default=0.0) / weight_of[t] for t in "ab"}
     waiting.sort()
     while {tenant for _, _, tenant, _ in waiting} == {"a", "b"}:
         rank, _, tenant, cost = waiting.pop(0)
-        shares.claimed(rank, cost / weight_of[tenant])
+        tags.claimed(rank, cost / weight_of[tenant])
         served[tenant] += cost / weight_of[tenant]
         assert abs(served["a"] - served["b"]) <= sum(largest.values()) + 1e-6

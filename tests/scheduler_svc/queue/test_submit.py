@@ -73,7 +73,7 @@ async def test_a_key_is_known_once_its_job_is_there(queue: JobQueue) -> None:
     assert not await queue.is_known("t", "")
 
 
-async def test_tenants_do_not_share_idempotency_keys(queue: JobQueue) -> None:
+async def test_idempotency_keys_are_each_tenants_own(queue: JobQueue) -> None:
     first = await queue.submit(spec(tenant="a", idempotency_key="bc"))
     second = await queue.submit(spec(tenant="ab", idempotency_key="c"))
     assert first.job_id != second.job_id

@@ -10,7 +10,7 @@ from stepserve.protocol.step import Admission
 
 
 @dataclass(slots=True)
-class Draft:
+class StepBuilder:
     """Rows, admissions and blocks so far; ``budget`` is how many tokens may still be computed."""
 
     step: int

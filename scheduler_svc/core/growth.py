@@ -1,4 +1,4 @@
-"""Whether a newcomer fits: now, and later, when everybody's output has grown.
+"""How sequences are expected to grow, and whether a newcomer fits among them then.
 
 Source: the peak of foreseen memory over the coming ends, as in Gong et al., "Past-Future
 Scheduler for LLM Serving under SLA Guarantees", section 4, with stratified draws for samples.
@@ -18,8 +18,8 @@ from scheduler_svc.core.sequence import Sequence
 EXPECTED_FOR_TOKENS = 16
 
 
-class Room:
-    """Foresees how many blocks sequences come to need at once."""
+class Growth:
+    """Foresees how long sequences become, and so how many blocks they come to need at once."""
 
     def __init__(self, config: CoreConfig, lengths: OutputLengths) -> None:
         self._config = config
@@ -45,7 +45,7 @@ class Room:
             limit = sequence.max_length - sequence.num_tokens
             generated = sequence.num_tokens - sequence.num_prompt_tokens
             tenant = sequence.spec.tenant
-            drawn = self._lengths.drawn(tenant, generated, limit, sequence.share)
+            drawn = self._lengths.drawn(tenant, generated, limit, sequence.quantile)
             sequence.expected_length = sequence.num_tokens + drawn
             sequence.expect_again_at = sequence.num_tokens + EXPECTED_FOR_TOKENS
         return sequence.expected_length
@@ -57,8 +57,8 @@ class Outlook:
     Where nobody may be preempted it is the largest possible need instead.
     """
 
-    def __init__(self, room: Room, config: CoreConfig, running: Iterable[Sequence]) -> None:
-        self._room = room
+    def __init__(self, growth: Growth, config: CoreConfig, running: Iterable[Sequence]) -> None:
+        self._growth = growth
         self._config = config
         # (tokens to come, tokens held), most to come last.
         self._futures = sorted(self._future(s, s.num_shared) for s in running)
@@ -90,7 +90,7 @@ class Outlook:
             most = num_blocks_for(sequence.max_length - 1, size)
             return 0.0, most * size - size / 2
         held = sequence.num_tokens - num_shared * size
-        return self._room.expected_length(sequence) - sequence.num_tokens, held
+        return self._growth.expected_length(sequence) - sequence.num_tokens, held
 
 
 def _peak_blocks(futures: list[tuple[float, float]], size: int) -> float:
