@@ -131,7 +131,8 @@ def _num_blocks_free(
 
         step = peak_bytes(device, execute_the_largest)
         if has_graphs(settings, device):
-            step += graph_bytes(limits, step)
+            row_bytes = model.config.hidden_size * model.decoder.dtype.itemsize
+            step += graph_bytes(limits, step, row_bytes)
         total = torch.cuda.get_device_properties(device).total_memory
         free = cache_bytes(total, free_bytes(device), step, fraction)
         num_blocks = shape.num_blocks_that_fit(free, 1.0)

@@ -10,11 +10,12 @@ from typing import Any, Unpack
 
 import grpc
 
-from stepserve.client.calls import RequestFields, address, attachment, listing, options, submission
+from stepserve.client.calls import RequestFields, address, attachment, listing, submission
 from stepserve.client.completion import Collector, Completion
 from stepserve.client.following import Following
 from stepserve.client.retry import Retry, RetryPolicy
 from stepserve.protocol import inference_wire as wire
+from stepserve.protocol.channel import channel_options
 from stepserve.protocol.inference import JobInfo, JobState, ModelInfo, Request, StreamEvent
 from stepserve.protocol.inference_rpc import InferenceStub
 
@@ -37,9 +38,11 @@ class AsyncClient:
     ) -> None:
         self._retry = retry or RetryPolicy()
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address(target), options=options())
+            self._channel = grpc.aio.insecure_channel(address(target), options=channel_options())
         else:
-            self._channel = grpc.aio.secure_channel(address(target), credentials, options=options())
+            self._channel = grpc.aio.secure_channel(
+                address(target), credentials, options=channel_options()
+            )
         self._stub = InferenceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def __aenter__(self) -> AsyncClient:

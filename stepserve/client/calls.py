@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypedDict
 
-from stepserve.protocol.channel import channel_options
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import ChatMessage, JobState, Request
 from stepserve.protocol.inference_wire import (
@@ -70,13 +69,3 @@ def address(target: str) -> str:
         return target
     scheme = "ipv6:" if "[" in target else "ipv4:"
     return scheme + target.replace("localhost", "127.0.0.1").replace(" ", "")
-
-
-def options() -> list[tuple[str, int]]:
-    """Return channel options: a lost service is noticed, and looked for again soon."""
-    return [
-        *channel_options(),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 2000),
-    ]

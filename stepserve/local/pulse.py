@@ -7,6 +7,8 @@ import threading
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from stepserve.protocol.channel import channel_options
+
 INTERVAL_S, TIMEOUT_S = 1.0, 2.0
 # A process may be out of breath for a while; one that fails so often in a row is hung.
 MAX_FAILURES = 10
@@ -39,7 +41,7 @@ class Pulse:
         self._closed.set()
 
     def _ask(self) -> None:
-        with grpc.insecure_channel(self._target) as channel:
+        with grpc.insecure_channel(self._target, options=channel_options()) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while not self._closed.wait(INTERVAL_S):
                 if _serves(stub):

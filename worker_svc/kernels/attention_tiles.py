@@ -88,7 +88,6 @@ CHUNK_CANDIDATES = [
 DECODE_CANDIDATES = [
     DecodeTile(num_keys, num_warps, num_stages, looks_ahead, segment_len)
     for num_keys, num_warps, num_stages, looks_ahead in (
-        (64, 2, 2, False),
         (64, 2, 2, True),
         (64, 2, 3, True),
         (64, 4, 2, True),

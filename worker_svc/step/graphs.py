@@ -22,7 +22,7 @@ from worker_svc.core.residents import Row
 from worker_svc.model.decoder import Decoder
 from worker_svc.step.flat import FlatStep, flat_batch
 from worker_svc.step.rows import RowTable
-from worker_svc.step.staging import Buffer
+from worker_svc.step.staging import Buffer, aligned
 
 # Contexts up to each have graphs of their own, as well as the longest there may be: the longer
 # contexts may be, the more programs attention launches only to find that there is nothing for them.
@@ -49,6 +49,17 @@ class Bucket:
     num_rows: int
     max_query_len: int
     max_context_len: int
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """Of each array that ``FlatStep.padded`` makes for it."""
+        tokens, rows = self.num_tokens, self.num_rows
+        return tokens, tokens, rows, rows + 1, rows, rows
+
+    def kept_bytes(self, row_bytes: int) -> int:
+        """What its inputs take, and its result, of ``row_bytes`` for each row."""
+        num_inputs = sum(map(aligned, self.input_sizes))
+        return num_inputs * torch.int32.itemsize + self.num_rows * row_bytes
 
     def holds(self, step: FlatStep) -> bool:
         """Whether the step fits."""
@@ -79,15 +90,16 @@ def buckets_for(limits: Limits) -> tuple[Bucket, ...]:
     return (*decodes, *mixed)
 
 
-def graph_bytes(limits: Limits, step_bytes: int) -> int:
+def graph_bytes(limits: Limits, step_bytes: int, row_bytes: int) -> int:
     """About what all graphs take of a device's memory.
 
     They share one pool that holds the largest one's work, where the largest step takes
-    ``step_bytes``.
+    ``step_bytes``. Each keeps its inputs, and a result of ``row_bytes`` for each row.
     """
     buckets = buckets_for(limits)
     most = max(bucket.num_tokens for bucket in buckets)
-    return step_bytes * most // limits.max_step_tokens + len(buckets) * BYTES_PER_GRAPH
+    kept = sum(bucket.kept_bytes(row_bytes) + BYTES_PER_GRAPH for bucket in buckets)
+    return step_bytes * most // limits.max_step_tokens + kept
 
 
 def _sizes(least: int, most: int) -> list[int]:
@@ -103,9 +115,8 @@ class _Graph:
     """One bucket's buffer, what replays it, and where it leaves its result."""
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
-        tokens, rows = bucket.num_tokens, bucket.num_rows
         self.bucket = bucket
-        self.inputs = Buffer((tokens, tokens, rows, rows + 1, rows, rows), device)
+        self.inputs = Buffer(bucket.input_sizes, device)
         self.hidden: Tensor | None = None
         self.replay: Replay | None = None
 

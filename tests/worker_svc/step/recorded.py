@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_leaves
 
-from worker_svc.kernels import Kernels
+from worker_svc.kernels import Kernels, select
+
+if TYPE_CHECKING:
+    import pytest
 
 Operation = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]
 
@@ -79,3 +82,31 @@ def _whole(kernel: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return launch
+
+
+class Recordings:
+    """The ``Recorder`` of workers that are assembled with recordings in place of CUDA graphs.
+
+    Attributes:
+        num_made: recordings made.
+        num_replayed: replays of any of them.
+    """
+
+    def __init__(self) -> None:
+        self.num_made = self.num_replayed = 0
+
+    def put_in(self, patch: pytest.MonkeyPatch) -> None:
+        """From now on workers are assembled so, on a CPU as on a GPU, unless told otherwise."""
+        patch.setattr("worker_svc.assembly.has_graphs", lambda settings, _: settings.cuda_graphs)
+        patch.setattr("worker_svc.assembly.select", lambda *wanted: recordable(select(*wanted)))
+        patch.setattr("worker_svc.assembly.CudaRecorder", lambda: self)
+
+    def __call__(self, compute: Callable[[], Any]) -> Callable[[], Any]:
+        replay = record(compute)
+        self.num_made += 1
+
+        def counted() -> None:
+            self.num_replayed += 1
+            replay()
+
+        return counted
