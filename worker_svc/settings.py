@@ -79,3 +79,8 @@ class WorkerSettings(BaseSettings):
         None, ge=1, description="CPU threads to compute with; default: torch's choice"
     )
     reflection: bool = Field(True, description="serve gRPC reflection")
+
+    def has_graphs(self, device_type: str) -> bool:
+        """Whether steps on such a device are captured: the baselines read lengths on the host."""
+        is_capturable = self.attention == "paged" and self.kernels != "torch"
+        return self.cuda_graphs and device_type == "cuda" and is_capturable

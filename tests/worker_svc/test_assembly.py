@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.worker_svc.conftest import Assemble
+from worker_svc.cache_size import cache_bytes
 from worker_svc.core.limits import Limits
 from worker_svc.engine import Engine
+from worker_svc.errors import WorkerUnavailable
 from worker_svc.kernels import select
-from worker_svc.room import WorkerUnavailable, cache_bytes
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.layout import Flat, layout_for
@@ -84,7 +85,7 @@ BYTES_PER_BLOCK = 3 * 2 * 2 * 16 * 4 * 8  # of the small checkpoint in float64, 
 def test_a_cpu_cache_is_a_share_of_the_available_memory(
     assembled: Assemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker_svc.room.free_bytes", lambda _: 100 * BYTES_PER_BLOCK)
+    monkeypatch.setattr("worker_svc.cache_size.free_bytes", lambda _: 100 * BYTES_PER_BLOCK)
     assert assembled(num_blocks=None).info.num_blocks == 30
     assert assembled(num_blocks=None, memory_fraction=0.1).info.num_blocks == 10
     with pytest.raises(WorkerUnavailable, match="no memory is left"):
@@ -96,7 +97,7 @@ def test_blocks_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(WorkerUnavailable, match="--num-blocks 1000000000000: a KV cache"):
         assembled(num_blocks=10**12)
-    monkeypatch.setattr("worker_svc.room.free_bytes", lambda _: 100 * BYTES_PER_BLOCK)
+    monkeypatch.setattr("worker_svc.cache_size.free_bytes", lambda _: 100 * BYTES_PER_BLOCK)
     assert assembled(num_blocks=100).info.num_blocks == 100
     with pytest.raises(WorkerUnavailable, match="GiB are free on cpu"):
         assembled(num_blocks=101)
@@ -139,7 +140,7 @@ def test_a_rectangle_that_does_not_fit_beside_the_cache_is_refused(
 ) -> None:
     padded = {"attention": "padded", "batching": batching, "max_context": 100}
     assert assembled(**padded).info.max_batch_size == 6
-    monkeypatch.setattr("worker_svc.room.free_bytes", lambda _: 64 * BYTES_PER_BLOCK + 10**6)
+    monkeypatch.setattr("worker_svc.cache_size.free_bytes", lambda _: 64 * BYTES_PER_BLOCK + 10**6)
     with pytest.raises(WorkerUnavailable) as caught:
         assembled(**padded)
     problem, advice = str(caught.value).split("KV cache: ")

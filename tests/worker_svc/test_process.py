@@ -18,7 +18,7 @@ import pytest
 from stepserve.protocol import step_wire
 from stepserve.protocol.errors import StepserveError
 from stepserve.protocol.step import Admission, Hello, Sampling, StepCommand
-from worker_svc.address import check_address
+from worker_svc.machine.address import check_address
 
 TIMEOUT_S = 120.0
 SMALL = ["--port=0", "--num-blocks=32", "--num-threads=1", "--kernels=torch", "--device=cpu"]
@@ -30,7 +30,7 @@ from worker_svc import __main__, assembly
 assemble = assembly.assemble
 def assemble_broken(settings, incarnation):
     made = assemble(settings, incarnation)
-    made.runner.executor.decoder._weights.embedding.resize_(0, 0)
+    made.runner.executor.model._weights.embedding.resize_(0, 0)
     return made
 assembly.assemble = assemble_broken
 sys.exit(__main__.main())

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from worker_svc.core.residents import Row
 from worker_svc.kernels import Ragged
-from worker_svc.step.batch import Batch
+from worker_svc.model.batch import Batch
+from worker_svc.step.row_arrays import RowArrays
 from worker_svc.step.rows import RowTable
-from worker_svc.step.shares import Shares
+from worker_svc.step.staging import pack
 
 Array = NDArray[Any]
 
@@ -45,27 +46,31 @@ class FlatStep:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> FlatStep:
-        shares = Shares.of(rows)
-        ends, context_lens = shares.counts.cumsum(), shares.context_lens
-        lines, positions = shares.flat_tokens()
+        arrays = RowArrays.of(rows)
+        ends, context_lens = arrays.counts.cumsum(), arrays.context_lens
+        lines, positions = arrays.flat_tokens()
         return cls(
             lines=lines,
             positions=positions,
-            row_ids=shares.lines,
+            row_ids=arrays.lines,
             query_starts=np.concatenate(((0,), ends)),
             context_lens=context_lens,
-            sample_positions=ends[shares.is_sampled] - 1,
-            max_query_len=int(shares.counts.max(initial=0)),
+            sample_positions=ends[arrays.is_sampled] - 1,
+            max_query_len=int(arrays.counts.max(initial=0)),
             max_context_len=int(context_lens.max(initial=0)),
             num_context=int(context_lens.sum()),
         )
 
     @property
     def arrays(self) -> tuple[Array, ...]:
-        """What is copied to the device, in the order in which ``batch`` takes it."""
+        """What is copied to the device, in the order in which ``flat_batch`` takes it."""
         return (
-            *(self.lines, self.positions, self.row_ids),
-            *(self.query_starts, self.context_lens, self.sample_positions),
+            self.lines,
+            self.positions,
+            self.row_ids,
+            self.query_starts,
+            self.context_lens,
+            self.sample_positions,
         )
 
     @property
@@ -95,10 +100,10 @@ class FlatStep:
             np.pad(self.sample_positions, (0, samples)),
         )
 
-    def batch(self, packed: Sequence[Tensor], table: RowTable) -> Batch:
-        """The batch of ``arrays`` once they are ``packed`` on the device."""
+    def batch(self, table: RowTable) -> Batch:
+        """The step on the device of ``table``, in one copy."""
         bounds = (self.max_query_len, self.max_context_len)
-        return flat_batch(packed, table, bounds, self.num_context)
+        return flat_batch(pack(self.arrays, table.device), table, bounds, self.num_context)
 
 
 def flat_batch(

@@ -49,7 +49,7 @@ from worker_svc.kernels.norm_triton import add_rms_norm_triton
 from worker_svc.kernels.rotary_triton import rotary_write_triton
 from worker_svc.kernels.sampling_triton import choose_triton
 from worker_svc.kernels.scratch import Scratch
-from worker_svc.step.batch import Batch
+from worker_svc.model.batch import Batch
 from worker_svc.step.layout import Flat
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import SampledRows, StepNeeds
@@ -267,7 +267,7 @@ def batch_of(rows: list[tuple[int, int]]) -> Batch:
         resident = Resident.of(admission, LIMITS.max_context)
         resident.line = line
         laid.append(row_of(resident, num_tokens))
-    return Flat().lay(laid, table, 0)
+    return Flat().make_batch(laid, table, 0)
 
 
 def launch_step(batch: Batch) -> None:

@@ -18,25 +18,26 @@ from tests.checkpoints import lone_logits, make_checkpoint
 from tests.worker_svc.model.conftest import CheckpointOf
 from tests.worker_svc.model.paged import PagedModel, random_tokens
 from worker_svc.kernels import select
-from worker_svc.memory import cgroup_free_bytes
-from worker_svc.model.loading import LoadedModel, load_model
+from worker_svc.machine.memory import cgroup_free_bytes
+from worker_svc.machine.progress import MIN_REPORTED_BYTES, progress
+from worker_svc.model.decoder import Decoder
+from worker_svc.model.loading import load_model
 from worker_svc.model.weights import EMBEDDING, VOCABULARY
-from worker_svc.progress import MIN_REPORTED_BYTES, progress
 
 TORCH = select("torch", "cpu")
 
 
-def load(source: Path | str, dtype: str = "float32") -> LoadedModel:
+def load(source: Path | str, dtype: str = "float32") -> Decoder:
     return load_model(source, dtype, "cpu", TORCH)
 
 
-def logits_of(model: LoadedModel) -> Tensor:
+def logits_of(model: Decoder) -> Tensor:
     prompt = random_tokens(model.config.vocab_size, 20, seed=1)
     paged = PagedModel(model, [prompt], block_size=8, seed=1)
     return paged.step([(paged.sequences[0], 20)])
 
 
-def assert_equal_at(model: LoadedModel, directory: Path, length: int) -> None:
+def assert_equal_at(model: Decoder, directory: Path, length: int) -> None:
     """Logits at every position of a prompt of ``length`` tokens are transformers'."""
     prompt = random_tokens(model.config.vocab_size, length, seed=2)
     paged = PagedModel(model, [prompt], block_size=16, seed=2)
@@ -66,7 +67,7 @@ def test_a_model_says_what_it_is(checkpoint_of: CheckpointOf) -> None:
     directory = checkpoint_of("llama")
     model = load(directory)
     assert model.name == directory.name
-    assert model.decoder.dtype == torch.float32
+    assert model.dtype == torch.float32
     assert model.config.num_layers == 3
     assert model.cache_shape(16).bytes_per_block == 3 * 2 * 2 * 16 * 16 * 4
 
@@ -111,9 +112,9 @@ def test_half_precision_files_in_float32(tmp_path: Path, dtype: str) -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
     widened = {name: tensor.float() for name, tensor in tensors.items()}
     save_file(widened, wide / "model.safetensors", metadata={"format": "pt"})
-    assert stored.decoder.dtype == torch.float32
+    assert stored.dtype == torch.float32
     assert torch.equal(logits_of(stored), logits_of(load(wide)))
-    assert load(directory, "auto").decoder.dtype == torch.float32
+    assert load(directory, "auto").dtype == torch.float32
 
 
 def test_a_vocabulary_beside_a_tied_config_is_used(tmp_path: Path) -> None:

@@ -143,10 +143,10 @@ def with_graphs(assembled: Assemble, kernels: str, **settings: object) -> Runner
     """A runner whose every step is the replay of a recording, where one is large enough."""
     runner = assembled(kernels=kernels, **settings).runner
     executor = runner.executor
-    executor.decoder.kernels = recordable(executor.decoder.kernels)
+    executor.model.kernels = recordable(executor.model.kernels)
     limits = Limits(257, 512, 4, 64, 6, 64)
     executor.graphs = GraphedSteps(
-        executor.decoder, executor.cache, executor.table, buckets_for(limits)
+        executor.model, executor.cache, executor.table, buckets_for(limits)
     )
     for bucket in executor.graphs.capture(record):
         assert bucket.num_rows <= 6
@@ -165,7 +165,7 @@ def test_replayed_steps_keep_every_promise(
 def test_a_replay_is_not_a_computation_anew(assembled: Assemble) -> None:
     """The decoder is not called, and reads of the device are found while recording."""
     runner = with_graphs(assembled, "torch")
-    runner.executor.decoder.forward = None  # type: ignore[assignment]
+    runner.executor.model.forward = None  # type: ignore[assignment]
     lane = lane_for()
     lane.admit(prompt(7), GREEDY)
     finish_all(runner, lane)

@@ -29,7 +29,7 @@ def slot_of(tables: Tables, line: int, position: int) -> int:
 
 def test_groups_bring_rows_of_equal_lengths_together() -> None:
     tables, rows = tables_and_rows()
-    batch = Grouped().lay(rows, tables.table, 3)
+    batch = Grouped().make_batch(rows, tables.table, 3)
     order = [4, 2, 3, 1, 0]
     tokens = [
         (line, position)
@@ -54,7 +54,7 @@ def test_a_rectangle_repeats_last_tokens_and_copies_the_longest_row(
     keeps_dead: bool, num_dead: int
 ) -> None:
     tables, rows = tables_and_rows()
-    batch = Padded(keeps_dead).lay(rows, tables.table, num_dead)
+    batch = Padded(keeps_dead).make_batch(rows, tables.table, num_dead)
     lines = [*SHARES, *[3] * (num_dead if keeps_dead else 0)]
     tokens, slots, last = [], [], []
     for row, line in enumerate(lines):
@@ -77,7 +77,7 @@ def test_a_rectangle_repeats_last_tokens_and_copies_the_longest_row(
 
 def test_a_dead_row_has_logits_where_nothing_else_is_sampled() -> None:
     tables, rows = tables_and_rows()
-    batch = Padded(keeps_dead=True).lay(rows[1:2], tables.table, 2)
+    batch = Padded(keeps_dead=True).make_batch(rows[1:2], tables.table, 2)
     assert batch.sample_positions.tolist() == [9, 14]
 
 
@@ -108,7 +108,7 @@ def test_only_static_rectangles_keep_the_dead() -> None:
     tables, rows = tables_and_rows()
     settings = [("paged", "static"), ("grouped", "static"), ("padded", "continuous")]
     for attention, batching in [*settings, ("padded", "static")]:
-        batch = layout_for(attention, batching).lay(rows, tables.table, 9)  # type: ignore[arg-type]
+        batch = layout_for(attention, batching).make_batch(rows, tables.table, 9)  # type: ignore[arg-type]
         assert (batch.num_context > 6 * len(rows)) == (
             (attention, batching) == ("padded", "static")
         )

@@ -75,7 +75,7 @@ GREEDY = Sampling(max_tokens=30, temperature=0.0)
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     """The batch of the next ``counts`` tokens of each line, entry by entry."""
     rows = [row_of(tables.residents[line], count) for line, count in counts.items()]
-    batch = Flat().lay(rows, tables.table, 0)
+    batch = Flat().make_batch(rows, tables.table, 0)
     batch.context.check()
     tokens, positions, slots, sampled, starts = [], [], [], [], [0]
     for line, count in counts.items():
@@ -162,7 +162,7 @@ def test_what_is_padded_belongs_to_nobody() -> None:
     step = FlatStep.of([row_of(tables.residents[3], 4), row_of(tables.residents[0], 1)])
     table = tables.table
     padded = flat_batch(pack(step.padded(9, 4, table.nobody), table.device), table, (9, 40))
-    exact = step.batch(pack(step.arrays, table.device), table)
+    exact = step.batch(table)
     padded.context.check()
     assert padded.token_ids[:5].tolist() == exact.token_ids.tolist()
     assert padded.slots.tolist() == [*exact.slots.tolist(), -1, -1, -1, -1]
@@ -176,7 +176,7 @@ def test_who_has_ended_has_no_slots() -> None:
     tables.admit(3, [5, 6, 7], GREEDY)
     tables.table.has_ended[3] = 1
     step = FlatStep.of([row_of(tables.residents[3], 2)])
-    batch = step.batch(pack(step.arrays, tables.table.device), tables.table)
+    batch = step.batch(tables.table)
     assert (batch.token_ids.tolist(), batch.slots.tolist()) == ([5, 6], [-1, -1])
 
 

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class RowArrays:
     """A step's rows, as the host knows them: ``[R]`` each.
 
     Lines in the table, tokens computed before, tokens to compute, whether nothing is pending then.
@@ -27,7 +27,7 @@ class Shares:
     is_sampled: Array
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Shares:
+    def of(cls, rows: Sequence[Row]) -> RowArrays:
         return cls(
             lines=np.array([row.resident.line for row in rows], dtype=np.int64),
             starts=np.array([row.start for row in rows], dtype=np.int64),
@@ -39,10 +39,10 @@ class Shares:
     def context_lens(self) -> Array:
         return self.starts + self.counts
 
-    def take(self, order: Array) -> Shares:
+    def take(self, order: Array) -> RowArrays:
         """The rows at ``order``."""
         fields = (self.lines, self.starts, self.counts, self.is_sampled)
-        return Shares(*(field[order] for field in fields))
+        return RowArrays(*(field[order] for field in fields))
 
     def flat_tokens(self) -> tuple[Array, Array]:
         """Line and position of every token, row after row."""
