@@ -10,8 +10,7 @@ from pydantic_settings import BaseSettings
 
 from scheduler_svc.order import Order, Policy
 from stepserve.process.variables import FROM_ENVIRONMENT
-
-Batching = Literal["continuous", "static"]
+from stepserve.protocol.choices import Batching
 
 
 class PlanningSettings(BaseSettings):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stepserve.modelfiles.directory import first_line
+from stepserve.protocol.errors import first_line
 from stepserve.protocol.step import WorkerInfo
 from worker_svc.cache_size import make_cache
 from worker_svc.core.limits import Limits

@@ -8,7 +8,7 @@ import torch
 
 from kvstore.blocks import num_blocks_for
 from kvstore.cache import CacheShape, KVCache
-from stepserve.modelfiles.directory import first_line
+from stepserve.protocol.errors import first_line
 from worker_svc.core.limits import Limits
 from worker_svc.errors import WorkerUnavailable
 from worker_svc.machine.memory import free_bytes, peak_bytes

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
+from stepserve.protocol.errors import one_line
 from stepserve_bench.gpu.setup import Row, Section, Setup
 
 PR_SET_PDEATHSIG = 1
@@ -94,12 +95,6 @@ def _run(section: Section, setup: Setup, sender: Connection) -> None:
         sender.close()
         sys.stdout.flush()
         sys.stderr.flush()
-
-
-def one_line(error: BaseException) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _tether() -> None:

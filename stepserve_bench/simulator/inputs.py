@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from scheduler_svc.settings import Batching
+from stepserve.protocol.choices import Attention, Batching
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.simulator.arrivals import (
     AllAtOnce,
@@ -16,7 +16,7 @@ from stepserve_bench.simulator.arrivals import (
     OnOff,
     Poisson,
 )
-from stepserve_bench.simulator.system import Attention, System
+from stepserve_bench.simulator.system import System
 from stepserve_bench.simulator.workload import Stream
 from stepserve_bench.workloads.jobs import Lengths
 from stepserve_bench.workloads.lengths import (

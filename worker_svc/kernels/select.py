@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stepserve.protocol.choices import Attention
 from worker_svc.core.needs import StepNeeds
 from worker_svc.kernels.activation import silu_mul_reference
 from worker_svc.kernels.advance import advance_reference
@@ -82,7 +83,7 @@ class KernelsUnavailable(RuntimeError):
 def select(
     name: str,
     device: torch.device | str,
-    attention: Literal["paged", "grouped", "padded"] = "paged",
+    attention: Attention = "paged",
 ) -> Kernels:
     """The kernels called ``name`` ("auto", "triton", "cpu" or "torch") for ``device``.
 

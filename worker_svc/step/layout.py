@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepserve.protocol.choices import Attention, Batching
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row
 from worker_svc.kernels import Groups, Rectangle
@@ -35,9 +36,7 @@ class Layout(Protocol):
         """(tokens, context) of the rows that take as much memory as any step can."""
 
 
-def layout_for(
-    attention: Literal["paged", "grouped", "padded"], batching: Literal["continuous", "static"]
-) -> Layout:
+def layout_for(attention: Attention, batching: Batching) -> Layout:
     """What ``attention`` takes. In static batches a rectangle keeps the rows that have ended."""
     if attention == "padded":
         return Padded(keeps_dead=batching == "static")
