@@ -39,7 +39,7 @@ class WorkerSettings(BaseSettings):
         description="static, with --attention padded: the rectangle keeps a row for each sequence "
         "that has ended until none lives any more, as transformers' generate does",
     )
-    block_size: int = Field(16, ge=1, le=1024, description="token places in a block of KV cache")
+    block_size: int = Field(16, ge=1, le=1024, description="tokens that a block of KV cache holds")
     num_blocks: int | None = Field(
         None, ge=1, description="blocks in the KV cache; default: what the free memory holds"
     )

@@ -103,7 +103,7 @@ def test_blocks_that_do_not_fit_are_refused(
         assembled(num_blocks=101)
 
 
-def test_one_place_is_too_few(assembled: Assemble) -> None:
+def test_one_slot_is_too_few(assembled: Assemble) -> None:
     with pytest.raises(WorkerUnavailable, match="--num-blocks 1 of --block-size 1: a sequence"):
         assembled(num_blocks=1, block_size=1)
     assert assembled(num_blocks=2, block_size=1).info.max_context == 2

@@ -59,11 +59,11 @@ class Executor:
 
     def _sample(self, hidden: Tensor, rows: list[Row], pending: Pending) -> None:
         """Choose the rows' tokens, write them behind their last ones, and mark who has ended."""
-        lines, positions = pack(
-            ([row.resident.line for row in rows], [row.position for row in rows]),
+        row_ids, positions = pack(
+            ([row.resident.row_id for row in rows], [row.position for row in rows]),
             self.table.device,
         )
-        sampled = SampledRows(lines, positions)
+        sampled = SampledRows(row_ids, positions)
         needs = StepNeeds.of([row.resident for row in rows])
         logits = self.model.logits(hidden)[: len(rows)]
         choice = self._sampler.choose(logits, sampled, needs)

@@ -65,15 +65,15 @@ class Grouped(Flat):
         # By row as given: which of the tokens is its last.
         last = np.empty_like(order)
         last[order] = arrays.counts.cumsum() - 1
-        lines, positions, sampled = pack(
+        token_row_ids, positions, sampled = pack(
             (*arrays.flat_tokens(), last[given.is_sampled]), table.device
         )
-        token_ids, slots = table.locate(lines, positions)
+        token_ids, slots = table.locate(token_row_ids, positions)
         return Batch(
             token_ids=token_ids,
             positions=positions,
             slots=slots,
-            context=Groups(arrays.lines, arrays.counts, arrays.context_lens, table.block_tables),
+            context=Groups(arrays.row_ids, arrays.counts, arrays.context_lens, table.block_tables),
             sample_positions=sampled.long(),
             num_context=int(arrays.context_lens.sum()),
         )
@@ -97,21 +97,21 @@ class Padded:
         is_written = column <= last
         is_written[len(rows) :] = False
         ends = np.arange(len(last)) * width + arrays.counts - 1
-        lines, positions, sampled, unwritten = pack(
+        token_row_ids, positions, sampled, unwritten = pack(
             (
-                arrays.lines.repeat(width),
+                arrays.row_ids.repeat(width),
                 (arrays.starts[:, None] + np.minimum(column, last)).reshape(-1),
                 ends[arrays.is_sampled],
                 np.flatnonzero(~is_written),
             ),
             table.device,
         )
-        token_ids, slots = table.locate(lines, positions)
+        token_ids, slots = table.locate(token_row_ids, positions)
         return Batch(
             token_ids=token_ids,
             positions=positions,
             slots=slots.index_fill_(0, unwritten.long(), -1),
-            context=Rectangle(arrays.lines, arrays.starts, arrays.counts, table.block_tables),
+            context=Rectangle(arrays.row_ids, arrays.starts, arrays.counts, table.block_tables),
             sample_positions=sampled.long(),
             num_context=len(ends) * int(arrays.context_lens.max()),
         )
@@ -119,7 +119,7 @@ class Padded:
     def _with_dead(self, arrays: RowArrays, num_dead: int) -> RowArrays:
         if not self._keeps_dead or num_dead == 0:
             return arrays
-        num_rows = len(arrays.lines)
+        num_rows = len(arrays.row_ids)
         longest = np.full(num_dead, arrays.context_lens.argmax())
         extended = arrays.take(np.append(np.arange(num_rows), longest))
         extended.is_sampled[num_rows:] = True

@@ -187,7 +187,7 @@ NEEDS = {
 
 def sample_step(logits: torch.Tensor, needs: StepNeeds) -> None:
     """Launch what chooses a token for each row, and what writes it down."""
-    table, numbers = SampleTable(num_lines=20), torch.zeros(len(logits), dtype=torch.int32)
+    table, numbers = SampleTable(num_rows=20), torch.zeros(len(logits), dtype=torch.int32)
     rows = SampledRows(numbers, numbers)
     choice = choose_triton(logits, rows, table, needs, Scratch(torch.device("cpu")))
     advance_triton(choice, rows, table)
@@ -237,7 +237,7 @@ def test_kernels_that_start_early(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"worker_svc.kernels.{module}_triton.starts_early", lambda _: True)
     case = replace(GROUPED, rows=((1, 3000),), head_dim=128, dtype=torch.bfloat16)
     x, table = torch.zeros(1, 1024, dtype=torch.bfloat16), torch.zeros(20, 32, dtype=torch.bfloat16)
-    heads, place = x.view(1, 16, 64), torch.zeros(1, dtype=torch.int32)
+    heads, index = x.view(1, 16, 64), torch.zeros(1, dtype=torch.int32)
     cache = torch.zeros(4, 16, 16, 64, dtype=torch.bfloat16)
     with launches() as collected:
         paged_attention_triton(**case.build())
@@ -245,7 +245,7 @@ def test_kernels_that_start_early(monkeypatch: pytest.MonkeyPatch) -> None:
         silu_mul_triton(x)
         linear_triton(x, torch.empty(512, 1024, dtype=torch.bfloat16).t(), None)
         rotary_write_triton(
-            heads, heads, heads, RotaryWrite(table, table, place, place, cache, cache)
+            heads, heads, heads, RotaryWrite(table, table, index, index, cache, cache)
         )
     assert len(collected) == 6
     for launch in collected:
@@ -261,11 +261,11 @@ def batch_of(rows: list[tuple[int, int]]) -> Batch:
     kernels = replace(select("torch", "cpu"), locate=locate_triton)
     table = RowTable(LIMITS, torch.device("cpu"), kernels)
     laid = []
-    for line, (num_tokens, context_len) in enumerate(rows):
+    for row_id, (num_tokens, context_len) in enumerate(rows):
         computed = context_len - num_tokens
-        admission = Admission(line, "", 0, (1,) * context_len, 1, Sampling(9), computed)
+        admission = Admission(row_id, "", 0, (1,) * context_len, 1, Sampling(9), computed)
         resident = Resident.of(admission, LIMITS.max_context)
-        resident.line = line
+        resident.row_id = row_id
         laid.append(row_of(resident, num_tokens))
     return Flat().make_batch(laid, table, 0)
 

@@ -162,10 +162,10 @@ def test_a_tensor_may_lie_in_another_shard_than_the_index_says(tmp_path: Path) -
     directory = make_checkpoint(tmp_path, "llama", seed=5, max_shard_size="50KB")
     index = directory / "model.safetensors.index.json"
     content = json.loads(index.read_text())
-    places = content["weight_map"]
-    shards = list(places.values())
-    name = next(name for name, shard in places.items() if shards.count(shard) > 1)
-    places[name] = next(shard for shard in shards if shard != places[name])
+    shard_of = content["weight_map"]
+    shards = list(shard_of.values())
+    name = next(name for name, shard in shard_of.items() if shards.count(shard) > 1)
+    shard_of[name] = next(shard for shard in shards if shard != shard_of[name])
     index.write_text(json.dumps(content))
     assert_equal_at(load(directory, "float64"), directory, 20)
 

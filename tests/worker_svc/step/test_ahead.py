@@ -67,7 +67,7 @@ def ending(small_checkpoint: Path) -> tuple[int, list[int]]:
 def test_who_ends_in_a_step_writes_nothing_in_those_launched_since(
     runner: Runner, small_checkpoint: Path, ahead: int
 ) -> None:
-    """The places behind its last token are poisoned: they belong to others by now."""
+    """The slots behind its last token are poisoned: they belong to others by now."""
     stop, tokens = ending(small_checkpoint)
     lane, launches = lane_for(), Launches(runner, ahead)
     ended = lane.admit(prompt(7), replace(GREEDY, stop_token_ids=(stop,)))

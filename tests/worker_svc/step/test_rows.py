@@ -43,46 +43,48 @@ class Tables:
         self.tokens: dict[int, list[int]] = {}
         self.residents: dict[int, Resident] = {}
 
-    def admit(self, line: int, tokens: list[int], sampling: Sampling, **more: int) -> Resident:
-        block_ids = tuple(range(10 * line, 10 * line + 2))
-        admission = Admission(line, "job", more.get("index", 0), tokens, 1, sampling, 0, block_ids)
+    def admit(self, row_id: int, tokens: list[int], sampling: Sampling, **more: int) -> Resident:
+        block_ids = tuple(range(10 * row_id, 10 * row_id + 2))
+        admission = Admission(
+            row_id, "job", more.get("index", 0), tokens, 1, sampling, 0, block_ids
+        )
         resident = Resident.of(admission, LIMITS.max_context)
-        resident.line = line
+        resident.row_id = row_id
         self.table.write([resident], ())
-        self.tokens[line], self.residents[line] = list(tokens), resident
+        self.tokens[row_id], self.residents[row_id] = list(tokens), resident
         return resident
 
-    def grow(self, line: int, new_block_ids: list[int]) -> None:
-        resident = self.residents[line]
+    def grow(self, row_id: int, new_block_ids: list[int]) -> None:
+        resident = self.residents[row_id]
         resident.block_ids += new_block_ids
         self.table.write((), [row_of(resident, 1, new_block_ids)])
 
     def choose(self, token_ids: dict[int, int]) -> None:
         """As the device does at the end of a step."""
-        lines, chosen = list(token_ids), torch.tensor(list(token_ids.values()), dtype=torch.int32)
-        positions = [self.residents[line].num_tokens for line in lines]
-        sampled = SampledRows(*pack((lines, positions), self.table.device))
-        choice = Choice(chosen, torch.ones(len(lines), dtype=torch.int32))
+        row_ids, chosen = list(token_ids), torch.tensor(list(token_ids.values()), dtype=torch.int32)
+        positions = [self.residents[row_id].num_tokens for row_id in row_ids]
+        sampled = SampledRows(*pack((row_ids, positions), self.table.device))
+        choice = Choice(chosen, torch.ones(len(row_ids), dtype=torch.int32))
         Sampler(self.table, KERNELS).advance(choice, sampled)
-        for line in lines:
-            self.residents[line].num_tokens += 1
-            self.tokens[line].append(token_ids[line])
+        for row_id in row_ids:
+            self.residents[row_id].num_tokens += 1
+            self.tokens[row_id].append(token_ids[row_id])
 
 
 GREEDY = Sampling(max_tokens=30, temperature=0.0)
 
 
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
-    """The batch of the next ``counts`` tokens of each line, entry by entry."""
-    rows = [row_of(tables.residents[line], count) for line, count in counts.items()]
+    """The batch of the next ``counts`` tokens of each row_id, entry by entry."""
+    rows = [row_of(tables.residents[row_id], count) for row_id, count in counts.items()]
     batch = Flat().make_batch(rows, tables.table, 0)
     batch.context.check()
     tokens, positions, slots, sampled, starts = [], [], [], [], [0]
-    for line, count in counts.items():
-        resident = tables.residents[line]
+    for row_id, count in counts.items():
+        resident = tables.residents[row_id]
         end = resident.num_computed + count
         for position in range(resident.num_computed, end):
-            tokens.append(tables.tokens[line][position])
+            tokens.append(tables.tokens[row_id][position])
             positions.append(position)
             block_id = resident.block_ids[position // BLOCK_SIZE]
             slots.append(block_id * BLOCK_SIZE + position % BLOCK_SIZE)
@@ -96,12 +98,12 @@ def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     assert batch.context.row_ids.tolist() == list(counts)
     assert batch.context.query_starts.tolist() == starts
     assert batch.context.max_query_len == max(counts.values())
-    for (line, count), length in zip(
+    for (row_id, count), length in zip(
         counts.items(), batch.context.context_lens.tolist(), strict=True
     ):
-        resident = tables.residents[line]
+        resident = tables.residents[row_id]
         assert length == resident.num_computed + count
-        table = batch.context.block_tables[line, : len(resident.block_ids)]
+        table = batch.context.block_tables[row_id, : len(resident.block_ids)]
         assert table.tolist() == resident.block_ids
 
 
@@ -116,8 +118,8 @@ def test_chunks_and_decodes_are_laid_end_to_end() -> None:
 
 def test_a_chosen_token_is_the_next_one_computed() -> None:
     tables = Tables()
-    for line in (2, 1):
-        tables.admit(line, [4, 5, 6], GREEDY).num_computed = 3
+    for row_id in (2, 1):
+        tables.admit(row_id, [4, 5, 6], GREEDY).num_computed = 3
     tables.choose({2: 77, 1: 78})
     check_batch(tables, {1: 1, 2: 1})
     tables.residents[2].num_computed += 1
@@ -182,24 +184,24 @@ def test_who_has_ended_has_no_slots() -> None:
 
 def test_any_mix_of_rows() -> None:
     rng, tables = random.Random(2), Tables()
-    for line in range(5):
-        tables.admit(line, [rng.randrange(100) for _ in range(rng.randint(1, 8))], GREEDY)
+    for row_id in range(5):
+        tables.admit(row_id, [rng.randrange(100) for _ in range(rng.randint(1, 8))], GREEDY)
     for _ in range(40):
-        lines = rng.sample(range(5), rng.randint(1, 5))
+        row_ids = rng.sample(range(5), rng.randint(1, 5))
         counts = {
-            line: rng.randint(1, tables.residents[line].num_pending)
-            for line in lines
-            if tables.residents[line].num_tokens < LIMITS.max_context
+            row_id: rng.randint(1, tables.residents[row_id].num_pending)
+            for row_id in row_ids
+            if tables.residents[row_id].num_tokens < LIMITS.max_context
         }
-        for line, count in counts.items():
-            resident = tables.residents[line]
+        for row_id, count in counts.items():
+            resident = tables.residents[row_id]
             while (resident.num_computed + count) > len(resident.block_ids) * BLOCK_SIZE:
-                tables.grow(line, [rng.randrange(99)])
+                tables.grow(row_id, [rng.randrange(99)])
         if not counts:
             continue
         check_batch(tables, counts)
-        for line, count in counts.items():
-            tables.residents[line].num_computed += count
-        done = [line for line in counts if tables.residents[line].num_pending == 0]
+        for row_id, count in counts.items():
+            tables.residents[row_id].num_computed += count
+        done = [row_id for row_id in counts if tables.residents[row_id].num_pending == 0]
         if done:
-            tables.choose({line: rng.randrange(100) for line in done})
+            tables.choose({row_id: rng.randrange(100) for row_id in done})
