@@ -23,7 +23,7 @@ from tests.worker_svc.kernels.compiling import (
     specialisation,
 )
 from tests.worker_svc.step.sampling import Table as SampleTable
-from tests.worker_svc.step.test_rows import row_of
+from tests.worker_svc.step.tables import row_of
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Resident
 from worker_svc.kernels import HeadNorms, RotaryWrite, select

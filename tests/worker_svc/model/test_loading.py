@@ -18,8 +18,6 @@ from tests.checkpoints import lone_logits, make_checkpoint
 from tests.worker_svc.model.conftest import CheckpointOf
 from tests.worker_svc.model.paged import PagedModel, random_tokens
 from worker_svc.kernels import select
-from worker_svc.machine.memory import cgroup_free_bytes
-from worker_svc.machine.progress import MIN_REPORTED_BYTES, progress
 from worker_svc.model.decoder import Decoder
 from worker_svc.model.loading import load_model
 from worker_svc.model.weights import EMBEDDING, VOCABULARY
@@ -248,32 +246,6 @@ def test_matrices_larger_than_a_cache_give_the_same_logits(
     monkeypatch.setattr("worker_svc.model.weights.MAX_ROW_MAJOR_BYTES", 0)
     large = logits_of(load(checkpoint_of("qwen3-tied"), "float64"))
     torch.testing.assert_close(small, large, rtol=0, atol=1e-6)
-
-
-def test_progress_is_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("some-model", MIN_REPORTED_BYTES) as advance:
-        for _ in range(64):
-            advance(MIN_REPORTED_BYTES // 64)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"loading some-model: {tenth}0 %" for tenth in range(1, 11)]
-
-
-def test_small_loads_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("some-model", MIN_REPORTED_BYTES - 1) as advance:
-        advance(MIN_REPORTED_BYTES - 1)
-    assert capsys.readouterr().err == ""
-
-
-def test_a_containers_limit_counts(tmp_path: Path) -> None:
-    assert cgroup_free_bytes(tmp_path) is None
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\nactive_file 50\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert cgroup_free_bytes(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert cgroup_free_bytes(tmp_path) == 450
-    (tmp_path / "memory.max").write_text("400\n")
-    assert cgroup_free_bytes(tmp_path) == 0
 
 
 def test_a_hub_id_that_is_cached(

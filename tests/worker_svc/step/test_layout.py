@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.worker_svc.step.test_rows import BLOCK_SIZE, GREEDY, LIMITS, Tables, row_of
+from tests.worker_svc.step.tables import BLOCK_SIZE, GREEDY, LIMITS, Tables, row_of
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row
 from worker_svc.kernels import Groups, Rectangle

@@ -149,9 +149,6 @@ async def test_an_engine_reports_the_tokens_of_a_lone_run(
     await engine.drain(1.0)
 
 
-# --- what a step reports of its shape
-
-
 def step(
     runner: Runner, lane: Lane, rows: dict[int, int], release: tuple[int, ...] = ()
 ) -> StepReport:
@@ -247,9 +244,6 @@ def test_a_dead_row_is_computed_to_its_logits(
     report = step(runner, lane, {ids[0]: 1}, release=tuple(ids[1:]))
     assert shapes == [(3, 257)]
     assert len(report.token_ids) == 1
-
-
-# --- what a step allocates
 
 
 class Largest(TorchDispatchMode):
