@@ -10,9 +10,9 @@ from pydantic_settings import BaseSettings
 
 from scheduler_svc.order import Order, Policy
 from stepserve.process.variables import FROM_ENVIRONMENT
+from stepserve.protocol.choices import Batching
 
 PROG = "stepserve scheduler"
-Batching = Literal["continuous", "static"]
 
 
 class PlanningSettings(BaseSettings):

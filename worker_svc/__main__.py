@@ -13,7 +13,7 @@ from stepserve.process.command_line import parse_settings, print_any_character
 from stepserve.process.extras import needs_extra
 from stepserve.process.logs import start_logging
 from stepserve.protocol.errors import StepserveError
-from worker_svc.address import check_address
+from worker_svc.machine.address import check_address
 from worker_svc.settings import WorkerSettings
 
 log = logging.getLogger("worker_svc")

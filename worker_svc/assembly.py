@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from stepserve.modelfiles.directory import first_line
+from stepserve.protocol.errors import first_line
 from stepserve.protocol.step import WorkerInfo
+from worker_svc.cache_size import make_cache
 from worker_svc.core.limits import Limits
+from worker_svc.errors import WorkerUnavailable
 from worker_svc.kernels import KernelsUnavailable, select
-from worker_svc.model.loading import LoadedModel, load_model
-from worker_svc.progress import counted
-from worker_svc.room import WorkerUnavailable, has_graphs, make_room
+from worker_svc.machine.progress import counted
+from worker_svc.model.loading import load_model
+from worker_svc.model.model import Model
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.executor import Executor
@@ -49,10 +51,10 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
         kernels = select(settings.kernels, device, settings.attention)
         model = load_model(settings.model, settings.dtype, device, kernels, settings.max_context)
         layout = layout_for(settings.attention, settings.batching)
-        limits, cache = make_room(settings, model, layout)
-        runner = Runner(model.decoder, cache, limits, layout)
+        limits, cache = make_cache(settings, model, layout)
+        runner = Runner(model, cache, limits, layout)
         runner.warm_up()
-        if has_graphs(settings, device):
+        if settings.has_graphs(device.type):
             _capture(runner.executor, limits)
     except KernelsUnavailable as error:
         raise WorkerUnavailable(f"--kernels {settings.kernels}: {error}") from error
@@ -68,7 +70,7 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
 
 def _capture(executor: Executor, limits: Limits) -> None:
     """Steps become graphs; where that fails, they are launched kernel by kernel."""
-    graphs = GraphedSteps(executor.decoder, executor.cache, executor.table, buckets_for(limits))
+    graphs = GraphedSteps(executor.model, executor.cache, executor.table, buckets_for(limits))
     try:
         for _ in counted(graphs.capture(CudaRecorder()), "captured CUDA graphs", len(graphs)):
             pass
@@ -106,14 +108,12 @@ def _say(info: WorkerInfo, kernels: str, device: torch.device) -> None:
     )
 
 
-def _info(
-    settings: WorkerSettings, model: LoadedModel, limits: Limits, incarnation: str
-) -> WorkerInfo:
+def _info(settings: WorkerSettings, model: Model, limits: Limits, incarnation: str) -> WorkerInfo:
     return WorkerInfo(
         incarnation=incarnation,
         model=settings.model_name or model.name,
         fingerprint=model.fingerprint,
-        dtype=str(model.decoder.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=limits.vocab_size,
         max_context=limits.max_context,
         block_size=limits.block_size,

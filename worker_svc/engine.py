@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stepserve.protocol.errors import StepRefused, Unavailable
+from stepserve.protocol.errors import StepRefused, Unavailable, one_line
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
 from worker_svc.core.ledger import Ledger
 from worker_svc.core.residents import StepPlan
@@ -191,7 +191,7 @@ class Engine:
         except Exception as error:
             if not self.failure.done():
                 log.error("step %d failed", step, exc_info=True)
-                self.failure.set_result(f"step {step} failed: {_one_line(error)}")
+                self.failure.set_result(f"step {step} failed: {one_line(error)}")
             raise Unavailable(BROKEN) from error
         finally:
             del self._flying[step]
@@ -247,8 +247,3 @@ def _seen(report: asyncio.Future[StepReport]) -> None:
     """A report that fails when its stream is gone has nobody to tell: ``failure`` tells of it."""
     if not report.cancelled():
         report.exception()
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -7,7 +7,7 @@ from stepserve.protocol.step import ResidentSequence, StepCommand, StepReport
 from worker_svc.core.limits import Limits
 from worker_svc.core.outcome import Chosen, absorb
 from worker_svc.core.residents import Residents, StepPlan
-from worker_svc.model.decoder import Decoder
+from worker_svc.model.model import Model
 from worker_svc.step.executor import Executor
 from worker_svc.step.layout import Layout
 from worker_svc.step.pending import Pending
@@ -22,8 +22,8 @@ class Runner:
     absorbed. What it is commanded twice, it does twice; the ledger before it sees to that.
     """
 
-    def __init__(self, decoder: Decoder, cache: KVCache, limits: Limits, layout: Layout) -> None:
-        self.executor = Executor(decoder, cache, limits, layout)
+    def __init__(self, model: Model, cache: KVCache, limits: Limits, layout: Layout) -> None:
+        self.executor = Executor(model, cache, limits, layout)
         self._limits = limits
         self._residents = Residents(limits)
 

@@ -29,7 +29,7 @@ DRAIN_TIMEOUT_S = 3.0
 STOP_GRACE_S = 0.3
 # How late a step that hangs, or that ends after all, shows in the health.
 HEALTH_INTERVAL_S = 0.2
-# A stream that has not said hello by then is ended: it only takes a place.
+# A stream that has not said hello by then is ended: it only takes one of the calls.
 HELLO_TIMEOUT_S = 10.0
 # Streams, health watchers and single calls; more are refused.
 MAX_CALLS = 64

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from stepserve.process.variables import FROM_ENVIRONMENT
+from stepserve.protocol.choices import Attention, Batching, Device, Dtype, KernelSet
 
 # Counts travel as 32-bit integers.
 MAX_INT = 2**31 - 1
@@ -22,25 +21,25 @@ class WorkerSettings(BaseSettings):
     model_name: str = Field("", description="name to serve it under; default: its last part")
     host: str = Field("127.0.0.1", description="address to serve gRPC on")
     port: int = Field(50061, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
-    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = Field(
+    device: Device = Field("auto", description="auto: cuda if there is one")
+    dtype: Dtype = Field(
         "auto", description="type computed in; auto: the checkpoint's on cuda, float32 on cpu"
     )
-    kernels: Literal["auto", "triton", "cpu", "torch"] = Field(
+    kernels: KernelSet = Field(
         "auto", description="auto: triton on cuda, compiled CPU kernels elsewhere"
     )
-    attention: Literal["paged", "grouped", "padded"] = Field(
+    attention: Attention = Field(
         "paged",
         description="paged: every row's context is read where its blocks lie, nothing is padded; "
         "grouped: rows of equal lengths are gathered and attended to together; "
         "padded: the whole step is a rectangle, each row as long as the longest",
     )
-    batching: Literal["continuous", "static"] = Field(
+    batching: Batching = Field(
         "continuous",
         description="static, with --attention padded: the rectangle keeps a row for each sequence "
         "that has ended until none lives any more, as transformers' generate does",
     )
-    block_size: int = Field(16, ge=1, le=1024, description="token places in a block of KV cache")
+    block_size: int = Field(16, ge=1, le=1024, description="tokens that a block of KV cache holds")
     num_blocks: int | None = Field(
         None, ge=1, description="blocks in the KV cache; default: what the free memory holds"
     )
@@ -79,3 +78,8 @@ class WorkerSettings(BaseSettings):
         None, ge=1, description="CPU threads to compute with; default: torch's choice"
     )
     reflection: bool = Field(True, description="serve gRPC reflection")
+
+    def has_graphs(self, device_type: str) -> bool:
+        """Whether steps on such a device are captured: the baselines read lengths on the host."""
+        is_capturable = self.attention == "paged" and self.kernels != "torch"
+        return self.cuda_graphs and device_type == "cuda" and is_capturable

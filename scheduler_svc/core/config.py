@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+
+from stepserve.protocol.choices import Batching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class CoreConfig:
     max_step_tokens: int
     max_steps_in_flight: int = 2
     max_uncommitted_steps: int
-    batching: Literal["continuous", "static"] = "continuous"
+    batching: Batching = "continuous"
     prefix_caching: bool = True
     enable_preemption: bool = True
     preemption_margin: float = math.inf

@@ -18,6 +18,7 @@ from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
+from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
@@ -51,7 +52,7 @@ class Up(LaneSettings, ApiSettings):
     durability: Literal["local", "fsync"] = Field(
         "local", description="what a job survives: killed processes, or a host's crash"
     )
-    attention: Literal["paged", "grouped", "padded"] = Field(
+    attention: Attention = Field(
         "paged",
         description="paged: each row through its block table; grouped: rows of equal length "
         "together; padded: one rectangle, as long as the longest row",
@@ -74,11 +75,11 @@ class Up(LaneSettings, ApiSettings):
     cuda_graphs: bool = Field(
         True, description="on cuda, capture steps of common sizes as CUDA graphs"
     )
-    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = Field(
+    dtype: Dtype = Field(
         "auto", description="what to compute in; auto: the checkpoint's on cuda, float32 on cpu"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
-    kernels: Literal["auto", "triton", "cpu", "torch"] = Field(
+    device: Device = Field("auto", description="where to compute")
+    kernels: KernelSet = Field(
         "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")

@@ -10,7 +10,7 @@ from typing import Any
 
 import huggingface_hub
 
-from stepserve.protocol.errors import StepserveError
+from stepserve.protocol.errors import StepserveError, first_line
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -67,9 +67,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return value
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for messages that are one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

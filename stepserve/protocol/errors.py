@@ -50,3 +50,15 @@ class Unavailable(StepserveError):
 
 class StepRefused(StepserveError):
     """A stale epoch, a gap, or another incarnation: nothing was changed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, its type where it has none; for messages of one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line: its type, and the first line of its text."""
+    name, text = type(error).__name__, first_line(error)
+    return name if text == name else f"{name}: {text}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from stepserve.protocol.choices import Attention, Batching
 from stepserve.protocol.errors import InvalidRequest
 
-Batching = Literal["static", "continuous"]
-Attention = Literal["padded", "grouped", "paged"]
 SPLIT_FUSE = "split-fuse"
 
 BASELINE, STATIC_PAGED = "static+padded", "static+paged"

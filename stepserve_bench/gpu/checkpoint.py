@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from stepserve_bench.gpu.child import forked_map, num_cores
 from stepserve_bench.gpu.geometry import BEGIN_TOKEN_ID, END_TOKEN_ID, Geometry
 from worker_svc.model.config import ModelConfig, read_config
-from worker_svc.model.weights import EMBEDDING, Places, allocate
+from worker_svc.model.weights import EMBEDDING, Targets, allocate
 
 STANDARD_DEVIATION = 0.02
 SHARD_BYTES = 1 << 30
@@ -92,11 +92,11 @@ Shard = list[tuple[str, tuple[int, ...]]]
 
 def _shards(geometry: Geometry, config: ModelConfig) -> list[Shard]:
     """Names and shapes, in parts of about a GiB: each is written by a process of its own."""
-    places = Places(getattr(torch, geometry.dtype), torch.device("meta"))
-    allocate(config, EMBEDDING if config.tie_embeddings else None, places)
+    targets = Targets(getattr(torch, geometry.dtype), torch.device("meta"))
+    allocate(config, EMBEDDING if config.tie_embeddings else None, targets)
     shards: list[Shard] = [[]]
     size = 0
-    for name, view in sorted(places.views.items()):
+    for name, view in sorted(targets.views.items()):
         if size > SHARD_BYTES:
             shards.append([])
             size = 0

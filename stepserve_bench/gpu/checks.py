@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 
+from stepserve.protocol.errors import one_line
 from stepserve_bench.gpu.attention_checks import attention_cases
 from stepserve_bench.gpu.case import Case, Finding
-from stepserve_bench.gpu.child import forked_map, num_cores, one_line
+from stepserve_bench.gpu.child import forked_map, num_cores
 from stepserve_bench.gpu.locate_checks import locate_cases
 from stepserve_bench.gpu.sampling_checks import sampling_cases
 from stepserve_bench.gpu.setup import Row, Setup

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from stepserve.process.tether import end_with
+from stepserve.protocol.errors import one_line
 from stepserve_bench.gpu.setup import Row, Section, Setup
 
 # To unwind: a service that it started is stopped in that time.
@@ -96,12 +97,6 @@ def _run(section: Section, setup: Setup, sender: Connection, parent: int) -> Non
         sender.close()
         sys.stdout.flush()
         sys.stderr.flush()
-
-
-def one_line(error: BaseException) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _stop(process: BaseProcess) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from stepserve.protocol.choices import Device, KernelSet
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.gpu.card import has_gpu
 from stepserve_bench.gpu.child import rows_of
@@ -49,8 +49,8 @@ class GpuBench(BaseSettings):
         ",".join(DEFAULT), description=f"which to run, in order, of: {', '.join(SECTIONS)}"
     )
     sweep: bool = Field(False, description="only sweep the attention kernels' tiles")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if it is there")
-    kernels: Literal["auto", "triton", "cpu", "torch"] = Field(
+    device: Device = Field("auto", description="auto: cuda if it is there")
+    kernels: KernelSet = Field(
         "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
     )
     budget_s: float = Field(480.0, gt=0, description="seconds for all of it")

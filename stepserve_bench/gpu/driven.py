@@ -20,7 +20,7 @@ from stepserve_bench.gpu.setup import Setup
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import StepPlan
 from worker_svc.model.decoder import Decoder
-from worker_svc.model.weights import EMBEDDING, Places, allocate
+from worker_svc.model.weights import EMBEDDING, Targets, allocate
 from worker_svc.runner import Runner
 from worker_svc.step.graphs import Bucket, CudaRecorder, GraphedSteps
 from worker_svc.step.layout import layout_for
@@ -52,9 +52,9 @@ class Model:
         # A directory of its own: models of one shape are made in processes side by side.
         with tempfile.TemporaryDirectory(dir=setup.scratch) as directory:
             config = write_config(geometry, Path(directory))
-        places = Places(setup.dtype, setup.device)
-        weights = allocate(config, EMBEDDING if config.tie_embeddings else None, places)
-        fill(places.views)
+        targets = Targets(setup.dtype, setup.device)
+        weights = allocate(config, EMBEDDING if config.tie_embeddings else None, targets)
+        fill(targets.views)
         if config.tie_embeddings:
             weights = weights.with_tied_vocabulary()
         self.geometry, self.limits = geometry, limits

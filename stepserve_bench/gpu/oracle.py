@@ -16,10 +16,11 @@ import torch
 
 from stepserve import AsyncClient
 from stepserve.local.serving import serve
+from stepserve.protocol.errors import one_line
 from stepserve.protocol.inference import Request
 from stepserve.protocol.sampling import SamplingParams
 from stepserve_bench.gpu.checkpoint import write_checkpoint
-from stepserve_bench.gpu.child import forked_map, one_line
+from stepserve_bench.gpu.child import forked_map
 from stepserve_bench.gpu.geometry import FAMILIES, Geometry
 from stepserve_bench.gpu.lone import load, lone_greedy
 from stepserve_bench.gpu.service import up_flags

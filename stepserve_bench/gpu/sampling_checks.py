@@ -68,7 +68,7 @@ def _advance(tested: Kernels, reference: Kernels, device: torch.device) -> Outpu
         table = table_of(next(kinds()), NUM_ADVANCED, VOCABULARIES[0], device)
         table.has_ended[::5] = 1
         rows = rows_on(device, NUM_ADVANCED)
-        rows.lines[::7] = -1
+        rows.row_ids[::7] = -1
         rows.positions[::3] = table.token_ids.shape[1] - 1
         tokens = torch.arange(NUM_ADVANCED, device=device).remainder(13).int()
         is_finite = torch.ones_like(tokens)

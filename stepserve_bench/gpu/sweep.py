@@ -14,9 +14,10 @@ from functools import partial
 
 import torch
 
+from stepserve.protocol.errors import one_line
 from stepserve_bench.gpu.attention import CHUNKS, LARGE, SMALL, Named, decodes
 from stepserve_bench.gpu.case import TOLERANCES, relative_error
-from stepserve_bench.gpu.child import forked_map, num_cores, one_line
+from stepserve_bench.gpu.child import forked_map, num_cores
 from stepserve_bench.gpu.floors import share
 from stepserve_bench.gpu.geometry import attention_flops
 from stepserve_bench.gpu.inputs import AttentionShape, attention_inputs

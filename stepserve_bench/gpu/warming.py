@@ -12,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 
-from stepserve_bench.gpu.child import forked_map, num_cores, one_line
+from stepserve.protocol.errors import one_line
+from stepserve_bench.gpu.child import forked_map, num_cores
 from stepserve_bench.gpu.driven import Driven, Model, Rows
 from stepserve_bench.gpu.geometry import Geometry
 from stepserve_bench.gpu.setup import Row, Setup

@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 
+from stepserve.protocol.choices import Attention
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.measure.service_run import Bed
@@ -50,7 +51,7 @@ class PolicyBench(BaseSettings):
     scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
     long_prompt: int = Field(1500, ge=1, description="tokens of a long prompt, for split-fuse")
     split_fuse_tokens: int = Field(224, ge=1, description="tokens in a step, with split-fuse")
-    attention: Literal["padded", "grouped", "paged"] = Field("paged", description="for all")
+    attention: Attention = Field("paged", description="for all")
     batch_size: int = Field(16, ge=1, description="rows at most")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for all")
     num_threads: int = Field(1, ge=1, description="CPU threads of the worker")

@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from scheduler_svc.settings import PlanningSettings
+from stepserve.protocol.choices import Attention
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.extras import require
 from stepserve_bench.report.machine import machine
@@ -30,7 +31,7 @@ from stepserve_bench.simulator.records import Recording
 from stepserve_bench.simulator.report import print_curves, print_figures, print_fits, print_verdicts
 from stepserve_bench.simulator.runs import Runner
 from stepserve_bench.simulator.scenarios import SCENARIOS, Ground, ignored
-from stepserve_bench.simulator.system import Attention, System
+from stepserve_bench.simulator.system import System
 
 # Settings that a System has under the same name, and those that a Demand has.
 _OF_SYSTEM = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from scheduler_svc.settings import Batching
+from stepserve.protocol.choices import Attention, Batching
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.simulator.streams import Stream
-from stepserve_bench.simulator.system import Attention, System
+from stepserve_bench.simulator.system import System
 from stepserve_bench.workloads.arrivals import (
     AllAtOnce,
     Arrivals,

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scheduler_svc.record_files import steps_paths
-from scheduler_svc.settings import Batching
+from stepserve.protocol.choices import Attention, Batching
 from stepserve_bench.simulator.cost import StepShape
 from stepserve_bench.simulator.rectangle import Rectangle
-from stepserve_bench.simulator.system import Attention
 from stepserve_bench.simulator.worker import SHAPES
 
 # The command for a step that follows at once is sent in the turn that takes the report.

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.order import Policy
-from scheduler_svc.settings import Batching
-
-Attention = Literal["paged", "grouped", "padded"]
+from stepserve.protocol.choices import Attention, Batching
 
 # As long as a worker keeps 64 reports, a lane plans so many steps ahead of the commits.
 _MAX_UNCOMMITTED_STEPS = 48

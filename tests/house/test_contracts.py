@@ -25,6 +25,14 @@ OFFENCES = {
         "worker_svc/core/outcome.py",
         "import torch",
     ),
+    "A worker knows its model by one protocol": (
+        "worker_svc/step/executor.py",
+        "import worker_svc.model.decoder",
+    ),
+    "A worker's rooms build on each other": (
+        "worker_svc/model/batch.py",
+        "import worker_svc.step.rows",
+    ),
     "The planner's half of kvstore is pure": ("kvstore/pool.py", "import random"),
     "The two services meet only in messages": ("worker_svc/__init__.py", "import scheduler_svc"),
     "What both services share depends on neither": (

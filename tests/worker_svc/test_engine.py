@@ -50,7 +50,7 @@ async def test_a_broken_worker_executes_nothing_more(assembled: Assemble) -> Non
     commands, lane = Commands(), Lane(64, 4)
     broken = Engine(assembly.runner, assembly.info)
     await broken.greet(Hello(1, "test"), commands)
-    weights = assembly.runner.executor.decoder._weights
+    weights = assembly.runner.executor.model._weights
     torch.Tensor.resize_(weights.embedding, (0, 0))
     first = broken.execute(lane.command({lane.admit((1, 2, 3), GREEDY): 3}), commands)
     second = broken.execute(StepCommand(1, "me", 1), commands)

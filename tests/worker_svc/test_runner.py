@@ -191,7 +191,7 @@ def test_logits_that_are_not_finite_end_their_own_sequence_alone(
 ) -> None:
     runner = assembled().runner
     poison = 200
-    runner.executor.decoder._weights.embedding[poison] = torch.nan
+    runner.executor.model._weights.embedding[poison] = torch.nan
     lane = lane_for()
     sound = [lane.admit([5, 6, 7], GREEDY), lane.admit([5, 6, 7], replace(GREEDY, temperature=0.9))]
     samplings = (GREEDY, replace(GREEDY, temperature=0.9, top_p=0.9, logprobs=2))

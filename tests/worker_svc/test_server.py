@@ -363,7 +363,7 @@ async def test_reflection_names_the_service(worker: Worker) -> None:
 
 
 async def test_a_step_that_fails_is_the_end_of_the_worker(worker: Worker) -> None:
-    weights = worker.assembly.runner.executor.decoder._weights
+    weights = worker.assembly.runner.executor.model._weights
     torch.Tensor.resize_(weights.embedding, (0, 0))
     stream = worker.stream()
     await stream.hello()

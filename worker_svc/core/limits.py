@@ -30,7 +30,7 @@ class Limits:
 def check_admission(admission: Admission, limits: Limits) -> None:
     """Raise StepRefused where the sequence cannot be computed as it is described."""
     num_tokens, prompt = len(admission.token_ids), admission.num_prompt_tokens
-    num_places = len(admission.block_ids) * limits.block_size
+    num_slots = len(admission.block_ids) * limits.block_size
     sampling = admission.sampling
     _require(
         admission.sequence_id,
@@ -44,7 +44,7 @@ def check_admission(admission: Admission, limits: Limits) -> None:
             f"{admission.num_computed} tokens computed of {num_tokens}": (
                 admission.num_computed < num_tokens
             ),
-            "more tokens computed than its blocks hold": admission.num_computed <= num_places,
+            "more tokens computed than its blocks hold": admission.num_computed <= num_slots,
             "more blocks than a sequence can have": (
                 len(admission.block_ids) <= limits.max_blocks_per_row
             ),

@@ -23,7 +23,7 @@ from worker_svc.core.needs import Needs
 class Resident:
     """One sequence's progress. There are no phases: what is not computed is pending.
 
-    ``line`` is its line in the tables on the device, which hold its tokens and sampling
+    ``row_id`` is its row in the tables on the device, which hold its tokens and sampling
     values; ``max_tokens`` bounds prompt and output together. ``num_tokens`` and
     ``num_computed`` are those after the last planned step.
     """
@@ -35,13 +35,13 @@ class Resident:
     num_tokens: int
     num_computed: int
     block_ids: list[int]
-    line: int = -1
+    row_id: int = -1
     is_live: bool = True
     has_ended: bool = False
 
     @classmethod
     def of(cls, admission: Admission, max_context: int) -> Resident:
-        """A sequence as its admission describes it, without a line yet."""
+        """A sequence as its admission describes it, without a row yet."""
         sampling = admission.sampling
         return cls(
             admission=admission,
@@ -71,7 +71,7 @@ class Resident:
 
 
 class Row(NamedTuple):
-    """One sequence's share of a step, as it stood when the step was planned.
+    """What one sequence computes in a step, as it stood when the step was planned.
 
     A tuple, because there is one for each row of each step: it is made twice as fast.
 
@@ -115,7 +115,7 @@ class StepPlan:
 
 
 class Residents:
-    """Every live sequence by its id, and the lines that are free for more.
+    """Every live sequence by its id, and the rows of the tables that are free for more.
 
     Ended sequences are remembered until the step that ended them is committed: until
     then the lane may not know, and may still name them.
@@ -125,7 +125,7 @@ class Residents:
         self._limits = limits
         self._live: dict[int, Resident] = {}
         self._ended: dict[int, int] = {}
-        self._free_lines = list(range(limits.max_batch_size - 1, -1, -1))
+        self._free_row_ids = list(range(limits.max_batch_size - 1, -1, -1))
         self._most_live = 0
 
     def describe(self) -> tuple[ResidentSequence, ...]:
@@ -192,14 +192,14 @@ class Residents:
                 plan.strays.append((sequence_id, new_block_ids))
 
     def _apply(self, plan: StepPlan) -> None:
-        """Let go of who leaves, give lines to who comes, and count what the rows will compute."""
+        """Let go of who leaves, give rows to who comes, and count what the rows will compute."""
         committed_step = plan.command.committed_step
         for sequence_id in [i for i, step in self._ended.items() if step <= committed_step]:
             del self._ended[sequence_id]
         for resident in plan.released:
             self._remove(resident)
         for resident in plan.admitted:
-            resident.line = self._free_lines.pop()
+            resident.row_id = self._free_row_ids.pop()
             self._live[resident.sequence_id] = resident
         self._most_live = max(self._most_live, len(self._live))
         plan.num_dead = self._most_live - len(self._live)
@@ -232,7 +232,7 @@ class Residents:
         del self._live[resident.sequence_id]
         if not self._live:
             self._most_live = 0
-        self._free_lines.append(resident.line)
+        self._free_row_ids.append(resident.row_id)
 
 
 def _row(resident: Resident, num_tokens: int, new_block_ids: Sequence[int], limits: Limits) -> Row:

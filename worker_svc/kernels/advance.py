@@ -16,18 +16,18 @@ def advance_reference(choice: Choice, sampled: SampledRows, table: SamplingTable
     where its logits were not finite: then no token is written. A sequence that has ended already
     is left alone, and so are padded rows.
     """
-    is_live = sampled.lines >= 0
-    lines = sampled.lines.clamp(min=0).long()
-    is_live &= table.has_ended[lines] == 0
-    columns = Columns(table.records)[lines]
+    is_live = sampled.row_ids >= 0
+    row_ids = sampled.row_ids.clamp(min=0).long()
+    is_live &= table.has_ended[row_ids] == 0
+    columns = Columns(table.records)[row_ids]
     stops = columns.stop_token_ids
-    is_meant = torch.arange(stops.shape[1], device=lines.device) < columns.num_stops[:, None]
+    is_meant = torch.arange(stops.shape[1], device=row_ids.device) < columns.num_stops[:, None]
     is_finite = choice.is_finite != 0
     has_ended = ~is_finite | (sampled.positions + 1 >= columns.max_tokens)
     has_ended |= ((stops == choice.token_ids[:, None]) & is_meant).any(1)
-    _write(table.token_ids, is_live & is_finite, (lines, sampled.positions), choice.token_ids)
-    _write(table.has_ended, is_live, (lines,), has_ended)
+    _write(table.token_ids, is_live & is_finite, (row_ids, sampled.positions), choice.token_ids)
+    _write(table.has_ended, is_live, (row_ids,), has_ended)
 
 
-def _write(into: Tensor, where: Tensor, places: tuple[Tensor, ...], values: Tensor) -> None:
-    into[tuple(place[where].long() for place in places)] = values[where].to(into.dtype)
+def _write(into: Tensor, where: Tensor, at: tuple[Tensor, ...], values: Tensor) -> None:
+    into[tuple(index[where].long() for index in at)] = values[where].to(into.dtype)

@@ -16,10 +16,10 @@ RECORD_WORDS = tl.constexpr(_record.RECORD_WORDS)
 
 def advance_triton(choice: Choice, sampled: SampledRows, table: SamplingTable) -> None:
     """``advance_reference``."""
-    advance_kernel[(len(sampled.lines),)](
+    advance_kernel[(len(sampled.row_ids),)](
         choice.token_ids,
         choice.is_finite,
-        sampled.lines,
+        sampled.row_ids,
         sampled.positions,
         table.records,
         table.token_ids,
@@ -30,11 +30,11 @@ def advance_triton(choice: Choice, sampled: SampledRows, table: SamplingTable) -
     )
 
 
-@triton.jit(do_not_specialize_on_alignment=["chosen", "is_finite", "lines", "positions"])
+@triton.jit(do_not_specialize_on_alignment=["chosen", "is_finite", "row_ids", "positions"])
 def advance_kernel(
     chosen: tl.tensor,
     is_finite: tl.tensor,
-    lines: tl.tensor,
+    row_ids: tl.tensor,
     positions: tl.tensor,
     records: tl.tensor,
     token_ids: tl.tensor,
@@ -44,11 +44,11 @@ def advance_kernel(
 ) -> None:
     """One program a row."""
     row = tl.program_id(0)
-    line = tl.load(lines + row).to(tl.int64)
-    if line >= 0:
-        has_ended += line * has_ended_stride
+    row_id = tl.load(row_ids + row).to(tl.int64)
+    if row_id >= 0:
+        has_ended += row_id * has_ended_stride
         if tl.load(has_ended) == 0:
-            record = records + line * RECORD_WORDS
+            record = records + row_id * RECORD_WORDS
             token, position = tl.load(chosen + row), tl.load(positions + row)
             is_sound = tl.load(is_finite + row) != 0
             at = tl.arange(0, RECORD_WORDS)
@@ -56,5 +56,5 @@ def advance_kernel(
             stops = tl.load(record + FIRST_STOP + at, mask=is_stop, other=-1)
             is_end = tl.max((stops == token).to(tl.int32), 0) > 0
             is_end |= position + 1 >= tl.load(record + MAX_TOKENS)
-            tl.store(token_ids + line * tokens_stride + position, token, mask=is_sound)
+            tl.store(token_ids + row_id * tokens_stride + position, token, mask=is_sound)
             tl.store(has_ended, (is_end | (is_sound == 0)).to(tl.int32))

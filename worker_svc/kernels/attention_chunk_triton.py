@@ -49,11 +49,11 @@ def chunk_kernel(
     inside = (lines < tokens_per_tile * shape.group) & (tokens < query_len)
     heads = tl.program_id(1) * shape.group + lines % shape.group
     at = (start + tokens).to(tl.int64)
-    places = at * query_token_stride + heads * query_head_stride
-    queries = load_query(query, places, inside, shape)
-    head_place = tl.program_id(1).to(tl.int64) * (shape.block_size * shape.head_dim)
+    offsets = at * query_token_stride + heads * query_head_stride
+    queries = load_query(query, offsets, inside, shape)
+    head_offset = tl.program_id(1).to(tl.int64) * (shape.block_size * shape.head_dim)
     table = block_tables + tl.load(row_ids + row).to(tl.int64) * table_stride
-    cache = k_cache + head_place, v_cache + head_place, table
+    cache = k_cache + head_offset, v_cache + head_offset, table
     context_len = tl.load(context_lens + row)
     position = context_len - query_len + first
     positions = context_len - query_len + tokens
@@ -69,8 +69,8 @@ def chunk_kernel(
             state = attend(queries, cache, (positions, scale, 0, seen), state, shape, False)
         begin = seen
     state = attend(queries, cache, (positions, scale, begin, end), state, shape, True)
-    places = (at * (shape.num_kv_heads * shape.group) + heads) * shape.head_dim
-    store_output(output, places, inside, state, shape)
+    offsets = (at * (shape.num_kv_heads * shape.group) + heads) * shape.head_dim
+    store_output(output, offsets, inside, state, shape)
 
 
 @triton.jit

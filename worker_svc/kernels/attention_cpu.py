@@ -112,7 +112,7 @@ def _from_bfloat16(block: Any, wide: Any) -> Any:
 
 
 def _from_float16(block: Any, wide: Any) -> Any:
-    """The exponent moves to its place and is corrected by 2**112, which normalises as well."""
+    """The exponent moves to its bits and is corrected by 2**112, which normalises as well."""
     for j in range(block.shape[0]):
         for d in range(block.shape[1]):
             bits = np.int32(block[j, d])
@@ -128,7 +128,7 @@ def _from_float16(block: Any, wide: Any) -> Any:
 def _attend_in_parallel(arrays: Paged, scale: Any, window: int, num_threads: int) -> None:
     tasks, costs = _plan(arrays)
     for thread in prange(num_threads):
-        # Equal shares of the cost; a task belongs to the share in which it begins.
+        # Equal parts of the cost; a task belongs to the part in which it begins.
         begin = np.searchsorted(costs, costs[-1] * thread / num_threads)
         end = np.searchsorted(costs, costs[-1] * (thread + 1) / num_threads)
         _attend_tasks(arrays, tasks[begin : min(end, tasks.shape[0])], scale, window)

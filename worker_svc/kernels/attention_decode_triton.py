@@ -46,9 +46,9 @@ def decode_kernel(
     shape: tl.constexpr,
     early: tl.constexpr,
 ) -> None:
-    """One program a share of one row's segments, for the query heads of one KV head.
+    """One program for a part of one row's segments and the query heads of one KV head.
 
-    If there are several shares, each segment's state goes to ``partials``, see ``join_kernel``.
+    If there are several parts, each segment's state goes to ``partials``, see ``join_kernel``.
     """
     wait_for_others(early)
     is_split = tl.num_programs(2) > 1
@@ -57,18 +57,18 @@ def decode_kernel(
     context_len = tl.load(context_lens + row)
     segment_len = _segment_len(context_len, shape)
     first, end = _segments(context_len, segment_len, shape)
-    share = tl.cdiv(end - first, tl.num_programs(2))
-    first += tl.program_id(2) * share
-    end = tl.minimum(first + share, end)
+    part_len = tl.cdiv(end - first, tl.num_programs(2))
+    first += tl.program_id(2) * part_len
+    end = tl.minimum(first + part_len, end)
     if (tl.load(query_starts + row + 1) - start != 1) | (is_split & (first >= end)):
         return
     lines = tl.arange(0, shape.num_lines)
     heads = tl.program_id(1) * shape.group + lines
-    places = start.to(tl.int64) * query_token_stride + heads * query_head_stride
-    queries = load_query(query, places, lines < shape.group, shape)
-    head_place = tl.program_id(1).to(tl.int64) * (shape.block_size * shape.head_dim)
+    offsets = start.to(tl.int64) * query_token_stride + heads * query_head_stride
+    queries = load_query(query, offsets, lines < shape.group, shape)
+    head_offset = tl.program_id(1).to(tl.int64) * (shape.block_size * shape.head_dim)
     table = block_tables + tl.load(row_ids + row).to(tl.int64) * table_stride
-    cache = k_cache + head_place, v_cache + head_place, table
+    cache = k_cache + head_offset, v_cache + head_offset, table
     joined = nothing_yet(shape)
     for segment in range(first, end):
         begin = segment * segment_len
@@ -80,8 +80,8 @@ def decode_kernel(
         else:
             joined = _joined(joined, state)
     if not is_split:
-        places = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
-        store_output(output, places * shape.head_dim, lines < shape.group, joined, shape)
+        offsets = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
+        store_output(output, offsets * shape.head_dim, lines < shape.group, joined, shape)
 
 
 @triton.jit(do_not_specialize=["num_segments"])
@@ -115,8 +115,8 @@ def join_kernel(
             exists = group + i < end
             state = _load_partial(partials, line * num_segments + group + i, exists, shape)
             joined = _joined(joined, state)
-    places = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
-    store_output(output, places * shape.head_dim, lines < shape.group, joined, shape)
+    offsets = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
+    store_output(output, offsets * shape.head_dim, lines < shape.group, joined, shape)
 
 
 @triton.jit
@@ -165,12 +165,12 @@ def _joined(joined: tl.tuple, state: tl.tuple) -> tl.tuple:
 
 @triton.jit
 def _store_partial(
-    partials: tl.tensor, places: tl.tensor, state: tl.tuple, shape: tl.constexpr
+    partials: tl.tensor, offsets: tl.tensor, state: tl.tuple, shape: tl.constexpr
 ) -> None:
     top, total, mixed = state
     inside = tl.arange(0, shape.num_lines) < shape.group
     dims = tl.arange(0, shape.padded_dim)
-    begins = partials + places * (shape.head_dim + 2)
+    begins = partials + offsets * (shape.head_dim + 2)
     mask = inside[:, None] & (dims < shape.head_dim)[None, :]
     tl.store(begins[:, None] + dims[None, :], mixed, mask=mask)
     tl.store(begins + shape.head_dim, top, mask=inside)
@@ -179,11 +179,11 @@ def _store_partial(
 
 @triton.jit
 def _load_partial(
-    partials: tl.tensor, places: tl.tensor, exists: tl.tensor, shape: tl.constexpr
+    partials: tl.tensor, offsets: tl.tensor, exists: tl.tensor, shape: tl.constexpr
 ) -> tl.tuple:
     inside = (tl.arange(0, shape.num_lines) < shape.group) & exists
     dims = tl.arange(0, shape.padded_dim)
-    begins = partials + places * (shape.head_dim + 2)
+    begins = partials + offsets * (shape.head_dim + 2)
     mask = inside[:, None] & (dims < shape.head_dim)[None, :]
     mixed = tl.load(begins[:, None] + dims[None, :], mask=mask, other=0.0)
     top = tl.load(begins + shape.head_dim, mask=inside, other=float("-inf"))

@@ -14,7 +14,7 @@ Integers = NDArray[np.int64]
 
 
 def gather(cache: Tensor, lines: Tensor) -> Tensor:
-    """One head's share of N blocks, ``[N, block_size * D]``: a copy in one pass.
+    """One head's part of N blocks, ``[N, block_size * D]``: a copy in one pass.
 
     ``lines`` is ``[N]`` int64, ``block_id * Hkv + head``, of
     ``cache [num_blocks, Hkv, block_size, D]``.

@@ -48,7 +48,7 @@ class Groups:
     its own tokens are in the cache already.
 
     Attributes:
-        row_ids: ``[R]``, on the host: each row's line in ``block_tables``.
+        row_ids: ``[R]``, on the host: each row's index in ``block_tables``.
         query_lens: ``[R]``, on the host: its tokens in this step, at least one.
         context_lens: ``[R]``, on the host: tokens in its cache after this step's writes.
         block_tables: ``[max_rows, max_blocks_per_row]`` int32, resident; entries past a row's
@@ -76,8 +76,8 @@ class Groups:
         row = np.arange(len(sizes)).repeat(sizes)
         within = np.arange(len(row)) - (sizes.cumsum() - sizes)[row]
         head, block = within // num_blocks[row], first[row] + within % num_blocks[row]
-        places = to_device(np.stack((self.row_ids[row], block, head)), cache.device)
-        lines = self.block_tables[places[0], places[1]] * num_kv_heads + places[2]
+        at = to_device(np.stack((self.row_ids[row], block, head)), cache.device)
+        lines = self.block_tables[at[0], at[1]] * num_kv_heads + at[2]
         return _Reading(lines, tuple(self._groups(window, cache, sizes)))
 
     def _first_keys(self, window: int) -> Integers:
@@ -95,7 +95,7 @@ class Groups:
         for begin, end in zip(begins, [*begins[1:], len(sizes)], strict=True):
             query_len, context_len = int(self.query_lens[begin]), int(self.context_lens[begin])
             first = int(self._first_keys(window)[begin])
-            num_places = int(sizes[begin]) // num_kv_heads * block_size
+            num_slots = int(sizes[begin]) // num_kv_heads * block_size
             before = int(block_ends[begin] - sizes[begin]) * block_size + first % block_size
             yield _Group(
                 num_rows=int(end - begin),
@@ -103,7 +103,7 @@ class Groups:
                 tokens=slice(int(token_ends[begin]) - query_len, int(token_ends[end - 1])),
                 view=(
                     (int(end - begin), num_kv_heads, context_len - first, head_dim),
-                    (num_kv_heads * num_places * head_dim, num_places * head_dim, head_dim, 1),
+                    (num_kv_heads * num_slots * head_dim, num_slots * head_dim, head_dim, 1),
                     before * head_dim,
                 ),
                 mask=_mask((query_len, context_len), first, window, cache),
@@ -126,7 +126,7 @@ def _mask(lengths: tuple[int, int], first: int, window: int, like: Tensor) -> Te
 def grouped_attention(
     query: Tensor, k_cache: Tensor, v_cache: Tensor, groups: Groups, scale: float, window: int
 ) -> Tensor:
-    """``paged_attention`` (see ``Kernels``) over rows that are laid as ``Groups``.
+    """``paged_attention`` (see ``Kernels``) over rows laid out as ``Groups``.
 
     Any floating dtype, on any device; 16-bit weights are rounded before they meet the values.
     """

@@ -16,7 +16,7 @@ from worker_svc.kernels.attention_dense import Integers, attend_dense, gather, h
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What to gather for all rows, see ``gather``; ``stale`` are the places to be zeroed after.
+    """What to gather for all rows, see ``gather``; ``stale`` are the slots to be zeroed after.
 
     ``mask`` is that of ``attend_dense``. ``num_keys`` are read of each row.
     """
@@ -43,7 +43,7 @@ class Rectangle:
     """R rows of Q tokens each: a row's own tokens first, then the last one again as padding.
 
     Attributes:
-        row_ids: ``[R]``, on the host: each row's line in ``block_tables``.
+        row_ids: ``[R]``, on the host: each row's index in ``block_tables``.
         starts: ``[R]``, on the host: tokens in its cache before this step.
         query_lens: ``[R]``, on the host: its own tokens in this step, 1 to Q, one row has Q.
         block_tables: ``[max_rows, max_blocks_per_row]`` int32, resident; entries past a row's
@@ -116,7 +116,7 @@ def _of_all_heads(
 def padded_attention(
     query: Tensor, k_cache: Tensor, v_cache: Tensor, rectangle: Rectangle, scale: float, window: int
 ) -> Tensor:
-    """``paged_attention`` (see ``Kernels``) over rows that are laid as a ``Rectangle``.
+    """``paged_attention`` (see ``Kernels``) over rows laid out as a ``Rectangle``.
 
     Any floating dtype, on any device; 16-bit weights are rounded before they meet the values.
     What comes out for padding means nothing.

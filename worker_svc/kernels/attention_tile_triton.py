@@ -20,12 +20,12 @@ def tile_begin(position: tl.tensor, shape: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def load_query(
-    query: tl.tensor, places: tl.tensor, inside: tl.tensor, shape: tl.constexpr
+    query: tl.tensor, offsets: tl.tensor, inside: tl.tensor, shape: tl.constexpr
 ) -> tl.tensor:
-    """The queries that begin at ``places``; zeros where a line does not exist."""
+    """The queries that begin at ``offsets``; zeros where a line does not exist."""
     dims = tl.arange(0, shape.padded_dim)
     mask = inside[:, None] & (dims < shape.head_dim)[None, :]
-    return tl.load(query + places[:, None] + dims[None, :], mask=mask, other=0.0)
+    return tl.load(query + offsets[:, None] + dims[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -58,23 +58,23 @@ def _load_block_ids(
 
 
 @triton.jit
-def _key_places(block_ids: tl.tuple, first: tl.tensor, shape: tl.constexpr) -> tl.tensor:
-    """Where the keys of a tile begin, from the KV head's place in block 0.
+def _key_offsets(block_ids: tl.tuple, first: tl.tensor, shape: tl.constexpr) -> tl.tensor:
+    """Where the keys of a tile begin, counted from the KV head's keys in block 0.
 
     Which of a tile's blocks a key lies in is known as the kernel is compiled.
     """
     keys = tl.arange(0, shape.num_keys)
     if shape.num_keys % shape.block_size == 0:
-        offsets = keys % shape.block_size
+        within = keys % shape.block_size
     else:
-        offsets = (first + keys) % shape.block_size
+        within = (first + keys) % shape.block_size
     block_numbers: tl.constexpr = shape.num_kv_heads * shape.block_size * shape.head_dim
     begins = block_ids[0].to(tl.int64) * block_numbers + keys * 0
     num_blocks: tl.constexpr = len(block_ids)
     for i in tl.static_range(1, num_blocks):
         begin = block_ids[i].to(tl.int64) * block_numbers
         begins = tl.where(keys >= i * shape.block_size, begin, begins)
-    return begins + offsets * shape.head_dim
+    return begins + within * shape.head_dim
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def _load_keys(
 ) -> tl.tensor:
     """``[D, keys]``. Past the context they are whatever lies there, NaN perhaps."""
     dims = tl.arange(0, shape.padded_dim)
-    pointers = k_cache + _key_places(block_ids, first, shape)[None, :] + dims[:, None]
+    pointers = k_cache + _key_offsets(block_ids, first, shape)[None, :] + dims[:, None]
     if shape.head_dim == shape.padded_dim:
         keys = tl.load(pointers)
     else:
@@ -103,7 +103,7 @@ def _load_values(
     """``[keys, D]``; with a mask zeros from ``end`` on."""
     dims = tl.arange(0, shape.padded_dim)
     inside = (dims < shape.head_dim)[None, :]
-    pointers = v_cache + _key_places(block_ids, first, shape)[:, None] + dims[None, :]
+    pointers = v_cache + _key_offsets(block_ids, first, shape)[:, None] + dims[None, :]
     if is_masked:
         exists = first + tl.arange(0, shape.num_keys) < end
         values = tl.load(pointers, mask=exists[:, None] & inside, other=0.0)
@@ -214,12 +214,12 @@ def attend_overlapped(
 
 @triton.jit
 def store_output(
-    output: tl.tensor, places: tl.tensor, inside: tl.tensor, state: tl.tuple, shape: tl.constexpr
+    output: tl.tensor, offsets: tl.tensor, inside: tl.tensor, state: tl.tuple, shape: tl.constexpr
 ) -> None:
     """The mean of the values by weight; zeros where nothing was seen."""
     _, total, mixed = state
     dims = tl.arange(0, shape.padded_dim)
     mask = inside[:, None] & (dims < shape.head_dim)[None, :]
     mean = mixed / tl.where(total > 0, total, 1.0)[:, None]
-    pointers = output + places[:, None] + dims[None, :]
+    pointers = output + offsets[:, None] + dims[None, :]
     tl.store(pointers, mean.to(output.dtype.element_ty), mask=mask)

@@ -116,10 +116,10 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
     shape = _shape(call, tile, 16)
     shape = shape._replace(segment_len=tile.segment_len)
     num_segments = min(MAX_SEGMENTS.value, -(-ragged.max_context_len // shape.segment_len))
-    num_shares = _num_shares(call, num_segments, tile)
+    num_parts = _num_parts(call, num_segments, tile)
     lines = (ragged.num_rows, query.shape[1], num_segments, shape.head_dim + 2)
-    partials = torch.empty(lines if num_shares > 1 else 0, dtype=torch.float32, device=query.device)
-    decode_kernel[(ragged.num_rows, shape.num_kv_heads, num_shares)](
+    partials = torch.empty(lines if num_parts > 1 else 0, dtype=torch.float32, device=query.device)
+    decode_kernel[(ragged.num_rows, shape.num_kv_heads, num_parts)](
         query,
         query.stride(0),
         query.stride(1),
@@ -139,10 +139,10 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
         launch_pdl=starts_early(query),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages
-        + _has_few(ragged.num_rows * shape.num_kv_heads * num_shares, query),
+        + _has_few(ragged.num_rows * shape.num_kv_heads * num_parts, query),
         enable_fp_fusion=True,
     )
-    if num_shares > 1:
+    if num_parts > 1:
         join_kernel[(ragged.num_rows, shape.num_kv_heads)](
             ragged.query_starts,
             ragged.context_lens,
@@ -157,8 +157,8 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
         )
 
 
-def _num_shares(call: AttentionCall, num_segments: int, tile: DecodeTile) -> int:
-    """How many programs share a row's segments; no output depends on it.
+def _num_parts(call: AttentionCall, num_segments: int, tile: DecodeTile) -> int:
+    """Into how many parts a row's segments are split, a program each; no output depends on it.
 
     As many as fill the device, where the segments' states find room.
     """

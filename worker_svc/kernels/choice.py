@@ -13,12 +13,12 @@ class SampledRows:
     """The S rows of logits that get a token.
 
     Attributes:
-        lines: ``[S]`` int32, the sequence's line in the tables; -1 is a padded row, whose choice
+        row_ids: ``[S]`` int32, the sequence's row in the tables; -1 is a padded row, whose choice
             means nothing.
-        positions: ``[S]`` int32, the place of the new token in its sequence: its tokens so far.
+        positions: ``[S]`` int32, the new token's index in its sequence: its tokens so far.
     """
 
-    lines: Tensor
+    row_ids: Tensor
     positions: Tensor
 
 
@@ -58,11 +58,11 @@ class SamplingTable(Protocol):
     """The rows on the device, as far as choosing and ending concern them.
 
     Attributes:
-        token_ids: ``[lines, max_context]`` int32, prompt and output.
-        records: ``[lines, RECORD_WORDS]`` int32, see ``record``.
-        has_ended: ``[lines]`` int32, 0 or 1.
-        bias_ids, bias_values: ``[lines, max biases]`` int32 and float32; the first ``num_biases``
-            of a line are meant.
+        token_ids: ``[max_rows, max_context]`` int32, prompt and output.
+        records: ``[max_rows, RECORD_WORDS]`` int32, see ``record``.
+        has_ended: ``[max_rows]`` int32, 0 or 1.
+        bias_ids, bias_values: ``[max_rows, max biases]`` int32 and float32; of a row the first
+            ``num_biases`` are meant.
     """
 
     @property

@@ -36,14 +36,14 @@ def choose_reference(
     is_plain = not (needs.penalties or needs.bias or needs.draw or needs.num_logprobs >= 0)
     if is_plain:
         return Choice(token_ids.int(), is_finite.int())
-    lines = sampled.lines.clamp(min=0).long()
-    columns = Columns(table.records)[lines]
-    is_sound = is_finite & (sampled.lines >= 0)
+    row_ids = sampled.row_ids.clamp(min=0).long()
+    columns = Columns(table.records)[row_ids]
+    is_sound = is_finite & (sampled.row_ids >= 0)
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if needs.penalties or needs.bias:
         at = (is_sound & _is_adjusted(columns)).nonzero().squeeze(1)
         part = scores[at]
-        rows = SampledRows(lines[at], sampled.positions[at])
+        rows = SampledRows(row_ids[at], sampled.positions[at])
         _penalise(part, rows, columns[at], table.token_ids)
         _bias(part, rows, columns[at], table)
         token_ids[at] = part.clamp_(-MAX_SCORE, MAX_SCORE).argmax(-1)
@@ -94,10 +94,10 @@ def _count_tokens(
 
     ``[P, V]`` both. Adding ones is exact, in whatever order a device does it.
     """
-    places = torch.arange(int(rows.positions.max()), device=scores.device)
-    tokens = token_ids[rows.lines, : len(places)].long()
-    is_known = (places < rows.positions[:, None]).to(scores.dtype)
-    is_output = (places >= columns.num_prompt_tokens[:, None]).to(scores.dtype) * is_known
+    positions = torch.arange(int(rows.positions.max()), device=scores.device)
+    tokens = token_ids[rows.row_ids, : len(positions)].long()
+    is_known = (positions < rows.positions[:, None]).to(scores.dtype)
+    is_output = (positions >= columns.num_prompt_tokens[:, None]).to(scores.dtype) * is_known
     zeros = torch.zeros_like(scores)
     return zeros.scatter_add(1, tokens, is_output), zeros.scatter_add(1, tokens, is_known) > 0
 
@@ -105,8 +105,8 @@ def _count_tokens(
 def _bias(scores: Tensor, rows: SampledRows, columns: Columns, table: SamplingTable) -> None:
     most = int(columns.num_biases.max()) if scores.numel() else 0
     is_meant = torch.arange(most, device=scores.device) < columns.num_biases[:, None]
-    token_ids = table.bias_ids[rows.lines, :most].masked_fill(~is_meant, 0)
-    biases = table.bias_values[rows.lines, :most].masked_fill(~is_meant, 0)
+    token_ids = table.bias_ids[rows.row_ids, :most].masked_fill(~is_meant, 0)
+    biases = table.bias_values[rows.row_ids, :most].masked_fill(~is_meant, 0)
     scores.scatter_add_(1, token_ids.long(), biases.to(scores.dtype))
 
 

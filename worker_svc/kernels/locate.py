@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class RowTables:
-    """The tables on the device that a token's line points into.
+    """The tables on the device that a token's row id points into.
 
     Attributes:
-        token_ids: ``[lines, max_context]`` int32.
-        block_tables: ``[lines, max_blocks_per_row]`` int32.
-        has_ended: ``[lines]`` int32, 1 for a sequence that is over.
+        token_ids: ``[max_rows, max_context]`` int32.
+        block_tables: ``[max_rows, max_blocks_per_row]`` int32.
+        has_ended: ``[max_rows]`` int32, 1 for a sequence that is over.
         block_size: tokens in a block.
     """
 
@@ -25,14 +25,16 @@ class RowTables:
     block_size: int
 
 
-def locate_reference(lines: Tensor, positions: Tensor, tables: RowTables) -> tuple[Tensor, Tensor]:
-    """The tokens at ``positions [T]`` of ``lines [T]``, both int32, and their slots.
+def locate_reference(
+    row_ids: Tensor, positions: Tensor, tables: RowTables
+) -> tuple[Tensor, Tensor]:
+    """The tokens at ``positions [T]`` of ``row_ids [T]``, both int32, and their slots.
 
     Returns:
         Token ids ``[T]`` int64, and slots ``[T]`` int32: below zero, where nothing is written,
         for sequences that have ended.
     """
     size = tables.block_size
-    token_ids = tables.token_ids[lines, positions].long()
-    slots = tables.block_tables[lines, positions // size] * size + positions % size
-    return token_ids, torch.where(tables.has_ended[lines] > 0, -1, slots)
+    token_ids = tables.token_ids[row_ids, positions].long()
+    slots = tables.block_tables[row_ids, positions // size] * size + positions % size
+    return token_ids, torch.where(tables.has_ended[row_ids] > 0, -1, slots)

@@ -12,17 +12,17 @@ from worker_svc.kernels.locate import RowTables
 BLOCK_SIZE = 256
 
 
-def locate_triton(lines: Tensor, positions: Tensor, tables: RowTables) -> tuple[Tensor, Tensor]:
+def locate_triton(row_ids: Tensor, positions: Tensor, tables: RowTables) -> tuple[Tensor, Tensor]:
     """See ``locate_reference``."""
-    assert lines.shape == positions.shape
-    assert lines.dtype == positions.dtype == torch.int32
-    assert lines.is_contiguous()
+    assert row_ids.shape == positions.shape
+    assert row_ids.dtype == positions.dtype == torch.int32
+    assert row_ids.is_contiguous()
     assert positions.is_contiguous()
-    num_tokens = lines.shape[0]
-    token_ids = torch.empty(num_tokens, dtype=torch.int64, device=lines.device)
-    slots = torch.empty(num_tokens, dtype=torch.int32, device=lines.device)
+    num_tokens = row_ids.shape[0]
+    token_ids = torch.empty(num_tokens, dtype=torch.int64, device=row_ids.device)
+    slots = torch.empty(num_tokens, dtype=torch.int32, device=row_ids.device)
     _locate_kernel[(triton.cdiv(num_tokens, BLOCK_SIZE),)](
-        lines,
+        row_ids,
         positions,
         tables.token_ids,
         tables.token_ids.stride(0),
@@ -42,7 +42,7 @@ def locate_triton(lines: Tensor, positions: Tensor, tables: RowTables) -> tuple[
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _locate_kernel(
-    lines: tl.tensor,
+    row_ids: tl.tensor,
     positions: tl.tensor,
     tokens: tl.tensor,
     tokens_stride: int,
@@ -59,13 +59,13 @@ def _locate_kernel(
     """One program for SIZE tokens; BLOCK is the cache's block size."""
     at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     inside = at < num_tokens
-    line = tl.load(lines + at, mask=inside, other=0).to(tl.int64)
+    row_id = tl.load(row_ids + at, mask=inside, other=0).to(tl.int64)
     position = tl.load(positions + at, mask=inside, other=0)
-    token = tl.load(tokens + line * tokens_stride + position, mask=inside, other=0)
+    token = tl.load(tokens + row_id * tokens_stride + position, mask=inside, other=0)
     tl.store(token_ids + at, token.to(tl.int64), mask=inside)
     block = tl.load(
-        block_tables + line * block_tables_stride + position // BLOCK, mask=inside, other=0
+        block_tables + row_id * block_tables_stride + position // BLOCK, mask=inside, other=0
     )
-    ended = tl.load(has_ended + line * has_ended_stride, mask=inside, other=1)
+    ended = tl.load(has_ended + row_id * has_ended_stride, mask=inside, other=1)
     slot = tl.where(ended > 0, -1, block * BLOCK + position % BLOCK)
     tl.store(slots + at, slot, mask=inside)

@@ -1,4 +1,4 @@
-"""``add_rms_norm`` for CPUs, compiled by Numba: one call in place of seven of torch's."""
+"""``add_rms_norm`` for CPUs, compiled by Numba: one call instead of seven of torch's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Logits after penalties and bias, in float32: O(context) beyond the copy that holds them.
 
 Output tokens are counted by integer atomics in a buffer of the vocabulary's size that is zero
-before and after: only the places of the row's own tokens are touched, and set back.
+before and after: only the counts of the row's own tokens are touched, and set back.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def penalise(
             tl.store(counts + ids, 0, mask=is_output)
 
 
-@triton.jit(do_not_specialize_on_alignment=["lines", "positions"])
+@triton.jit(do_not_specialize_on_alignment=["row_ids", "positions"])
 def adjust_kernel(
     logits: tl.tensor,
     logits_stride: int,
-    lines: tl.tensor,
+    row_ids: tl.tensor,
     positions: tl.tensor,
     records: tl.tensor,
     token_ids: tl.tensor,
@@ -85,8 +85,8 @@ def adjust_kernel(
 ) -> None:
     """One program a row: copy its logits, then penalties, then bias."""
     row = tl.program_id(0).to(tl.int64)
-    table_line = tl.load(lines + row).to(tl.int64)
-    if table_line >= 0:
+    row_id = tl.load(row_ids + row).to(tl.int64)
+    if row_id >= 0:
         line = logits + row * logits_stride
         scores += row * VOCAB
         at = tl.arange(0, BLOCK)
@@ -95,13 +95,13 @@ def adjust_kernel(
             raw = tl.load(line + start + at, mask=inside, other=0.0).to(tl.float32)
             tl.store(scores + start + at, raw, mask=inside)
         tl.debug_barrier()
-        record = records + table_line * RECORD_WORDS
-        tokens = token_ids + table_line * tokens_stride
+        record = records + row_id * RECORD_WORDS
+        tokens = token_ids + row_id * tokens_stride
         position = tl.load(positions + row)
         penalise(line, record, tokens, position, scores, counts + row * VOCAB, BLOCK)
         tl.debug_barrier()
         num_biases = tl.load(record + NUM_BIASES)
-        biases = table_line * biases_stride
+        biases = row_id * biases_stride
         for start in range(0, num_biases, BLOCK):
             inside = start + at < num_biases
             ids = tl.load(bias_ids + biases + start + at, mask=inside, other=0)

@@ -28,7 +28,7 @@ def uniforms_reference(seeds: Tensor, indexes: Tensor, offsets: Tensor) -> Tenso
     Args:
         seeds: ``[S]`` int64, the bits of an unsigned 64-bit seed.
         indexes: ``[S]`` int32 or int64, which output of the job, below 2**32.
-        offsets: ``[S]`` int32 or int64, the token's place in the output, from 0.
+        offsets: ``[S]`` int32 or int64, the token's index in the output, from 0.
 
     Returns:
         ``[S]`` float64.

@@ -16,7 +16,7 @@ class Ragged:
     ``context_lens[r]`` tokens: the keys of its own tokens are in the cache already.
 
     Attributes:
-        row_ids: ``[R]`` int32, each row's line in ``block_tables``.
+        row_ids: ``[R]`` int32, each row's index in ``block_tables``.
         query_starts: ``[R + 1]`` int32, cumulative token counts; the last one is T.
         context_lens: ``[R]`` int32, tokens in the row's cache after this step's writes.
         block_tables: ``[max_rows, max_blocks_per_row]`` int32, resident; entries past a row's

@@ -1,4 +1,4 @@
-"""One packed record a line: all that choosing a sequence's tokens and seeing its end needs.
+"""One packed record a row: all that choosing a sequence's tokens and seeing its end needs.
 
 Written once, at admission, and read by kernels where it lies. Floats are stored by their bits.
 What the values make unnecessary is packed as "none": a sequence that takes the likeliest token
@@ -74,7 +74,7 @@ class _Word:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Records ``[lines, RECORD_WORDS]`` int32 by name; views ``[lines]``, strided.
+    """Records ``[max_rows, RECORD_WORDS]`` int32 by name; views ``[max_rows]``, strided.
 
     ``top_k`` 0 is the whole vocabulary, ``temperature`` 0 the likeliest token, ``num_logprobs``
     -1 none.
@@ -96,17 +96,17 @@ class Columns:
     frequency = _Word(FREQUENCY, torch.float32)
     repetition = _Word(REPETITION, torch.float32)
 
-    def __getitem__(self, lines: Tensor) -> Columns:
-        """The columns of these lines; a copy."""
-        return Columns(self.records[lines])
+    def __getitem__(self, row_ids: Tensor) -> Columns:
+        """The columns of these rows; a copy."""
+        return Columns(self.records[row_ids])
 
     @property
     def seed(self) -> Tensor:
-        """``[lines]`` int64, the bits of an unsigned number; a copy."""
+        """``[max_rows]`` int64, the bits of an unsigned number; a copy."""
         low, high = self.records[:, SEED_LOW].long(), self.records[:, SEED_HIGH].long()
         return (low & 0xFFFFFFFF) | (high << 32)
 
     @property
     def stop_token_ids(self) -> Tensor:
-        """``[lines, MAX_END_TOKENS]``: the first ``num_stops`` of a line are meant."""
+        """``[max_rows, MAX_END_TOKENS]``: the first ``num_stops`` of a row are meant."""
         return self.records[:, FIRST_STOP:]

@@ -51,7 +51,7 @@ class RotaryWrite:
 
 
 def rotary_write_reference(query: Tensor, key: Tensor, value: Tensor, args: RotaryWrite) -> None:
-    """Norm and rotate ``query [T, Hq, D]`` in place; write ``key``, normed and rotated, and
+    """Norm and rotate ``query [T, Hq, D]`` where it lies; write ``key``, normed and rotated, and
     ``value``, ``[T, Hkv, D]`` both, to the cache.
 
     ``key`` itself keeps its values.

@@ -112,25 +112,25 @@ def _rotary_write_kernel(
     sines = tl.load(sin + position * half + at, mask=exists, other=0.0)
     heads = tl.arange(0, padded_heads)[:, None]
     inside = (heads < num_heads) & exists[None, :]
-    places = token * query_token_stride + heads * query_head_stride + at[None, :]
-    low, high = _load_halves(query + places, inside, half)
+    offsets = token * query_token_stride + heads * query_head_stride + at[None, :]
+    low, high = _load_halves(query + offsets, inside, half)
     if has_norms:
         low, high = _normed(low, high, query_norm, eps, half, padded_half)
     low, high = _rotated(low, high, cosines, sines)
-    _store_halves(query + places, low, high, inside, half)
+    _store_halves(query + offsets, low, high, inside, half)
     slot = tl.load(slots + token).to(tl.int64)
     heads = tl.arange(0, padded_kv_heads)[:, None]
     inside = (heads < tl.where(slot >= 0, num_kv_heads, 0)) & exists[None, :]
     lines = (slot // block_size * num_kv_heads + heads) * block_size
     cached = (lines + slot % block_size) * (2 * half) + at[None, :]
-    places = token * key_token_stride + heads * key_head_stride + at[None, :]
-    low, high = _load_halves(key + places, inside, half)
+    offsets = token * key_token_stride + heads * key_head_stride + at[None, :]
+    low, high = _load_halves(key + offsets, inside, half)
     if has_norms:
         low, high = _normed(low, high, key_norm, eps, half, padded_half)
     low, high = _rotated(low, high, cosines, sines)
     _store_halves(k_cache + cached, low, high, inside, half)
-    places = token * value_token_stride + heads * value_head_stride + at[None, :]
-    low, high = _load_halves(value + places, inside, half)
+    offsets = token * value_token_stride + heads * value_head_stride + at[None, :]
+    low, high = _load_halves(value + offsets, inside, half)
     _store_halves(v_cache + cached, low, high, inside, half)
 
 

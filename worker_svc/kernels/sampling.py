@@ -32,6 +32,6 @@ def categorical_reference(logits: Tensor, uniforms: Tensor) -> Tensor:
     possible = weights > 0
     passed = (cumulative > targets) & possible
     # Rounding may leave no token past the target: then it is the last possible one.
-    places = torch.arange(logits.shape[1], device=logits.device)
-    last = torch.where(possible, places, 0).amax(-1)
+    token_ids = torch.arange(logits.shape[1], device=logits.device)
+    last = torch.where(possible, token_ids, 0).amax(-1)
     return torch.where(passed.any(-1), passed.to(torch.uint8).argmax(-1), last)

@@ -1,8 +1,8 @@
 """Where a row is cut: the lowest score that top_k and top_p leave, found without sorting.
 
 Scores are searched by their *keys*, integers in the order of the numbers; those of 16-bit logits
-have 16 bits or fewer, so that no step is spent on bits that do not differ. The best tokens of the
-places of a tile (see ``find_peak``) bound the cut from below, and nearly always leave so few
+have 16 bits or fewer, so that no step is spent on bits that do not differ. The best tokens at
+each index of a tile (see ``find_peak``) bound the cut from below, and nearly always leave so few
 candidates that one pass gathers them and the rest happens in registers. Where they do not, three
 cuts at a time are tried on the whole row until they do.
 
@@ -63,8 +63,8 @@ def held_scores(
     COLS: tl.constexpr,
 ) -> tl.tensor:
     """``[ROWS, COLS]``: the scores of the ``num_held`` tokens in ``held``, then -inf."""
-    places = tile_offsets(ROWS, COLS)
-    return scores_at(line, tl.load(held + places, places < num_held, other=VOCAB), VOCAB)
+    offsets = tile_offsets(ROWS, COLS)
+    return scores_at(line, tl.load(held + offsets, offsets < num_held, other=VOCAB), VOCAB)
 
 
 @triton.jit
@@ -92,9 +92,9 @@ def gather(
         num_found = tl.sum(rows, 0)
         if num_found > 0:
             before = num_held + tl.cumsum(rows, 0) - rows
-            places = before[:, None] + tl.cumsum(ones, 1) - ones
-            is_in &= places < ROWS * COLS
-            tl.store(held + places, start + offsets, mask=is_in)
+            indices = before[:, None] + tl.cumsum(ones, 1) - ones
+            is_in &= indices < ROWS * COLS
+            tl.store(held + indices, start + offsets, mask=is_in)
         num_held += num_found
     tl.debug_barrier()
     return num_held

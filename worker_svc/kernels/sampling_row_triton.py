@@ -61,7 +61,7 @@ def total_from(scores: tl.tensor, parts: tl.tensor, lowest: tl.tensor) -> tl.ten
 def find_peak(
     line: tl.tensor, VOCAB: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
 ) -> tl.tuple:
-    """One pass: (top score, its first token, whether all is finite, best token of each place).
+    """One pass: (top score, its first token, whether all is finite, best token of each index).
 
     The last are ``[ROWS, COLS]`` different tokens of high scores (VOCAB or more where there is
     none): they bound the k-th largest score and the score above which a mass is from below.
@@ -110,7 +110,7 @@ def tile_masses(
 def pick(
     weights: tl.tensor, target: tl.tensor, ROWS: tl.constexpr, COLS: tl.constexpr
 ) -> tl.tensor:
-    """The first place whose cumulative weight exceeds ``target``; weights of zero never do."""
+    """The first index whose cumulative weight exceeds ``target``; weights of zero never do."""
     offsets = tile_offsets(ROWS, COLS)
     wide = weights.to(tl.float64)
     rows = tl.sum(wide, 1)
@@ -118,7 +118,7 @@ def pick(
     is_possible = weights > 0
     passed = tl.where(is_possible & (through > target), offsets, ROWS * COLS)
     first = tl.min(tl.min(passed, 1), 0)
-    # Rounding may leave no place past the target: then it is the last possible one.
+    # Rounding may leave no index past the target: then it is the last possible one.
     last = tl.max(tl.max(tl.where(is_possible, offsets, 0), 1), 0)
     return tl.where(first < ROWS * COLS, first, last)
 

@@ -88,7 +88,7 @@ def choose_triton(
     choose_kernel[(num_rows,)](
         logits,
         logits.stride(0),
-        sampled.lines,
+        sampled.row_ids,
         sampled.positions,
         table.records,
         token_ids,
@@ -122,7 +122,7 @@ def _adjusted(
     adjust_kernel[(num_rows,)](
         logits,
         logits.stride(0),
-        sampled.lines,
+        sampled.row_ids,
         sampled.positions,
         table.records,
         table.token_ids,
@@ -280,11 +280,11 @@ def draw_token(
     return token
 
 
-@triton.jit(do_not_specialize_on_alignment=["lines", "positions", "token_ids", "is_finite"])
+@triton.jit(do_not_specialize_on_alignment=["row_ids", "positions", "token_ids", "is_finite"])
 def choose_kernel(
     logits: tl.tensor,
     logits_stride: int,
-    lines: tl.tensor,
+    row_ids: tl.tensor,
     positions: tl.tensor,
     records: tl.tensor,
     token_ids: tl.tensor,
@@ -303,14 +303,14 @@ def choose_kernel(
 ) -> None:
     """``choose`` of one row; ``logprobs`` [S, 2] get the token's, and the logarithm of the sum."""
     row = tl.program_id(0)
-    table_line = tl.load(lines + row)
+    row_id = tl.load(row_ids + row)
     token = tl.full((), 0, tl.int32)
     row_is_finite = tl.full((), 1, tl.int32)
-    if table_line >= 0:
+    if row_id >= 0:
         line = logits + row.to(tl.int64) * logits_stride
         top, token, row_is_finite, best = find_peak(line, VOCAB, ROWS, COLS)
         if DRAW:
-            record = records + table_line.to(tl.int64) * RECORD_WORDS
+            record = records + row_id.to(tl.int64) * RECORD_WORDS
             temperature = float_of(record, TEMPERATURE)
             if (temperature > 0) & (row_is_finite != 0):
                 scale = LOG2_E / temperature
@@ -330,7 +330,7 @@ def choose_kernel(
                     CUT,
                 )
         if LOGPROBS:
-            record = records + table_line.to(tl.int64) * RECORD_WORDS
+            record = records + row_id.to(tl.int64) * RECORD_WORDS
             if tl.load(record + NUM_LOGPROBS) >= 0:
                 all_scores = float("-inf")
                 masses = tile_masses(line, top, LOG2_E, all_scores, VOCAB, ROWS, COLS, TILES)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stepserve.protocol.choices import Attention
 from worker_svc.core.needs import StepNeeds
 from worker_svc.kernels.activation import silu_mul_reference
 from worker_svc.kernels.advance import advance_reference
@@ -38,13 +39,13 @@ class Kernels:
         linear: ``(x [T, in], weight [in, out], bias [out] or None) -> [T, out]``.
         add_rms_norm: ``(x [T, H], residual [T, H], weight [H], eps) -> (normed, x + residual)``.
         rotary_write: ``(query [T, Hq, D], key [T, Hkv, D], value [T, Hkv, D], RotaryWrite)``;
-            norms (where it says so) and rotates the query in place, writes the key, normed and
+            norms (where it says so) and rotates the query where it lies, writes the key, normed and
             rotated, and the value to the cache.
         paged_attention: ``(query [T, Hq, D], k_cache, v_cache, context, scale, window) ->
             [T, Hq, D]``; causal; window 0 is none. The context is the ``Context`` that this
             attention takes.
         silu_mul: ``[T, 2 I] -> [T, I]``.
-        locate: ``(lines [T], positions [T], RowTables) -> (token ids [T], slots [T])``.
+        locate: ``(row ids [T], positions [T], RowTables) -> (token ids [T], slots [T])``.
         choose: ``(logits [S, V], SampledRows, SamplingTable, StepNeeds, Scratch) -> Choice``.
         advance: ``(Choice, SampledRows, SamplingTable)``; writes the tokens into the table, and
             which sequences ended.
@@ -82,7 +83,7 @@ class KernelsUnavailable(RuntimeError):
 def select(
     name: str,
     device: torch.device | str,
-    attention: Literal["paged", "grouped", "padded"] = "paged",
+    attention: Attention = "paged",
 ) -> Kernels:
     """The kernels called ``name`` ("auto", "triton", "cpu" or "torch") for ``device``.
 

@@ -48,8 +48,8 @@ class Likeliest:
     def draw(self, uniforms: Tensor, categorical: Categorical) -> Tensor:
         """``[D]`` ids, drawn in the vocabulary's order as from all of its tokens."""
         token_ids, order = self.token_ids.sort(-1)
-        places = categorical(self.scores.gather(1, order), uniforms)
-        return token_ids.gather(1, places[:, None]).squeeze(1)
+        drawn = categorical(self.scores.gather(1, order), uniforms)
+        return token_ids.gather(1, drawn[:, None]).squeeze(1)
 
 
 def draw_within(
@@ -91,8 +91,8 @@ def likeliest(scores: Tensor, bounds: Bounds, width: int) -> Likeliest:
     values = top.values
     top_k = torch.where(bounds.top_k == 0, vocab_size, bounds.top_k).clamp(max=vocab_size)
     floor = values[:, 0] + bounds.min_p.to(scores.dtype).log()
-    places = torch.arange(width, device=scores.device)
-    in_play = (places < top_k[:, None]) & (values >= floor[:, None])
+    ranks = torch.arange(width, device=scores.device)
+    in_play = (ranks < top_k[:, None]) & (values >= floor[:, None])
     masses = (values - values[:, :1]).to(torch.float64).exp() * in_play
     reached = masses.cumsum(-1)
     is_all_seen = (top_k <= width) | (values[:, -1] < floor)

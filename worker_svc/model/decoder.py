@@ -9,21 +9,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kvstore.cache import KVCache
+from kvstore.cache import CacheShape, KVCache
 from worker_svc.kernels import HeadNorms, Kernels, RotaryWrite
+from worker_svc.model.batch import Batch
 from worker_svc.model.config import ModelConfig
 from worker_svc.model.weights import DecoderWeights, LayerWeights, Linear
-from worker_svc.step.batch import Batch
 
 
 class Decoder:
-    """A model that is ready to compute: config, weights on a device, and the kernels to use."""
+    """The ``Model`` of one device: config, weights, and the kernels to use."""
 
-    def __init__(self, config: ModelConfig, weights: DecoderWeights, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: DecoderWeights,
+        kernels: Kernels,
+        name: str = "",
+        fingerprint: str = "",
+    ) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
         self.config = config
         self.kernels = kernels
         self._weights = weights
         self._cos, self._sin = rotary_tables(config, self.dtype, self.device)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the numbers in a token's logits."""
+        return self.config.vocab_size
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of a sequence at most."""
+        return self.config.max_context
 
     @property
     def dtype(self) -> torch.dtype:
@@ -35,17 +58,30 @@ class Decoder:
         """The device its weights are on."""
         return self._weights.embedding.device
 
+    def cache_shape(self, block_size: int) -> CacheShape:
+        """What a block of ``block_size`` tokens of this model's KV cache holds."""
+        config = self.config
+        return CacheShape(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=block_size,
+            dtype=self.dtype,
+        )
+
+    def step_bytes(self, num_rows: int, width: int, context_len: int) -> int:
+        """What layers and attention hold at once, the mask with the booleans it is made from."""
+        config, itemsize = self.config, self.dtype.itemsize
+        num_positions = num_rows * width
+        heads = 2 * (config.num_heads + config.num_kv_heads)
+        layer = 4 * config.hidden_size + max(3 * config.intermediate_size, heads * config.head_dim)
+        gathered = 2 * num_rows * context_len * config.num_kv_heads * config.head_dim
+        mask = num_positions * context_len * (itemsize + 2)
+        return (num_positions * layer + gathered) * itemsize + mask
+
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Compute a step: write every token's keys and values, return what is sampled from.
-
-        Args:
-            batch: T tokens, S sampled positions.
-            cache: this model's KV cache; the batch's slots are written.
-
-        Returns:
-            Hidden states ``[S, hidden_size]``, normalised, for ``logits``.
-        """
+        """As ``Model`` says; the hidden states are normalised."""
         kernels, eps = self.kernels, self.config.rms_eps
         residual = self._weights.embedding[batch.token_ids]
         update = torch.zeros_like(residual)  # nothing yet: the first layer is like any other

@@ -7,22 +7,21 @@ import json
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kvstore.cache import CacheShape
 from stepserve.modelfiles.directory import CheckpointError
 from worker_svc.kernels import Kernels
-from worker_svc.memory import free_bytes
+from worker_svc.machine.memory import free_bytes
+from worker_svc.machine.progress import progress
 from worker_svc.model.checkpoint import Checkpoint, find, opened
 from worker_svc.model.config import ModelConfig, read_config
 from worker_svc.model.decoder import Decoder
-from worker_svc.model.weights import EMBEDDING, VOCABULARY, Places, allocate
-from worker_svc.progress import progress
+from worker_svc.model.weights import EMBEDDING, VOCABULARY, Targets, allocate
 
 log = logging.getLogger(__name__)
 
@@ -45,34 +44,13 @@ IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 NUM_TABLES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A decoder and what it is: ``fingerprint`` is equal where logits are computed from equals."""
-
-    decoder: Decoder
-    config: ModelConfig
-    fingerprint: str
-    name: str
-
-    def cache_shape(self, block_size: int) -> CacheShape:
-        """What a block of ``block_size`` tokens of this model's KV cache holds."""
-        config = self.config
-        return CacheShape(
-            num_layers=config.num_layers,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            block_size=block_size,
-            dtype=self.decoder.dtype,
-        )
-
-
 def load_model(
     source: str | Path,
     dtype: str,
     device: torch.device | str,
     kernels: Kernels,
     max_context: int | None = None,
-) -> LoadedModel:
+) -> Decoder:
     """Load the checkpoint ``source``, a directory or a hub id.
 
     Args:
@@ -94,19 +72,18 @@ def load_model(
     tied = _tied(config, checkpoint)
     compute_dtype = _compute_dtype(dtype, device, checkpoint)
     kernels.check(compute_dtype, config.head_dim)
-    expected = Places(compute_dtype, torch.device("meta"))
+    expected = Targets(compute_dtype, torch.device("meta"))
     allocate(config, tied, expected)
     _check_tensors(checkpoint, expected)
     _check_memory(checkpoint, expected, device)
     _check_tables(checkpoint, config)
-    places = Places(compute_dtype, device)
-    weights = allocate(config, tied, places)
-    digests = _fill(checkpoint, places)
+    targets = Targets(compute_dtype, device)
+    weights = allocate(config, tied, targets)
+    digests = _fill(checkpoint, targets)
     if tied:
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
-    decoder = Decoder(config, weights, kernels)
-    return LoadedModel(decoder, config, fingerprint, checkpoint.name)
+    return Decoder(config, weights, kernels, checkpoint.name, fingerprint)
 
 
 def _with_context(config: ModelConfig, max_context: int | None) -> ModelConfig:
@@ -142,7 +119,7 @@ def _compute_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> t
     return STORED_DTYPES.get(stored.dtype, torch.float32)
 
 
-def _check_tensors(checkpoint: Checkpoint, expected: Places) -> None:
+def _check_tensors(checkpoint: Checkpoint, expected: Targets) -> None:
     """Every tensor that the config asks for is there, in its shape; others are warned of."""
     where = checkpoint.directory
     missing = sorted(expected.views.keys() - checkpoint.tensors.keys())
@@ -166,7 +143,7 @@ def _first(names: list[str]) -> str:
     return names[0] if more == 0 else f"{names[0]} (and {more} more)"
 
 
-def _check_memory(checkpoint: Checkpoint, expected: Places, device: torch.device) -> None:
+def _check_memory(checkpoint: Checkpoint, expected: Targets, device: torch.device) -> None:
     needed, free = sum(view.nbytes for view in expected.views.values()), free_bytes(device)
     if needed > free:
         raise CheckpointError(
@@ -186,9 +163,9 @@ def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
         )
 
 
-def _fill(checkpoint: Checkpoint, places: Places) -> dict[str, str]:
-    """Copy every tensor to its place, one at a time; returns the SHA-256 of each one's bytes."""
-    names = sorted(places.views, key=lambda name: (checkpoint.tensors[name].file, name))
+def _fill(checkpoint: Checkpoint, targets: Targets) -> dict[str, str]:
+    """Copy every tensor to its target, one at a time; returns the SHA-256 of each one's bytes."""
+    names = sorted(targets.views, key=lambda name: (checkpoint.tensors[name].file, name))
     files = dict.fromkeys(checkpoint.tensors[name].file for name in names)
     total_bytes = sum(_stored_bytes(checkpoint, name) for name in names)
     digests: dict[str, str] = {}
@@ -198,7 +175,7 @@ def _fill(checkpoint: Checkpoint, places: Places) -> dict[str, str]:
                 for name in (name for name in names if checkpoint.tensors[name].file == file):
                     tensor = handle.get_tensor(name)
                     digest = hasher.submit(_digest, tensor)
-                    _place(file, name, tensor, places.views[name])
+                    _copy(file, name, tensor, targets.views[name])
                     digests[name] = digest.result()
                     advance(tensor.nbytes)
     return digests
@@ -209,7 +186,7 @@ def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:
     return prod(info.shape) * STORED_DTYPES[info.dtype].itemsize
 
 
-def _place(file: Path, name: str, tensor: Tensor, view: Tensor) -> None:
+def _copy(file: Path, name: str, tensor: Tensor, view: Tensor) -> None:
     view.copy_(tensor)
     if bool(torch.isfinite(view).all()):
         return

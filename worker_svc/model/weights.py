@@ -57,7 +57,7 @@ class DecoderWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Targets:
     """Memory for weights, to be filled, and the ``views`` into it by a checkpoint's names."""
 
     dtype: torch.dtype
@@ -92,22 +92,22 @@ class Places:
         return Linear(matrix.t(), bias)
 
 
-def allocate(config: ModelConfig, tied: str | None, places: Places) -> DecoderWeights:
-    """Weights in ``places``, not yet filled.
+def allocate(config: ModelConfig, tied: str | None, targets: Targets) -> DecoderWeights:
+    """Weights that ``targets`` fill, not yet filled.
 
     ``tied`` names the one tensor that is the embedding and the vocabulary, where one is both.
     """
-    embedding = places.embedding(tied or EMBEDDING, config.vocab_size, config.hidden_size)
-    layers = tuple(_layer(config, index, places) for index in range(config.num_layers))
-    final_norm = places.vector("model.norm.weight", config.hidden_size)
+    embedding = targets.embedding(tied or EMBEDDING, config.vocab_size, config.hidden_size)
+    layers = tuple(_layer(config, index, targets) for index in range(config.num_layers))
+    final_norm = targets.vector("model.norm.weight", config.hidden_size)
     if tied:
         return DecoderWeights(embedding, layers, final_norm, Linear(embedding.t()))
     name = VOCABULARY.removesuffix(".weight")
-    vocabulary = places.linear([(name, config.vocab_size)], config.hidden_size, False)
+    vocabulary = targets.linear([(name, config.vocab_size)], config.hidden_size, False)
     return DecoderWeights(embedding, layers, final_norm, vocabulary)
 
 
-def _layer(config: ModelConfig, index: int, places: Places) -> LayerWeights:
+def _layer(config: ModelConfig, index: int, targets: Targets) -> LayerWeights:
     prefix = f"model.layers.{index}"
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     hidden, head_dim = config.hidden_size, config.head_dim
@@ -115,21 +115,21 @@ def _layer(config: ModelConfig, index: int, places: Places) -> LayerWeights:
     qkv = [("q_proj", query_size), ("k_proj", kv_size), ("v_proj", kv_size)]
     gate_up = [(f"{mlp}.{name}", config.intermediate_size) for name in ("gate_proj", "up_proj")]
     norms = (
-        [places.vector(f"{attention}.{name}.weight", head_dim) for name in ("q_norm", "k_norm")]
+        [targets.vector(f"{attention}.{name}.weight", head_dim) for name in ("q_norm", "k_norm")]
         if config.qk_norm
         else [None, None]
     )
     return LayerWeights(
-        input_norm=places.vector(f"{prefix}.input_layernorm.weight", hidden),
-        qkv=places.linear(
+        input_norm=targets.vector(f"{prefix}.input_layernorm.weight", hidden),
+        qkv=targets.linear(
             [(f"{attention}.{name}", size) for name, size in qkv], hidden, config.qkv_bias
         ),
         query_norm=norms[0],
         key_norm=norms[1],
-        output=places.linear([(f"{attention}.o_proj", hidden)], query_size, config.output_bias),
-        mlp_norm=places.vector(f"{prefix}.post_attention_layernorm.weight", hidden),
-        gate_up=places.linear(gate_up, hidden, config.mlp_bias),
-        down=places.linear(
+        output=targets.linear([(f"{attention}.o_proj", hidden)], query_size, config.output_bias),
+        mlp_norm=targets.vector(f"{prefix}.post_attention_layernorm.weight", hidden),
+        gate_up=targets.linear(gate_up, hidden, config.mlp_bias),
+        down=targets.linear(
             [(f"{mlp}.down_proj", hidden)], config.intermediate_size, config.mlp_bias
         ),
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row, StepPlan
-from worker_svc.model.decoder import Decoder
+from worker_svc.model.model import Model
 from worker_svc.step.graphs import GraphedSteps
 from worker_svc.step.layout import Layout
 from worker_svc.step.pending import Pending
@@ -26,18 +26,18 @@ class Executor:
     ended, lie in the table on the device, and steps are computed in the order of their launches.
     """
 
-    def __init__(self, decoder: Decoder, cache: KVCache, limits: Limits, layout: Layout) -> None:
-        self.decoder = decoder
+    def __init__(self, model: Model, cache: KVCache, limits: Limits, layout: Layout) -> None:
+        self.model = model
         self.cache = cache
-        self.table = RowTable(limits, decoder.device, decoder.kernels)
+        self.table = RowTable(limits, model.device, model.kernels)
         self._layout = layout
-        self._sampler = Sampler(self.table, decoder.kernels)
+        self._sampler = Sampler(self.table, model.kernels)
         self.graphs: GraphedSteps | None = None
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Pending:
         """Begin to compute a step."""
-        timer = start_timer(self.decoder.device)
+        timer = start_timer(self.model.device)
         self.table.write(plan.admitted, plan.rows)
         if not plan.rows:
             timer.stop()
@@ -51,21 +51,21 @@ class Executor:
 
     def _forward(self, plan: StepPlan) -> tuple[Tensor, int, int]:
         """``[>= S, H]``, what is sampled first; positions computed, key positions attended to."""
-        if self.graphs is not None and (replayed := self.graphs.forward(plan.rows)) is not None:
-            return replayed
-        batch = self._layout.lay(plan.rows, self.table, plan.num_dead)
-        hidden = self.decoder.forward(batch, self.cache)
+        if self.graphs is not None:
+            return self.graphs.forward(plan.rows)
+        batch = self._layout.make_batch(plan.rows, self.table, plan.num_dead)
+        hidden = self.model.forward(batch, self.cache)
         return hidden, batch.num_positions, batch.num_context
 
     def _sample(self, hidden: Tensor, rows: list[Row], pending: Pending) -> None:
         """Choose the rows' tokens, write them behind their last ones, and mark who has ended."""
-        lines, positions = pack(
-            ([row.resident.line for row in rows], [row.position for row in rows]),
+        row_ids, positions = pack(
+            ([row.resident.row_id for row in rows], [row.position for row in rows]),
             self.table.device,
         )
-        sampled = SampledRows(lines, positions)
+        sampled = SampledRows(row_ids, positions)
         needs = StepNeeds.of([row.resident for row in rows])
-        logits = self.decoder.logits(hidden)[: len(rows)]
+        logits = self.model.logits(hidden)[: len(rows)]
         choice = self._sampler.choose(logits, sampled, needs)
         self._sampler.advance(choice, sampled)
         pending.bring(choice, rows)

@@ -3,7 +3,7 @@
 A step of a small model is a few hundred launches that each take the host longer than the device.
 What depends on the step is read by the graph from one buffer that is copied before it; the grids
 are those of the bucket, so the batch is padded by tokens outside of every row and by empty rows.
-Only the decoder is captured: the vocabulary's product and the sampler follow in few launches.
+Only ``Model.forward`` is captured: the vocabulary's product and the sampler follow in few launches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row
-from worker_svc.model.decoder import Decoder
+from worker_svc.model.model import Model
 from worker_svc.step.flat import FlatStep, flat_batch
 from worker_svc.step.rows import RowTable
 from worker_svc.step.staging import Buffer, aligned
@@ -122,15 +122,15 @@ class _Graph:
 
 
 class GraphedSteps:
-    """The graphs of a decoder over one cache and one table."""
+    """The graphs of a model over one cache and one table."""
 
     def __init__(
-        self, decoder: Decoder, cache: KVCache, table: RowTable, buckets: Sequence[Bucket]
+        self, model: Model, cache: KVCache, table: RowTable, buckets: Sequence[Bucket]
     ) -> None:
-        self._decoder = decoder
+        self._model = model
         self._cache = cache
         self._table = table
-        self._graphs = [_Graph(bucket, decoder.device) for bucket in buckets]
+        self._graphs = [_Graph(bucket, model.device) for bucket in buckets]
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -147,17 +147,19 @@ class GraphedSteps:
             graph.replay = record(partial(self._compute, graph))
             yield graph.bucket
 
-    def forward(self, rows: Sequence[Row]) -> tuple[Tensor, int, int] | None:
-        """Replay the smallest graph that holds the rows.
+    def forward(self, rows: Sequence[Row]) -> tuple[Tensor, int, int]:
+        """Replay the smallest graph that holds the rows; where none does, launch every kernel.
 
         Returns:
             Hidden states ``[S, H]`` of the sampled rows, the positions that were computed and the
-            key positions that were attended to; None where no graph holds them.
+            key positions that were attended to.
         """
         step = FlatStep.of(rows)
         graph = next((graph for graph in self._graphs if graph.bucket.holds(step)), None)
         if graph is None or graph.replay is None:
-            return None
+            batch = step.batch(self._table)
+            hidden = self._model.forward(batch, self._cache)
+            return hidden, batch.num_positions, batch.num_context
         self._fill(graph, step)
         graph.replay()
         assert graph.hidden is not None
@@ -171,7 +173,7 @@ class GraphedSteps:
     def _compute(self, graph: _Graph) -> None:
         bounds = (graph.bucket.max_query_len, graph.bucket.max_context_len)
         batch = flat_batch(graph.inputs.views(), self._table, bounds)
-        graph.hidden = self._decoder.forward(batch, self._cache)
+        graph.hidden = self._model.forward(batch, self._cache)
 
 
 class CudaRecorder:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepserve.protocol.choices import Attention, Batching
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row
 from worker_svc.kernels import Groups, Rectangle
-from worker_svc.step.batch import Batch
+from worker_svc.model.batch import Batch
 from worker_svc.step.flat import FlatStep
+from worker_svc.step.row_arrays import RowArrays
 from worker_svc.step.rows import RowTable
-from worker_svc.step.shares import Shares
 from worker_svc.step.staging import pack
 
 Array = NDArray[Any]
@@ -23,8 +24,10 @@ Array = NDArray[Any]
 class Layout(Protocol):
     """A way to lay out rows."""
 
-    def lay(self, rows: Sequence[Row], table: RowTable, num_dead: int) -> Batch:
-        """The rows' next tokens; the last of those that leave nothing pending is sampled.
+    def make_batch(self, rows: Sequence[Row], table: RowTable, num_dead: int) -> Batch:
+        """The rows' next tokens on the device, and which of them are sampled after.
+
+        Of rows that leave nothing pending it is the last one.
 
         ``num_dead`` sequences have left since the worker last held none.
         """
@@ -33,9 +36,7 @@ class Layout(Protocol):
         """(tokens, context) of the rows that take as much memory as any step can."""
 
 
-def layout_for(
-    attention: Literal["paged", "grouped", "padded"], batching: Literal["continuous", "static"]
-) -> Layout:
+def layout_for(attention: Attention, batching: Batching) -> Layout:
     """What ``attention`` takes. In static batches a rectangle keeps the rows that have ended."""
     if attention == "padded":
         return Padded(keeps_dead=batching == "static")
@@ -45,9 +46,8 @@ def layout_for(
 class Flat:
     """All tokens of all rows laid end to end, for ``paged``."""
 
-    def lay(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
-        step = FlatStep.of(rows)
-        return step.batch(pack(step.arrays, table.device), table)
+    def make_batch(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
+        return FlatStep.of(rows).batch(table)
 
     def largest_rows(self, limits: Limits) -> Sequence[tuple[int, int]]:
         num_rows = min(limits.max_batch_size, limits.max_step_tokens)
@@ -58,24 +58,24 @@ class Flat:
 class Grouped(Flat):
     """As ``Flat``, in an order that brings rows of equal lengths together, for ``grouped``."""
 
-    def lay(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
-        given = Shares.of(rows)
+    def make_batch(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
+        given = RowArrays.of(rows)
         order = np.lexsort((given.context_lens, given.counts))
-        shares = given.take(order)
+        arrays = given.take(order)
         # By row as given: which of the tokens is its last.
         last = np.empty_like(order)
-        last[order] = shares.counts.cumsum() - 1
-        lines, positions, sampled = pack(
-            (*shares.flat_tokens(), last[given.is_sampled]), table.device
+        last[order] = arrays.counts.cumsum() - 1
+        token_row_ids, positions, sampled = pack(
+            (*arrays.flat_tokens(), last[given.is_sampled]), table.device
         )
-        token_ids, slots = table.locate(lines, positions)
+        token_ids, slots = table.locate(token_row_ids, positions)
         return Batch(
             token_ids=token_ids,
             positions=positions,
             slots=slots,
-            context=Groups(shares.lines, shares.counts, shares.context_lens, table.block_tables),
+            context=Groups(arrays.row_ids, arrays.counts, arrays.context_lens, table.block_tables),
             sample_positions=sampled.long(),
-            num_context=int(shares.context_lens.sum()),
+            num_context=int(arrays.context_lens.sum()),
         )
 
 
@@ -89,47 +89,47 @@ class Padded:
     def __init__(self, keeps_dead: bool) -> None:
         self._keeps_dead = keeps_dead
 
-    def lay(self, rows: Sequence[Row], table: RowTable, num_dead: int, /) -> Batch:
+    def make_batch(self, rows: Sequence[Row], table: RowTable, num_dead: int, /) -> Batch:
         """The logits of dead rows come after the others'."""
-        shares = self._with_dead(Shares.of(rows), num_dead)
-        width = int(shares.counts.max())
-        column, last = np.arange(width), shares.counts[:, None] - 1
+        arrays = self._with_dead(RowArrays.of(rows), num_dead)
+        width = int(arrays.counts.max())
+        column, last = np.arange(width), arrays.counts[:, None] - 1
         is_written = column <= last
         is_written[len(rows) :] = False
-        ends = np.arange(len(last)) * width + shares.counts - 1
-        lines, positions, sampled, unwritten = pack(
+        ends = np.arange(len(last)) * width + arrays.counts - 1
+        token_row_ids, positions, sampled, unwritten = pack(
             (
-                shares.lines.repeat(width),
-                (shares.starts[:, None] + np.minimum(column, last)).reshape(-1),
-                ends[shares.is_sampled],
+                arrays.row_ids.repeat(width),
+                (arrays.starts[:, None] + np.minimum(column, last)).reshape(-1),
+                ends[arrays.is_sampled],
                 np.flatnonzero(~is_written),
             ),
             table.device,
         )
-        token_ids, slots = table.locate(lines, positions)
+        token_ids, slots = table.locate(token_row_ids, positions)
         return Batch(
             token_ids=token_ids,
             positions=positions,
             slots=slots.index_fill_(0, unwritten.long(), -1),
-            context=Rectangle(shares.lines, shares.starts, shares.counts, table.block_tables),
+            context=Rectangle(arrays.row_ids, arrays.starts, arrays.counts, table.block_tables),
             sample_positions=sampled.long(),
-            num_context=len(ends) * int(shares.context_lens.max()),
+            num_context=len(ends) * int(arrays.context_lens.max()),
         )
 
-    def _with_dead(self, shares: Shares, num_dead: int) -> Shares:
+    def _with_dead(self, arrays: RowArrays, num_dead: int) -> RowArrays:
         if not self._keeps_dead or num_dead == 0:
-            return shares
-        num_rows = len(shares.lines)
-        longest = np.full(num_dead, shares.context_lens.argmax())
-        extended = shares.take(np.append(np.arange(num_rows), longest))
+            return arrays
+        num_rows = len(arrays.row_ids)
+        longest = np.full(num_dead, arrays.context_lens.argmax())
+        extended = arrays.take(np.append(np.arange(num_rows), longest))
         extended.is_sampled[num_rows:] = True
         return extended
 
     def largest_rows(self, limits: Limits) -> Sequence[tuple[int, int]]:
         """The largest rectangle, of tokens alone: padding and dead rows take the same.
 
-        Dead rows take nothing of a step's tokens: one chunk may stand beside as many as there
-        are places.
+        Dead rows take nothing of a step's tokens: one chunk may stand beside as many as the other
+        places of the batch.
         """
         most, longest = min(limits.max_batch_size, limits.max_step_tokens), limits.max_context - 1
         if self._keeps_dead:

@@ -20,7 +20,7 @@ __all__ = ["Choice", "Logprobs", "SampledRows", "Sampler", "SamplingTable", "Ste
 
 
 class Sampler:
-    """Chooses one token for each row of logits, by the sampling records of the rows' lines."""
+    """Chooses one token for each row of logits, by the sampling records of their sequences."""
 
     def __init__(self, table: SamplingTable, kernels: Kernels) -> None:
         self._table = table

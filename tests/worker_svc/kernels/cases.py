@@ -34,7 +34,7 @@ class AttentionCase:
         return f"{rows}-{heads}-b{self.block_size}-w{self.window}-{dtype}"
 
     def build(self) -> dict[str, Any]:
-        """The arguments of ``paged_attention``: shuffled blocks and table lines, NaN elsewhere."""
+        """The arguments of ``paged_attention``: shuffled blocks and table rows, NaN elsewhere."""
         generator = torch.Generator().manual_seed(self.seed)
         num_rows = len(self.rows)
         max_blocks = max(-(-context_len // self.block_size) for _, context_len in self.rows) + 1
@@ -67,7 +67,7 @@ class AttentionCase:
         }
 
     def _poison(self, cache: Tensor, table: Tensor, context_len: int) -> None:
-        """NaN in every place after a row's context, where a stale token could lie."""
+        """NaN in every slot after a row's context, where a stale token could lie."""
         for block, block_id in enumerate(table.tolist()):
             filled = min(max(context_len - block * self.block_size, 0), self.block_size)
             cache[:, block_id, :, filled:] = float("nan")

@@ -1,6 +1,6 @@
 """Compile what the launchers launch, for a GPU that is not there, and read what it needs.
 
-``launches`` records a launcher's kernels with their arguments in place of running them;
+``launches`` records a launcher's kernels with their arguments instead of running them;
 ``compile_launch`` compiles one for a compute capability as the launch on a GPU would: the same
 types, the same constants, the same facts about divisibility by 16.
 """

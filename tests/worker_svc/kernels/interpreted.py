@@ -178,10 +178,10 @@ def test_locate() -> None:
         torch.tensor([0, 7, 0, 7, 1, 7, 1, 7], dtype=torch.int32)[::2],
         block_size=4,
     )
-    lines = torch.randint(0, 4, (300,), dtype=torch.int32)
+    row_ids = torch.randint(0, 4, (300,), dtype=torch.int32)
     positions = torch.randint(0, 20, (300,), dtype=torch.int32)
-    drawn = TRITON.locate(lines, positions, tables)
-    for got, expected in zip(drawn, TORCH.locate(lines, positions, tables), strict=True):
+    drawn = TRITON.locate(row_ids, positions, tables)
+    for got, expected in zip(drawn, TORCH.locate(row_ids, positions, tables), strict=True):
         assert got.dtype == expected.dtype
         assert torch.equal(got, expected)
 

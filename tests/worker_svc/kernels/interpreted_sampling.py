@@ -202,8 +202,8 @@ def test_counts_are_zero_again_and_padded_rows_are_left_alone() -> None:
         Case(Sampling(max_tokens=50, repetition_penalty=1.5), output=(7, 8)),
     ]
     table, rows, needs = tabled(cases)
-    lines = torch.tensor([int(rows.lines[0]), PADDED, int(rows.lines[1])], dtype=torch.int32)
-    padded = SampledRows(lines, torch.tensor([6, 0, 5], dtype=torch.int32))
+    row_ids = torch.tensor([int(rows.row_ids[0]), PADDED, int(rows.row_ids[1])], dtype=torch.int32)
+    padded = SampledRows(row_ids, torch.tensor([6, 0, 5], dtype=torch.int32))
     scratch = Scratch(torch.device("cpu"))
     logits = random_logits(3, torch.float32, 5, vocab_size=VOCAB_SIZE)
     for _ in range(2):
@@ -217,16 +217,16 @@ def test_counts_are_zero_again_and_padded_rows_are_left_alone() -> None:
 def test_advance_writes_tokens_and_sees_ends(kernels: Kernels) -> None:
     stops = tuple(range(100, 164))
     cases = [Case(Sampling(max_tokens=3, stop_token_ids=stops), output=(9,)) for _ in range(6)]
-    table = Table(num_lines=7)
-    for line, case in enumerate(cases):
-        table.admit(case, line)
+    table = Table(num_rows=7)
+    for row_id, case in enumerate(cases):
+        table.admit(case, row_id)
     table.has_ended[5] = 1
     before = table.token_ids.clone()
-    lines = torch.tensor([3, 0, PADDED, 1, 2, 4, 5], dtype=torch.int32)
+    row_ids = torch.tensor([3, 0, PADDED, 1, 2, 4, 5], dtype=torch.int32)
     positions = torch.tensor([4, 4, 0, 4, 5, 4, 4], dtype=torch.int32)
     chosen = torch.tensor([163, 99, 100, 7, 8, 100, 100], dtype=torch.int32)
     is_finite = torch.tensor([1, 1, 1, 0, 1, 1, 1], dtype=torch.int32)
-    rows = SampledRows(lines, positions)
+    rows = SampledRows(row_ids, positions)
     Sampler(table, kernels).advance(Choice(chosen, is_finite), rows)
     before[3, 4], before[0, 4], before[2, 5], before[4, 4] = 163, 99, 8, 100
     assert torch.equal(table.token_ids, before)

@@ -24,7 +24,7 @@ from tests.worker_svc.kernels.compiling import (
     specialisation,
 )
 from tests.worker_svc.step.sampling import Table as SampleTable
-from tests.worker_svc.step.test_rows import row_of
+from tests.worker_svc.step.tables import row_of
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Resident
 from worker_svc.kernels import HeadNorms, RotaryWrite, select
@@ -50,7 +50,7 @@ from worker_svc.kernels.norm_triton import add_rms_norm_triton
 from worker_svc.kernels.rotary_triton import rotary_write_triton
 from worker_svc.kernels.sampling_triton import choose_triton
 from worker_svc.kernels.scratch import Scratch
-from worker_svc.step.batch import Batch
+from worker_svc.model.batch import Batch
 from worker_svc.step.layout import Flat
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import SampledRows, StepNeeds
@@ -188,7 +188,7 @@ NEEDS = {
 
 def sample_step(logits: torch.Tensor, needs: StepNeeds) -> None:
     """Launch what chooses a token for each row, and what writes it down."""
-    table, numbers = SampleTable(num_lines=20), torch.zeros(len(logits), dtype=torch.int32)
+    table, numbers = SampleTable(num_rows=20), torch.zeros(len(logits), dtype=torch.int32)
     rows = SampledRows(numbers, numbers)
     choice = choose_triton(logits, rows, table, needs, Scratch(torch.device("cpu")))
     advance_triton(choice, rows, table)
@@ -238,7 +238,7 @@ def test_kernels_that_start_early(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"worker_svc.kernels.{module}_triton.starts_early", lambda _: True)
     case = replace(GROUPED, rows=((1, 3000),), head_dim=128, dtype=torch.bfloat16)
     x, table = torch.zeros(1, 1024, dtype=torch.bfloat16), torch.zeros(20, 32, dtype=torch.bfloat16)
-    heads, place = x.view(1, 16, 64), torch.zeros(1, dtype=torch.int32)
+    heads, index = x.view(1, 16, 64), torch.zeros(1, dtype=torch.int32)
     cache = torch.zeros(4, 16, 16, 64, dtype=torch.bfloat16)
     with launches() as collected:
         paged_attention_triton(**case.build())
@@ -246,7 +246,7 @@ def test_kernels_that_start_early(monkeypatch: pytest.MonkeyPatch) -> None:
         silu_mul_triton(x)
         linear_triton(x, torch.empty(512, 1024, dtype=torch.bfloat16).t(), None)
         rotary_write_triton(
-            heads, heads, heads, RotaryWrite(table, table, place, place, cache, cache)
+            heads, heads, heads, RotaryWrite(table, table, index, index, cache, cache)
         )
     assert len(collected) == 6
     for launch in collected:
@@ -262,13 +262,13 @@ def batch_of(rows: list[tuple[int, int]]) -> Batch:
     kernels = replace(select("torch", "cpu"), locate=locate_triton)
     table = RowTable(LIMITS, torch.device("cpu"), kernels)
     laid = []
-    for line, (num_tokens, context_len) in enumerate(rows):
+    for row_id, (num_tokens, context_len) in enumerate(rows):
         computed = context_len - num_tokens
-        admission = Admission(line, "", 0, (1,) * context_len, 1, Sampling(9), computed)
+        admission = Admission(row_id, "", 0, (1,) * context_len, 1, Sampling(9), computed)
         resident = Resident.of(admission, LIMITS.max_context)
-        resident.line = line
+        resident.row_id = row_id
         laid.append(row_of(resident, num_tokens))
-    return Flat().lay(laid, table, 0)
+    return Flat().make_batch(laid, table, 0)
 
 
 def launch_step(batch: Batch) -> None:

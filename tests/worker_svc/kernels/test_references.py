@@ -107,13 +107,13 @@ def test_rotary_has_the_bits_of_transformers_and_lands_in_its_slots(
     expected_query, expected_key = (tensor[0].transpose(0, 1) for tensor in theirs)
     rotary_write_reference(query, key, value, args)
     assert torch.equal(query, expected_query)
-    places = args.k_cache.transpose(1, 2).reshape(-1, 2, head_dim)
+    cached = args.k_cache.transpose(1, 2).reshape(-1, 2, head_dim)
     for token, slot in enumerate(slots.tolist()):
         if slot >= 0:
-            assert torch.equal(places[slot], expected_key[token])
+            assert torch.equal(cached[slot], expected_key[token])
             assert torch.equal(args.v_cache[slot // block_size, :, slot % block_size], value[token])
     untouched = [slot for slot in range(12) if slot not in slots.tolist()]
-    assert (places[untouched] == 7).all()
+    assert (cached[untouched] == 7).all()
 
 
 def test_silu_mul() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from kvstore.blocks import num_blocks_for
 from kvstore.cache import KVCache
 from worker_svc.kernels import Ragged
-from worker_svc.model.loading import LoadedModel
-from worker_svc.step.batch import Batch
+from worker_svc.model.batch import Batch
+from worker_svc.model.decoder import Decoder
 
 
 @dataclass
@@ -32,16 +32,16 @@ class PagedModel:
     """A model and a cache of the blocks its sequences need, dealt out in random order."""
 
     def __init__(
-        self, model: LoadedModel, prompts: Sequence[Sequence[int]], block_size: int, seed: int
+        self, model: Decoder, prompts: Sequence[Sequence[int]], block_size: int, seed: int
     ) -> None:
-        self._decoder = model.decoder
+        self._model = model
         self._block_size = block_size
         needs = [num_blocks_for(len(prompt), block_size) for prompt in prompts]
-        self.cache = KVCache(model.cache_shape(block_size), sum(needs) + 1, model.decoder.device)
+        self.cache = KVCache(model.cache_shape(block_size), sum(needs) + 1, model.device)
         block_ids = list(range(sum(needs) + 1))
         rng = random.Random(seed)
         rng.shuffle(block_ids)
-        # Rows are shuffled too: a row's place in a step is not its line in the block tables.
+        # Rows are shuffled too: a row's index in a step is not its row of the block tables.
         row_ids = rng.sample(range(len(prompts) + 2), len(prompts))
         self.sequences = [
             PagedSequence(list(prompt), row_id, [block_ids.pop() for _ in range(need)])
@@ -55,7 +55,7 @@ class PagedModel:
     def step(self, rows: Sequence[tuple[PagedSequence, int]], sampled: str = "all") -> Tensor:
         """Compute ``num_tokens`` more of each sequence; keeps and returns the logits sampled."""
         batch = self._batch(rows, sampled)
-        logits = self._decoder.logits(self._decoder.forward(batch, self.cache))
+        logits = self._model.logits(self._model.forward(batch, self.cache))
         for sequence, num_tokens in rows:
             sequence.num_computed += num_tokens
         if sampled == "all":
@@ -88,8 +88,8 @@ class PagedModel:
         last = torch.tensor(starts[1:], dtype=torch.int64) - 1
         wanted = {"all": torch.arange(len(token_ids)), "last": last, "none": last[:0]}
         tokens = torch.tensor(token_ids, dtype=torch.int64)
-        places = (_int32(positions), _int32(slots))
-        return Batch(tokens, *places, ragged, wanted[sampled], sum(context_lens))
+        indices = (_int32(positions), _int32(slots))
+        return Batch(tokens, *indices, ragged, wanted[sampled], sum(context_lens))
 
 
 def random_tokens(vocab_size: int, length: int, seed: int) -> list[int]:

@@ -18,25 +18,24 @@ from tests.checkpoints import lone_logits, make_checkpoint
 from tests.worker_svc.model.conftest import CheckpointOf
 from tests.worker_svc.model.paged import PagedModel, random_tokens
 from worker_svc.kernels import select
-from worker_svc.memory import cgroup_free_bytes
-from worker_svc.model.loading import LoadedModel, load_model
+from worker_svc.model.decoder import Decoder
+from worker_svc.model.loading import load_model
 from worker_svc.model.weights import EMBEDDING, VOCABULARY
-from worker_svc.progress import MIN_REPORTED_BYTES, progress
 
 TORCH = select("torch", "cpu")
 
 
-def load(source: Path | str, dtype: str = "float32") -> LoadedModel:
+def load(source: Path | str, dtype: str = "float32") -> Decoder:
     return load_model(source, dtype, "cpu", TORCH)
 
 
-def logits_of(model: LoadedModel) -> Tensor:
+def logits_of(model: Decoder) -> Tensor:
     prompt = random_tokens(model.config.vocab_size, 20, seed=1)
     paged = PagedModel(model, [prompt], block_size=8, seed=1)
     return paged.step([(paged.sequences[0], 20)])
 
 
-def assert_equal_at(model: LoadedModel, directory: Path, length: int) -> None:
+def assert_equal_at(model: Decoder, directory: Path, length: int) -> None:
     """Logits at every position of a prompt of ``length`` tokens are transformers'."""
     prompt = random_tokens(model.config.vocab_size, length, seed=2)
     paged = PagedModel(model, [prompt], block_size=16, seed=2)
@@ -66,7 +65,7 @@ def test_a_model_says_what_it_is(checkpoint_of: CheckpointOf) -> None:
     directory = checkpoint_of("llama")
     model = load(directory)
     assert model.name == directory.name
-    assert model.decoder.dtype == torch.float32
+    assert model.dtype == torch.float32
     assert model.config.num_layers == 3
     assert model.cache_shape(16).bytes_per_block == 3 * 2 * 2 * 16 * 16 * 4
 
@@ -111,9 +110,9 @@ def test_half_precision_files_in_float32(tmp_path: Path, dtype: str) -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
     widened = {name: tensor.float() for name, tensor in tensors.items()}
     save_file(widened, wide / "model.safetensors", metadata={"format": "pt"})
-    assert stored.decoder.dtype == torch.float32
+    assert stored.dtype == torch.float32
     assert torch.equal(logits_of(stored), logits_of(load(wide)))
-    assert load(directory, "auto").decoder.dtype == torch.float32
+    assert load(directory, "auto").dtype == torch.float32
 
 
 def test_a_vocabulary_beside_a_tied_config_is_used(tmp_path: Path) -> None:
@@ -161,10 +160,10 @@ def test_a_tensor_may_lie_in_another_shard_than_the_index_says(tmp_path: Path) -
     directory = make_checkpoint(tmp_path, "llama", seed=5, max_shard_size="50KB")
     index = directory / "model.safetensors.index.json"
     content = json.loads(index.read_text())
-    places = content["weight_map"]
-    shards = list(places.values())
-    name = next(name for name, shard in places.items() if shards.count(shard) > 1)
-    places[name] = next(shard for shard in shards if shard != places[name])
+    shard_of = content["weight_map"]
+    shards = list(shard_of.values())
+    name = next(name for name, shard in shard_of.items() if shards.count(shard) > 1)
+    shard_of[name] = next(shard for shard in shards if shard != shard_of[name])
     index.write_text(json.dumps(content))
     assert_equal_at(load(directory, "float64"), directory, 20)
 
@@ -247,32 +246,6 @@ def test_matrices_larger_than_a_cache_give_the_same_logits(
     monkeypatch.setattr("worker_svc.model.weights.MAX_ROW_MAJOR_BYTES", 0)
     large = logits_of(load(checkpoint_of("qwen3-tied"), "float64"))
     torch.testing.assert_close(small, large, rtol=0, atol=1e-6)
-
-
-def test_progress_is_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("some-model", MIN_REPORTED_BYTES) as advance:
-        for _ in range(64):
-            advance(MIN_REPORTED_BYTES // 64)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"loading some-model: {tenth}0 %" for tenth in range(1, 11)]
-
-
-def test_small_loads_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("some-model", MIN_REPORTED_BYTES - 1) as advance:
-        advance(MIN_REPORTED_BYTES - 1)
-    assert capsys.readouterr().err == ""
-
-
-def test_a_containers_limit_counts(tmp_path: Path) -> None:
-    assert cgroup_free_bytes(tmp_path) is None
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\nactive_file 50\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert cgroup_free_bytes(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert cgroup_free_bytes(tmp_path) == 450
-    (tmp_path / "memory.max").write_text("400\n")
-    assert cgroup_free_bytes(tmp_path) == 0
 
 
 def test_a_hub_id_that_is_cached(

@@ -41,39 +41,39 @@ class Case:
 
 
 class Table:
-    """``SamplingTable`` with rows on lines of their own.
+    """``SamplingTable`` with rows at ids of their own.
 
-    As in the worker's table, what a line has one number of lies further apart than a number.
+    As in the worker's table, what a row has one number of lies further apart than a number.
     """
 
-    def __init__(self, num_lines: int = LIMITS.max_batch_size) -> None:
-        shape = (num_lines, LIMITS.max_context)
+    def __init__(self, num_rows: int = LIMITS.max_batch_size) -> None:
+        shape = (num_rows, LIMITS.max_context)
         self.token_ids = torch.zeros(shape, dtype=torch.int32)
-        self.records = torch.zeros((num_lines, RECORD_WORDS), dtype=torch.int32)
-        self.has_ended = torch.zeros((num_lines, 4), dtype=torch.int32)[:, 0]
-        self.bias_ids = torch.zeros((num_lines, MAX_LOGIT_BIASES), dtype=torch.int32)
-        self.bias_values = torch.zeros((num_lines, MAX_LOGIT_BIASES))
+        self.records = torch.zeros((num_rows, RECORD_WORDS), dtype=torch.int32)
+        self.has_ended = torch.zeros((num_rows, 4), dtype=torch.int32)[:, 0]
+        self.bias_ids = torch.zeros((num_rows, MAX_LOGIT_BIASES), dtype=torch.int32)
+        self.bias_values = torch.zeros((num_rows, MAX_LOGIT_BIASES))
 
-    def admit(self, case: Case, line: int) -> None:
-        """Write the case's line."""
+    def admit(self, case: Case, row_id: int) -> None:
+        """Write the case's row."""
         resident = case.resident()
         admission = resident.admission
         tokens = torch.tensor(admission.token_ids, dtype=torch.int32)
-        self.token_ids[line, : len(tokens)] = tokens
-        self.records[line] = torch.from_numpy(pack_record(admission, resident.max_tokens))
+        self.token_ids[row_id, : len(tokens)] = tokens
+        self.records[row_id] = torch.from_numpy(pack_record(admission, resident.max_tokens))
         ids, biases = map(torch.from_numpy, pack_biases(case.sampling))
-        self.bias_ids[line, : len(ids)] = ids
-        self.bias_values[line, : len(ids)] = biases.view(torch.float32)
+        self.bias_ids[row_id, : len(ids)] = ids
+        self.bias_values[row_id, : len(ids)] = biases.view(torch.float32)
 
 
 def tabled(cases: Sequence[Case]) -> tuple[Table, SampledRows, StepNeeds]:
-    """A fresh table with the rows on shuffled lines."""
+    """A fresh table with the rows at shuffled ids."""
     table = Table()
-    lines = random.Random(len(cases)).sample(range(LIMITS.max_batch_size), len(cases))
-    for case, line in zip(cases, lines, strict=True):
-        table.admit(case, line)
+    row_ids = random.Random(len(cases)).sample(range(LIMITS.max_batch_size), len(cases))
+    for case, row_id in zip(cases, row_ids, strict=True):
+        table.admit(case, row_id)
     positions = [len(case.prompt) + len(case.output) for case in cases]
-    rows = SampledRows(*torch.tensor([lines, positions], dtype=torch.int32).reshape(2, -1))
+    rows = SampledRows(*torch.tensor([row_ids, positions], dtype=torch.int32).reshape(2, -1))
     return table, rows, StepNeeds.of([case.resident() for case in cases])
 
 
@@ -174,8 +174,8 @@ def draw(case: Case, logits: Sequence[float]) -> tuple[int, float]:
         )
     )
     below = 0.0
-    shares, nearness = truncated(case, logits)
-    for token_id, probability in enumerate(shares):
+    probabilities, nearness = truncated(case, logits)
+    for token_id, probability in enumerate(probabilities):
         if uniform < below + probability:
             return token_id, min(uniform - below, below + probability - uniform, nearness)
         below += probability

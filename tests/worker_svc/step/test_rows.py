@@ -3,87 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-
-import torch
+from dataclasses import replace
 
 from stepserve.protocol.sampling import Sampling
-from stepserve.protocol.step import Admission
+from tests.worker_svc.step.tables import BLOCK_SIZE, GREEDY, LIMITS, Tables, row_of
 from worker_svc.core.limits import Limits
-from worker_svc.core.residents import Resident, Row
-from worker_svc.kernels import select
 from worker_svc.kernels.record import Columns
 from worker_svc.step.flat import FlatStep, flat_batch
 from worker_svc.step.layout import Flat
 from worker_svc.step.rows import RowTable
-from worker_svc.step.sampler import Choice, SampledRows, Sampler
 from worker_svc.step.staging import pack
-
-BLOCK_SIZE = 4
-KERNELS = select("torch", "cpu")
-LIMITS = Limits(100, 40, BLOCK_SIZE, 99, 5, 64)
-
-
-def row_of(resident: Resident, num_tokens: int, new_block_ids: Sequence[int] = ()) -> Row:
-    return Row(
-        resident=resident,
-        start=resident.num_computed,
-        num_tokens=num_tokens,
-        position=resident.num_tokens,
-        is_sampled=num_tokens == resident.num_pending,
-        num_blocks=len(resident.block_ids),
-        new_block_ids=new_block_ids,
-    )
-
-
-class Tables:
-    """A table, and the same sequences as plain lists."""
-
-    def __init__(self) -> None:
-        self.table = RowTable(LIMITS, torch.device("cpu"), KERNELS)
-        self.tokens: dict[int, list[int]] = {}
-        self.residents: dict[int, Resident] = {}
-
-    def admit(self, line: int, tokens: list[int], sampling: Sampling, **more: int) -> Resident:
-        block_ids = tuple(range(10 * line, 10 * line + 2))
-        admission = Admission(line, "job", more.get("index", 0), tokens, 1, sampling, 0, block_ids)
-        resident = Resident.of(admission, LIMITS.max_context)
-        resident.line = line
-        self.table.write([resident], ())
-        self.tokens[line], self.residents[line] = list(tokens), resident
-        return resident
-
-    def grow(self, line: int, new_block_ids: list[int]) -> None:
-        resident = self.residents[line]
-        resident.block_ids += new_block_ids
-        self.table.write((), [row_of(resident, 1, new_block_ids)])
-
-    def choose(self, token_ids: dict[int, int]) -> None:
-        """As the device does at the end of a step."""
-        lines, chosen = list(token_ids), torch.tensor(list(token_ids.values()), dtype=torch.int32)
-        positions = [self.residents[line].num_tokens for line in lines]
-        sampled = SampledRows(*pack((lines, positions), self.table.device))
-        choice = Choice(chosen, torch.ones(len(lines), dtype=torch.int32))
-        Sampler(self.table, KERNELS).advance(choice, sampled)
-        for line in lines:
-            self.residents[line].num_tokens += 1
-            self.tokens[line].append(token_ids[line])
-
-
-GREEDY = Sampling(max_tokens=30, temperature=0.0)
 
 
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
-    """The batch of the next ``counts`` tokens of each line, entry by entry."""
-    rows = [row_of(tables.residents[line], count) for line, count in counts.items()]
-    batch = Flat().lay(rows, tables.table, 0)
+    """The batch of the next ``counts`` tokens of each row, entry by entry."""
+    rows = [row_of(tables.residents[row_id], count) for row_id, count in counts.items()]
+    batch = Flat().make_batch(rows, tables.table, 0)
     batch.context.check()
     tokens, positions, slots, sampled, starts = [], [], [], [], [0]
-    for line, count in counts.items():
-        resident = tables.residents[line]
+    for row_id, count in counts.items():
+        resident = tables.residents[row_id]
         end = resident.num_computed + count
         for position in range(resident.num_computed, end):
-            tokens.append(tables.tokens[line][position])
+            tokens.append(tables.tokens[row_id][position])
             positions.append(position)
             block_id = resident.block_ids[position // BLOCK_SIZE]
             slots.append(block_id * BLOCK_SIZE + position % BLOCK_SIZE)
@@ -97,12 +39,12 @@ def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     assert batch.context.row_ids.tolist() == list(counts)
     assert batch.context.query_starts.tolist() == starts
     assert batch.context.max_query_len == max(counts.values())
-    for (line, count), length in zip(
+    for (row_id, count), length in zip(
         counts.items(), batch.context.context_lens.tolist(), strict=True
     ):
-        resident = tables.residents[line]
+        resident = tables.residents[row_id]
         assert length == resident.num_computed + count
-        table = batch.context.block_tables[line, : len(resident.block_ids)]
+        table = batch.context.block_tables[row_id, : len(resident.block_ids)]
         assert table.tolist() == resident.block_ids
 
 
@@ -117,8 +59,8 @@ def test_chunks_and_decodes_are_laid_end_to_end() -> None:
 
 def test_a_chosen_token_is_the_next_one_computed() -> None:
     tables = Tables()
-    for line in (2, 1):
-        tables.admit(line, [4, 5, 6], GREEDY).num_computed = 3
+    for row_id in (2, 1):
+        tables.admit(row_id, [4, 5, 6], GREEDY).num_computed = 3
     tables.choose({2: 77, 1: 78})
     check_batch(tables, {1: 1, 2: 1})
     tables.residents[2].num_computed += 1
@@ -163,7 +105,7 @@ def test_what_is_padded_belongs_to_nobody() -> None:
     step = FlatStep.of([row_of(tables.residents[3], 4), row_of(tables.residents[0], 1)])
     table = tables.table
     padded = flat_batch(pack(step.padded(9, 4, table.nobody), table.device), table, (9, 40))
-    exact = step.batch(pack(step.arrays, table.device), table)
+    exact = step.batch(table)
     padded.context.check()
     assert padded.token_ids[:5].tolist() == exact.token_ids.tolist()
     assert padded.slots.tolist() == [*exact.slots.tolist(), -1, -1, -1, -1]
@@ -177,30 +119,36 @@ def test_who_has_ended_has_no_slots() -> None:
     tables.admit(3, [5, 6, 7], GREEDY)
     tables.table.has_ended[3] = 1
     step = FlatStep.of([row_of(tables.residents[3], 2)])
-    batch = step.batch(pack(step.arrays, tables.table.device), tables.table)
+    batch = step.batch(tables.table)
     assert (batch.token_ids.tolist(), batch.slots.tolist()) == ([5, 6], [-1, -1])
 
 
 def test_any_mix_of_rows() -> None:
     rng, tables = random.Random(2), Tables()
-    for line in range(5):
-        tables.admit(line, [rng.randrange(100) for _ in range(rng.randint(1, 8))], GREEDY)
+    for row_id in range(5):
+        tables.admit(row_id, [rng.randrange(100) for _ in range(rng.randint(1, 8))], GREEDY)
     for _ in range(40):
-        lines = rng.sample(range(5), rng.randint(1, 5))
+        row_ids = rng.sample(range(5), rng.randint(1, 5))
         counts = {
-            line: rng.randint(1, tables.residents[line].num_pending)
-            for line in lines
-            if tables.residents[line].num_tokens < LIMITS.max_context
+            row_id: rng.randint(1, tables.residents[row_id].num_pending)
+            for row_id in row_ids
+            if tables.residents[row_id].num_tokens < LIMITS.max_context
         }
-        for line, count in counts.items():
-            resident = tables.residents[line]
+        for row_id, count in counts.items():
+            resident = tables.residents[row_id]
             while (resident.num_computed + count) > len(resident.block_ids) * BLOCK_SIZE:
-                tables.grow(line, [rng.randrange(99)])
+                tables.grow(row_id, [rng.randrange(99)])
         if not counts:
             continue
         check_batch(tables, counts)
-        for line, count in counts.items():
-            tables.residents[line].num_computed += count
-        done = [line for line in counts if tables.residents[line].num_pending == 0]
+        for row_id, count in counts.items():
+            tables.residents[row_id].num_computed += count
+        done = [row_id for row_id in counts if tables.residents[row_id].num_pending == 0]
         if done:
-            tables.choose({line: rng.randrange(100) for line in done})
+            tables.choose({row_id: rng.randrange(100) for row_id in done})
+
+
+def test_more_tokens_than_can_be_addressed_are_known() -> None:
+    limits = Limits(257, 2**20, 4, 64, 4096, 64)
+    assert not RowTable.fits(limits)
+    assert RowTable.fits(replace(limits, max_batch_size=1024))

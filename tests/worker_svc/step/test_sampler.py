@@ -241,8 +241,8 @@ def test_padded_rows_change_nothing() -> None:
     cases, logits = random_cases(20, seed=17), random_logits(20, torch.float32, 18)
     table, rows, needs = tabled(cases)
     expected = Sampler(table, TORCH).choose(logits, rows, needs)
-    padded = SampledRows(rows.lines.clone(), rows.positions.clone())
-    padded.lines[::4], padded.positions[::4] = PADDED, 0
+    padded = SampledRows(rows.row_ids.clone(), rows.positions.clone())
+    padded.row_ids[::4], padded.positions[::4] = PADDED, 0
     chosen = Sampler(table, TORCH).choose(logits, padded, needs)
     kept = torch.arange(20) % 4 != 0
     assert torch.equal(chosen.token_ids[kept], expected.token_ids[kept])

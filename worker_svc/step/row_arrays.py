@@ -15,21 +15,22 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class RowArrays:
     """A step's rows, as the host knows them: ``[R]`` each.
 
-    Lines in the table, tokens computed before, tokens to compute, whether nothing is pending then.
+    Where they lie in the table, tokens computed before, tokens to compute, whether nothing is
+    pending then.
     """
 
-    lines: Array
+    row_ids: Array
     starts: Array
     counts: Array
     is_sampled: Array
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Shares:
+    def of(cls, rows: Sequence[Row]) -> RowArrays:
         return cls(
-            lines=np.array([row.resident.line for row in rows], dtype=np.int64),
+            row_ids=np.array([row.resident.row_id for row in rows], dtype=np.int64),
             starts=np.array([row.start for row in rows], dtype=np.int64),
             counts=np.array([row.num_tokens for row in rows], dtype=np.int64),
             is_sampled=np.array([row.is_sampled for row in rows], dtype=np.bool_),
@@ -39,13 +40,13 @@ class Shares:
     def context_lens(self) -> Array:
         return self.starts + self.counts
 
-    def take(self, order: Array) -> Shares:
+    def take(self, order: Array) -> RowArrays:
         """The rows at ``order``."""
-        fields = (self.lines, self.starts, self.counts, self.is_sampled)
-        return Shares(*(field[order] for field in fields))
+        fields = (self.row_ids, self.starts, self.counts, self.is_sampled)
+        return RowArrays(*(field[order] for field in fields))
 
     def flat_tokens(self) -> tuple[Array, Array]:
-        """Line and position of every token, row after row."""
+        """Row id and position of every token, row after row."""
         begins = self.counts.cumsum() - self.counts
         positions = np.arange(self.counts.sum()) + (self.starts - begins).repeat(self.counts)
-        return self.lines.repeat(self.counts), positions
+        return self.row_ids.repeat(self.counts), positions

@@ -116,7 +116,7 @@ def test_what_is_not_finite_stays_with_its_own_sequence(
         for token_ids, num_tokens in (([5, 6, 7] * 4, 20), *((heir, 5) for heir in heirs))
     ]
     poison = min(set(range(8, 257)).difference(*lone, *heirs))
-    runner.executor.decoder._weights.embedding[poison] = torch.nan
+    runner.executor.model._weights.embedding[poison] = torch.nan
     lane = Lane(num_blocks=12, block_size=4)
     ill, sound = lane.admit([poison] * 8, GREEDY), lane.admit([5, 6, 7] * 4, lengths(20))
     report = runner.execute(lane.command({ill: 8, sound: 12}))
@@ -148,9 +148,6 @@ async def test_an_engine_reports_the_tokens_of_a_lone_run(
         expected = lone_greedy(small_checkpoint, prompt(n), n, stop_token_ids=())
         assert lane.jobs[i].tokens == expected.tokens
     await engine.drain(1.0)
-
-
-# --- what a step reports of its shape
 
 
 def step(
@@ -237,20 +234,17 @@ def test_a_dead_row_is_computed_to_its_logits(
     ids = [lane.admit(prompt(4), GREEDY) for _ in range(3)]
     step(runner, lane, dict.fromkeys(ids, 4))
     shapes: list[tuple[int, ...]] = []
-    compute = runner.executor.decoder.logits
+    compute = runner.executor.model.logits
 
     def recorded(hidden: Tensor) -> Tensor:
         logits = compute(hidden)
         shapes.append(tuple(logits.shape))
         return logits
 
-    monkeypatch.setattr(runner.executor.decoder, "logits", recorded)
+    monkeypatch.setattr(runner.executor.model, "logits", recorded)
     report = step(runner, lane, {ids[0]: 1}, release=tuple(ids[1:]))
     assert shapes == [(3, 257)]
     assert len(report.token_ids) == 1
-
-
-# --- what a step allocates
 
 
 class Largest(TorchDispatchMode):

@@ -12,13 +12,14 @@ from tests.checkpoints import VARIANTS, lone_greedy, lone_logits
 from tests.worker_svc.model.conftest import CheckpointOf
 from tests.worker_svc.model.paged import PagedModel, PagedSequence, random_tokens
 from worker_svc.kernels import select
-from worker_svc.model.loading import LoadedModel, load_model
+from worker_svc.model.decoder import Decoder
+from worker_svc.model.loading import load_model
 
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
 PROMPT_LENGTH = 45
 
 
-def load(checkpoint_of: CheckpointOf, variant: str, dtype: str, name: str = "torch") -> LoadedModel:
+def load(checkpoint_of: CheckpointOf, variant: str, dtype: str, name: str = "torch") -> Decoder:
     return load_model(checkpoint_of(variant), dtype, "cpu", select(name, "cpu"))
 
 

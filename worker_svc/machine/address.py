@@ -11,12 +11,12 @@ from stepserve.protocol.errors import StepserveError
 def check_address(host: str, port: int) -> None:
     """Raise StepserveError where nothing can listen on ``host``, a name or number, and ``port``."""
     try:
-        places = socket.getaddrinfo(
+        addresses = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
         raise StepserveError(f"{host}:{port} can't be served on: {error.strerror}") from error
-    problems = [_problem(family, address) for family, _, _, _, address in places]
+    problems = [_problem(family, address) for family, _, _, _, address in addresses]
     if all(problems):
         raise StepserveError(f"{host}:{port} can't be served on: {problems[0]}")
 
