@@ -36,6 +36,7 @@ class Decoder:
 
     @property
     def hidden_size(self) -> int:
+        """Numbers in a hidden state."""
         return self.config.hidden_size
 
     @property
