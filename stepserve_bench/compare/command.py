@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.table import Table
 from stepserve import AsyncClient
 from stepserve.local.serving import serve
 from stepserve.process.extras import require
+from stepserve.process.tether import tethered
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.measure.figures import figures, ratios
@@ -88,17 +88,16 @@ class Bench(BaseSettings):
         return 0
 
     def _static(self, jobs: Path) -> tuple[dict[str, float], list[list[int]]]:
+        command = tethered(
+            "stepserve_bench.compare.static_generate",
+            f"--model={self.model}",
+            f"--jobs={jobs}",
+            f"--batch-size={self.batch_size}",
+            f"--dtype={self.dtype}",
+            f"--threads={self.num_threads}",
+        )
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "stepserve_bench.compare.static_generate",
-                f"--model={self.model}",
-                f"--jobs={jobs}",
-                f"--batch-size={self.batch_size}",
-                f"--dtype={self.dtype}",
-                f"--threads={self.num_threads}",
-            ],
+            command,
             stdout=subprocess.PIPE,
             text=True,
             check=False,

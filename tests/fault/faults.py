@@ -35,7 +35,7 @@ def _stop_compute_thread(worker: Child, _: Child) -> AbstractContextManager[None
 @contextlib.contextmanager
 def _killed(*children: Child) -> Iterator[None]:
     for child in children:
-        child.terminate(signal.SIGKILL)
+        child.process.send_signal(signal.SIGKILL)
     yield
 
 

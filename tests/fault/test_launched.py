@@ -101,7 +101,7 @@ async def test_who_was_in_launched_steps_of_a_killed_worker_goes_on(
         following = [asyncio.create_task(collect(client, job_id)) for job_id in [*job_ids, drawn]]
         while num_withheld(withheld) < DEPTH:
             await asyncio.sleep(0.005)
-        killed.terminate(signal.SIGKILL)
+        killed.process.send_signal(signal.SIGKILL)
         killed.process.wait()
         assert num_withheld(withheld) == DEPTH
         if other is None:

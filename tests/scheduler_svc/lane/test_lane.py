@@ -24,7 +24,8 @@ from scheduler_svc.queue import JobQueue, JobSnapshot, Lease
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.job import JobSpec, SamplingParams
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import Hello
 from tests.checkpoints import add_tokenizer, lone_greedy, make_checkpoint
 from tests.e2e.stack import worker
@@ -59,7 +60,7 @@ class Service:
         return self.replica.queue
 
     async def submit(self, max_tokens: int = NUM_TOKENS) -> str:
-        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+        sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
         spec = JobSpec(uuid4().hex, self.replica.card.name, PROMPT, sampling)
         return (await self.queue.submit(spec)).job_id
 

@@ -12,7 +12,8 @@ from scheduler_svc.core.events import StopHit
 from scheduler_svc.lane.stop_watch import StopWatch
 from scheduler_svc.text.stops import StopFinder
 from scheduler_svc.text.tokenizer import Tokenizer
-from stepserve.protocol.job import JobSpec, SamplingParams
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import Admission, StepCommand, StepReport
 from tests.scheduler_svc.text.checkpoints import tokenizer_of
 
@@ -30,7 +31,7 @@ def ids(text: str) -> list[int]:
 
 
 def spec(job_id: str, *stop: str, stop_token_ids: Sequence[int] = ()) -> JobSpec:
-    sampling = SamplingParams(20, stop=stop, stop_token_ids=tuple(stop_token_ids))
+    sampling = Sampling(20, stop=stop, stop_token_ids=tuple(stop_token_ids))
     return JobSpec(job_id, "m", PROMPT, sampling)
 
 

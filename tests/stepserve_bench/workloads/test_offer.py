@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from stepserve import AsyncClient
-from stepserve.protocol.inference import Finish, Request, StreamEvent
+from stepserve.protocol.inference import Request, StreamEvent
+from stepserve.protocol.job import Finish
 from stepserve_bench.workloads.jobs import BenchJob
 from stepserve_bench.workloads.offer import offer
 from stepserve_bench.workloads.outcome import Arrival

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from stepserve.protocol.step import Admission, Sampling
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Resident, Row
 from worker_svc.kernels import select

@@ -14,7 +14,7 @@ from tests.checkpoints import lone_greedy
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.drive import GREEDY, finish_all, lane_for, prompt
 from tests.worker_svc.step.recorded import Recordings
-from worker_svc import room
+from worker_svc import cache_size
 from worker_svc.core.limits import Limits
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.graphs import BYTES_PER_GRAPH, Bucket, buckets_for, graph_bytes
@@ -73,25 +73,26 @@ def test_the_work_that_is_counted_is_the_largest_graphs(
 
 def num_blocks(patch: pytest.MonkeyPatch, **settings: Any) -> tuple[int, Limits, CacheShape]:
     """The blocks of an 8B model's cache on a GPU of these bytes, and the limits before."""
-    patch.setattr(room, "free_bytes", lambda _: FREE)
-    patch.setattr(room, "peak_bytes", lambda *_: STEP)
+    patch.setattr(cache_size, "free_bytes", lambda _: FREE)
+    patch.setattr(cache_size, "peak_bytes", lambda *_: STEP)
     card = SimpleNamespace(total_memory=TOTAL)
     patch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     limits, shape = Limits(100, 40960, 16, 1, 256, 8192), CacheShape(36, 8, 128, 16, torch.bfloat16)
     model: Any = SimpleNamespace(
-        config=SimpleNamespace(hidden_size=HIDDEN_SIZE),
-        decoder=SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16),
+        hidden_size=HIDDEN_SIZE,
+        device=torch.device("cuda"),
+        dtype=torch.bfloat16,
         cache_shape=lambda _: shape,
     )
     chosen = WorkerSettings(model="unused", **settings)
-    return room._num_blocks_free(chosen, model, Flat(), limits), limits, shape
+    return cache_size._num_blocks_free(chosen, model, Flat(), limits), limits, shape
 
 
 def test_a_gpus_cache_leaves_room_for_its_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     found, limits, shape = num_blocks(monkeypatch)
     graphs = graph_bytes(limits, STEP, 2 * HIDDEN_SIZE)
     assert graphs > len(buckets_for(limits)) * BYTES_PER_GRAPH
-    left = room.cache_bytes(TOTAL, FREE, STEP + graphs, 0.9)
+    left = cache_size.cache_bytes(TOTAL, FREE, STEP + graphs, 0.9)
     assert found == left // shape.bytes_per_block
 
 
@@ -109,7 +110,7 @@ def test_without_graphs_no_room_is_left_for_any(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     found, _, shape = num_blocks(monkeypatch, **settings)
-    assert found == room.cache_bytes(TOTAL, FREE, STEP, 0.9) // shape.bytes_per_block
+    assert found == cache_size.cache_bytes(TOTAL, FREE, STEP, 0.9) // shape.bytes_per_block
 
 
 def test_without_graphs_none_are_captured(assembled: Assemble, recordings: Recordings) -> None:
