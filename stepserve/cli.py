@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Protocol, cast
 
 from pydantic_settings import BaseSettings
@@ -122,8 +123,18 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def main() -> int:
     """Run the command line; errors written for the user end with one line and status 1."""
+    ended_by = signal.SIGINT
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        # As Ctrl-C does, which an event loop takes as a whole: an exception raised here would
+        # end one of its tasks, whichever is running.
+        nonlocal ended_by
+        ended_by = signal.Signals(number)
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
     # Services have handlers of their own; a client unwinds, and stops what it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, unwind)
     print_any_character()
     argv = sys.argv[1:]
     name = argv[0] if argv else ""
@@ -134,7 +145,7 @@ def main() -> int:
         print(f"stepserve: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return 128 + ended_by
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

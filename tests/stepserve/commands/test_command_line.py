@@ -297,3 +297,27 @@ def test_an_error_is_one_line(
     monkeypatch.setattr(sys, "argv", ["stepserve", "batch", "/nonexistent/in", "out", "--model=m"])
     assert main() == 1
     assert capsys.readouterr().err == "stepserve: /nonexistent/in: No such file or directory\n"
+
+
+UNWINDS = """
+import asyncio, os, signal, sys
+from types import SimpleNamespace
+from stepserve import cli
+
+async def is_told():
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(60)
+
+async def all_of_it():
+    await asyncio.gather(is_told(), asyncio.sleep(60))
+
+cli.parse = lambda _: SimpleNamespace(run=lambda: asyncio.run(all_of_it()))
+sys.exit(cli.main())
+"""
+
+
+def test_a_signal_in_the_middle_of_a_task_is_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNWINDS], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, "")
