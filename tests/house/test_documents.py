@@ -10,9 +10,13 @@ import pytest
 from tests.house.sources import ROOT, repository_files
 
 DOCUMENTS = [path for path in repository_files() if path.suffix == ".md"]
-# In code marks, by their path or its end; NAME.py stands for any.
+# In code marks, by their path or its end.
 FILE = re.compile(r"`([\w./-]+\.(?:py|lua|proto|md|toml|yaml|json|svg|txt|Dockerfile))`")
 DIRECTORY = re.compile(r"`((?:[\w-]+/)+)`")
+# Stands for any: a word in capitals that is not a document of that name.
+ANY = re.compile(
+    r"(?:^|/)(?!README|ARCHITECTURE|CONTRIBUTING|CHANGELOG|MUTANTS|LONG|LICENSE)[A-Z]{4,}"
+)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -24,7 +28,7 @@ def missing(document: Path) -> list[str]:
     text = document.read_text(encoding="utf-8")
     named = [*FILE.findall(text), *DIRECTORY.findall(text)]
     return [
-        *(name for name in named if name.strip("/") not in tails and "NAME" not in name),
+        *(name for name in named if name.strip("/") not in tails and not ANY.search(name)),
         *(link for link in LINK.findall(text) if not (document.parent / link).exists()),
     ]
 

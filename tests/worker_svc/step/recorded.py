@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import (
 from torch.utils._pytree import tree_leaves
 
 from worker_svc.kernels import Kernels, select
+from worker_svc.settings import WorkerSettings
 
 if TYPE_CHECKING:
     import pytest
@@ -97,7 +98,7 @@ class Recordings:
 
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
         """From now on workers are assembled so, on a CPU as on a GPU, unless told otherwise."""
-        patch.setattr("worker_svc.assembly.has_graphs", lambda settings, _: settings.cuda_graphs)
+        patch.setattr(WorkerSettings, "has_graphs", lambda settings, _: settings.cuda_graphs)
         patch.setattr("worker_svc.assembly.select", lambda *wanted: recordable(select(*wanted)))
         patch.setattr("worker_svc.assembly.CudaRecorder", lambda: self)
 
