@@ -1,4 +1,8 @@
-"""How job values are written in Redis. Decoding is strict: what is not ours raises."""
+"""How job values are written in Redis.
+
+Decoding is strict about what it does not know, and takes the default of what a record lacks: it
+was written before that came.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +65,12 @@ def decode_spec(text: bytes, prompt: bytes, arrival: bytes, deadline: bytes | No
 
 
 def _spec(values: dict[str, Any], prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
-    sampling = values.pop("sampling")
-    if not isinstance(sampling, dict) or sampling.keys() != _SAMPLING_FIELDS:
-        raise Corrupt("the stored sampling has other fields than this version's")
-    sampling["stop"] = tuple(sampling["stop"])
-    sampling["stop_token_ids"] = tuple(sampling["stop_token_ids"])
-    sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling["logit_bias"])
+    sampling = values.pop("sampling", None)
+    if not isinstance(sampling, dict) or sampling.keys() - _SAMPLING_FIELDS:
+        raise Corrupt("the stored sampling has fields that this version does not know")
+    for name in ("stop", "stop_token_ids"):
+        sampling[name] = tuple(sampling.get(name, ()))
+    sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling.get("logit_bias", ()))
     return JobSpec(
         **values,
         sampling=Sampling(**sampling),
@@ -81,7 +85,11 @@ def encode_finish(finish: Finish) -> str:
 
 
 def decode_finish(text: bytes) -> Finish:
-    return Finish(**_load(text, _FINISH_FIELDS))
+    values = _load(text, _FINISH_FIELDS)
+    try:
+        return Finish(**values)
+    except TypeError as error:
+        raise Corrupt(f"a stored end lacks a value: {error}") from error
 
 
 @lru_cache(maxsize=64)
@@ -107,8 +115,8 @@ def _load(text: bytes, names: frozenset[str]) -> dict[str, Any]:
         values = json.loads(text)
     except ValueError as error:
         raise Corrupt("a stored record is not JSON") from error
-    if not isinstance(values, dict) or values.keys() != names:
-        raise Corrupt("a stored record has other fields than this version's")
+    if not isinstance(values, dict) or values.keys() - names:
+        raise Corrupt("a stored record has fields that this version does not know")
     return values
 
 
