@@ -27,7 +27,7 @@ async def measure(service: FaultyService, num_runs: int) -> dict[str, list[float
         for _ in range(num_runs):
             for name, fault in FAULTS.items():
                 service.revive()
-                await _until_shares(service, queue, even)
+                await _until_driven(service, queue, even)
                 async with struck(service, queue, fault) as (streams, _, struck_s):
                     stalls_s[name].append(round((await streams.stalls_s(struck_s))[-1], 2))
                     streams.check_texts()
@@ -35,8 +35,8 @@ async def measure(service: FaultyService, num_runs: int) -> dict[str, list[float
     return stalls_s
 
 
-async def _until_shares(service: FaultyService, queue: JobQueue, shares: list[int]) -> None:
-    while await service.shares(queue) != shares:
+async def _until_driven(service: FaultyService, queue: JobQueue, num_driven: list[int]) -> None:
+    while await service.num_driven(queue) != num_driven:
         await asyncio.sleep(0.05)
 
 

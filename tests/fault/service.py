@@ -79,8 +79,8 @@ class FaultyService:
         """The scheduler that a lease names as its holder."""
         return next(c for c in self.schedulers if f"-{c.process.pid}-" in holder)
 
-    async def shares(self, queue: JobQueue) -> list[int]:
-        """How many workers each scheduler drives, the smallest share first."""
+    async def num_driven(self, queue: JobQueue) -> list[int]:
+        """How many workers each scheduler drives, the fewest first."""
         held = Counter(record.holder for record in await queue.workers())
         return sorted([*held.values(), *[0] * (len(self.schedulers) - len(held))])
 

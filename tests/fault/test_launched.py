@@ -71,9 +71,8 @@ async def residents(address: str) -> HelloReply:
         return reply
 
 
-@pytest.mark.parametrize(
-    "goes_on", ["there again", pytest.param("elsewhere", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("goes_on", ["there again", "elsewhere"])
 async def test_who_was_in_launched_steps_of_a_killed_worker_goes_on(
     goes_on: str, checkpoint: Path, redis_url: str, tmp_path: Path, supervisor: Supervisor
 ) -> None:

@@ -39,27 +39,28 @@ async def queue(service: FaultyService) -> AsyncIterator[JobQueue]:
         yield queue
 
 
-async def until_shares(service: FaultyService, queue: JobQueue, shares: list[int]) -> None:
+async def until_driven(service: FaultyService, queue: JobQueue, num_driven: list[int]) -> None:
     async with asyncio.timeout(MAX_WAIT_S):
-        while await service.shares(queue) != shares:
+        while await service.num_driven(queue) != num_driven:
             await asyncio.sleep(0.05)
 
 
-async def test_workers_are_shared_out_as_schedulers_come(
+@pytest.mark.long
+async def test_workers_are_assigned_as_schedulers_come(
     service: FaultyService, queue: JobQueue
 ) -> None:
-    await until_shares(service, queue, [NUM_WORKERS])
+    await until_driven(service, queue, [NUM_WORKERS])
     async with flowing(service.schedulers[0].fields["grpc"], 9) as streams:
         await streams.flow()
         before = {record.worker_id: record.epoch for record in await queue.workers()}
         service.add_schedulers(NUM_SCHEDULERS - 1)
-        await until_shares(service, queue, [1] * NUM_SCHEDULERS)
+        await until_driven(service, queue, [1] * NUM_SCHEDULERS)
         # Longer than it takes to hand over again, if anybody wanted to.
         await asyncio.sleep(SETTLE_S + 1)
         after = {record.worker_id: record.epoch for record in await queue.workers()}
         await streams.flow(count=50)
         streams.check_texts()
-    assert await service.shares(queue) == [1] * NUM_SCHEDULERS
+    assert await service.num_driven(queue) == [1] * NUM_SCHEDULERS
     assert sum(before[worker] == epoch for worker, epoch in after.items()) == 1
 
 
@@ -76,7 +77,7 @@ async def test_streams_go_on_after(name: str, service: FaultyService, queue: Job
     if len(service.schedulers) < NUM_SCHEDULERS:
         service.add_schedulers(NUM_SCHEDULERS - len(service.schedulers))
     service.revive()
-    await until_shares(service, queue, [1] * NUM_SCHEDULERS)
+    await until_driven(service, queue, [1] * NUM_SCHEDULERS)
     async with asyncio.timeout(MAX_WAIT_S):
         async with struck(service, queue, FAULTS[name]) as (streams, worker, struck_s):
             stalls_s = await streams.stalls_s(struck_s)
