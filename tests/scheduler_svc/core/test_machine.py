@@ -176,5 +176,6 @@ def test_every_log_is_the_lone_run() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_every_log_is_the_lone_run_in_many_more_worlds() -> None:
     run(max_examples=4000, stateful_step_count=50, derandomize=False)
