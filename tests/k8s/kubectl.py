@@ -1,4 +1,4 @@
-"""A real kubectl, out of the wheel that ``make setup`` fetched."""
+"""A real kubectl, out of the wheel that ``make test`` fetches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kubectl() -> Path:
         pytest.skip("the kubectl that is fetched runs on Linux on x86-64, and none is installed")
     wheels = sorted(DIRECTORY.glob(WHEEL))
     if not wheels:
-        pytest.fail(f"no {WHEEL} in {DIRECTORY}: make setup fetches it")
+        pytest.fail(f"no {WHEEL} in {DIRECTORY}: make test fetches it")
     program = wheels[-1].with_suffix("")
     if not program.exists():
         _unpack(wheels[-1], program)
