@@ -32,7 +32,7 @@ class SimulatedQueue:
         )
         self._is_fair = system.policy == "fair"
         self._lengths = Lengths()
-        self._shares = TokenCounters()
+        self._counters = TokenCounters()
         self._waiting: list[_Entry] = []
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class SimulatedQueue:
         if self._is_fair:
             job.expected = output_cost(job.prompt, estimate)
             weight = self.order.weight_of(job.tenant)
-            job.rank = self._shares.submit(job.tenant, weight, job.expected)
+            job.rank = self._counters.submit(job.tenant, weight, job.expected)
         else:
             job.rank = time_rank(self.order, job.arrival_s, job.priority, estimate)
         heappush(self._waiting, (job.rank, job.number, job))
@@ -70,7 +70,7 @@ class SimulatedQueue:
         if self._is_fair:
             for job in claimed:
                 reserved = job.expected / self.order.weight_of(job.tenant)
-                self._shares.claimed(job.rank, reserved)
+                self._counters.claimed(job.rank, reserved)
         return claimed
 
     def committed(self, job: Job, num_before: int) -> None:
@@ -79,7 +79,7 @@ class SimulatedQueue:
             before = output_cost(job.prompt, num_before) if num_before else 0.0
             weight = self.order.weight_of(job.tenant)
             after = output_cost(job.prompt, num_before + 1)
-            self._shares.executed(job.tenant, weight, job.expected, before, after)
+            self._counters.executed(job.tenant, weight, job.expected, before, after)
 
     def ended(self, job: Job) -> None:
         """Learn from its length; give back what was reserved for it and not used."""
@@ -87,4 +87,4 @@ class SimulatedQueue:
         if self._is_fair:
             weight = self.order.weight_of(job.tenant)
             cost = output_cost(job.prompt, job.num_done)
-            self._shares.ended(job.tenant, weight, job.expected, cost)
+            self._counters.ended(job.tenant, weight, job.expected, cost)

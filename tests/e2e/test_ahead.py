@@ -54,9 +54,15 @@ ALL = [
 ]
 # Any two of the four values come together in one of these.
 PAIRS = [
-    *(Case(1, 0, False, True), Case(1, 1, True, False), Case(1, 2, True, True)),
-    *(Case(2, 0, True, False), Case(2, 1, False, True), Case(2, 2, False, False)),
-    *(Case(3, 0, True, True), Case(3, 1, False, False), Case(3, 2, True, True)),
+    Case(1, 0, False, True),
+    Case(1, 1, True, False),
+    Case(1, 2, True, True),
+    Case(2, 0, True, False),
+    Case(2, 1, False, True),
+    Case(2, 2, False, False),
+    Case(3, 0, True, True),
+    Case(3, 1, False, False),
+    Case(3, 2, True, True),
 ]
 
 
@@ -95,8 +101,11 @@ def work(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Work:
         make_checkpoint(tmp_path_factory.mktemp("ahead") / "llama", "llama"), 257
     )
     samplings = [
-        *(GREEDY, replace(GREEDY, max_tokens=21), replace(GREEDY, max_tokens=34)),
-        *(replace(GREEDY, stop_token_ids=[stop_token(checkpoint)]), DRAWN),
+        GREEDY,
+        replace(GREEDY, max_tokens=21),
+        replace(GREEDY, max_tokens=34),
+        replace(GREEDY, stop_token_ids=[stop_token(checkpoint)]),
+        DRAWN,
         replace(DRAWN, n=2, top_p=0.9, repetition_penalty=1.2, presence_penalty=0.3),
     ]
     asked = [

@@ -133,10 +133,10 @@ async def check(
             AsyncClient(service.target) as client,
         ):
             following = []
-            for place, job in enumerate(asked):
+            for index, job in enumerate(asked):
                 job_id = await client.submit(job.request())
                 following.append(asyncio.create_task(collect_each(client, job_id, job.n)))
-                if place == len(asked) // 2:
+                if index == len(asked) // 2:
                     await _some_output(client)  # the others find a batch under way
             outputs = await asyncio.gather(*following)
         seen = replayed(Path(traces))
@@ -224,8 +224,8 @@ def test_who_made_room_for_urgent_jobs_gives_the_lone_outputs(
         worker={"block_size": 8, "num_blocks": 2 * NUM_JOBS * MAX_LENGTH // 8},
     )
     jobs = [
-        replace(job, max_tokens=36, ignore_eos=True, priority=place, n=1)
-        for place, job in enumerate(example.jobs())
+        replace(job, max_tokens=36, ignore_eos=True, priority=index, n=1)
+        for index, job in enumerate(example.jobs())
     ]
     seen = asyncio.run(check(example, jobs, checkpoints.get("llama"), redis_url))
     assert seen["num_preemptions"] > 0

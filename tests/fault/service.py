@@ -41,8 +41,13 @@ class FaultyService:
     def add_workers(self, count: int) -> None:
         """Start workers. From the main thread: children end with the thread that started them."""
         flags = [
-            *(f"--model={self.checkpoint}", f"--model-name={self.model}", "--port=0"),
-            *("--device=cpu", "--dtype=float64", "--num-threads=1", "--num-blocks=4096"),
+            f"--model={self.checkpoint}",
+            f"--model-name={self.model}",
+            "--port=0",
+            "--device=cpu",
+            "--dtype=float64",
+            "--num-threads=1",
+            "--num-blocks=4096",
         ]
         service = Service("worker", ["worker_svc", *flags])
         for child in [self.supervisor.start(service) for _ in range(count)]:
@@ -51,7 +56,9 @@ class FaultyService:
     def add_schedulers(self, count: int) -> None:
         """Start schedulers that know the workers there are; from the main thread as well."""
         flags = [
-            *(f"--model={self.checkpoint}", f"--model-name={self.model}", "--port=0"),
+            f"--model={self.checkpoint}",
+            f"--model-name={self.model}",
+            "--port=0",
             f"--workers={','.join(self.workers)}",
         ]
         service = Service(

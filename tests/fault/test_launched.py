@@ -47,8 +47,14 @@ def supervisor() -> Iterator[Supervisor]:
 def start_worker(supervisor: Supervisor, checkpoint: Path, model: str, withheld: Path) -> Child:
     """A worker that launches ahead; its device stands still unless ``withheld`` is there."""
     flags = [
-        *(f"--model={checkpoint}", f"--model-name={model}", "--port=0", "--device=cpu"),
-        *("--dtype=float64", "--num-threads=1", "--num-blocks=64", f"--launch-ahead={AHEAD}"),
+        f"--model={checkpoint}",
+        f"--model-name={model}",
+        "--port=0",
+        "--device=cpu",
+        "--dtype=float64",
+        "--num-threads=1",
+        "--num-blocks=64",
+        f"--launch-ahead={AHEAD}",
     ]
     return supervisor.start(
         Service("worker", ["tests.fault.withheld", *flags], {FILE: str(withheld)})

@@ -96,9 +96,15 @@ def _mistral(settings: dict[str, Any], controls: tuple[str, ...] = (), **config:
 
 
 _LLAMA3_TOKENS = (
-    *("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>"),
-    *("<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>"),
-    *("<|eot_id|>", "<|python_tag|>"),
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|finetune_right_pad_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
 )
 _LLAMA3_ROPE = {
     "factor": 8.0,
@@ -266,20 +272,28 @@ LAYOUTS: dict[str, Layout] = {
         "<|eot_id|>", "<|eot_id|>", ["<|end_of_text|>", "<|eot_id|>"], templates.LLAMA3
     ),
     "Llama-3.1-8B-Instruct": _llama3(
-        *("<|eot_id|>", _LLAMA3_ENDS, _LLAMA3_ENDS, templates.LLAMA31),
+        "<|eot_id|>",
+        _LLAMA3_ENDS,
+        _LLAMA3_ENDS,
+        templates.LLAMA31,
         max_positions=131072,
         rope_scaling=_LLAMA3_ROPE,
         mlp_bias=False,
     ),
     "Llama-3.2-1B": _llama3(
-        *("<|end_of_text|>", "<|end_of_text|>", "<|end_of_text|>"),
+        "<|end_of_text|>",
+        "<|end_of_text|>",
+        "<|end_of_text|>",
         max_positions=131072,
         rope_scaling={**_LLAMA3_ROPE, "factor": 32.0},
         tie_word_embeddings=True,
         head_dim=16,
     ),
     "Llama-3.2-1B-Instruct": _llama3(
-        *("<|eot_id|>", _LLAMA3_ENDS, _LLAMA3_ENDS, templates.LLAMA31),
+        "<|eot_id|>",
+        _LLAMA3_ENDS,
+        _LLAMA3_ENDS,
+        templates.LLAMA31,
         max_positions=131072,
         rope_scaling={**_LLAMA3_ROPE, "factor": 32.0},
         tie_word_embeddings=True,
@@ -298,7 +312,10 @@ LAYOUTS: dict[str, Layout] = {
     "Qwen2.5-7B": _qwen(2, _QWEN25, "<|endoftext|>", max_position_embeddings=131072),
     "Qwen2.5-Coder-7B-Instruct": _qwen(2, _QWEN25, "<|im_end|>"),
     "Qwen3-0.6B": _qwen(
-        *(3, _QWEN3, "<|im_end|>", templates.QWEN3),
+        3,
+        _QWEN3,
+        "<|im_end|>",
+        templates.QWEN3,
         tie_word_embeddings=True,
         max_position_embeddings=40960,
         sliding_window=None,

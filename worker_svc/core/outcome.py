@@ -31,8 +31,8 @@ class Chosen:
 
 
 @dataclass(slots=True)
-class _Draft:
-    """A report in the making; parallel lists as in StepReport."""
+class _Found:
+    """What a report will say; parallel lists as in StepReport."""
 
     sequence_ids: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
@@ -48,14 +48,14 @@ def absorb(residents: Residents, plan: StepPlan, chosen: Chosen) -> StepReport:
     Rows of sequences that an earlier step ended come to nothing: only the blocks that were named
     for them return.
     """
-    draft, command = _Draft(), plan.command
-    draft.freed += [
+    found, command = _Found(), plan.command
+    found.freed += [
         (resident.sequence_id, tuple(resident.block_ids))
         for resident in plan.released
         if not resident.has_ended
     ]
-    draft.freed += plan.strays
-    draft.freed += [
+    found.freed += plan.strays
+    found.freed += [
         (row.resident.sequence_id, row.new_block_ids)
         for row in plan.rows
         if row.resident.has_ended and row.new_block_ids
@@ -63,38 +63,38 @@ def absorb(residents: Residents, plan: StepPlan, chosen: Chosen) -> StepReport:
     for position, row in enumerate(plan.sampled):
         if row.resident.has_ended:
             continue
-        reason = _advance(row, position, chosen, draft)
+        reason = _advance(row, position, chosen, found)
         if reason is not None:
-            draft.finished.append((row.resident.sequence_id, reason))
+            found.finished.append((row.resident.sequence_id, reason))
             freed = residents.end(row, command.step)
-            draft.freed.append((row.resident.sequence_id, freed))
+            found.freed.append((row.resident.sequence_id, freed))
     return StepReport(
         incarnation=command.incarnation,
         epoch=command.epoch,
         step=command.step,
-        token_sequence_ids=tuple(draft.sequence_ids),
-        token_offsets=tuple(draft.offsets),
-        token_ids=tuple(draft.token_ids),
-        logprobs=draft.logprobs,
-        finished=tuple(draft.finished),
-        freed=tuple(draft.freed),
+        token_sequence_ids=tuple(found.sequence_ids),
+        token_offsets=tuple(found.offsets),
+        token_ids=tuple(found.token_ids),
+        logprobs=found.logprobs,
+        finished=tuple(found.finished),
+        freed=tuple(found.freed),
         duration_us=chosen.duration_us,
         num_positions=chosen.num_positions,
         num_context=chosen.num_context,
     )
 
 
-def _advance(row: Row, position: int, chosen: Chosen, draft: _Draft) -> FinishReason | None:
+def _advance(row: Row, position: int, chosen: Chosen, found: _Found) -> FinishReason | None:
     """Take the chosen token as the sequence's next; return why that ends it, if it does."""
     if not chosen.is_finite[position]:
         return FinishReason.ERROR
     token_id, resident = chosen.token_ids[position], row.resident
     admission, offset = resident.admission, row.position
     if chosen.logprobs and (logprobs := chosen.logprobs.get(position)) is not None:
-        draft.logprobs[len(draft.token_ids)] = logprobs
-    draft.sequence_ids.append(admission.sequence_id)
-    draft.offsets.append(offset - admission.num_prompt_tokens)
-    draft.token_ids.append(token_id)
+        found.logprobs[len(found.token_ids)] = logprobs
+    found.sequence_ids.append(admission.sequence_id)
+    found.offsets.append(offset - admission.num_prompt_tokens)
+    found.token_ids.append(token_id)
     if token_id in resident.stop_token_ids:
         return FinishReason.STOP
     if offset + 1 >= resident.max_tokens:

@@ -73,8 +73,13 @@ def paged_attention_cpu(
     output = torch.empty(wide.shape, dtype=wide.dtype)
     caches = (cache.view(BITS.get(cache.dtype, cache.dtype)) for cache in (k_cache, v_cache))
     tensors = (
-        *(wide, *caches, ragged.block_tables.contiguous()),
-        *(ragged.row_ids, ragged.query_starts, ragged.context_lens, output),
+        wide,
+        *caches,
+        ragged.block_tables.contiguous(),
+        ragged.row_ids,
+        ragged.query_starts,
+        ragged.context_lens,
+        output,
     )
     arrays = Paged(*(tensor.detach().numpy() for tensor in tensors))
     typed_scale = arrays.query.dtype.type(scale)

@@ -35,7 +35,9 @@ def attend_dense(
     num_rows, query_len, _, head_dim = query.shape
     if query_len > 1:
         mixed = scaled_dot_product_attention(
-            *(query.transpose(1, 2), keys, values),
+            query.transpose(1, 2),
+            keys,
+            values,
             attn_mask=mask,
             is_causal=mask is None,
             scale=scale,

@@ -36,8 +36,15 @@ def rotary_write_cpu(query: Tensor, key: Tensor, value: Tensor, args: RotaryWrit
         normed_query, key = normed(query, key, args.norms)
         query.copy_(normed_query)
     tensors = (
-        *(query, key, value, args.cos, args.sin),
-        *(args.positions, args.slots, args.k_cache, args.v_cache),
+        query,
+        key,
+        value,
+        args.cos,
+        args.sin,
+        args.positions,
+        args.slots,
+        args.k_cache,
+        args.v_cache,
     )
     _rotary_write(_Arrays(*(tensor.numpy() for tensor in tensors)))
 

@@ -62,7 +62,21 @@ def test_a_step_goes_to_the_smallest_graph_that_holds_it() -> None:
     buckets = buckets_for(limits)
     decodes = [bucket for bucket in buckets if bucket.max_query_len == 1]
     assert sorted({b.num_rows for b in decodes}) == [
-        *(1, 2, 4, 8, 16, 32, 40, 48, 56, 64, 72, 80, 88, 96, 100),
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        40,
+        48,
+        56,
+        64,
+        72,
+        80,
+        88,
+        96,
+        100,
     ]
     assert {bucket.max_context_len for bucket in buckets} == {4096, 40960}
     assert Bucket(2048, 100, 2048, 40960) in buckets

@@ -11,18 +11,18 @@ from worker_svc.runner import Runner
 from worker_svc.step.pending import Pending
 
 # A block and an offset in it.
-Place = tuple[int, int]
+Slot = tuple[int, int]
 
 
 class WatchedCache:
     """Watches every step that a runner launches from now on.
 
     Attributes:
-        written: by step, the places whose key or value changed in any layer.
+        written: by step, the slots whose key or value changed in any layer.
     """
 
     def __init__(self, runner: Runner) -> None:
-        self.written: dict[int, set[Place]] = {}
+        self.written: dict[int, set[Slot]] = {}
         self._blocks = runner.executor.cache._blocks
         self._launch = runner.launch
         runner.launch = self._watched  # type: ignore[method-assign]
