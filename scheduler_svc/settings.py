@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 
 from scheduler_svc.order import Order, Policy
 from stepserve.process.variables import FROM_ENVIRONMENT
-from stepserve.protocol.choices import Batching
+from stepserve.protocol.choices import Batching, Durability, OnModelChange
 
 PROG = "stepserve scheduler"
 
@@ -87,7 +87,7 @@ class PlanningSettings(BaseSettings):
 class LaneSettings(PlanningSettings):
     """What lanes do besides: with jobs that no worker can run, and what they write down."""
 
-    on_model_change: Literal["wait", "end", "restart"] = Field(
+    on_model_change: OnModelChange = Field(
         "end",
         description="a job with output of a model that no worker has any more (new weights, "
         "another dtype): it waits for one for ever; ends with an error; or begins anew, "
@@ -139,7 +139,7 @@ class SchedulerSettings(LaneSettings, ApiSettings):
     )
     roles: Literal["all", "api", "lane"] = Field("all", description="what this process does")
     redis_url: str = Field("", description="redis://HOST:PORT/DB or unix:///PATH of a real Redis")
-    durability: Literal["local", "fsync", "replicated"] = Field(
+    durability: Durability = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"
     )
     max_queued_jobs: int = Field(10_000, ge=1, description="queued jobs at most, then refusal")

@@ -83,13 +83,15 @@ class ApiServer:
             await asyncio.gather(self._running, return_exceptions=True)
 
     async def _run(self) -> None:
+        failure: Exception | None = None
         try:
             await self.front_end.run(self._tell)
         except Exception as error:
-            for name in ("", SUBMIT, SERVICE_NAME):
-                await self._set_health(name, False)
-            log.error("the api follows no logs any more", exc_info=error)
-            os.kill(os.getpid(), signal.SIGTERM)  # a new process can
+            failure = error
+        for name in ("", SUBMIT, SERVICE_NAME):
+            await self._set_health(name, False)
+        log.error("the api follows no logs any more", exc_info=failure)
+        os.kill(os.getpid(), signal.SIGTERM)  # a new process can
 
     async def _tell(self, now: Readiness) -> None:
         await self._set_health(SUBMIT, now.takes_jobs)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.queue import JobQueue
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import Finish
@@ -40,6 +41,7 @@ class Absence:
         self._watched: set[str] = set()
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._is_closed = False
+        self._trouble = Trouble(log, "others are not told what is followed here")
 
     @property
     def num_away(self) -> int:
@@ -73,7 +75,12 @@ class Absence:
         """Go on telling the others what is followed here, until cancelled."""
         while True:
             await asyncio.sleep(PRESENCE_TTL_S / 3)
-            await self._tell(list(self._num_streams))
+            try:
+                await self._tell(list(self._num_streams))
+            except Exception as error:
+                self._trouble.is_there(error)
+            else:
+                self._trouble.is_gone()
 
     async def close(self) -> None:
         """From now on, and for all that are away now: cancel nothing, and follow nothing."""

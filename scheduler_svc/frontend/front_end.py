@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
 from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.redis_watch import RedisWatch
+from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.frontend.validate import check_deadline, check_model, resolve
 from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
 from scheduler_svc.settings import ApiSettings
@@ -29,6 +31,8 @@ from stepserve.protocol.inference import (
     Usage,
 )
 from stepserve.protocol.job import JobSpec
+
+log = logging.getLogger(__name__)
 
 DEFAULT_LISTED_JOBS = 100
 MAX_LISTED_JOBS = 1000
@@ -61,6 +65,7 @@ class FrontEnd:
         self._gate = Gate(MAX_SUBMITS_AT_ONCE, MAX_WAITING_SUBMITS, MAX_SUBMIT_WAIT_S)
         self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
         self._watch = RedisWatch(queue)
+        self._trouble = Trouble(log, "the api cannot say how it stands")
         self.absence = Absence(queue, settings.disconnect_grace_s)
 
     @property
@@ -72,20 +77,31 @@ class FrontEnd:
         """Follow logs and look after Redis, and tell again and again how it stands.
 
         Runs until it is cancelled; raises what makes it impossible to follow logs any more.
+        Whatever else goes wrong is logged, and no job is said to be taken until it goes well.
         """
         following = asyncio.create_task(self._hub.run(), name="api-follow")
         presence = asyncio.create_task(self.absence.run(), name="api-presence")
         try:
             while not following.done():
-                await self._watch.look()
-                takes_jobs = self._watch.is_ready
-                await tell(Readiness(takes_jobs, takes_jobs and await self._computes()))
+                await self._tell_how_it_stands(tell)
                 await asyncio.wait((following,), timeout=self._watch.interval_s)
             await following
         finally:
             for task in (following, presence):
                 task.cancel()
             await asyncio.gather(following, presence, return_exceptions=True)
+
+    async def _tell_how_it_stands(self, tell: Callable[[Readiness], Awaitable[None]]) -> None:
+        try:
+            await self._watch.look()
+            takes_jobs = self._watch.is_ready
+            await tell(Readiness(takes_jobs, takes_jobs and await self._computes()))
+        except Exception as error:
+            self._trouble.is_there(error)
+            with contextlib.suppress(Exception):  # the same again, if it was the telling
+                await tell(Readiness(takes_jobs=False, computes=False))
+        else:
+            self._trouble.is_gone()
 
     async def close(self) -> None:
         """Streams that are cut off from now on cancel no job."""

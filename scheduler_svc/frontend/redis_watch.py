@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import FULL_SHARE, JobQueue
 from stepserve.protocol.errors import Exhausted, Unavailable
 
 INTERVAL_S = 1.0
 AWAY_INTERVAL_S = 0.2
-# Of the memory that Redis may use. What is left then is for the tokens of jobs that run; it
-# counts as room again only some way below.
-FULL_SHARE, ROOM_SHARE = 0.95, 0.93
+# Of the memory that Redis may use. What is left when it is full is for the tokens of jobs that
+# run; it counts as room again only some way below.
+ROOM_SHARE = 0.93
 FULL_RETRY_AFTER_MS = 2000
 
 

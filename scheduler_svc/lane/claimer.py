@@ -9,9 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from scheduler_svc.core.events import Cancelled, Claim, Claimed, Effect, Event
+from scheduler_svc.core.events import Cancelled, Claim, Claimed, Event
 from scheduler_svc.core.probation import Probation
-from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lane.held_jobs import OutputKey
 from scheduler_svc.lane.vetting import outgrown_need, problem_of
 from scheduler_svc.queue import JobQueue, Lease, Prefer
@@ -80,8 +79,8 @@ class Claimer:
         """The core knows what was taken: what it wishes from now on counts again."""
         self._is_answered = False
 
-    def observe(self, events: Sequence[Event], _: Sequence[Effect], __: Core, /) -> None:
-        """Take note of what the core was told in this turn."""
+    def told(self, events: Sequence[Event]) -> None:
+        """Take note of what the core was told, before what it wishes then."""
         for event in events:
             if isinstance(event, Claimed):
                 self.absorbed()

@@ -57,7 +57,7 @@ class HeldJobs:
                     self._outputs[key] = known = RememberedOutput()
                     known.extend(output.token_ids, output.logprobs)
 
-    def observe(self, events: Sequence[Event], effects: Sequence[Effect], core: Core, /) -> None:
+    def drop(self, events: Sequence[Event], effects: Sequence[Effect], core: Core) -> None:
         """Drop what the core let go of in this turn."""
         for event in events:
             if isinstance(event, Cancelled):

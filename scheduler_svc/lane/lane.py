@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from scheduler_svc.core.config import CoreConfig
@@ -32,7 +32,7 @@ from scheduler_svc.lane.queue_watch import QueueWatch
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.stop_watch import StopWatch
 from scheduler_svc.lane.tasks import Stopped, first_errors, until
-from scheduler_svc.lane.turns import TurnObserver
+from scheduler_svc.lane.turns import Observers, TurnObserver
 from scheduler_svc.lane.worker_stream import WorkerGone, WorkerRefuses, WorkerStream
 from scheduler_svc.queue import Fenced, Lease
 from stepserve.protocol.errors import Unavailable
@@ -85,8 +85,7 @@ class Lane:
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
         self._keeper = LeaseKeeper(queue, lease, self._step_us)
-        # Recorders first: a turn that any of the others breaks on is recorded.
-        self._observers = (*observers, self._held, self._claimer)
+        self._observers = Observers(observers)
         self._reported_s = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -129,29 +128,36 @@ class Lane:
             self._turn(self._inbox.take())
 
     def _turn(self, events: Sequence[Event]) -> None:
-        # The worker may be waiting, and nobody else is: its commands go first.
-        for effect in sorted(self._handle(events), key=_is_for_others):
-            self._perform(effect)
+        self._handle(events, self._perform)
 
-    def _handle(self, events: Sequence[Event]) -> Sequence[Effect]:
+    def _handle(self, events: Sequence[Event], perform: Callable[[Effect], None]) -> None:
         effects: Sequence[Effect] = ()
         try:
             effects = self._core.handle(events)
+            # It must know what the core was told before it hears what the core wants now.
+            self._claimer.told(events)
+            # The worker may be waiting, and nobody else is: its commands go first.
+            for effect in sorted(effects, key=_is_for_others):
+                perform(effect)
+            self._held.drop(events, effects, self._core)
         finally:
             # Also a turn that raised: it is the one to be replayed.
-            for observer in self._observers:
-                observer.observe(events, effects, self._core)
-        return effects
+            self._observers.observe(events, effects, self._core)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Send(command):
                 self._stops.sent(command)
                 self._commands.put(command)
-            case Commit() | Requeue():
-                self._commits.put(effect)
             case Claim():
                 self._claimer.want(effect)
+            case _:
+                self._give_back(effect)
+
+    def _give_back(self, effect: Effect) -> None:
+        """Perform what goes to Redis, and nothing else."""
+        if isinstance(effect, Commit | Requeue):
+            self._commits.put(effect)
 
     def _step_us(self) -> int:
         """How long a step of one token takes; 0 where that was not seen of late."""
@@ -199,12 +205,9 @@ class Lane:
         """
         events = [*self._inbox.take(), WorkerLost()]
         try:
-            effects = self._handle(events)
+            self._handle(events, self._give_back)
         except Exception as error:
             return [error]
-        for effect in effects:
-            if isinstance(effect, Commit | Requeue):
-                self._commits.put(effect)
         try:
             async with asyncio.timeout(self._replica.settings.lease_ttl_s):
                 await self._commits.flush()

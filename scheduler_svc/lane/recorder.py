@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,9 @@ class StepRecorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        # What could not be written is tried once more here; that was said already.
+        with suppress(OSError):
+            self._file.close()
 
     def observe(self, events: Sequence[Event], effects: Sequence[Effect], core: Core, /) -> None:
         """Take note of one turn of the lane's loop."""

@@ -7,7 +7,7 @@ from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, e
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.follower import Follower, News
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
-from scheduler_svc.queue.limits import Durability, OnModelChange, QueueLimits
+from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
 from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
@@ -15,9 +15,9 @@ from scheduler_svc.queue.submitting import Submitted
 
 __all__ = [
     "APPLIED",
+    "FULL_SHARE",
     "RECORD_ERRORS",
     "Corrupt",
-    "Durability",
     "EmbeddedRedis",
     "Fenced",
     "Fleet",
@@ -28,7 +28,6 @@ __all__ = [
     "Lease",
     "LogRequest",
     "News",
-    "OnModelChange",
     "Order",
     "OutputSnapshot",
     "Prefer",

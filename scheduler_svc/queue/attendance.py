@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from scheduler_svc.queue.leasing import live_workers
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.worker_records import live_workers
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 
-from scheduler_svc.queue.lease import Lease
-from scheduler_svc.queue.leasing import is_good
+from scheduler_svc.queue.lease import Lease, WorkerRecord
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.worker_records import ask, milliseconds, record
 
 # Who holds more than others waits so long for them to claim first.
 YIELD_S = 0.05
@@ -55,19 +54,20 @@ class Balance:
         if not others or num_waiting >= max_jobs * (1 + len(others)):
             return max_jobs
         # The time last: no lease was renewed after it.
-        *answers, (seconds, microseconds) = await link.pipeline(
+        *answers, time = await link.pipeline(
             [
                 *(("ZCARD", keys.claims(name)) for name in [lease.worker_id, *others]),
-                *(("HMGET", keys.lease(name), "expires", "ttl", "info") for name in others),
+                *(ask(self._shard, name) for name in others),
                 ("TIME",),
             ]
         )
-        now_ms = seconds * 1e3 + microseconds / 1e3
-        mine, loads, leases = answers[0], answers[1 : len(ids)], answers[len(ids) :]
+        mine, *loads = answers[: len(ids)]
+        leases = zip(others, answers[len(ids) :], strict=True)
+        workers = [record(self._shard, *each, milliseconds(time)) for each in leases]
         with_room = [
             load
-            for load, (expires, ttl, info) in zip(loads, leases, strict=True)
-            if expires and is_good(int(expires) - now_ms, ttl) and load < _num_places(info)
+            for load, worker in zip(loads, workers, strict=True)
+            if worker is not None and load < _num_places(worker)
         ]
         num_ours = num_to_level(mine, with_room, max(1, num_waiting))
         if not num_ours and num_waiting:
@@ -76,6 +76,6 @@ class Balance:
         return max(1, min(max_jobs, num_ours))
 
 
-def _num_places(info: bytes) -> float:
+def _num_places(worker: WorkerRecord) -> float:
     """How many jobs a lane runs at most, as it told when it took its lease."""
-    return float(json.loads(info).get("places", "inf"))
+    return float(worker.info.get("places", "inf"))

@@ -18,8 +18,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from scheduler_svc.queue.limits import Durability
 from stepserve.process.tether import tethered_program
+from stepserve.protocol.choices import Durability
 from stepserve.protocol.errors import Unavailable
 
 _OLDEST = (6, 2)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
-from scheduler_svc.queue.link import Command
+from scheduler_svc.queue.lease import Lease, Renewal
 from scheduler_svc.queue.shard import Shard
-
-_RECORD_FIELDS = ("holder", "epoch", "info", "step_us", "expires", "ttl")
 
 
 class Leasing:
@@ -74,34 +71,3 @@ class Leasing:
             [worker_id, epoch, grace_ms],
         )
         return answer is not None
-
-
-async def live_workers(shard: Shard) -> list[WorkerRecord]:
-    """The workers whose leases are good now."""
-    link, keys = shard.link, shard.keys
-    names = [worker_id.decode() for worker_id in await link.call("ZRANGE", keys.workers, 0, -1)]
-    asked: list[Command] = [("HMGET", keys.lease(name), *_RECORD_FIELDS) for name in names]
-    # The time last: none of these was renewed after it.
-    *leases, (seconds, microseconds) = await link.pipeline([*asked, ("TIME",)])
-    now_ms = seconds * 1e3 + microseconds / 1e3
-    return [
-        WorkerRecord(
-            worker_id=name,
-            holder=holder.decode(),
-            epoch=int(epoch),
-            expires_s=int(expires) / 1000,
-            info=json.loads(info),
-            step_us=int(step_us or 0),
-        )
-        for name, (holder, epoch, info, step_us, expires, ttl) in zip(names, leases, strict=True)
-        if holder and is_good(int(expires) - now_ms, ttl)
-    ]
-
-
-def is_good(left_ms: float, ttl: bytes | None) -> bool:
-    """Whether a lease that expires in ``left_ms`` is good now, as the scripts have it.
-
-    Further ahead than its time to live (None: of a version that wrote none) no living one
-    expires.
-    """
-    return left_ms > 0 and (ttl is None or left_ms <= int(ttl) + 1)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-# What becomes of a job whose output is of a model that no worker has any more.
-OnModelChange = Literal["wait", "end", "restart"]
+from stepserve.protocol.choices import Durability, OnModelChange
 
-# What an answered submit or commit survives. "local": any process being killed (AOF
-# every second). "fsync": a host crash (AOF always). "replicated": the loss of the
-# primary, best effort (one replica has acknowledged). The first two are the server's
-# settings, see EmbeddedRedis; the third is asked for with every write.
-Durability = Literal["local", "fsync", "replicated"]
+# At this share of the memory Redis is full: no job is taken, and no ended one is spared.
+FULL_SHARE = 0.95
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from scheduler_svc.queue.ending import Ending, Sweep
 from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
-from scheduler_svc.queue.leasing import Leasing, live_workers
+from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.presence import Presence
@@ -43,6 +43,7 @@ from scheduler_svc.queue.snapshot import (
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import Submitted, Submitting
 from scheduler_svc.queue.suspicion import Suspicion
+from scheduler_svc.queue.worker_records import live_workers
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 
 

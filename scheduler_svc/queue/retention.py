@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scheduler_svc.queue.limits import FULL_SHARE
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.server_check import server_memory
 from scheduler_svc.queue.shard import Shard
@@ -12,9 +13,8 @@ from stepserve.protocol.sampling import MAX_OUTPUTS
 _PAGE = 256
 _MAX_PAGES = 16
 # Memory gets short: who ended less long ago than this is spared, for its client may be about
-# to read what it got; but not at this share of the memory.
+# to read what it got; but not once it is full.
 _SPARED_S = 10.0
-_FULL_SHARE = 0.95
 
 
 class Retention:
@@ -73,7 +73,7 @@ class Retention:
             share = (await server_memory(self._shard.link)).share
             if share <= self._shard.limits.ended_memory_share:
                 break
-            until_s = now_s if share >= _FULL_SHARE else now_s - _SPARED_S
+            until_s = now_s if share >= FULL_SHARE else now_s - _SPARED_S
             page = await self._shard.due(self._shard.keys.ended, until_s, _PAGE)
             num_forgotten += await self._forget_all(page)
             if not page:

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from scheduler_svc.queue.limits import Durability
 from scheduler_svc.queue.link import RedisLink
+from stepserve.protocol.choices import Durability
 from stepserve.protocol.errors import StepserveError
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler_svc.queue.keys import Keys
@@ -15,12 +15,16 @@ from scheduler_svc.queue.scripts import Script
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What every part of the queue works with."""
+    """What every part of the queue works with.
+
+    ``broken_leases``: workers whose leases cannot be read; that was said of them.
+    """
 
     link: RedisLink
     keys: Keys
     limits: QueueLimits
     scripts: Mapping[str, Script]
+    broken_leases: set[str] = field(default_factory=set)
 
     async def run(
         self,

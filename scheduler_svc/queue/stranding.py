@@ -10,8 +10,8 @@ from typing import Any
 from scheduler_svc.queue.codec import decode_count
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import WorkerRecord
-from scheduler_svc.queue.leasing import live_workers
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.worker_records import live_workers
 
 _MAX_SWEPT = 256
 _FINGERPRINT_CHARS = 12

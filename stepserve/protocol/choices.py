@@ -15,3 +15,10 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "float64", "bfloat16", "float16"]
 # "auto" is triton on cuda, cpu elsewhere; see ``worker_svc.kernels``.
 KernelSet = Literal["auto", "triton", "cpu", "torch"]
+# What becomes of a job whose output is of a model that no worker has any more.
+OnModelChange = Literal["wait", "end", "restart"]
+# What an answered submit or commit survives. "local": any process being killed (AOF
+# every second). "fsync": a host crash (AOF always). "replicated": the loss of the
+# primary, best effort (one replica has acknowledged). The first two are the server's
+# settings, see EmbeddedRedis; the third is asked for with every write.
+Durability = Literal["local", "fsync", "replicated"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.api.served import WAIT_S, Served, break_bell, message, serving
-from tests.scheduler_svc.api.test_service import NOT_SERVING, refusal, submit
+from tests.scheduler_svc.api.test_service import NOT_SERVING, SERVING, refusal, submit
 
 NUM_CALLS = 3000
 
@@ -138,26 +139,67 @@ async def test_a_record_that_cannot_be_read_ends_its_own_stream_only(
     assert f"job {ids[0]} cannot be listed" in caplog.text
 
 
-async def test_an_api_that_can_follow_no_logs_ends_its_process(
-    served: Served, stub: Any, redis_url: str
-) -> None:
-    terminated = asyncio.Event()
-    loop = asyncio.get_running_loop()
+@pytest.fixture
+async def terminated() -> AsyncIterator[asyncio.Event]:
+    """Set once the process is asked to end."""
+    terminated, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, terminated.set)
-    try:
-        job_id = (await submit(stub)).job_id
-        with Redis.from_url(redis_url) as redis:
-            break_bell(redis, Keys(served.card.name))
-        async with asyncio.timeout(WAIT_S):
-            await terminated.wait()
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-    code, _ = await refusal(stub.Attach(wire.AttachRequest(job_id=job_id)).read())
-    assert code == grpc.StatusCode.INTERNAL
+    yield terminated
+    loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def health_of(served: Served, name: str = "") -> int:
     async with grpc.aio.insecure_channel(served.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        answer = await health.Check(health_pb2.HealthCheckRequest())
-    assert answer.status == NOT_SERVING
+        return int((await health.Check(health_pb2.HealthCheckRequest(service=name))).status)
+
+
+async def test_an_api_that_can_follow_no_logs_ends_its_process(
+    served: Served, stub: Any, redis_url: str, terminated: asyncio.Event
+) -> None:
+    job_id = (await submit(stub)).job_id
+    with Redis.from_url(redis_url) as redis:
+        break_bell(redis, Keys(served.card.name))
+    async with asyncio.timeout(WAIT_S):
+        await terminated.wait()
+    code, _ = await refusal(stub.Attach(wire.AttachRequest(job_id=job_id)).read())
+    assert code == grpc.StatusCode.INTERNAL
+    assert await health_of(served) == NOT_SERVING
+
+
+async def test_an_api_that_stops_following_logs_for_no_reason_ends_its_process_too(
+    served: Served, monkeypatch: pytest.MonkeyPatch, terminated: asyncio.Event
+) -> None:
+    async def nothing(_: front_end.FrontEnd, __: Any) -> None:
+        """Return."""
+
+    await served.stop()
+    monkeypatch.setattr(front_end.FrontEnd, "run", nothing)
+    await served.start()
+    async with asyncio.timeout(WAIT_S):
+        await terminated.wait()
+    assert await health_of(served) == NOT_SERVING
+
+
+async def test_a_lease_that_cannot_be_read_ends_no_process(
+    served: Served,
+    redis_url: str,
+    caplog: pytest.LogCaptureFixture,
+    terminated: asyncio.Event,
+) -> None:
+    assert await served.queue.acquire("another", "test", ttl_ms=60_000)
+    with Redis.from_url(redis_url) as redis:
+        redis.hset(Keys(served.card.name).lease("another"), "info", "not json")
+        await served.stop()
+        await served.start()
+
+    async def is_serving() -> bool:
+        return await health_of(served, wire.SERVICE_NAME) == SERVING
+
+    await served.until(is_serving)
+    assert "the lease of worker another cannot be read" in caplog.text
+    assert not terminated.is_set()
+    assert await health_of(served) == SERVING
 
 
 async def test_an_ipv6_address_is_served(served: Served) -> None:

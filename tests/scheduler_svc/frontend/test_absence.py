@@ -171,3 +171,26 @@ async def test_a_word_from_before_the_clock_went_back_does_not_count(
             redis.zincrby(Keys(model).followers("job"), 3_600_000, member)
         await leave(here)
         assert await has_ended(queue)
+
+
+async def test_others_are_told_again_after_whatever_went_wrong(
+    queue: JobQueue,
+    redis_url: str,
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(absence, "PRESENCE_TTL_S", 0.03)
+    away, followers = Absence(queue, 1.0), Keys(model).followers("job")
+    telling = asyncio.create_task(away.run())
+    with Redis.from_url(redis_url) as redis:
+        async with away.stream("job", watch=True), asyncio.timeout(WAIT_S):
+            redis.delete(followers)
+            redis.set(followers, "no followers")
+            while "others are not told what is followed here" not in caplog.text:
+                await asyncio.sleep(0.001)
+            redis.delete(followers)
+            while not redis.exists(followers):
+                await asyncio.sleep(0.001)
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)

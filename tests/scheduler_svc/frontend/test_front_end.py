@@ -8,9 +8,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import pytest
+from redis import Redis
 
+from scheduler_svc.frontend import redis_watch
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness
 from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue.keys import Keys
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest, NotFound
@@ -131,3 +134,48 @@ async def test_it_tells_whether_jobs_are_taken_and_computed(running: Running) ->
     await running.until(Readiness(takes_jobs=True, computes=False))
     [model] = await running.front_end.models()
     assert (model.name, model.num_workers) == (running.front_end.model, 0)
+
+
+async def test_what_fails_in_a_look_ends_nothing_and_is_said_once(
+    running: Running,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(redis_watch, "INTERVAL_S", 0.01)
+    await running.until(Readiness(takes_jobs=True, computes=True))
+    workers = Keys(running.front_end.model).workers
+    with Redis.from_url(redis_url) as redis:
+        redis.rename(workers, f"{workers}, elsewhere")
+        redis.set(workers, "no sorted set")
+        for _ in range(3):
+            await running.until(Readiness(takes_jobs=False, computes=False))
+        redis.rename(f"{workers}, elsewhere", workers)
+    await running.until(Readiness(takes_jobs=True, computes=True))
+    assert caplog.text.count("the api cannot say how it stands: Corrupt") == 1
+    stored = await running.front_end.submit(request(), "digest")
+    await running.lane.claim()
+    await running.lane.commit(stored.job_id, [7], Finish("length"), index=0)
+    assert (await anext(running.front_end.events(stored.job_id))).token_ids == (7,)
+
+
+async def test_who_cannot_be_told_is_told_again(
+    redis_url: str, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_watch, "INTERVAL_S", 0.01)
+    told = asyncio.Queue[Readiness]()
+
+    async def tell(now: Readiness) -> None:
+        told.put_nowait(now)
+        if told.qsize() < 5:
+            raise ValueError("it cannot be told")
+
+    async with JobQueue(redis_url, card.name) as queue:
+        await queue.adopt_order()
+        task = asyncio.create_task(FrontEnd(queue, card, ApiSettings()).run(tell))
+        async with asyncio.timeout(WAIT_S):
+            while told.qsize() < 6:
+                await asyncio.sleep(0.001)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

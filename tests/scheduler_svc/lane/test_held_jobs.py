@@ -19,7 +19,7 @@ class World:
 
     def tell(self, *events: Event) -> None:
         effects = self.core.tell(*events)
-        self.held.observe(events, effects, self.core.core)
+        self.held.drop(events, effects, self.core.core)
 
     def end(self, step: int, sequence_id: int, *tokens: tuple[int, int, int]) -> None:
         """This sequence ended by itself in a step that chose these tokens."""

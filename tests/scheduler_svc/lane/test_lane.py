@@ -18,10 +18,12 @@ from scheduler_svc.core.scheduler import Core
 from scheduler_svc.fleet.hold import worker_stream
 from scheduler_svc.lane.core_config import core_config
 from scheduler_svc.lane.lane import Lane, LeaseLost
+from scheduler_svc.lane.recorder import StepRecorder
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.turns import TurnObserver
 from scheduler_svc.queue import JobQueue, JobSnapshot, Lease
 from scheduler_svc.queue.embedded import EmbeddedRedis
+from scheduler_svc.record_files import steps_path
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.job import JobSpec
@@ -241,6 +243,13 @@ async def test_a_turn_that_raises_is_told_and_its_jobs_are_suspects(
 ) -> None:
     handle, notes = Core.handle, Notes()
 
+    class Brittle:
+        """Fails in the very turn in which the core does."""
+
+        def observe(self, _: Sequence[Event], effects: Sequence[Effect], __: Core, /) -> None:
+            if not effects:
+                raise OSError(28, "No space left on device")
+
     def broken(core: Core, events: Sequence[Event]) -> list[Effect]:
         if any(isinstance(event, Reported) and event.report.step == 4 for event in events):
             raise ZeroDivisionError("it broke here")
@@ -250,7 +259,7 @@ async def test_a_turn_that_raises_is_told_and_its_jobs_are_suspects(
         with monkeypatch.context() as patched:
             patched.setattr(Core, "handle", broken)
             job_id = await it.submit()
-            async with driving(it, address, notes) as driven:
+            async with driving(it, address, Brittle(), notes) as driven:
                 with pytest.raises(ZeroDivisionError, match="it broke here"):
                     await driven.task
         events, effects = notes.turns[-1]
@@ -260,3 +269,49 @@ async def test_a_turn_that_raises_is_told_and_its_jobs_are_suspects(
         assert await tokens_of(it.queue, job_id) == alone[:3]
         async with driving(it, address):
             assert await it.ended(job_id) == ("length", alone)
+
+
+async def test_a_recorder_whose_disk_is_full_costs_nothing_but_the_record(
+    checkpoint: Path,
+    redis_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    alone: tuple[int, ...],
+) -> None:
+    notes = Notes()
+    steps_path(tmp_path, "full").symlink_to("/dev/full")
+    async with service(checkpoint, redis_url) as it, working(it) as address:
+        job_id = await it.submit()
+        with StepRecorder(tmp_path, "full") as recorder:
+            async with driving(it, address, recorder, notes) as driven:
+                assert await it.ended(job_id) == ("length", alone)
+                assert not driven.task.done()
+    assert caplog.text.count("StepRecorder failed") == 1
+    told = [type(event) for events, _ in notes.turns for event in events]
+    assert told.count(Reported) >= NUM_TOKENS, "who stands beside it is told of all"
+
+
+async def test_a_turn_is_told_of_once_it_is_performed(
+    checkpoint: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perform = Lane._perform
+    performed: list[Effect] = []
+    late: list[Effect] = []
+
+    def noted(lane: Lane, effect: Effect) -> None:
+        perform(lane, effect)
+        performed.append(effect)
+
+    class Watching:
+        def observe(self, _: Sequence[Event], effects: Sequence[Effect], __: Core, /) -> None:
+            here = {id(effect) for effect in performed}
+            late.extend(effect for effect in effects if id(effect) not in here)
+
+    monkeypatch.setattr(Lane, "_perform", noted)
+    async with service(checkpoint, redis_url) as it, working(it) as address:
+        job_id = await it.submit(5)
+        async with driving(it, address, Watching()):
+            await it.ended(job_id)
+            num_performed = len(performed)
+            assert late == []
+    assert num_performed > 5

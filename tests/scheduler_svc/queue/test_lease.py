@@ -150,3 +150,39 @@ async def test_a_lease_within_its_grace_is_left_alone(queue: JobQueue) -> None:
 async def test_a_lease_needs_names(queue: JobQueue, worker: str, holder: str) -> None:
     with pytest.raises(ValueError, match="needs"):
         await queue.acquire(worker, holder, 1000)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"info": "not json"},
+        {"info": "[]"},
+        {"info": '{"max_context": null}'},
+        {"info": '{"max_context": "many"}'},
+        {"info": '{"places": ""}'},
+        {"epoch": "x"},
+        {"expires": "soon"},
+        {"ttl": "long"},
+    ],
+    ids=str,
+)
+async def test_a_lease_that_cannot_be_read_is_nobody_elses_trouble(
+    queue: JobQueue,
+    redis: Redis,
+    keys: Keys,
+    broken: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await lease_on(queue, "broken")
+    good = await lease_on(queue, "good")
+    [name] = broken
+    whole = redis.hget(keys.lease("broken"), name)
+    redis.hset(keys.lease("broken"), mapping=broken)
+    await submit(queue, 3)
+    for _ in range(2):
+        assert [worker.worker_id for worker in await queue.workers()] == ["good"]
+        assert await queue.allowance(good, 9) == 3
+        assert (await queue.attend("us", 60_000, [])).holders == {"good": good.holder}
+    assert caplog.text.count("the lease of worker broken cannot be read") == 1
+    redis.hset(keys.lease("broken"), name, whole)
+    assert [worker.worker_id for worker in await queue.workers()] == ["broken", "good"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue, JobSnapshot, Lease, OnModelChange, QueueLimits
+from scheduler_svc.queue import JobQueue, JobSnapshot, Lease, QueueLimits
 from scheduler_svc.queue.keys import Keys
+from stepserve.protocol.choices import OnModelChange
 from tests.scheduler_svc.queue.build import claim_ids, row, submit, tokens_of
 
 MODEL_NOTE = "its output is from a model that no worker has now (fingerprint old)"
