@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stepserve.client.blocking import Client
     from stepserve.client.completion import Completion, Output
     from stepserve.client.errors import (
+        CallFailed,
         Exhausted,
         InvalidRequest,
         NotFound,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 # need no client.
 _HOME = {
     "AsyncClient": "stepserve.client.aio",
+    "CallFailed": "stepserve.client.errors",
     "ChatMessage": "stepserve.protocol.inference",
     "Client": "stepserve.client.blocking",
     "Completion": "stepserve.client.completion",
@@ -51,7 +53,7 @@ _HOME = {
     "OutputInfo": "stepserve.protocol.inference",
     "Request": "stepserve.protocol.inference",
     "RetryPolicy": "stepserve.client.retry",
-    "SamplingParams": "stepserve.protocol.inference",
+    "SamplingParams": "stepserve.protocol.sampling",
     "StepserveError": "stepserve.client.errors",
     "StreamEvent": "stepserve.protocol.inference",
     "TokenLogprobs": "stepserve.protocol.step",
@@ -61,6 +63,7 @@ _HOME = {
 
 __all__ = [
     "AsyncClient",
+    "CallFailed",
     "ChatMessage",
     "Client",
     "Completion",

@@ -22,13 +22,11 @@ class InferenceService(InferenceServicer):
         self._front_end = front_end
 
     async def Submit(self, message: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
-        request, digest = wire.decode_request(message), self._digest(message)
-        submitted = await self._front_end.submit(request, digest)
+        submitted = await self._front_end.submit(wire.decode_request(message))
         return wire.SubmitResponse(job_id=submitted.job_id, existed=submitted.existed)
 
     async def Generate(self, message: wire.SubmitRequest, context: Any) -> None:
-        request, digest = wire.decode_request(message), self._digest(message)
-        await _send(context, self._front_end.generate(request, digest))
+        await _send(context, self._front_end.generate(wire.decode_request(message)))
 
     async def Attach(self, message: wire.AttachRequest, context: Any) -> None:
         await _send(
@@ -50,9 +48,6 @@ class InferenceService(InferenceServicer):
         self, _message: wire.ListModelsRequest, _context: Any
     ) -> wire.ListModelsResponse:
         return wire.encode_models(await self._front_end.models())
-
-    def _digest(self, message: wire.SubmitRequest) -> str:
-        return wire.request_digest(message, self._front_end.model)
 
 
 async def _send(context: Any, stream: AsyncGenerator[StreamEvent, None]) -> None:

@@ -30,7 +30,9 @@ from stepserve.protocol.inference import (
     StreamEvent,
     Usage,
 )
+from stepserve.protocol.inference_fit import fitting
 from stepserve.protocol.job import JobSpec
+from stepserve.protocol.request_digest import request_digest
 
 log = logging.getLogger(__name__)
 
@@ -107,18 +109,17 @@ class FrontEnd:
         """Streams that are cut off from now on cancel no job."""
         await self.absence.close()
 
-    async def submit(self, request: Request, digest: str) -> Submitted:
+    async def submit(self, request: Request) -> Submitted:
         """Store the request's job, or find it where an idempotency key says that it is there.
 
-        ``digest`` tells the request from another one with the same key; without a key it is
-        empty. A retry of what was accepted has its job, whatever would be accepted by now.
+        A retry of what was accepted has its job, whatever would be accepted by now.
         """
         # Only what is generated has a stream whose end could mean anything.
-        return await self._submit(request, digest, is_streamed=False)
+        return await self._submit(request, is_streamed=False)
 
-    async def generate(self, request: Request, digest: str) -> AsyncGenerator[StreamEvent, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
         """Submit and stream; the first event carries the job's id and nothing else."""
-        submitted = await self._submit(request, digest, is_streamed=True)
+        submitted = await self._submit(request, is_streamed=True)
         job = await self._snapshot(submitted.job_id)
         # It may have been stored by a submit, which has no stream.
         async with self.absence.stream(submitted.job_id, job.spec.cancel_on_disconnect):
@@ -174,18 +175,26 @@ class FrontEnd:
         )
         return (model,)
 
-    async def _submit(self, request: Request, digest: str, *, is_streamed: bool) -> Submitted:
+    async def _submit(self, request: Request, *, is_streamed: bool) -> Submitted:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
             await self._check_deadline(spec)
         except InvalidRequest:
-            key = request.idempotency_key
-            if job_id := await self._queue.stored_for(request.tenant, key, digest):
+            if job_id := await self._stored_for(request):
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
-        return await self._store(replace(spec, cancel_on_disconnect=watched), digest)
+        return await self._store(replace(spec, cancel_on_disconnect=watched), request)
+
+    async def _stored_for(self, request: Request) -> str:
+        """Return the job of a request that was accepted before; empty where there is none."""
+        try:
+            asked = fitting(request)
+            digest = request_digest(asked, self.model)
+        except InvalidRequest:
+            return ""  # What does not fit its fields was never accepted.
+        return await self._queue.stored_for(asked.tenant, asked.idempotency_key, digest)
 
     async def _check_deadline(self, spec: JobSpec) -> None:
         """Refuse what can't be in time, if pace and lengths are known; no job that exists."""
@@ -198,9 +207,11 @@ class FrontEnd:
         if num_tokens is not None:
             check_deadline(spec, num_tokens, step_s)
 
-    async def _store(self, spec: JobSpec, digest: str) -> Submitted:
+    async def _store(self, spec: JobSpec, request: Request) -> Submitted:
         async with self._gate.passage():
             self._watch.check()
+            # Not before it is known that there is room: a request may be large.
+            digest = request_digest(request, self.model)
             try:
                 return await self._queue.submit(spec, digest)
             except Unavailable as error:

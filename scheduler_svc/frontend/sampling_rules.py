@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scheduler_svc.text.model_card import ModelCard
@@ -13,10 +13,7 @@ from stepserve.protocol.sampling import (
     BIAS_RANGE,
     DEFAULTS,
     MAX_END_TOKENS,
-    MAX_LOGIT_BIASES,
     MAX_STOP_CHARS,
-    MAX_STOP_TOKEN_IDS,
-    MAX_STOPS,
     RANGES,
     Range,
     Sampling,
@@ -27,8 +24,8 @@ from stepserve.protocol.sampling import (
 def resolve_sampling(asked: SamplingParams, card: ModelCard, num_prompt_tokens: int) -> Sampling:
     """Return the sampling with every default filled in; a seed is drawn where none is given.
 
-    Numbers are rounded as they will travel. Raises InvalidRequest naming the field that is out
-    of its range.
+    What is asked fits its fields already. Numbers are rounded as they will travel. Raises
+    InvalidRequest naming the field that is out of its range.
     """
     numbers: dict[str, Any] = {name: _number(name, getattr(asked, name)) for name in RANGES}
     top_k = asked.top_k or 0
@@ -45,10 +42,12 @@ def resolve_sampling(asked: SamplingParams, card: ModelCard, num_prompt_tokens: 
     )
 
 
-def check_token_ids(path: str, token_ids: Iterable[int], vocab_size: int) -> None:
-    """Raise InvalidRequest for an id that is not in the vocabulary."""
+def check_token_ids(path: str, token_ids: Sequence[int], vocab_size: int) -> None:
+    """Raise InvalidRequest for an id that is not in the vocabulary; none is negative."""
+    if max(token_ids, default=0) < vocab_size:
+        return
     for position, token_id in enumerate(token_ids):
-        if not 0 <= token_id < vocab_size:
+        if token_id >= vocab_size:
             problem = f"{token_id} is not a token id; there are {vocab_size}"
             raise InvalidRequest(f"{path}[{position}]", problem)
 
@@ -79,8 +78,6 @@ def _max_tokens(given: int | None, room: int) -> int:
 def _stops(stops: Sequence[str], card: ModelCard) -> tuple[str, ...]:
     if stops and card.tokenizer is None:
         raise InvalidRequest("sampling.stop", "this model has no tokenizer")
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequest("sampling.stop", f"at most {MAX_STOPS} are possible")
     for position, stop in enumerate(stops):
         if not 1 <= len(stop) <= MAX_STOP_CHARS:
             problem = f"must have 1 to {MAX_STOP_CHARS} characters, not {len(stop)}"
@@ -89,9 +86,6 @@ def _stops(stops: Sequence[str], card: ModelCard) -> tuple[str, ...]:
 
 
 def _stop_token_ids(asked: SamplingParams, card: ModelCard) -> tuple[int, ...]:
-    if len(asked.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-        problem = f"at most {MAX_STOP_TOKEN_IDS} are possible"
-        raise InvalidRequest("sampling.stop_token_ids", problem)
     check_token_ids("sampling.stop_token_ids", asked.stop_token_ids, card.vocab_size)
     ends = frozenset() if asked.ignore_eos else card.eos_token_ids
     stop_token_ids = ends.union(asked.stop_token_ids)
@@ -102,12 +96,10 @@ def _stop_token_ids(asked: SamplingParams, card: ModelCard) -> tuple[int, ...]:
 
 
 def _logit_bias(biases: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
-    if len(biases) > MAX_LOGIT_BIASES:
-        raise InvalidRequest("sampling.logit_bias", f"at most {MAX_LOGIT_BIASES} are possible")
     checked = {}
     for token_id, bias in biases.items():
         path = f"sampling.logit_bias[{token_id}]"
-        if not 0 <= token_id < vocab_size:
+        if token_id >= vocab_size:
             raise InvalidRequest(path, f"is not a token id; there are {vocab_size}")
         checked[token_id] = _within(BIAS_RANGE, path, float32(bias))
     return tuple(sorted(checked.items()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from scheduler_svc.text.model_card import ModelCard
 from scheduler_svc.text.tokenizer import INLINE_CHARS, Tokenizer
 from stepserve.protocol.errors import InvalidRequest, NotFound
 from stepserve.protocol.inference import Request
+from stepserve.protocol.inference_fit import fitting, fitting_token_ids
 from stepserve.protocol.job import JobSpec
 
 MAX_TENANT_CHARS = 128
@@ -20,7 +20,6 @@ MAX_IDEMPOTENCY_KEY_CHARS = 256
 MAX_PRIORITY = 10
 MAX_DEADLINE_S = 10 * 366 * 86_400.0
 MAX_ROLE_CHARS = 64
-MAX_MESSAGES = 4096
 _PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
 
 
@@ -29,6 +28,7 @@ async def resolve(request: Request, card: ModelCard) -> JobSpec:
 
     Raises NotFound for another model, InvalidRequest for anything else that is wrong.
     """
+    request = fitting(request)
     check_model(request.model, card)
     _check_envelope(request)
     prompt_token_ids = await _prompt_token_ids(request, card)
@@ -77,7 +77,7 @@ def _check_envelope(request: Request) -> None:
         raise InvalidRequest("priority", problem)
     _check_length("tenant", request.tenant, MAX_TENANT_CHARS)
     _check_length("idempotency_key", request.idempotency_key, MAX_IDEMPOTENCY_KEY_CHARS)
-    if not math.isfinite(request.deadline_s) or not 0 <= request.deadline_s <= MAX_DEADLINE_S:
+    if not 0 <= request.deadline_s <= MAX_DEADLINE_S:
         raise InvalidRequest("deadline_s", f"must be from 0 to {MAX_DEADLINE_S:.0f} seconds")
 
 
@@ -91,7 +91,7 @@ async def _prompt_token_ids(request: Request, card: ModelCard) -> Sequence[int]:
     if field == "prompt_token_ids":
         asked = request.prompt_token_ids or ()
         _check_room(field, len(asked), card)
-        token_ids = list(asked)
+        token_ids = fitting_token_ids(asked, field)
         check_token_ids(field, token_ids, card.vocab_size)
         return token_ids
     if card.tokenizer is None:
@@ -119,9 +119,7 @@ def _prompt_field(request: Request) -> str:
 
 
 def _conversation(request: Request, tokenizer: Tokenizer, max_context: int) -> list[dict[str, str]]:
-    """Return the messages; not so many or so long that looking at them would take long."""
-    if len(request.messages) > MAX_MESSAGES:
-        raise InvalidRequest("messages", f"at most {MAX_MESSAGES} are possible")
+    """Return the messages; not so long that rendering them would take long."""
     num_chars = 0
     for position, message in enumerate(request.messages):
         if not 1 <= len(message.role) <= MAX_ROLE_CHARS:

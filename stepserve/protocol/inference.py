@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from stepserve.protocol.integers import S32, U32
 from stepserve.protocol.job import Finish
+from stepserve.protocol.limits import S32, U32, MaxItems
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
+
+MAX_MESSAGES = 4096
 
 JobState = Literal["queued", "running", "ended"]
 
@@ -33,7 +35,7 @@ class Request:
 
     prompt: str = ""
     prompt_token_ids: Sequence[U32] | None = None
-    messages: Sequence[ChatMessage] = ()
+    messages: Annotated[Sequence[ChatMessage], MaxItems(MAX_MESSAGES)] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     model: str = ""
     priority: S32 = 0

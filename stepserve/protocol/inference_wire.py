@@ -5,7 +5,6 @@ The only door to inference.proto's messages; ``inference_rpc`` is the one to its
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, overload
@@ -61,7 +60,6 @@ __all__ = [
     "encode_models",
     "encode_request",
     "encode_state",
-    "request_digest",
 ]
 
 SERVICE_NAME = str(pb.DESCRIPTOR.services_by_name["Inference"].full_name)
@@ -119,21 +117,6 @@ def decode_request(wire: SubmitRequest) -> Request:
         deadline_s=wire.deadline_s,
         cancel_on_disconnect=wire.cancel_on_disconnect,
     )
-
-
-def request_digest(request: SubmitRequest, model: str) -> str:
-    """Return what tells a request for ``model`` from another one that has the same key.
-
-    Of bounded length; empty where there is no key. A field that is not set is another than
-    one that is set to its default.
-    """
-    if not request.idempotency_key:
-        return ""
-    asked = SubmitRequest()
-    asked.CopyFrom(request)
-    asked.ClearField("idempotency_key")
-    asked.model = model
-    return hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
 def _optional(wire: pb.SamplingParams, name: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, get_type_hints
 
-from stepserve.protocol.integers import U32, U64
+from stepserve.protocol.limits import U32, U64, MaxItems
 
 MAX_LOGPROBS = 20
 MAX_OUTPUTS = 16
@@ -107,13 +107,15 @@ class SamplingParams:
     top_k: U32 | None = None
     min_p: float | None = None
     seed: U64 | None = None
-    stop: Sequence[str] = ()
-    stop_token_ids: Sequence[U32] = ()
+    stop: Annotated[Sequence[str], MaxItems(MAX_STOPS)] = ()
+    stop_token_ids: Annotated[Sequence[U32], MaxItems(MAX_STOP_TOKEN_IDS)] = ()
     ignore_eos: bool | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: Mapping[U32, float] = field(default_factory=dict)
+    logit_bias: Annotated[Mapping[U32, float], MaxItems(MAX_LOGIT_BIASES)] = field(
+        default_factory=dict
+    )
     logprobs: U32 | None = None
     n: U32 | None = None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -16,7 +17,7 @@ from scheduler_svc.queue import JobQueue
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.errors import InvalidRequest, NotFound
+from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import Request, StreamEvent, Usage
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import SamplingParams
@@ -66,11 +67,11 @@ def request(sampling: SamplingParams = TWO, *, cancel_on_disconnect: bool = Fals
 
 async def test_a_job_is_stored_once_and_streamed_from_any_offset(running: Running) -> None:
     front_end, lane = running.front_end, running.lane
-    stored = await front_end.submit(request(), "digest")
-    again = await front_end.submit(request(), "digest")
+    stored = await front_end.submit(request())
+    again = await front_end.submit(request())
     assert (stored.existed, again.existed, again.job_id) == (False, True, stored.job_id)
     with pytest.raises(InvalidRequest, match=f"another request, which is job {stored.job_id}"):
-        await front_end.submit(request(SamplingParams(n=3)), "another digest")
+        await front_end.submit(request(SamplingParams(n=3)))
     await lane.claim()
     await lane.commit(stored.job_id, [7, 8], Finish("length"), index=0)
     await lane.commit(stored.job_id, [9], Finish("length"), index=1)
@@ -89,15 +90,57 @@ async def test_a_refused_request_names_its_field_and_leaves_nothing(running: Run
         (Request("a", model="other"), "model 'other'"),
         (Request(), "prompt: "),
         (Request("a", sampling=SamplingParams(logprobs=21)), "sampling.logprobs: must be from 0"),
-        (Request(prompt_token_ids=[-1]), "prompt_token_ids[0]: -1 is not a token id"),
+        (Request(prompt_token_ids=[-1]), "prompt_token_ids[0]: must be from 0"),
     ):
         with pytest.raises((InvalidRequest, NotFound)) as caught:
-            await front_end.submit(wrong, "")
+            await front_end.submit(wrong)
         assert str(caught.value).startswith(name)
-    stream = front_end.generate(Request("a", priority=11), "")
+    stream = front_end.generate(Request("a", priority=11))
     with pytest.raises(InvalidRequest, match=r"^priority: must be from -10 to 10"):
         await anext(stream)
     assert await front_end.jobs() == ()
+
+
+async def test_what_was_accepted_has_its_job_and_what_fits_no_field_has_none(
+    redis_url: str, card: ModelCard
+) -> None:
+    asked = request(SamplingParams(max_tokens=4, temperature=1.0))
+    async with JobQueue(redis_url, card.name) as queue:
+        await queue.adopt_order()
+        stored = await FrontEnd(queue, card, ApiSettings()).submit(asked)
+        smaller = FrontEnd(queue, replace(card, max_context=len(PROMPT)), ApiSettings())
+        again = await smaller.submit(asked)
+        assert (again.existed, again.job_id) == (True, stored.job_id)
+        with pytest.raises(InvalidRequest, match=r"^prompt_token_ids: 3 tokens leave no room"):
+            await smaller.submit(replace(asked, priority=1))
+        # A message would hold it as the 1.0 that was accepted.
+        unfit = SamplingParams(max_tokens=4, temperature=True)
+        with pytest.raises(InvalidRequest, match=r"^sampling.temperature: must be a number"):
+            await smaller.submit(replace(asked, sampling=unfit))
+
+
+class Untouchable(Sequence[Any]):
+    """A list that nobody looks at."""
+
+    def __len__(self) -> int:
+        raise AssertionError("it was looked at")
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("it was looked at")
+
+
+async def test_a_refusal_while_redis_is_away_does_not_look_at_the_request(card: ModelCard) -> None:
+    large = Request(prompt_token_ids=Untouchable(), messages=Untouchable(), idempotency_key="k")
+    async with JobQueue("redis://127.0.0.1:1/0", card.name) as queue:
+        front_end = FrontEnd(queue, card, ApiSettings())
+        told: asyncio.Queue[Readiness] = asyncio.Queue()
+        task = asyncio.create_task(front_end.run(told.put))
+        assert await told.get() == Readiness(takes_jobs=False, computes=False)
+        with pytest.raises(Unavailable):
+            await front_end.submit(large)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await front_end.close()
 
 
 async def test_what_is_not_there_cannot_be_followed(running: Running) -> None:
@@ -107,7 +150,7 @@ async def test_what_is_not_there_cannot_be_followed(running: Running) -> None:
             await anext(front_end.events(job_id))
         with pytest.raises(NotFound):
             await front_end.cancel(job_id)
-    stored = await front_end.submit(request(), "digest")
+    stored = await front_end.submit(request())
     for offset, offsets, problem in (
         (5, (), "offset: 5 is beyond the 4 tokens"),
         (0, (0,), "offsets: the job has 2 outputs, not 1"),
@@ -119,7 +162,7 @@ async def test_what_is_not_there_cannot_be_followed(running: Running) -> None:
 
 async def test_a_stream_that_is_left_cancels_the_job_that_said_so(running: Running) -> None:
     front_end = running.front_end
-    async with aclosing(front_end.generate(request(cancel_on_disconnect=True), "digest")) as events:
+    async with aclosing(front_end.generate(request(cancel_on_disconnect=True))) as events:
         first = await anext(events)
     assert first == StreamEvent(first.job_id)
     async with asyncio.timeout(WAIT_S):

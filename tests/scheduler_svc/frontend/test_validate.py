@@ -130,6 +130,26 @@ async def test_what_is_no_number_is_refused(card: ModelCard, name: str, value: f
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (Request("a", sampling=SamplingParams(top_k=-5)), "sampling.top_k"),
+        (Request("a", sampling=SamplingParams(seed=2**70)), "sampling.seed"),
+        (Request("a", sampling=SamplingParams(temperature=10**400)), "sampling.temperature"),
+        (Request("a", sampling=SamplingParams(max_tokens=True)), "sampling.max_tokens"),
+        (Request("a", tenant="\ud800"), "tenant"),
+        (Request(prompt_token_ids=[1, 2.0]), "prompt_token_ids[1]"),  # type: ignore[list-item]
+        (Request(prompt_token_ids=range(10**12)), "prompt_token_ids"),
+    ],
+)
+async def test_what_fits_no_field_is_refused_whatever_edge_it_came_over(
+    card: ModelCard, request_: Request, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await validate.resolve(request_, card)
+    assert caught.value.field == field
+
+
 async def test_another_model_is_not_found(card: ModelCard) -> None:
     with pytest.raises(NotFound, match="'other' is not served here; 'tiny' is"):
         await resolve(card, {"prompt": "a", "model": "other"})

@@ -42,7 +42,10 @@ def test_other_ends_of_lines_are_text(end: str, tmp_path: Path) -> None:
     [
         (b'{"prompt": "a", "priority": ' + b"1" * 5000 + b"}", "too many digits"),
         (b'{"prompt": "a", "arrival_s": ' + b"1" * 400 + b"}", "too many digits"),
-        (b'{"prompt": "a", "sampling": {"top_p": ' + b"1" * 400 + b"}}", "too many digits"),
+        (
+            b'{"prompt": "a", "sampling": {"top_p": ' + b"1" * 400 + b"}}",
+            "sampling.top_p: must be a finite number",
+        ),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"prompt": "a", "sampling": ' + b'{"a":' * 200_000, "nested too deeply"),
         (b'{"prompt": "a", "arrival_s": 1e999}', "arrival_s"),

@@ -174,14 +174,6 @@ def test_a_request_is_not_copied_before_it_is_looked_at() -> None:
     assert list(request.messages[1:]) == [ChatMessage("assistant", "b")]
 
 
-def test_what_tells_requests_apart_stays_the_same() -> None:
-    """It is stored with jobs: a retry after an upgrade must find its own."""
-    sampling = SamplingParams(max_tokens=3, logit_bias={7: 1.0, 5: 2.0}, seed=1)
-    request = encode_request(Request("Once", sampling=sampling, idempotency_key="k"))
-    assert wire.request_digest(request, "tiny") == "e25aa19a0eae5648d3ef7e74fe211ca5"
-    assert wire.request_digest(encode_request(Request("Once")), "tiny") == ""
-
-
 TOO_LARGE = [2**64, -(2**64), 2**70]
 SAMPLING = ("max_tokens", "top_k", "seed", "logprobs", "n")
 ENVELOPE = ("priority", "cancel_on_disconnect")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
 
 from stepserve.protocol.sampling import Sampling
 from tests.worker_svc.step.tables import BLOCK_SIZE, GREEDY, LIMITS, Tables, row_of
@@ -152,3 +155,40 @@ def test_more_tokens_than_can_be_addressed_are_known() -> None:
     limits = Limits(257, 2**20, 4, 64, 4096, 64)
     assert not RowTable.fits(limits)
     assert RowTable.fits(replace(limits, max_batch_size=1024))
+
+
+SET = Sampling(
+    max_tokens=9, temperature=0.5, top_p=0.5, stop_token_ids=(6,), logit_bias=((5, 1.0),)
+)
+OTHER_LISTS: dict[str, Any] = {"stop_token_ids": (7,), "logit_bias": ((6, 1.0),)}
+
+
+def changed(name: str) -> Sampling:
+    """The sampling with another value of this parameter."""
+    value = getattr(SET, name)
+    other: dict[str, Any] = {name: OTHER_LISTS.get(name) or value + type(value)(1)}
+    return replace(SET, **other)
+
+
+SENT = {each.name for each in fields(Sampling)} - {"stop", "ignore_eos", "n"}
+
+
+def row_bytes(sampling: Sampling) -> tuple[bytes, bytes, bytes]:
+    """All that a row holds of how its tokens are chosen."""
+    tables = Tables()
+    tables.admit(1, [4, 5, 6], sampling)
+    table = tables.table
+    tensors = (table.records[1], table.bias_ids[1], table.bias_values[1])
+    record, bias_ids, bias_values = (tensor.numpy().tobytes() for tensor in tensors)
+    return record, bias_ids, bias_values
+
+
+@pytest.mark.parametrize("name", sorted(SENT))
+def test_each_parameter_that_a_worker_is_sent_is_in_its_row(name: str) -> None:
+    """A new one needs a word of the record, and what reads it."""
+    assert changed(name).for_worker() == changed(name), "it is sent"
+    assert row_bytes(changed(name)) != row_bytes(SET)
+
+
+def test_a_bias_is_in_its_row_by_its_value_too() -> None:
+    assert row_bytes(replace(SET, logit_bias=((5, 2.0),))) != row_bytes(SET)
