@@ -34,7 +34,7 @@ class Attendance:
             "attend", [keys.schedulers, keys.reaches], [holder, ttl_ms, json.dumps(sorted(reach))]
         )
         reaches = {
-            scheduler.decode(): frozenset(json.loads(workers))
+            scheduler.decode(): _reach(workers)
             for scheduler, workers in zip(answer[::2], answer[1::2], strict=True)
         }
         workers = await live_workers(self._shard)
@@ -43,3 +43,17 @@ class Attendance:
     async def depart(self, holder: str) -> None:
         keys = self._shard.keys
         await self._shard.run("depart", [keys.schedulers, keys.reaches], [holder])
+
+
+def _reach(text: bytes) -> frozenset[str]:
+    """What a scheduler says that it reaches: nothing, where it can't be read."""
+    try:
+        workers = json.loads(text)
+    except ValueError:
+        return frozenset()
+    is_list = isinstance(workers, list)
+    return (
+        frozenset(worker for worker in workers if isinstance(worker, str))
+        if is_list
+        else frozenset()
+    )

@@ -38,3 +38,13 @@ async def test_a_clock_that_was_moved_keeps_no_dead_scheduler(
     await queue.attend("dead", TTL_MS, ["w"])
     redis.zincrby(keys.schedulers, 3_600_000 * hours, "dead")
     assert (await queue.attend("a", TTL_MS, [])).reaches.keys() == {"a"}
+
+
+@pytest.mark.parametrize("told", ["no JSON", "5", "null", "[5, null]"])
+async def test_who_cannot_be_read_reaches_nobody(
+    queue: JobQueue, redis: Redis, keys: Keys, told: str
+) -> None:
+    await queue.attend("odd", TTL_MS, ["w"])
+    redis.hset(keys.reaches, "odd", told)
+    reaches = {"a": frozenset({"w"}), "odd": frozenset()}
+    assert (await queue.attend("a", TTL_MS, ["w"])).reaches == reaches

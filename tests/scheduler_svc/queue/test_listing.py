@@ -62,7 +62,7 @@ async def test_listing_goes_past_a_page(queue: JobQueue) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("f0", '{"reason":"stop"}'), ("spec", "{}"), ("spec", "no JSON"), ("arrival", "now")],
+    [("f0", '{"message":"stop"}'), ("spec", "{}"), ("spec", "no JSON"), ("arrival", "now")],
 )
 async def test_a_job_that_cannot_be_read_hides_no_other(
     queue: JobQueue, redis: Redis, keys: Keys, field: str, value: str
