@@ -175,7 +175,7 @@ MUTANTS = (
         "newcomers come last",
         PLANNER,
         "        self._admit(builder)\n        # The first one last",
-        "",
+        "        # The first one last",
     ),
     Mutant(
         "a prompt is let in and computed at once",

@@ -8,7 +8,7 @@ from tests.scheduler_svc.core.mutations import Mutant
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_each_mistake_can_still_be_made(mutant: Mutant) -> None:
-    assert mutated(mutant)
+    compile(mutated(mutant), mutant.path, "exec")
     assert mutant.old != mutant.new
 
 

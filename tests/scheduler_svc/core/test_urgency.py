@@ -164,11 +164,9 @@ def test_a_static_batch_is_let_in_when_the_one_before_has_left() -> None:
 
 
 def test_in_a_static_batch_nobody_is_displaced() -> None:
-    lane = Lane(
-        job("a", rank=10.0), batching="static", preemption_margin=1.0, max_steps_in_flight=1
-    )
+    lane = full_lane(batching="static")
     lane.tell(Claimed((job("urgent", rank=0.0),)))
-    lane.tell(report(1, (1, 0, 5)))
+    lane.tell(report(2, (1, 1, 5), (2, 1, 5)))
     assert (lane.core.counts.num_preemptions, lane.core.num_waiting) == (0, 1)
 
 
