@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from scheduler_svc.queue import EmbeddedRedis, JobQueue, RowKind
 from tests.scheduler_svc.queue.build import STOP, claim_ids, lease_on, row, spec, tokens_of
@@ -21,11 +22,17 @@ TOKENS = (1, 2, 3, 4)
 
 @asynccontextmanager
 async def killed(data_dir: Path) -> AsyncIterator[JobQueue]:
-    """A queue whose server is killed when the block is left."""
+    """A queue whose server is killed when the block is left, and all is in its file.
+
+    While the disk is busy with an fsync, a server holds back for up to 2 s what it answered.
+    """
     redis = await asyncio.to_thread(EmbeddedRedis.start, data_dir)
     try:
         async with JobQueue(redis.url, "model") as queue:
             yield queue
+        with Redis.from_url(redis.url) as asked:
+            while asked.info("persistence")["aof_buffer_length"]:
+                await asyncio.sleep(0.01)
     finally:
         assert redis.pid is not None
         os.kill(redis.pid, signal.SIGKILL)
