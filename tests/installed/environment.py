@@ -73,9 +73,13 @@ class Environment:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip with the tests' own Python; fail with what it says."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run pip with the tests' own Python; fail with what it says.
+
+    The repository is not on its path: what is installed there in place would count as installed.
+    """
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", *arguments]
+    variables = Environment.variables()
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

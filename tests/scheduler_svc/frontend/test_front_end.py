@@ -196,7 +196,7 @@ async def test_what_fails_in_a_look_ends_nothing_and_is_said_once(
         redis.rename(f"{workers}, elsewhere", workers)
     await running.until(Readiness(takes_jobs=True, computes=True))
     assert caplog.text.count("the api cannot say how it stands: Corrupt") == 1
-    stored = await running.front_end.submit(request(), "digest")
+    stored = await running.front_end.submit(request())
     await running.lane.claim()
     await running.lane.commit(stored.job_id, [7], Finish("length"), index=0)
     assert (await anext(running.front_end.events(stored.job_id))).token_ids == (7,)
