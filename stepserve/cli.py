@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from pydantic_settings import BaseSettings
 
+import stepserve
 from stepserve.process.command_line import meant, parse_settings, print_any_character
 from stepserve.process.extras import needs_extra
 from stepserve.protocol.errors import StepserveError
@@ -98,9 +99,7 @@ def parse(argv: Sequence[str]) -> Command:
         raise SystemExit(0 if argv else 2)
     name, rest = _split(argv)
     if name == "--version":
-        from importlib.metadata import version
-
-        print(version("stepserve"))
+        print(stepserve.__version__)
         raise SystemExit(0)
     if name not in COMMANDS:
         hint = meant("stepserve ", name, COMMANDS)
