@@ -139,7 +139,8 @@ def test_every_process_killed_and_started_again_goes_on(checkpoint: Path, tmp_pa
     assert tuple(again.token_ids) == whole.outputs[0].token_ids
 
 
-@pytest.mark.parametrize("roles_apart", ["no", pytest.param("yes", marks=pytest.mark.long)])
+@pytest.mark.long  # that all of them are killed, one after the other, is seen in make test
+@pytest.mark.parametrize("roles_apart", ["no", "yes"])
 def test_a_killed_worker_and_a_killed_scheduler_lose_nothing(
     checkpoint: Path, roles_apart: str
 ) -> None:
