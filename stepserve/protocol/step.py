@@ -101,6 +101,7 @@ class WorkerInfo:
     max_batch_size: int
     max_step_tokens: int
     max_kept_reports: int
+    num_stages: int = 1
     protocol_version: int = PROTOCOL_VERSION
 
 

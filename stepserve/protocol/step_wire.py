@@ -8,6 +8,7 @@ whose lengths do not fit each other, or are no whole numbers of items, raise
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 from stepserve.protocol.errors import InvalidRequest
@@ -256,7 +257,9 @@ def encode_info(info: WorkerInfo) -> pb.WorkerInfo:
 
 
 def decode_info(message: pb.WorkerInfo) -> WorkerInfo:
-    return WorkerInfo(**{name: getattr(message, name) for name in _INFO_FIELDS})
+    found = WorkerInfo(**{name: getattr(message, name) for name in _INFO_FIELDS})
+    # A worker that knows nothing of stages has one.
+    return found if found.num_stages else replace(found, num_stages=1)
 
 
 def encode_hello(hello: Hello) -> pb.Hello:

@@ -23,7 +23,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("protocol_version", "incarnation", "model", "fingerprint", "dtype", "vocab_size", "max_context", "block_size", "num_blocks", "max_batch_size", "max_step_tokens", "max_kept_reports")
+    __slots__ = ("protocol_version", "incarnation", "model", "fingerprint", "dtype", "vocab_size", "max_context", "block_size", "num_blocks", "max_batch_size", "max_step_tokens", "max_kept_reports", "num_stages")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class WorkerInfo(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_KEPT_REPORTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STAGES_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     incarnation: str
     model: str
@@ -48,7 +49,8 @@ class WorkerInfo(_message.Message):
     max_batch_size: int
     max_step_tokens: int
     max_kept_reports: int
-    def __init__(self, protocol_version: _Optional[int] = ..., incarnation: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_kept_reports: _Optional[int] = ...) -> None: ...
+    num_stages: int
+    def __init__(self, protocol_version: _Optional[int] = ..., incarnation: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_kept_reports: _Optional[int] = ..., num_stages: _Optional[int] = ...) -> None: ...
 
 class LaneMessage(_message.Message):
     __slots__ = ("hello", "command")

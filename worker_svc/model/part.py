@@ -1,0 +1,38 @@
+"""Which part of a model a process has: the layers of a stage, the heads and columns of a rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process's part of a model that several compute together; by default all of it.
+
+    ``num_stages`` stages have its layers one after another (pipeline), and in each of them
+    ``num_ranks`` ranks have every layer's heads and columns side by side (tensor parallelism).
+    """
+
+    stage: int = 0
+    num_stages: int = 1
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it has the embedding."""
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it has the final norm and the vocabulary, hence samples."""
+        return self.stage == self.num_stages - 1
+
+    def layers(self, num_layers: int) -> range:
+        """The layers of its stage: as even as it goes, the last stages have fewer.
+
+        The last one has the vocabulary's product too.
+        """
+        fewest, more = divmod(num_layers, self.num_stages)
+        begin = self.stage * fewest + min(self.stage, more)
+        return range(begin, begin + fewest + (self.stage < more))
