@@ -70,7 +70,9 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
 
 def _capture(executor: Executor, limits: Limits) -> None:
     """Steps become graphs; where that fails, they are launched kernel by kernel."""
-    graphs = GraphedSteps(executor.model, executor.cache, executor.table, buckets_for(limits))
+    graphs = GraphedSteps(
+        executor.model, executor.cache, executor.table, executor.sampler, buckets_for(limits)
+    )
     try:
         for _ in counted(graphs.capture(CudaRecorder()), "captured CUDA graphs", len(graphs)):
             pass

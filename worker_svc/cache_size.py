@@ -111,7 +111,9 @@ def _num_blocks_free(settings: WorkerSettings, model: Model, layout: Layout, lim
 
         step = peak_bytes(device, execute_the_largest)
         if settings.has_graphs(device.type):
-            step += graph_bytes(limits, step, model.hidden_size * model.dtype.itemsize)
+            itemsize = model.dtype.itemsize
+            row_bytes, logits_bytes = model.hidden_size * itemsize, model.vocab_size * itemsize
+            step += graph_bytes(limits, step, row_bytes, logits_bytes)
         total = torch.cuda.get_device_properties(device).total_memory
         free = cache_bytes(total, free_bytes(device), step, fraction)
         num_blocks = shape.num_blocks_that_fit(free, 1.0)

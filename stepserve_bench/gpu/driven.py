@@ -71,7 +71,9 @@ class Model:
         layout = layout_for("paged", "continuous")
         runner = Runner(self.decoder, self.cache, self.limits, layout)
         if buckets:
-            graphs = GraphedSteps(self.decoder, self.cache, runner.executor.table, buckets)
+            graphs = GraphedSteps(
+                self.decoder, self.cache, runner.executor.table, runner.executor.sampler, buckets
+            )
             for _ in graphs.capture(CudaRecorder()):
                 pass
             runner.executor.graphs = graphs

@@ -83,3 +83,13 @@ class StepNeeds:
             cut |= needs.cut
             num_logprobs = max(num_logprobs, resident.sampling.logprobs)
         return cls(penalties, bias, draw, cut, num_logprobs)
+
+    def covers(self, other: StepNeeds) -> bool:
+        """Whether nothing more is needed by ``other``."""
+        return (
+            self.penalties >= other.penalties
+            and self.bias >= other.bias
+            and self.draw >= other.draw
+            and self.cut >= other.cut
+            and self.num_logprobs >= other.num_logprobs
+        )

@@ -34,10 +34,12 @@ def chunk_kernel(
 ) -> None:
     """One program a tile: some tokens of one row, the query heads of one KV head.
 
-    The last tiles of a row see the most keys, so they come first: what is left at the end is short.
+    The last tiles of a row see the most keys, so they come first, of all heads: what is left at the
+    end is short.
     """
     tokens_per_tile: tl.constexpr = shape.num_lines // shape.group
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    kv_head = tl.program_id(0) % shape.num_kv_heads
+    tile = (tl.num_programs(0) - 1 - tl.program_id(0)) // shape.num_kv_heads
     row = _find_row(query_starts, num_rows, tile, tokens_per_tile)
     start = tl.load(query_starts + row)
     query_len = tl.load(query_starts + row + 1) - start
@@ -47,11 +49,11 @@ def chunk_kernel(
     lines = tl.arange(0, shape.num_lines)
     tokens = first + lines // shape.group
     inside = (lines < tokens_per_tile * shape.group) & (tokens < query_len)
-    heads = tl.program_id(1) * shape.group + lines % shape.group
+    heads = kv_head * shape.group + lines % shape.group
     at = (start + tokens).to(tl.int64)
     offsets = at * query_token_stride + heads * query_head_stride
     queries = load_query(query, offsets, inside, shape)
-    head_offset = tl.program_id(1).to(tl.int64) * (shape.block_size * shape.head_dim)
+    head_offset = kv_head.to(tl.int64) * (shape.block_size * shape.head_dim)
     table = block_tables + tl.load(row_ids + row).to(tl.int64) * table_stride
     cache = k_cache + head_offset, v_cache + head_offset, table
     context_len = tl.load(context_lens + row)

@@ -49,24 +49,27 @@ def decode_kernel(
     """One program for a part of one row's segments and the query heads of one KV head.
 
     If there are several parts, each segment's state goes to ``partials``, see ``join_kernel``.
+    The last rows come first, of all heads: where they have the longest contexts, what is left at
+    the end is short.
     """
     wait_for_others(early)
-    is_split = tl.num_programs(2) > 1
-    row = tl.program_id(0)
+    is_split = tl.num_programs(1) > 1
+    kv_head = tl.program_id(0) % shape.num_kv_heads
+    row = (tl.num_programs(0) - 1 - tl.program_id(0)) // shape.num_kv_heads
     start = tl.load(query_starts + row)
     context_len = tl.load(context_lens + row)
     segment_len = _segment_len(context_len, shape)
     first, end = _segments(context_len, segment_len, shape)
-    part_len = tl.cdiv(end - first, tl.num_programs(2))
-    first += tl.program_id(2) * part_len
+    part_len = tl.cdiv(end - first, tl.num_programs(1))
+    first += tl.program_id(1) * part_len
     end = tl.minimum(first + part_len, end)
     if (tl.load(query_starts + row + 1) - start != 1) | (is_split & (first >= end)):
         return
     lines = tl.arange(0, shape.num_lines)
-    heads = tl.program_id(1) * shape.group + lines
+    heads = kv_head * shape.group + lines
     offsets = start.to(tl.int64) * query_token_stride + heads * query_head_stride
     queries = load_query(query, offsets, lines < shape.group, shape)
-    head_offset = tl.program_id(1).to(tl.int64) * (shape.block_size * shape.head_dim)
+    head_offset = kv_head.to(tl.int64) * (shape.block_size * shape.head_dim)
     table = block_tables + tl.load(row_ids + row).to(tl.int64) * table_stride
     cache = k_cache + head_offset, v_cache + head_offset, table
     joined = nothing_yet(shape)

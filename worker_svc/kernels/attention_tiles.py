@@ -46,11 +46,12 @@ class DecodeTile:
 
     Attributes:
         num_keys, num_warps, num_stages, looks_ahead: as in ``ChunkTile``. Its lines are the query
-            heads of one KV head, 16 at least. Where the device has few programs to change between
-            there is one stage more.
+            heads of one KV head, 16 at least.
+        max_stages: where the device has few programs to change between there are more stages, up to
+            so many.
         segment_len: the tokens that are summed apart, a multiple of ``num_keys``; more where a
             context is long. It decides the bits of a decode.
-        programs_per_sm: contexts are split until there are so many programs for each of the
+        programs_per_sm: contexts are split where there are fewer programs for each of the
             device's multiprocessors. It decides no bits.
     """
 
@@ -60,6 +61,7 @@ class DecodeTile:
     looks_ahead: bool = False
     segment_len: int = 128
     programs_per_sm: float = 1.5
+    max_stages: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ CARD_TILES = {
     # 2026-11-26, bench gpu --sweep: decodes reach 98 % of the copy bandwidth at 256 rows of 1,024,
     # chunks 448 TFLOP/s in one prompt of 8,192.
     "NVIDIA H200": {
-        (2, 128): Tiles(ChunkTile(64, 64, 4, 3, True), DecodeTile(64, 2, 2, True)),
+        (2, 128): Tiles(ChunkTile(64, 64, 4, 3, True), DecodeTile(64, 2, 2, True, max_stages=4)),
     },
 }
 

@@ -24,9 +24,12 @@ from worker_svc.kernels.early_triton import starts_early
 from worker_svc.kernels.ragged import Ragged
 
 LOG2_E = math.log2(math.e)  # the kernels compute in powers of two
-# Measured on an H200: with 2 programs on each, three stages take 134 us where two take 149, with 4
-# of them 83 us and 68 us (32 rows of 4,096, 64 rows of 1,024).
-FEW_PROGRAMS_PER_SM = 2
+# Where contexts are split, until so many programs are there for each multiprocessor.
+SPLIT_PROGRAMS_PER_SM = 4
+# A program keeps more loads in flight where fewer share a multiprocessor: measured on an H200, two
+# stages more where 2 do take 132 us where none take 150 (32 rows of 4,096), one more where 4 do 91
+# us and not 102 (64 rows of 500 to 2,000), none where 8 do 145 us and not 151.
+STAGES_MORE = ((2, 2), (4, 1))
 # What the states of all segments of a step may take, else its rows are not split.
 MAX_PARTIALS_BYTES = 64 << 20
 
@@ -90,7 +93,7 @@ def _attend_chunks(call: AttentionCall, output: Tensor, tile: ChunkTile) -> None
     query, ragged = call.query, call.ragged
     shape = _shape(call, tile, tile.num_lines)._replace(overlaps=tile.overlaps)
     num_tiles = query.shape[0] // (shape.num_lines // shape.group) + ragged.num_rows
-    chunk_kernel[(num_tiles, shape.num_kv_heads)](
+    chunk_kernel[(num_tiles * shape.num_kv_heads,)](
         query,
         query.stride(0),
         query.stride(1),
@@ -119,7 +122,7 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
     num_parts = _num_parts(call, num_segments, tile)
     lines = (ragged.num_rows, query.shape[1], num_segments, shape.head_dim + 2)
     partials = torch.empty(lines if num_parts > 1 else 0, dtype=torch.float32, device=query.device)
-    decode_kernel[(ragged.num_rows, shape.num_kv_heads, num_parts)](
+    decode_kernel[(ragged.num_rows * shape.num_kv_heads, num_parts)](
         query,
         query.stride(0),
         query.stride(1),
@@ -138,8 +141,7 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
         starts_early(query),
         launch_pdl=starts_early(query),
         num_warps=tile.num_warps,
-        num_stages=tile.num_stages
-        + _has_few(ragged.num_rows * shape.num_kv_heads * num_parts, query),
+        num_stages=_num_stages(ragged.num_rows * shape.num_kv_heads * num_parts, query, tile),
         enable_fp_fusion=True,
     )
     if num_parts > 1:
@@ -160,19 +162,22 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
 def _num_parts(call: AttentionCall, num_segments: int, tile: DecodeTile) -> int:
     """Into how many parts a row's segments are split, a program each; no output depends on it.
 
-    As many as fill the device, where the segments' states find room.
+    Rows that fill the device are left whole; so are all where the segments' states find no room.
     """
     num_rows, num_heads, head_dim = call.ragged.num_rows, call.query.shape[1], call.query.shape[2]
     if num_rows * num_heads * num_segments * (head_dim + 2) * 4 > MAX_PARTIALS_BYTES:
         return 1
-    wanted = math.ceil(tile.programs_per_sm * _num_sms(call.query.device))
-    num_programs = num_rows * call.k_cache.shape[1]
-    return max(1, min(-(-wanted // num_programs), num_segments))
+    num_programs, num_sms = num_rows * call.k_cache.shape[1], _num_sms(call.query.device)
+    if num_programs >= tile.programs_per_sm * num_sms:
+        return 1
+    return min(-(-SPLIT_PROGRAMS_PER_SM * num_sms // num_programs), num_segments)
 
 
-def _has_few(num_programs: int, query: Tensor) -> bool:
-    """Whether so few programs share a multiprocessor that each must keep more loads in flight."""
-    return num_programs <= FEW_PROGRAMS_PER_SM * _num_sms(query.device)
+def _num_stages(num_programs: int, query: Tensor, tile: DecodeTile) -> int:
+    """More than ``tile`` says where few programs share a multiprocessor; it decides no bits."""
+    num_sms = _num_sms(query.device)
+    more = next((more for few, more in STAGES_MORE if num_programs <= few * num_sms), 0)
+    return max(tile.num_stages, min(tile.num_stages + more, tile.max_stages))
 
 
 def _shape(call: AttentionCall, tile: ChunkTile | DecodeTile, num_lines: int) -> Shape:

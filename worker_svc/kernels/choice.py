@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class SampledRows:
+class SampledRows(NamedTuple):
     """The S rows of logits that get a token.
 
     Attributes:
@@ -38,8 +36,7 @@ class Logprobs(NamedTuple):
     top: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What S rows chose.
 
     Attributes:

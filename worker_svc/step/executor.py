@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
 
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row, StepPlan
 from worker_svc.model.model import Model
-from worker_svc.step.graphs import GraphedSteps
+from worker_svc.step.graphs import Computed, GraphedSteps
 from worker_svc.step.layout import Layout
 from worker_svc.step.pending import Pending
 from worker_svc.step.rows import RowTable
-from worker_svc.step.sampler import SampledRows, Sampler, StepNeeds
+from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
 from worker_svc.step.staging import pack
 from worker_svc.step.timer import start_timer
 
@@ -31,7 +32,7 @@ class Executor:
         self.cache = cache
         self.table = RowTable(limits, model.device, model.kernels)
         self._layout = layout
-        self._sampler = Sampler(self.table, model.kernels)
+        self.sampler = Sampler(self.table, model.kernels)
         self.graphs: GraphedSteps | None = None
 
     @torch.inference_mode()
@@ -42,30 +43,33 @@ class Executor:
         if not plan.rows:
             timer.stop()
             return Pending(timer)
-        hidden, num_positions, num_context = self._forward(plan)
-        pending = Pending(timer, num_positions, num_context)
+        computed = self._forward(plan)
+        pending = Pending(timer, computed.num_positions, computed.num_context)
         if sampled := plan.sampled:
-            self._sample(hidden, sampled, pending)
+            pending.bring(self._choose(computed, sampled), sampled)
         timer.stop()
         return pending
 
-    def _forward(self, plan: StepPlan) -> tuple[Tensor, int, int]:
-        """``[>= S, H]``, what is sampled first; positions computed, key positions attended to."""
+    def _forward(self, plan: StepPlan) -> Computed:
         if self.graphs is not None:
             return self.graphs.forward(plan.rows)
         batch = self._layout.make_batch(plan.rows, self.table, plan.num_dead)
         hidden = self.model.forward(batch, self.cache)
-        return hidden, batch.num_positions, batch.num_context
-
-    def _sample(self, hidden: Tensor, rows: list[Row], pending: Pending) -> None:
-        """Choose the rows' tokens, write them behind their last ones, and mark who has ended."""
+        rows = plan.sampled
         row_ids, positions = pack(
             ([row.resident.row_id for row in rows], [row.position for row in rows]),
             self.table.device,
         )
         sampled = SampledRows(row_ids, positions)
+        return Computed(hidden, sampled, batch.num_positions, batch.num_context)
+
+    def _choose(self, computed: Computed, rows: Sequence[Row]) -> Choice:
+        """Choose the rows' tokens, write them behind their last ones, and mark who has ended."""
         needs = StepNeeds.of([row.resident for row in rows])
-        logits = self.model.logits(hidden)[: len(rows)]
-        choice = self._sampler.choose(logits, sampled, needs)
-        self._sampler.advance(choice, sampled)
-        pending.bring(choice, rows)
+        for able, choose in computed.choosers.items():
+            if able.covers(needs):
+                return choose()
+        logits = self.model.logits(computed.hidden)[: len(rows)]
+        choice = self.sampler.choose(logits, computed.sampled, needs)
+        self.sampler.advance(choice, computed.sampled)
+        return choice

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worker_svc.core.residents import Row
 from worker_svc.kernels import Ragged
+from worker_svc.kernels.choice import SampledRows
 from worker_svc.model.batch import Batch
 from worker_svc.step.row_arrays import RowArrays
 from worker_svc.step.rows import RowTable
@@ -29,7 +30,8 @@ class FlatStep:
         row_ids: ``[R]``, where the rows lie in the table.
         query_starts: ``[R + 1]``, cumulative token counts.
         context_lens: ``[R]``, tokens in each row's cache after this step.
-        sample_positions: ``[S]``, indices into T.
+        sample_positions: ``[S]``, indices into T, in the order in which the rows were given.
+        sampled_row_ids, next_positions: ``[S]``, whose token is chosen there and where it goes.
         max_query_len, max_context_len: at least the largest of the rows'.
         num_context: key positions that attention reads in each layer.
     """
@@ -40,22 +42,35 @@ class FlatStep:
     query_starts: Array
     context_lens: Array
     sample_positions: Array
+    sampled_row_ids: Array
+    next_positions: Array
     max_query_len: int
     max_context_len: int
     num_context: int
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> FlatStep:
-        arrays = RowArrays.of(rows)
+        """The rows of the longest contexts come last: attention begins with those.
+
+        A device begins with as many as it has room for and fills up with the others: were a long
+        one the last to begin, most of the device would wait for it.
+        """
+        given = RowArrays.of(rows)
+        order = np.argsort(given.context_lens, kind="stable")
+        arrays = given.take(order)
         ends, context_lens = arrays.counts.cumsum(), arrays.context_lens
         token_row_ids, positions = arrays.flat_tokens()
+        last = np.empty_like(order)
+        last[order] = ends - 1
         return cls(
             token_row_ids=token_row_ids,
             positions=positions,
             row_ids=arrays.row_ids,
             query_starts=np.concatenate(((0,), ends)),
             context_lens=context_lens,
-            sample_positions=ends[arrays.is_sampled] - 1,
+            sample_positions=last[given.is_sampled],
+            sampled_row_ids=given.row_ids[given.is_sampled],
+            next_positions=given.next_positions[given.is_sampled],
             max_query_len=int(arrays.counts.max(initial=0)),
             max_context_len=int(context_lens.max(initial=0)),
             num_context=int(context_lens.sum()),
@@ -63,7 +78,7 @@ class FlatStep:
 
     @property
     def arrays(self) -> tuple[Array, ...]:
-        """What is copied to the device, in the order in which ``flat_batch`` takes it."""
+        """What is copied to the device, in the order in which ``on_device`` takes it."""
         return (
             self.token_row_ids,
             self.positions,
@@ -71,6 +86,8 @@ class FlatStep:
             self.query_starts,
             self.context_lens,
             self.sample_positions,
+            self.sampled_row_ids,
+            self.next_positions,
         )
 
     @property
@@ -83,34 +100,25 @@ class FlatStep:
         """R."""
         return len(self.row_ids)
 
-    def padded(self, num_tokens: int, num_rows: int, nobody: int) -> tuple[Array, ...]:
-        """``arrays`` for ``num_tokens`` tokens and ``num_rows`` rows, all of them sampled.
+    def paddings(self, nobody: int) -> tuple[int, ...]:
+        """What each of ``arrays`` is filled up with in a step of more tokens and rows.
 
-        What is added belongs to the row ``nobody``: tokens outside of every row, and rows
-        without tokens, whose samples mean nothing.
+        It belongs to the row ``nobody``: tokens outside of every row, and rows without tokens. Nor
+        is there anybody for whom a token would be chosen.
         """
-        tokens, rows = num_tokens - self.num_tokens, num_rows - self.num_rows
-        samples = num_rows - len(self.sample_positions)
-        return (
-            np.pad(self.token_row_ids, (0, tokens), constant_values=nobody),
-            np.pad(self.positions, (0, tokens)),
-            np.pad(self.row_ids, (0, rows), constant_values=nobody),
-            np.pad(self.query_starts, (0, rows), mode="edge"),
-            np.pad(self.context_lens, (0, rows)),
-            np.pad(self.sample_positions, (0, samples)),
-        )
+        return nobody, 0, nobody, self.num_tokens, 0, 0, -1, 0
 
-    def batch(self, table: RowTable) -> Batch:
+    def on_device(self, table: RowTable) -> tuple[Batch, SampledRows]:
         """The step on the device of ``table``, in one copy."""
         bounds = (self.max_query_len, self.max_context_len)
-        return flat_batch(pack(self.arrays, table.device), table, bounds, self.num_context)
+        return on_device(pack(self.arrays, table.device), table, bounds, self.num_context)
 
 
-def flat_batch(
+def on_device(
     packed: Sequence[Tensor], table: RowTable, bounds: tuple[int, int], num_context: int = 0
-) -> Batch:
+) -> tuple[Batch, SampledRows]:
     """``packed`` as ``FlatStep.arrays``; ``bounds``: the longest query and context at most."""
-    token_row_ids, positions, row_ids, query_starts, context_lens, sampled = packed
+    token_row_ids, positions, row_ids, query_starts, context_lens, sampled = packed[:6]
     token_ids, slots = table.locate(token_row_ids, positions)
     ragged = Ragged(
         row_ids=row_ids,
@@ -120,7 +128,7 @@ def flat_batch(
         max_query_len=bounds[0],
         max_context_len=bounds[1],
     )
-    return Batch(
+    batch = Batch(
         token_ids=token_ids,
         positions=positions,
         slots=slots,
@@ -128,3 +136,4 @@ def flat_batch(
         sample_positions=sampled.long(),
         num_context=num_context,
     )
+    return batch, SampledRows(*packed[6:])

@@ -3,32 +3,38 @@
 A step of a small model is a few hundred launches that each take the host longer than the device.
 What depends on the step is read by the graph from one buffer that is copied before it; the grids
 are those of the bucket, so the batch is padded by tokens outside of every row and by empty rows.
-Only ``Model.forward`` is captured: the vocabulary's product and the sampler follow in few launches.
+Where all rows decode, the vocabulary's product and the usual ways to choose from it are graphs too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
+from worker_svc.core.needs import StepNeeds
 from worker_svc.core.residents import Row
+from worker_svc.kernels.choice import Choice, SampledRows
 from worker_svc.model.model import Model
-from worker_svc.step.flat import FlatStep, flat_batch
+from worker_svc.step.flat import FlatStep, on_device
 from worker_svc.step.rows import RowTable
+from worker_svc.step.sampler import Sampler
 from worker_svc.step.staging import Buffer, aligned
 
-# Contexts up to each have graphs of their own, as well as the longest there may be: the longer
-# contexts may be, the more programs attention launches only to find that there is nothing for them.
+# Decodes of contexts up to each have graphs of their own, as well as the longest there may be: the
+# longer contexts may be, the more programs attention launches only to find nothing to do.
 CONTEXT_BOUNDS = (4096,)
 # A mixed step of more tokens keeps the device busy for longer than the host needs to launch it.
-MAX_GRAPHED_TOKENS = 2048
+MAX_GRAPHED_TOKENS = 8192
+# What a step may need so that its tokens are chosen by a graph, the least first: a token is the
+# same where more is said to be needed. Penalties, biases and log-probabilities are not usual.
+GRAPHED_NEEDS = (StepNeeds(draw=True), StepNeeds(draw=True, cut=True))
 
 # What the driver keeps of a graph of a few hundred launches.
 BYTES_PER_GRAPH = 4 << 20
@@ -54,12 +60,18 @@ class Bucket:
     def input_sizes(self) -> tuple[int, ...]:
         """Of each array that ``FlatStep.padded`` makes for it."""
         tokens, rows = self.num_tokens, self.num_rows
-        return tokens, tokens, rows, rows + 1, rows, rows
+        return tokens, tokens, rows, rows + 1, rows, rows, rows, rows
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether every row has one token at most."""
+        return self.max_query_len == 1
 
     def kept_bytes(self, row_bytes: int) -> int:
-        """What its inputs take, and its result, of ``row_bytes`` for each row."""
+        """What its inputs take, and its results, of ``row_bytes`` for each row's hidden state."""
         num_inputs = sum(map(aligned, self.input_sizes))
-        return num_inputs * torch.int32.itemsize + self.num_rows * row_bytes
+        num_chosen = 2 * len(GRAPHED_NEEDS) * self.num_rows if self.is_decode else 0
+        return (num_inputs + num_chosen) * torch.int32.itemsize + self.num_rows * row_bytes
 
     def holds(self, step: FlatStep) -> bool:
         """Whether the step fits."""
@@ -83,23 +95,23 @@ def buckets_for(limits: Limits) -> tuple[Bucket, ...]:
         Bucket(rows, rows, 1, context) for rows in _sizes(1, most_rows) for context in contexts
     ]
     mixed = [
-        Bucket(tokens, most_rows, tokens, context)
-        for tokens in _sizes(64, most_tokens)
-        for context in contexts
+        Bucket(tokens, most_rows, tokens, limits.max_context) for tokens in _sizes(64, most_tokens)
     ]
     return (*decodes, *mixed)
 
 
-def graph_bytes(limits: Limits, step_bytes: int, row_bytes: int) -> int:
+def graph_bytes(limits: Limits, step_bytes: int, row_bytes: int, logits_bytes: int) -> int:
     """About what all graphs take of a device's memory.
 
     They share one pool that holds the largest one's work, where the largest step takes
-    ``step_bytes``. Each keeps its inputs, and a result of ``row_bytes`` for each row.
+    ``step_bytes``. Each keeps its inputs, and a result of ``row_bytes`` for each row. A row's
+    logits are ``logits_bytes``.
     """
     buckets = buckets_for(limits)
     most = max(bucket.num_tokens for bucket in buckets)
     kept = sum(bucket.kept_bytes(row_bytes) + BYTES_PER_GRAPH for bucket in buckets)
-    return step_bytes * most // limits.max_step_tokens + kept
+    logits = logits_bytes * max(bucket.num_rows for bucket in buckets)
+    return max(step_bytes * most // limits.max_step_tokens, logits) + kept
 
 
 def _sizes(least: int, most: int) -> list[int]:
@@ -111,25 +123,57 @@ def _sizes(least: int, most: int) -> list[int]:
     return [*sizes, most]
 
 
+class Computed(NamedTuple):
+    """A step's forward, launched.
+
+    Attributes:
+        hidden: ``[>= S, H]``, what is sampled first.
+        sampled: the S rows.
+        num_positions: positions that were computed, padding included.
+        num_context: key positions that were attended to.
+        choosers: what launches the choice of these rows' tokens, and writes them, by what it can.
+    """
+
+    hidden: Tensor
+    sampled: SampledRows
+    num_positions: int
+    num_context: int
+    choosers: Mapping[StepNeeds, Callable[[], Choice]] = {}
+
+
 class _Graph:
-    """One bucket's buffer, what replays it, and where it leaves its result."""
+    """One bucket's buffer, what replays it, and where it leaves its results."""
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
         self.bucket = bucket
         self.inputs = Buffer(bucket.input_sizes, device)
+        self.sampled = SampledRows(*self.inputs.views()[-2:])
         self.hidden: Tensor | None = None
         self.replay: Replay | None = None
+        self.choices: dict[StepNeeds, Choice] = {}
+        self.choosers: dict[StepNeeds, Callable[[], Choice]] = {}
+
+    def choose(self, needs: StepNeeds, replay: Replay) -> Choice:
+        """Launch the choice again."""
+        replay()
+        return self.choices[needs]
 
 
 class GraphedSteps:
     """The graphs of a model over one cache and one table."""
 
     def __init__(
-        self, model: Model, cache: KVCache, table: RowTable, buckets: Sequence[Bucket]
+        self,
+        model: Model,
+        cache: KVCache,
+        table: RowTable,
+        sampler: Sampler,
+        buckets: Sequence[Bucket],
     ) -> None:
         self._model = model
         self._cache = cache
         self._table = table
+        self._sampler = sampler
         self._graphs = [_Graph(bucket, model.device) for bucket in buckets]
 
     def __len__(self) -> int:
@@ -139,41 +183,50 @@ class GraphedSteps:
     def capture(self, record: Recorder) -> Iterator[Bucket]:
         """Capture each graph, the largest first: the others find their memory in its pool.
 
-        Yields each bucket that was captured. Nothing is written to the cache.
+        Yields each bucket that was captured. Nothing is written to the cache or the table.
         """
         nothing = FlatStep.of(())
         for graph in sorted(self._graphs, key=lambda graph: -graph.bucket.num_tokens):
             self._fill(graph, nothing)
             graph.replay = record(partial(self._compute, graph))
+            for needs in GRAPHED_NEEDS if graph.bucket.is_decode else ():
+                replay = record(partial(self._choose, graph, needs))
+                graph.choosers[needs] = partial(graph.choose, needs, replay)
             yield graph.bucket
 
-    def forward(self, rows: Sequence[Row]) -> tuple[Tensor, int, int]:
-        """Replay the smallest graph that holds the rows; where none does, launch every kernel.
-
-        Returns:
-            Hidden states ``[S, H]`` of the sampled rows, the positions that were computed and the
-            key positions that were attended to.
-        """
+    def forward(self, rows: Sequence[Row]) -> Computed:
+        """Replay the smallest graph that holds the rows; where none does, launch every kernel."""
         step = FlatStep.of(rows)
         graph = next((graph for graph in self._graphs if graph.bucket.holds(step)), None)
         if graph is None or graph.replay is None:
-            batch = step.batch(self._table)
+            batch, sampled = step.on_device(self._table)
             hidden = self._model.forward(batch, self._cache)
-            return hidden, batch.num_positions, batch.num_context
+            return Computed(hidden, sampled, batch.num_positions, batch.num_context)
         self._fill(graph, step)
         graph.replay()
         assert graph.hidden is not None
-        sampled = graph.hidden[: len(step.sample_positions)]
-        return sampled, graph.bucket.num_tokens, step.num_context
+        num_sampled = len(step.sample_positions)
+        return Computed(
+            hidden=graph.hidden[:num_sampled],
+            sampled=SampledRows(*(part[:num_sampled] for part in graph.sampled)),
+            num_positions=graph.bucket.num_tokens,
+            num_context=step.num_context,
+            choosers=graph.choosers,
+        )
 
     def _fill(self, graph: _Graph, step: FlatStep) -> None:
-        bucket = graph.bucket
-        graph.inputs.fill(step.padded(bucket.num_tokens, bucket.num_rows, self._table.nobody))
+        graph.inputs.fill(step.arrays, step.paddings(self._table.nobody))
 
     def _compute(self, graph: _Graph) -> None:
         bounds = (graph.bucket.max_query_len, graph.bucket.max_context_len)
-        batch = flat_batch(graph.inputs.views(), self._table, bounds)
+        batch, _ = on_device(graph.inputs.views(), self._table, bounds)
         graph.hidden = self._model.forward(batch, self._cache)
+
+    def _choose(self, graph: _Graph, needs: StepNeeds) -> None:
+        assert graph.hidden is not None
+        logits = self._model.logits(graph.hidden)
+        graph.choices[needs] = choice = self._sampler.choose(logits, graph.sampled, needs)
+        self._sampler.advance(choice, graph.sampled)
 
 
 class CudaRecorder:

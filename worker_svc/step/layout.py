@@ -47,7 +47,7 @@ class Flat:
     """All tokens of all rows laid end to end, for ``paged``."""
 
     def make_batch(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
-        return FlatStep.of(rows).batch(table)
+        return FlatStep.of(rows).on_device(table)[0]
 
     def largest_rows(self, limits: Limits) -> Sequence[tuple[int, int]]:
         num_rows = min(limits.max_batch_size, limits.max_step_tokens)

@@ -27,10 +27,10 @@ class Pending:
         self._logprobs: tuple[Tensor, ...] | None = None
 
     def bring(self, choice: Choice, rows: Sequence[Row]) -> None:
-        """Begin to copy what was chosen for ``rows``."""
+        """Begin to copy what was chosen for ``rows``, the first ones of the choice."""
         self._rows = rows
-        self._token_ids = to_host(choice.token_ids)
-        self._is_finite = to_host(choice.is_finite)
+        self._token_ids = to_host(choice.token_ids[: len(rows)])
+        self._is_finite = to_host(choice.is_finite[: len(rows)])
         self._logprobs = choice.logprobs and tuple(map(to_host, choice.logprobs))
 
     def is_done(self) -> bool:
@@ -64,6 +64,6 @@ class Pending:
 def to_host(tensor: Tensor) -> Tensor:
     """A copy in the host's memory, there once the stream has come to it."""
     if tensor.device.type == "cpu":
-        return tensor
+        return tensor.clone()
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return copy.copy_(tensor, non_blocking=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ class RowArrays:
     """A step's rows, as the host knows them: ``[R]`` each.
 
     Where they lie in the table, tokens computed before, tokens to compute, whether nothing is
-    pending then.
+    pending then, and where the token that is chosen goes.
     """
 
     row_ids: Array
     starts: Array
     counts: Array
     is_sampled: Array
+    next_positions: Array
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> RowArrays:
@@ -34,6 +35,7 @@ class RowArrays:
             starts=np.array([row.start for row in rows], dtype=np.int64),
             counts=np.array([row.num_tokens for row in rows], dtype=np.int64),
             is_sampled=np.array([row.is_sampled for row in rows], dtype=np.bool_),
+            next_positions=np.array([row.position for row in rows], dtype=np.int64),
         )
 
     @property
@@ -42,8 +44,7 @@ class RowArrays:
 
     def take(self, order: Array) -> RowArrays:
         """The rows at ``order``."""
-        fields = (self.row_ids, self.starts, self.counts, self.is_sampled)
-        return RowArrays(*(field[order] for field in fields))
+        return RowArrays(*(getattr(self, field.name)[order] for field in fields(self)))
 
     def flat_tokens(self) -> tuple[Array, Array]:
         """Row id and position of every token, row after row."""

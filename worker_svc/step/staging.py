@@ -39,14 +39,19 @@ class Buffer:
         if not is_filled_once:
             self._memory = torch.zeros(self._starts[-1], dtype=torch.int32, device=device)
 
-    def fill(self, parts: Sequence[Part]) -> list[Tensor]:
-        """Copy the parts, each of its size, from pinned memory; return the views that hold them."""
+    def fill(self, parts: Sequence[Part], paddings: Sequence[int] | None = None) -> list[Tensor]:
+        """Copy the parts from pinned memory; return the views that hold them.
+
+        A part that is shorter than its size is filled up with its one of ``paddings``.
+        """
         is_pinned = self._device.type == "cuda"
         # Pinned memory is given on by its allocator only once the copy from it has been made.
-        host = torch.zeros(self._starts[-1], dtype=torch.int32, pin_memory=is_pinned)
+        host = torch.empty(self._starts[-1], dtype=torch.int32, pin_memory=is_pinned)
         array = host.numpy()
-        for start, part in zip(self._starts, parts, strict=False):
-            array[start : start + len(part)] = part
+        for index, part in enumerate(parts):
+            end = self._starts[index] + len(part)
+            array[self._starts[index] : end] = part
+            array[end : self._starts[index + 1]] = paddings[index] if paddings else 0
         if self._memory is None:
             self._memory = host.to(self._device, non_blocking=True)
         else:

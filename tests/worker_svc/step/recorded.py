@@ -69,6 +69,8 @@ def recordable(kernels: Kernels) -> Kernels:
         kernels,
         paged_attention=_whole(kernels.paged_attention),
         rotary_write=_whole(kernels.rotary_write),
+        choose=_whole(kernels.choose),
+        advance=_whole(kernels.advance),
     )
 
 

@@ -17,7 +17,7 @@ from tests.worker_svc.step.recorded import Recordings
 from worker_svc import cache_size
 from worker_svc.core.limits import Limits
 from worker_svc.settings import WorkerSettings
-from worker_svc.step.graphs import BYTES_PER_GRAPH, Bucket, buckets_for, graph_bytes
+from worker_svc.step.graphs import BYTES_PER_GRAPH, GRAPHED_NEEDS, Bucket, buckets_for, graph_bytes
 from worker_svc.step.layout import Flat
 
 GIB = 2**30
@@ -38,16 +38,20 @@ def test_what_is_counted_is_what_is_captured(assembled: Assemble, recordings: Re
     graphs = runner.executor.graphs
     assert graphs is not None
     captured = [graph.bucket for graph in graphs._graphs]
-    assert len(captured) == len(set(captured)) == recordings.num_made
+    assert len(captured) == len(set(captured))
+    num_choosers = sum(bucket.is_decode for bucket in captured) * len(GRAPHED_NEEDS)
+    assert len(captured) + num_choosers == recordings.num_made
     assert captured == list(buckets_for(runner._limits))
     kept = 0
     for graph in graphs._graphs:
         assert graph.hidden is not None
         assert graph.inputs._memory is not None
         kept += graph.hidden.nbytes + graph.inputs._memory.nbytes
+        for choice in graph.choices.values():
+            kept += choice.token_ids.nbytes + choice.is_finite.nbytes
     row_bytes = graph.hidden.shape[1] * graph.hidden.itemsize
     work = STEP * max(bucket.num_tokens for bucket in captured) // 128
-    counted = graph_bytes(runner._limits, STEP, row_bytes)
+    counted = graph_bytes(runner._limits, STEP, row_bytes, 1)
     assert counted == work + kept + len(captured) * BYTES_PER_GRAPH
 
 
@@ -67,8 +71,11 @@ def test_the_work_that_is_counted_is_the_largest_graphs(
 ) -> None:
     limits = Limits(100, 5000, 16, 1, max_batch_size, max_step_tokens)
     largest: Bucket = max(buckets_for(limits), key=lambda bucket: bucket.num_tokens)
-    more = graph_bytes(limits, max_step_tokens, 0) - graph_bytes(limits, 0, 0)
-    assert more == largest.num_tokens <= max_step_tokens
+    least = graph_bytes(limits, 0, 0, 0)
+    assert graph_bytes(limits, max_step_tokens, 0, 0) - least == largest.num_tokens
+    assert largest.num_tokens <= max_step_tokens
+    logits = graph_bytes(limits, max_step_tokens, 0, 10**6) - least
+    assert logits == 10**6 * min(max_batch_size, max_step_tokens)
 
 
 def num_blocks(patch: pytest.MonkeyPatch, **settings: Any) -> tuple[int, Limits, CacheShape]:
@@ -80,6 +87,7 @@ def num_blocks(patch: pytest.MonkeyPatch, **settings: Any) -> tuple[int, Limits,
     limits, shape = Limits(100, 40960, 16, 1, 256, 8192), CacheShape(36, 8, 128, 16, torch.bfloat16)
     model: Any = SimpleNamespace(
         hidden_size=HIDDEN_SIZE,
+        vocab_size=100,
         device=torch.device("cuda"),
         dtype=torch.bfloat16,
         cache_shape=lambda _: shape,
@@ -90,7 +98,7 @@ def num_blocks(patch: pytest.MonkeyPatch, **settings: Any) -> tuple[int, Limits,
 
 def test_a_gpus_cache_leaves_room_for_its_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     found, limits, shape = num_blocks(monkeypatch)
-    graphs = graph_bytes(limits, STEP, 2 * HIDDEN_SIZE)
+    graphs = graph_bytes(limits, STEP, 2 * HIDDEN_SIZE, 2 * 100)
     assert graphs > len(buckets_for(limits)) * BYTES_PER_GRAPH
     left = cache_size.cache_bytes(TOTAL, FREE, STEP + graphs, 0.9)
     assert found == left // shape.bytes_per_block

@@ -20,6 +20,7 @@ from tests.worker_svc.step.recorded import HostRead, record, recordable
 from worker_svc.core.limits import Limits
 from worker_svc.runner import Runner
 from worker_svc.step.graphs import Bucket, GraphedSteps, buckets_for
+from worker_svc.step.sampler import Sampler
 
 
 def with_graphs(assembled: Assemble, kernels: str, **settings: object) -> Runner:
@@ -27,9 +28,10 @@ def with_graphs(assembled: Assemble, kernels: str, **settings: object) -> Runner
     runner = assembled(kernels=kernels, **settings).runner
     executor = runner.executor
     executor.model.kernels = recordable(executor.model.kernels)
+    executor.sampler = Sampler(executor.table, executor.model.kernels)
     limits = Limits(257, 512, 4, 64, 6, 64)
     executor.graphs = GraphedSteps(
-        executor.model, executor.cache, executor.table, buckets_for(limits)
+        executor.model, executor.cache, executor.table, executor.sampler, buckets_for(limits)
     )
     for bucket in executor.graphs.capture(record):
         assert bucket.num_rows <= 6

@@ -6,47 +6,47 @@ import random
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stepserve.protocol.sampling import Sampling
 from tests.worker_svc.step.tables import BLOCK_SIZE, GREEDY, LIMITS, Tables, row_of
 from worker_svc.core.limits import Limits
 from worker_svc.kernels.record import Columns
-from worker_svc.step.flat import FlatStep, flat_batch
+from worker_svc.step.flat import FlatStep, on_device
 from worker_svc.step.layout import Flat
 from worker_svc.step.rows import RowTable
-from worker_svc.step.staging import pack
+from worker_svc.step.staging import Buffer
 
 
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
-    """The batch of the next ``counts`` tokens of each row, entry by entry."""
+    """The batch of the next ``counts`` tokens of each row, entry by entry, the longest last."""
     rows = [row_of(tables.residents[row_id], count) for row_id, count in counts.items()]
     batch = Flat().make_batch(rows, tables.table, 0)
     batch.context.check()
-    tokens, positions, slots, sampled, starts = [], [], [], [], [0]
-    for row_id, count in counts.items():
+    tokens, positions, slots, starts = [], [], [], [0]
+    ends = {row_id: tables.residents[row_id].num_computed + counts[row_id] for row_id in counts}
+    last: dict[int, int] = {}
+    for row_id in sorted(counts, key=lambda row_id: ends[row_id]):
         resident = tables.residents[row_id]
-        end = resident.num_computed + count
-        for position in range(resident.num_computed, end):
+        for position in range(resident.num_computed, ends[row_id]):
             tokens.append(tables.tokens[row_id][position])
             positions.append(position)
             block_id = resident.block_ids[position // BLOCK_SIZE]
             slots.append(block_id * BLOCK_SIZE + position % BLOCK_SIZE)
         starts.append(len(tokens))
-        if end == resident.num_tokens:
-            sampled.append(len(tokens) - 1)
+        last[row_id] = len(tokens) - 1
+    sampled = [last[i] for i in counts if ends[i] == tables.residents[i].num_tokens]
     assert batch.token_ids.tolist() == tokens
     assert batch.positions.tolist() == positions
     assert batch.slots.tolist() == slots
     assert batch.sample_positions.tolist() == sampled
-    assert batch.context.row_ids.tolist() == list(counts)
+    assert batch.context.row_ids.tolist() == list(last)
+    assert batch.context.context_lens.tolist() == [ends[row_id] for row_id in last]
     assert batch.context.query_starts.tolist() == starts
     assert batch.context.max_query_len == max(counts.values())
-    for (row_id, count), length in zip(
-        counts.items(), batch.context.context_lens.tolist(), strict=True
-    ):
+    for row_id in counts:
         resident = tables.residents[row_id]
-        assert length == resident.num_computed + count
         table = batch.context.block_tables[row_id, : len(resident.block_ids)]
         assert table.tolist() == resident.block_ids
 
@@ -107,14 +107,37 @@ def test_what_is_padded_belongs_to_nobody() -> None:
     tables.admit(0, [1, 2, 3], GREEDY).num_computed = 2
     step = FlatStep.of([row_of(tables.residents[3], 4), row_of(tables.residents[0], 1)])
     table = tables.table
-    padded = flat_batch(pack(step.padded(9, 4, table.nobody), table.device), table, (9, 40))
-    exact = step.batch(table)
+    buffer = Buffer((9, 9, 4, 5, 4, 4, 4, 4), table.device)
+    buffer.fill([np.full(size, 77) for size in (9, 9, 4, 5, 4, 4, 4, 4)])
+    padded, sampled = on_device(
+        buffer.fill(step.arrays, step.paddings(table.nobody)), table, (9, 40)
+    )
+    exact, exactly_sampled = step.on_device(table)
     padded.context.check()
     assert padded.token_ids[:5].tolist() == exact.token_ids.tolist()
     assert padded.slots.tolist() == [*exact.slots.tolist(), -1, -1, -1, -1]
-    assert padded.context.query_starts.tolist() == [0, 4, 5, 5, 5]
-    assert padded.context.context_lens.tolist() == [4, 3, 0, 0]
-    assert padded.sample_positions.tolist() == [4, 0, 0, 0]
+    assert padded.context.query_starts.tolist() == [0, 1, 5, 5, 5]
+    assert padded.context.context_lens.tolist() == [3, 4, 0, 0]
+    assert padded.sample_positions.tolist() == [0, 0, 0, 0]
+    assert exactly_sampled.row_ids.tolist() == [0]
+    assert exactly_sampled.positions.tolist() == [3]
+    assert sampled.row_ids.tolist() == [0, -1, -1, -1]
+
+
+def test_the_longest_contexts_come_last_and_what_is_sampled_as_it_was_given() -> None:
+    tables = Tables()
+    for row_id, length in enumerate((3, 7, 2, 7)):
+        tables.admit(row_id, [10 * row_id + at for at in range(length)], GREEDY)
+    rows = [
+        row_of(tables.residents[row_id], count)
+        for row_id, count in ((0, 3), (2, 1), (1, 7), (3, 7))
+    ]
+    batch, sampled = FlatStep.of(rows).on_device(tables.table)
+    assert batch.context.row_ids.tolist() == [2, 0, 1, 3]
+    assert batch.context.context_lens.tolist() == [1, 3, 7, 7]
+    assert sampled.row_ids.tolist() == [0, 1, 3]
+    assert sampled.positions.tolist() == [3, 7, 7]
+    assert batch.token_ids[batch.sample_positions].tolist() == [2, 16, 36]
 
 
 def test_who_has_ended_has_no_slots() -> None:
@@ -122,7 +145,7 @@ def test_who_has_ended_has_no_slots() -> None:
     tables.admit(3, [5, 6, 7], GREEDY)
     tables.table.has_ended[3] = 1
     step = FlatStep.of([row_of(tables.residents[3], 2)])
-    batch = step.batch(tables.table)
+    batch, _ = step.on_device(tables.table)
     assert (batch.token_ids.tolist(), batch.slots.tolist()) == ([5, 6], [-1, -1])
 
 
