@@ -4,10 +4,10 @@ A context is divided into segments, counted from position 0: of ``segment_len`` 
 as many as often as it takes for MAX_SEGMENTS of them to hold it. Each is attended to by itself, and
 what they give is joined one after another, the first one first ("Flash-Decoding for long-context
 inference"). Short segments let a lone row of a few hundred tokens be read by many programs at once.
-Who does it is free: one program all segments of a row, or several programs some each and then
-``join_kernel``. Both take the same sums in the same order, so a row's output has the same bits
-however a step is split, and that may follow from how many rows there are: few rows with long
-contexts fill the device, many rows are not split.
+Who does it is free: one program all segments of a row, or several programs some each, of which the
+one that is done last joins them. Both take the same sums in the same order, so a row's output has
+the same bits however a step is split, and that may follow from how many rows there are: few rows
+with long contexts fill the device, many rows are not split.
 """
 
 from __future__ import annotations
@@ -43,12 +43,15 @@ def decode_kernel(
     scale: float,
     output: tl.tensor,
     partials: tl.tensor,
+    num_done: tl.tensor,
     shape: tl.constexpr,
     early: tl.constexpr,
 ) -> None:
     """One program for a part of one row's segments and the query heads of one KV head.
 
-    If there are several parts, each segment's state goes to ``partials``, see ``join_kernel``.
+    If there are several parts, each segment's state goes to ``partials``, ``[R, Hq, num_segments,
+    D + 2]`` float32: the values by weight, the largest score, the sum of the weights. ``num_done``,
+    zeros for each row and KV head, counts the parts; the last one joins all, and leaves zero.
     The last rows come first, of all heads: where they have the longest contexts, what is left at
     the end is short.
     """
@@ -73,53 +76,42 @@ def decode_kernel(
     table = block_tables + tl.load(row_ids + row).to(tl.int64) * table_stride
     cache = k_cache + head_offset, v_cache + head_offset, table
     joined = nothing_yet(shape)
+    line = row * (shape.num_kv_heads * shape.group) + heads  # the states are at most 64 MiB
     for segment in range(first, end):
         begin = segment * segment_len
         view = context_len, begin, tl.minimum(begin + segment_len, context_len)
         state = _attend_segment(queries, cache, view, scale, shape)
         if is_split:
-            line = row.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
             _store_partial(partials, line * num_segments + segment, state, shape)
         else:
             joined = _joined(joined, state)
-    if not is_split:
+    is_last = is_split == 0
+    if is_split:
+        tl.debug_barrier()  # the states of this part are written
+        num_done += row * shape.num_kv_heads + kv_head
+        first, end = _segments(context_len, segment_len, shape)
+        num_parts = tl.cdiv(end - first, part_len)
+        is_last = tl.atomic_add(num_done, 1, sem="acq_rel") == num_parts - 1
+        if is_last:
+            tl.store(num_done, 0)
+            joined = _join(partials, line * num_segments, (first, end), shape)
+    if is_last:
         offsets = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
         store_output(output, offsets * shape.head_dim, lines < shape.group, joined, shape)
 
 
-@triton.jit(do_not_specialize=["num_segments"])
-def join_kernel(
-    query_starts: tl.tensor,
-    context_lens: tl.tensor,
-    num_segments: int,
-    output: tl.tensor,
-    partials: tl.tensor,
-    shape: tl.constexpr,
-    early: tl.constexpr,
-) -> None:
-    """One program a row and KV head: join what its segments gave.
-
-    ``partials`` is ``[R, Hq, num_segments, D + 2]`` float32: the values by weight, the largest
-    score, the sum of the weights.
-    """
-    wait_for_others(early)
-    row = tl.program_id(0)
-    start = tl.load(query_starts + row)
-    context_len = tl.load(context_lens + row)
-    first, end = _segments(context_len, _segment_len(context_len, shape), shape)
-    if tl.load(query_starts + row + 1) - start != 1:
-        return
-    lines = tl.arange(0, shape.num_lines)
-    heads = tl.program_id(1) * shape.group + lines
-    line = row.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
+@triton.jit
+def _join(
+    partials: tl.tensor, offsets: tl.tensor, segments: tl.tuple, shape: tl.constexpr
+) -> tl.tuple:
+    """The state of a row from those of its segments, the first one first."""
+    first, end = segments
     joined = nothing_yet(shape)
-    for group in range(first, end, 8):  # whose loads wait together; past the end nothing is added
-        for i in tl.static_range(8):
-            exists = group + i < end
-            state = _load_partial(partials, line * num_segments + group + i, exists, shape)
+    for group in range(first, end, 4):  # whose loads wait together; past the end nothing is added
+        for i in tl.static_range(4):
+            state = _load_partial(partials, offsets + group + i, group + i < end, shape)
             joined = _joined(joined, state)
-    offsets = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
-    store_output(output, offsets * shape.head_dim, lines < shape.group, joined, shape)
+    return joined
 
 
 @triton.jit
@@ -188,6 +180,8 @@ def _load_partial(
     dims = tl.arange(0, shape.padded_dim)
     begins = partials + offsets * (shape.head_dim + 2)
     mask = inside[:, None] & (dims < shape.head_dim)[None, :]
-    mixed = tl.load(begins[:, None] + dims[None, :], mask=mask, other=0.0)
-    top = tl.load(begins + shape.head_dim, mask=inside, other=float("-inf"))
-    return top, tl.load(begins + shape.head_dim + 1, mask=inside, other=0.0), mixed
+    # Other multiprocessors wrote them: the nearest cache is passed by.
+    mixed = tl.load(begins[:, None] + dims[None, :], mask=mask, other=0.0, cache_modifier=".cg")
+    top = tl.load(begins + shape.head_dim, mask=inside, other=float("-inf"), cache_modifier=".cg")
+    total = tl.load(begins + shape.head_dim + 1, mask=inside, other=0.0, cache_modifier=".cg")
+    return top, total, mixed

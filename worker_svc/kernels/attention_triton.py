@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worker_svc.kernels.attention import check_attention
 from worker_svc.kernels.attention_chunk_triton import chunk_kernel
-from worker_svc.kernels.attention_decode_triton import MAX_SEGMENTS, decode_kernel, join_kernel
+from worker_svc.kernels.attention_decode_triton import MAX_SEGMENTS, decode_kernel
 from worker_svc.kernels.attention_tiles import MAX_HEAD_DIM, ChunkTile, DecodeTile, Tiles, tiles_for
 from worker_svc.kernels.early_triton import starts_early
 from worker_svc.kernels.ragged import Ragged
@@ -26,10 +26,13 @@ from worker_svc.kernels.ragged import Ragged
 LOG2_E = math.log2(math.e)  # the kernels compute in powers of two
 # Where contexts are split, until so many programs are there for each multiprocessor.
 SPLIT_PROGRAMS_PER_SM = 4
+# Pairs of a row and a KV head that are split; devices of so many multiprocessors there are not.
+MAX_SPLIT = 4096
 # A program keeps more loads in flight where fewer share a multiprocessor: measured on an H200, two
-# stages more where 2 do take 132 us where none take 150 (32 rows of 4,096), one more where 4 do 91
-# us and not 102 (64 rows of 500 to 2,000), none where 8 do 145 us and not 151.
-STAGES_MORE = ((2, 2), (4, 1))
+# stages more where 2 do take 132 us where none take 150 (32 rows of 4,096); where 4 do, one more
+# takes 82 us and none 68 (64 rows of 1,024).
+FEW_PROGRAMS_PER_SM = 2
+STAGES_MORE = 2
 # What the states of all segments of a step may take, else its rows are not split.
 MAX_PARTIALS_BYTES = 64 << 20
 
@@ -137,6 +140,7 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
         call.scale * LOG2_E,
         output,
         partials,
+        _counters(query.device),
         shape,
         starts_early(query),
         launch_pdl=starts_early(query),
@@ -144,19 +148,6 @@ def _attend_decodes(call: AttentionCall, output: Tensor, tile: DecodeTile) -> No
         num_stages=_num_stages(ragged.num_rows * shape.num_kv_heads * num_parts, query, tile),
         enable_fp_fusion=True,
     )
-    if num_parts > 1:
-        join_kernel[(ragged.num_rows, shape.num_kv_heads)](
-            ragged.query_starts,
-            ragged.context_lens,
-            num_segments,
-            output,
-            partials,
-            shape._replace(num_lines=triton.next_power_of_2(shape.group)),
-            starts_early(query),
-            launch_pdl=starts_early(query),
-            num_warps=4,
-            enable_fp_fusion=True,
-        )
 
 
 def _num_parts(call: AttentionCall, num_segments: int, tile: DecodeTile) -> int:
@@ -168,16 +159,22 @@ def _num_parts(call: AttentionCall, num_segments: int, tile: DecodeTile) -> int:
     if num_rows * num_heads * num_segments * (head_dim + 2) * 4 > MAX_PARTIALS_BYTES:
         return 1
     num_programs, num_sms = num_rows * call.k_cache.shape[1], _num_sms(call.query.device)
-    if num_programs >= tile.programs_per_sm * num_sms:
+    if num_programs >= min(tile.programs_per_sm * num_sms, MAX_SPLIT):
         return 1
     return min(-(-SPLIT_PROGRAMS_PER_SM * num_sms // num_programs), num_segments)
 
 
+@cache
+def _counters(device: torch.device) -> Tensor:
+    """Zeros whenever no attention runs: a device's kernels run one after another."""
+    return torch.zeros(MAX_SPLIT, dtype=torch.int32, device=device)
+
+
 def _num_stages(num_programs: int, query: Tensor, tile: DecodeTile) -> int:
     """More than ``tile`` says where few programs share a multiprocessor; it decides no bits."""
-    num_sms = _num_sms(query.device)
-    more = next((more for few, more in STAGES_MORE if num_programs <= few * num_sms), 0)
-    return max(tile.num_stages, min(tile.num_stages + more, tile.max_stages))
+    if num_programs > FEW_PROGRAMS_PER_SM * _num_sms(query.device):
+        return tile.num_stages
+    return max(tile.num_stages, min(tile.num_stages + STAGES_MORE, tile.max_stages))
 
 
 def _shape(call: AttentionCall, tile: ChunkTile | DecodeTile, num_lines: int) -> Shape:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worker_svc.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase, check_padded
-from worker_svc.kernels import HeadNorms, RotaryWrite, select
+from worker_svc.kernels import HeadNorms, RotaryWrite, attention_triton, select
 from worker_svc.kernels.attention_tiles import ChunkTile, DecodeTile, Tiles
 from worker_svc.kernels.attention_triton import AttentionCall, attend_paged
 from worker_svc.kernels.locate import RowTables
@@ -129,16 +129,19 @@ def test_a_decode_has_the_same_bits_in_any_batch(window: int) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 150])
-def test_a_decode_has_the_same_bits_however_it_is_split(window: int) -> None:
+def test_a_decode_has_the_same_bits_however_it_is_split(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = ((1, 32), (1, 20), (1, 300), (1, 97))
     call = AttentionCall(*AttentionCase(rows, 3, 1, 16, 16, window=window).build().values())
     tile = DecodeTile(16, 2, 2, segment_len=32)
-    whole, halves, single = (
-        attend_paged(call, Tiles(CHUNK_TILES[0], replace(tile, programs_per_sm=programs)))
-        for programs in (0.0, 1.0, 100.0)
-    )
-    assert torch.equal(whole, halves)
-    assert torch.equal(whole, single)
+    whole = attend_paged(call, Tiles(CHUNK_TILES[0], replace(tile, programs_per_sm=0.0)))
+    # Two, four and as many parts a row as it has segments; of the short ones some are empty.
+    for programs_per_sm in (1, 2, 100):
+        monkeypatch.setattr(attention_triton, "SPLIT_PROGRAMS_PER_SM", programs_per_sm)
+        split = attend_paged(call, Tiles(CHUNK_TILES[0], replace(tile, programs_per_sm=9.0)))
+        assert torch.equal(whole, split)
+        assert not attention_triton._counters(whole.device).any()
 
 
 def test_attention_reads_a_query_inside_a_wider_tensor() -> None:

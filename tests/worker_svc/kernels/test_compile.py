@@ -84,7 +84,7 @@ def check(
 def check_attention(case: AttentionCase) -> None:
     arguments = case.build()
     label = f"{str(case.dtype).removeprefix('torch.')} {case.head_dim}"
-    check(label, lambda: paged_attention_triton(**arguments), {"chunk", "decode", "join"})
+    check(label, lambda: paged_attention_triton(**arguments), {"chunk", "decode"})
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def check_tiles(tiles: Tiles) -> None:
     """For bfloat16 and heads of 128, on sm_90 alone."""
     case = replace(GROUPED, dtype=torch.bfloat16, head_dim=128)
     call = AttentionCall(*case.build().values())
-    names = {"chunk", "decode", "join"}
+    names = {"chunk", "decode"}
     check(repr(tiles), lambda: attend_paged(call, tiles), names, capabilities=(90,))
 
 
