@@ -14,7 +14,7 @@ from rich.progress import TaskID
 
 from stepserve.batch.file import BatchLine, Progress
 from stepserve.client.aio import AsyncClient
-from stepserve.client.completion import Collector, Output
+from stepserve.client.completion import Collector
 from stepserve.client.errors import (
     CallFailed,
     Exhausted,
@@ -23,6 +23,7 @@ from stepserve.client.errors import (
     StepserveError,
     Unavailable,
 )
+from stepserve.client.json_forms import completion_json
 from stepserve.client.retry import RetryPolicy
 
 # A service that is started by hand at the same time is waited for, but not for a minute.
@@ -94,39 +95,11 @@ class BatchRun:
                 collector.add(event)
         ended_s = time.monotonic()
         done = collector.completion()
-        outputs = [_output(output) for output in done.outputs]
-        result = {"job_id": done.job_id, **outputs[0]}
-        if len(outputs) > 1:
-            result["outputs"] = outputs
         return {
-            **result,
-            "usage": {
-                "prompt_tokens": done.usage.prompt_tokens,
-                "completion_tokens": done.usage.completion_tokens,
-            },
+            **completion_json(done),
             "ttft_s": (first_s or ended_s) - sent_s,
             "latency_s": ended_s - sent_s,
         }
-
-
-def _output(output: Output) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "index": output.index,
-        "token_ids": list(output.token_ids),
-        "text": output.text,
-        "finish_reason": output.finish_reason,
-    }
-    if output.finish_message:
-        fields["finish_message"] = output.finish_message
-    if output.logprobs:
-        fields["logprobs"] = [
-            {
-                "logprob": entry.logprob,
-                "top": [{"token_id": i, "logprob": value} for i, value in entry.top],
-            }
-            for entry in output.logprobs
-        ]
-    return fields
 
 
 def _code(error: StepserveError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -29,8 +30,10 @@ class RetryPolicy:
 class Retry:
     """One thing that is tried until it succeeds."""
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, end_s: float = math.inf) -> None:
+        """Nothing is tried again from ``end_s`` on, by the monotonic clock."""
         self._policy = policy
+        self._end_s = end_s
         self._num_failures = 0
         self._failing_since_s = 0.0
 
@@ -44,8 +47,9 @@ class Retry:
         if not self._num_failures:
             self._failing_since_s = now_s
         is_late = now_s - self._failing_since_s >= self._policy.patience_s
-        if call.code() not in _TRANSIENT or is_late:
+        if call.code() not in _TRANSIENT or is_late or now_s >= self._end_s:
             raise from_status(error) from error
         pause_s = self._policy.first_pause_s * 2.0 ** min(self._num_failures, 30)
         self._num_failures += 1
-        return min(pause_s, self._policy.max_pause_s) * random.uniform(0.5, 1.0)
+        pause_s = min(pause_s, self._policy.max_pause_s) * random.uniform(0.5, 1.0)
+        return min(pause_s, self._end_s - now_s)

@@ -94,8 +94,8 @@ class Child:
                     print(f"[{self.service.name}] {line}", end="", file=sys.stderr, flush=True)
         self._ready.put(None)
 
-    def wait_ready(self) -> dict[str, str]:
-        """Return the fields of the ready line.
+    def wait_ready(self, meanwhile: Callable[[], object] = bool) -> dict[str, str]:
+        """Return the fields of the ready line; ``meanwhile`` is called often until then.
 
         Raises ServiceFailed where the process ends instead, Stopped when we are to stop.
         """
@@ -103,6 +103,7 @@ class Child:
             try:
                 fields = self._ready.get(timeout=POLL_INTERVAL_S)
             except queue.Empty:
+                meanwhile()
                 continue
             if fields is None and self._stop.is_set():
                 break
