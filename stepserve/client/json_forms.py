@@ -22,6 +22,12 @@ def completion_json(completion: Completion) -> dict[str, Any]:
     return {**result, "usage": _usage(completion.usage)}
 
 
+def result_json(job: JobInfo, completion: Completion) -> dict[str, Any]:
+    """Return all that is known of a job that has ended, with every output's text."""
+    outputs = [_output(output) for output in completion.outputs]
+    return {**job_json(job), "outputs": outputs, "text": completion.text}
+
+
 def event_json(event: StreamEvent) -> dict[str, Any]:
     """Return some output; what an event does not have is not there."""
     fields: dict[str, Any] = {
@@ -59,7 +65,8 @@ def job_json(job: JobInfo) -> dict[str, Any]:
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     bias = {str(token_id): value for token_id, value in sampling.logit_bias}
-    return {**asdict(sampling), "logit_bias": bias}
+    logprobs = None if sampling.logprobs < 0 else sampling.logprobs
+    return {**asdict(sampling), "logit_bias": bias, "logprobs": logprobs}
 
 
 def _output(output: Output) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stepserve.client.json_forms import completion_json, job_json
+from stepserve.client.json_forms import job_json, result_json
 from stepserve.commands.connection import Connection
 from stepserve.commands.prompting import Prompting
 from stepserve.commands.streams import show, show_whole, view
@@ -148,7 +148,7 @@ class Get(Connection):
             completion = client.result(self.job_id, self.timeout_s)
             job = client.get(self.job_id)
         if self.as_json:
-            print(json.dumps({**job_json(job), **completion_json(completion)}))
+            print(json.dumps(result_json(job, completion)))
         else:
             show_whole(completion)
         failed = any(output.finish_reason == "error" for output in completion.outputs)
