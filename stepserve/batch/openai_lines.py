@@ -218,7 +218,10 @@ def _chat_logprobs(wanted: Any, num_top: Any) -> dict[str, Any]:
 def _chat_choice(output: Output) -> dict[str, Any]:
     message = {"role": "assistant", "content": output.text}
     content = [
-        {"token_id": token_id, "logprob": entry.logprob, "top_logprobs": _top(entry.top)}
+        {
+            **_likelihood(token_id, entry.logprob),
+            "top_logprobs": [_likelihood(*each) for each in entry.top],
+        }
         for token_id, entry in zip(output.token_ids, output.logprobs, strict=False)
     ]
     logprobs = {"content": content} if content else None
@@ -227,9 +230,12 @@ def _chat_choice(output: Output) -> dict[str, Any]:
 
 def _text_choice(output: Output) -> dict[str, Any]:
     logprobs = {
-        "token_ids": list(output.token_ids),
+        "tokens": [_name(token_id) for token_id in output.token_ids],
         "token_logprobs": [entry.logprob for entry in output.logprobs],
-        "top_logprobs": [_top(entry.top) for entry in output.logprobs],
+        "top_logprobs": [
+            {_name(token_id): logprob for token_id, logprob in entry.top}
+            for entry in output.logprobs
+        ],
     }
     return {
         **_choice(output),
@@ -242,5 +248,10 @@ def _choice(output: Output) -> dict[str, Any]:
     return {"index": output.index, "finish_reason": output.finish_reason}
 
 
-def _top(top: Any) -> list[dict[str, Any]]:
-    return [{"token_id": token_id, "logprob": logprob} for token_id, logprob in top]
+def _likelihood(token_id: int, logprob: float) -> dict[str, Any]:
+    return {"token": _name(token_id), "logprob": logprob, "bytes": None}
+
+
+def _name(token_id: int) -> str:
+    """As vLLM names tokens by their ids; how each is spelt alone, only the service knows."""
+    return f"token_id:{token_id}"

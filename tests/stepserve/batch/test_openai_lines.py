@@ -119,7 +119,8 @@ def test_a_result_has_openais_form() -> None:
     [choice] = body["choices"]
     assert choice["message"] == {"role": "assistant", "content": "hey"}
     assert choice["finish_reason"] == "stop"
-    assert choice["logprobs"]["content"][0]["logprob"] == -0.5
+    token = {"token": "token_id:7", "logprob": -0.5, "bytes": None}
+    assert choice["logprobs"]["content"][0] == {**token, "top_logprobs": [token]}
     refused = failed(line, "NOT_FOUND", "no such model")
     assert refused["response"]["status_code"] == 404
     assert refused["error"] == {"code": "NOT_FOUND", "message": "no such model", "line": 1}
