@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass
 
 from scheduler_svc.queue import Place
@@ -12,7 +13,8 @@ from stepserve.protocol.inference import JobState
 
 DEFAULT_LISTED_JOBS = 100
 MAX_LISTED_JOBS = 1000
-_MAX_TOKEN_CHARS = 1024
+# A tenant's name of 128 characters may be in it.
+_MAX_TOKEN_CHARS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,10 @@ class Listing:
         try:
             state, tenant, score, job_id = json.loads(base64.urlsafe_b64decode(self.page_token))
             place = Place(float(score), str(job_id))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InvalidRequest("page_token", "is none of ours") from error
+        if not math.isfinite(place.score):
+            raise InvalidRequest("page_token", "is none of ours")
         if (state, tenant) != (self.state, self.tenant):
             raise InvalidRequest("page_token", "is of a list of another state or tenant")
         return place
@@ -51,5 +55,7 @@ class Listing:
         """Return what goes on behind a job; empty for None."""
         if after is None:
             return ""
-        values = json.dumps([self.state, self.tenant, after.score, after.job_id])
+        values = json.dumps(
+            [self.state, self.tenant, after.score, after.job_id], ensure_ascii=False
+        )
         return base64.urlsafe_b64encode(values.encode()).decode()

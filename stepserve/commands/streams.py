@@ -27,7 +27,7 @@ class View(Protocol):
 class Text:
     """One output: its text, as it comes, and how it ended on standard error."""
 
-    def __init__(self, offset: int = 0) -> None:
+    def __init__(self, offset: int) -> None:
         self.next_offset = offset
 
     def show(self, event: StreamEvent) -> None:
@@ -42,7 +42,7 @@ class Text:
 class Blocks:
     """Several outputs: each as a whole when it has ended, since they come interleaved."""
 
-    def __init__(self, offset: int = 0) -> None:
+    def __init__(self, offset: int) -> None:
         self.next_offset = offset
         self._texts: dict[int, list[str]] = {}
 
@@ -56,9 +56,9 @@ class Blocks:
 class JsonLines:
     """Every event as a line, with all that is in it."""
 
-    def __init__(self, offset: int = 0) -> None:
+    def __init__(self, num_outputs: int, offset: int) -> None:
         self.next_offset = offset
-        self._ends: dict[int, int] = {}
+        self._ends = dict.fromkeys(range(num_outputs), offset)
 
     def show(self, event: StreamEvent) -> None:
         print(json.dumps(event_json(event)), flush=True)
@@ -70,7 +70,7 @@ class JsonLines:
 def view(num_outputs: int, *, as_json: bool, offset: int = 0) -> View:
     """Return what shows so many outputs from an offset on."""
     if as_json:
-        return JsonLines(offset)
+        return JsonLines(num_outputs, offset)
     return Text(offset) if num_outputs == 1 else Blocks(offset)
 
 

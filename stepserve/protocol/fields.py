@@ -141,7 +141,10 @@ def json_value(value: Any, path: str, depth: int = 0) -> Any:
     if isinstance(value, float):
         return _number(value, path)
     if isinstance(value, Mapping):
-        return {text(k, path): json_value(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
+        return {
+            text(name, path): json_value(entry, f"{path}.{name[:50]}", depth + 1)
+            for name, entry in value.items()
+        }
     return [
         json_value(entry, f"{path}[{position}]", depth + 1)
         for position, entry in enumerate(unread_list(value, path))

@@ -168,6 +168,16 @@ async def test_nothing_in_reach_is_said_soon_and_what_to_do(
     assert connection.REACH_TIMEOUT_S < 2.0
 
 
+def test_a_wait_is_said_once_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where Redis is away, or a service that was there."""
+    waiting = connection.Waiting()
+    away = Unavailable("Redis does not answer")
+    for failing_s in (0.0, 0.5, 1.5, 2.5, 30.0, 0.0, 2.0):
+        waiting(away, failing_s)
+    told = "stepserve: Redis does not answer; trying again for a minute ...\n"
+    assert capsys.readouterr().err == told * 2
+
+
 async def test_every_sampling_option_reaches_the_job(served: Served) -> None:
     options = {
         "max_tokens": 7, "temperature": 0.5, "top_p": 0.5, "top_k": 9, "min_p": 0.25, "seed": 3,
