@@ -115,8 +115,9 @@ class Batch(Up):
             return asyncio.run(self._run(self.target, lines, progress))
         directory = self.output.with_name(f".{self.output.name}.jobs").absolute()
         own = {"input", "output", "model", "target", "max_jobs", "host", "port", "data_dir"}
+        own.add("progress")
         flags = self.model_dump(exclude=own, exclude_defaults=True)
-        with serve(self.model, data_dir=directory, **flags) as served:
+        with serve(self.model, data_dir=directory, progress=self.progress, **flags) as served:
             runs = asyncio.run(self._run(served.target, lines, progress))
         shutil.rmtree(directory, ignore_errors=True)
         return runs

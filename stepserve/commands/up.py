@@ -47,7 +47,7 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
         # Before anything is started, which takes a while.
         for port in self._scheduler_ports():
             check_port(self.host, port)
-        starting = Starting()
+        starting = Starting(is_silent=not self.progress)
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
             redis_url, revive_redis = stack.enter_context(self._redis(starting))

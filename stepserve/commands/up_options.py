@@ -35,6 +35,7 @@ class ServingOptions(BaseSettings):
     durability: Literal["local", "fsync"] = Field(
         "local", description="what a job survives: killed processes, or a host's crash"
     )
+    progress: bool = Field(True, description="say on standard error what is being started")
 
 
 class WorkerOptions(BaseSettings):

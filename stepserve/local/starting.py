@@ -12,8 +12,11 @@ SAY_AGAIN_S = 10.0
 class Starting:
     """Says what is begun, and again and again that it goes on. Times are from its making."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, is_silent: bool = False
+    ) -> None:
         self._clock = clock
+        self._is_silent = is_silent
         self._begun_s = clock()
         self._said_s = self._begun_s
         self._what = ""
@@ -33,5 +36,6 @@ class Starting:
         self._say(f"ready after {self._clock() - self._begun_s:.1f} s; {told}")
 
     def _say(self, text: str) -> None:
-        print(f"stepserve: {text}", file=sys.stderr, flush=True)
+        if not self._is_silent:
+            print(f"stepserve: {text}", file=sys.stderr, flush=True)
         self._said_s = self._clock()

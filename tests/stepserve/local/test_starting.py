@@ -25,4 +25,6 @@ def test_what_takes_long_is_said_again(capsys: pytest.CaptureFixture[str]) -> No
         "stepserve: starting 1 scheduler ...",
         "stepserve: ready after 25.0 s; try it",
     ]
+    Starting(is_silent=True).begin("nothing")
+    assert capsys.readouterr().err == ""
     assert shown.out == "", "a program reads the ready line there"
