@@ -31,9 +31,7 @@ class Served:
 
 
 @contextmanager
-def serve(
-    model: Path | str, *, redis_url: str = "", progress: bool = False, **flags: object
-) -> Iterator[Served]:
+def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterator[Served]:
     """Run ``stepserve up`` on any free port with these flags; stop it at the end.
 
     Raises ServeFailed where it ends before it is ready, its message is on stderr; NotInstalled
@@ -41,7 +39,7 @@ def serve(
     ``redis_url`` is no flag: it may hold a password, and command lines can be read by others.
     """
     require_local("serving a model on this machine")
-    options = [flag(name, value) for name, value in {**flags, "progress": progress}.items()]
+    options = [flag(name, value) for name, value in {"progress": False, **flags}.items()]
     environment = {"STEPSERVE_REDIS_URL": redis_url} if redis_url else {}
     command = ["stepserve.cli", "up", f"--model={model}", "--port=0", *options]
     process = spawn(command, environment)
