@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stepserve.client.errors import TimedOut
 from stepserve.client.json_forms import job_json, result_json
 from stepserve.commands.connection import Connection
 from stepserve.commands.prompting import Prompting
@@ -145,7 +146,11 @@ class Get(Connection):
     def run(self) -> int:
         """Wait and print; return 0, 1 where an output failed."""
         with self.client() as client:
-            completion = client.result(self.job_id, self.timeout_s)
+            try:
+                completion = client.result(self.job_id, self.timeout_s)
+            except TimedOut:
+                told = f"job {self.job_id} has not ended in {self.timeout_s:g} s; it goes on"
+                raise TimedOut(told) from None
             job = client.get(self.job_id)
         if self.as_json:
             print(json.dumps(result_json(job, completion)))

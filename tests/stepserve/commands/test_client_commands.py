@@ -15,6 +15,7 @@ from datetime import datetime
 
 import pytest
 
+from stepserve.client.errors import TimedOut
 from stepserve.commands import connection
 from stepserve.process.command_line import flag
 from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
@@ -273,6 +274,8 @@ async def test_jobs_are_submitted_listed_and_cancelled(
         assert await command("jobs", option, target) == 0
         shown = capsys.readouterr().out.splitlines()[1:]
         assert [row.split()[0] for row in shown] == expected
+    with pytest.raises(TimedOut, match=f"job {ids[1]} has not ended in 0.1 s; it goes on"):
+        await command("get", ids[1], "--timeout-s=0.1", target)
     with pytest.raises(NotFound):
         await command("attach", "nonsense", target)
 
