@@ -17,7 +17,7 @@ from stepserve.protocol.errors import (
     NotFound,
     Unavailable,
 )
-from stepserve.protocol.status_details import trailers_of
+from stepserve.protocol.status_details import text_of, trailers_of
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
 async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
     if isinstance(error, _EXPECTED):
         code = grpc.StatusCode[error.code]
-        await context.abort(code, str(error), trailers_of(error, code.value[0]))
+        await context.abort(code, text_of(error), trailers_of(error, code.value[0]))
     stack = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s failed with %s\n%s", method, type(error).__name__, stack)
     text = "an internal error; the server's log has more"

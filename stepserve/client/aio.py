@@ -168,8 +168,13 @@ class AsyncClient:
         answer = await self._call(self._stub.ListModels, wire.ListModelsRequest())
         return wire.decode_models(answer)
 
-    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
-        running = self._options.begin()
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[Any]],
+        request: Any,
+        running: RunningCall | None = None,
+    ) -> Any:
+        running = running or self._options.begin()
         retry = Retry(self._retry, running.end_s)
         while True:
             try:
@@ -183,7 +188,9 @@ class AsyncClient:
         retry = Retry(self._retry, running.end_s)
         while not following.is_complete:
             if following.needs_outputs:
-                following.num_outputs = len((await self.get(following.job_id)).outputs)
+                asked = wire.GetJobRequest(job_id=following.job_id)
+                job = await self._call(self._stub.GetJob, asked, running)
+                following.num_outputs = len(job.outputs)
             try:
                 async with aclosing(self._stream(following.request(), running)) as events:
                     async for event in events:

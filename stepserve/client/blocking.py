@@ -161,8 +161,10 @@ class Client:
     def models(self) -> tuple[ModelInfo, ...]:
         return wire.decode_models(self._call(self._stub.ListModels, wire.ListModelsRequest()))
 
-    def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        running = self._options.begin()
+    def _call(
+        self, method: Callable[..., Any], request: Any, running: RunningCall | None = None
+    ) -> Any:
+        running = running or self._options.begin()
         retry = Retry(self._retry, running.end_s)
         while True:
             try:
@@ -176,7 +178,9 @@ class Client:
         retry = Retry(self._retry, running.end_s)
         while not following.is_complete:
             if following.needs_outputs:
-                following.num_outputs = len(self.get(following.job_id).outputs)
+                asked = wire.GetJobRequest(job_id=following.job_id)
+                job = self._call(self._stub.GetJob, asked, running)
+                following.num_outputs = len(job.outputs)
             try:
                 for event in self._stream(following.request(), running):
                     retry.succeeded()

@@ -16,21 +16,28 @@ from stepserve.protocol.inference_wire import RETRY_AFTER_KEY
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 DOMAIN = "stepserve"
+# Of 8 KiB that all headers together may have, where each character takes nine bytes.
+MAX_TEXT_CHARS = 400
 DETAILS_KEY = "grpc-status-details-bin"
 # gRPC's own clients wait for so long before they try again, where they were told to.
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
+def text_of(error: StepserveError) -> str:
+    """Return an error's text as it travels: headers have a bound, and a template may say much."""
+    return str(error)[:MAX_TEXT_CHARS]
+
+
 def trailers_of(error: StepserveError, code: int) -> Trailers:
     """Return the trailers that go with the status of an error, whose number is ``code``."""
-    status = status_pb2.Status(code=code, message=str(error))
+    status = status_pb2.Status(code=code, message=text_of(error))
     details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest] = [
         error_details_pb2.ErrorInfo(reason=reason_of(type(error)), domain=DOMAIN)
     ]
     if isinstance(error, InvalidRequest):
-        problem = str(error).removeprefix(f"{error.field}: ")
+        problem = text_of(error).removeprefix(f"{error.field}: ")
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=problem
+            field=error.field[:MAX_TEXT_CHARS], description=problem
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     for detail in details:

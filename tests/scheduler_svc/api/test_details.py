@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -32,6 +33,21 @@ async def test_a_wrong_field_is_a_bad_request(stub: Any) -> None:
         bad = error_details_pb2.BadRequest()
         assert any(detail.Unpack(bad) for detail in status.details)
         assert [violation.field for violation in bad.field_violations] == ["sampling.n"]
+
+
+async def test_a_long_text_comes_as_far_as_headers_reach(redis_url: str, card: ModelCard) -> None:
+    strict = replace(card, chat_template=None, chat_problem="語" * 5000)
+    async with (
+        serving(redis_url, strict) as served,
+        grpc.aio.insecure_channel(served.address) as channel,
+    ):
+        stub = rpc.InferenceStub(channel)
+        error = await failure(submit(stub, prompt="", messages=[{"role": "user", "content": "a"}]))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert (error.details() or "").startswith("messages: 語語語")
+    status = rpc_status.from_call(error)
+    assert status is not None
+    assert status.message == error.details()
 
 
 async def test_a_full_queue_pushes_back(redis_url: str, card: ModelCard) -> None:
