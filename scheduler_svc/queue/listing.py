@@ -50,6 +50,22 @@ async def list_snapshots(
                 yield places[record.job_id], snapshot
 
 
+async def list_page(
+    listing: AsyncIterator[tuple[Place, JobSnapshot]], tenant: str, limit: int
+) -> tuple[list[JobSnapshot], Place | None]:
+    """At most so many of a list, of a tenant where one is named; and the last, if more follow."""
+    found: list[JobSnapshot] = []
+    last: Place | None = None
+    async for place, snapshot in listing:
+        if tenant and snapshot.spec.tenant != tenant:
+            continue
+        if len(found) == limit:
+            return found, last
+        found.append(snapshot)
+        last = place
+    return found, None
+
+
 async def _live_places(shard: Shard, state: JobState) -> list[Place]:
     """Of the jobs that wait, or of those that are claimed; newest first."""
     link, keys = shard.link, shard.keys

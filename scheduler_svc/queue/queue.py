@@ -21,7 +21,7 @@ from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
-from scheduler_svc.queue.listing import Place, list_snapshots
+from scheduler_svc.queue.listing import Place, list_page, list_snapshots
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
@@ -186,16 +186,7 @@ class JobQueue:
         after: Place | None = None,
     ) -> tuple[list[JobSnapshot], Place | None]:
         """Like ``jobs``, of those behind ``after``; and where to go on, None if that was all."""
-        found: list[JobSnapshot] = []
-        last: Place | None = None
-        async for place, snapshot in list_snapshots(self._shard, state, after):
-            if tenant and snapshot.spec.tenant != tenant:
-                continue
-            if len(found) == limit:
-                return found, last
-            found.append(snapshot)
-            last = place
-        return found, None
+        return await list_page(list_snapshots(self._shard, state, after), tenant, limit)
 
     async def read(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
         """The outputs from their offsets on, as of one moment; None for an unknown job.
