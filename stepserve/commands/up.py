@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.commands.up_options import ServingOptions, WorkerOptions
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port
 from stepserve.local.starting import Starting
+from stepserve.local.stop_flag import StopFlag
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 
@@ -163,9 +163,9 @@ def _count(number: int, what: str) -> str:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Set an event on SIGINT or SIGTERM, until the block ends."""
-    stop = threading.Event()
+def _stop_signals() -> Iterator[StopFlag]:
+    """Set a flag on SIGINT or SIGTERM, until the block ends."""
+    stop = StopFlag()
 
     def handler(_signum: int, _frame: FrameType | None) -> None:
         stop.set()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from stepserve.local.ready import ready_fields
 from stepserve.local.spawn import spawn, stop
+from stepserve.local.stop_flag import Stop
 from stepserve.protocol.errors import StepserveError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def check_port(host: str, port: int) -> None:
 class Child:
     """One running service and the ready line that it prints."""
 
-    def __init__(self, service: Service, stop: threading.Event) -> None:
+    def __init__(self, service: Service, stop: Stop) -> None:
         self.service = service
         self._stop = stop
         self._ready: queue.SimpleQueue[dict[str, str] | None] = queue.SimpleQueue()
@@ -150,7 +151,7 @@ class Child:
 class Supervisor:
     """Owns the children; on exit the youngest is stopped first (schedulers before workers)."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._children: list[Child] = []
         self._failure = ""
