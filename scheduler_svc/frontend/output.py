@@ -8,7 +8,7 @@ from scheduler_svc.queue import LogRequest
 from scheduler_svc.text.detokenize import Detokenizer
 from scheduler_svc.text.stops import StopGuard
 from scheduler_svc.text.tokenizer import Tokenizer
-from stepserve.protocol.errors import BegunAnew, InvalidRequest
+from stepserve.protocol.errors import BegunAnew, OutOfRange
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.job import Finish, JobSpec, OutputLog
 from stepserve.protocol.step import TokenLogprobs
@@ -52,7 +52,7 @@ class OutputStream:
     def take(self, output: OutputLog) -> StreamEvent | None:
         """Return the event for what was read, or None where all of it is before the offset.
 
-        Raises InvalidRequest where the output has ended before the offset, BegunAnew where
+        Raises OutOfRange where the output has ended before the offset, BegunAnew where
         what was taken before is no part of it any more.
         """
         if output.num_restarts != self._num_restarts and self.num_tokens:
@@ -63,7 +63,7 @@ class OutputStream:
         self.num_tokens += skipped
         if output.finish is not None and self.num_tokens < self._start:
             problem = f"the output has ended with {self.num_tokens} tokens"
-            raise InvalidRequest("offset", problem)
+            raise OutOfRange("offset", problem)
         if skipped == len(output.token_ids) and output.finish is None:
             return None
         return self._event(output.token_ids[skipped:], output.logprobs[skipped:], output.finish)

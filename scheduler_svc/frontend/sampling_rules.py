@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from scheduler_svc.text.model_card import ModelCard
@@ -24,13 +25,19 @@ from stepserve.protocol.sampling import (
 def resolve_sampling(asked: SamplingParams, card: ModelCard, num_prompt_tokens: int) -> Sampling:
     """Return the sampling with every default filled in; a seed is drawn where none is given.
 
+    What is left open is as the model's maker wants it, where he says, else as the API states.
     What is asked fits its fields already. Numbers are rounded as they will travel. Raises
     InvalidRequest naming the field that is out of its range.
     """
+    room = card.max_context - num_prompt_tokens
+    max_tokens = min(card.sampling_defaults.max_tokens or room, room)
+    if asked.max_tokens is not None:
+        max_tokens = _max_tokens(asked.max_tokens, room)
+    asked = _with_defaults(asked, card.sampling_defaults)
     numbers: dict[str, Any] = {name: _number(name, getattr(asked, name)) for name in RANGES}
     top_k = asked.top_k or 0
     return Sampling(
-        max_tokens=_max_tokens(asked.max_tokens, card.max_context - num_prompt_tokens),
+        max_tokens=max_tokens,
         # Keeping as many as there are is keeping all.
         top_k=top_k if top_k < card.vocab_size else 0,
         seed=asked.seed if asked.seed is not None else secrets.randbits(64),
@@ -66,9 +73,17 @@ def _within(limits: Range, path: str, number: float) -> float:
     return number
 
 
-def _max_tokens(given: int | None, room: int) -> int:
-    if given is None:
-        return room
+def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:
+    stated = {each.name: getattr(defaults, each.name) for each in fields(defaults)}
+    missing = {
+        name: value
+        for name, value in stated.items()
+        if value is not None and getattr(asked, name) is None
+    }
+    return replace(asked, **missing)
+
+
+def _max_tokens(given: int, room: int) -> int:
     if not 1 <= given <= room:
         problem = f"must be from 1 to {room}, what the prompt leaves of the context"
         raise InvalidRequest("sampling.max_tokens", f"{problem}, not {given}")

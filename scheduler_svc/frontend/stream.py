@@ -9,15 +9,15 @@ from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.output import OutputStream
 from scheduler_svc.queue import JobSnapshot
 from scheduler_svc.text.tokenizer import Tokenizer
-from stepserve.protocol.errors import InvalidRequest, NotFound
+from stepserve.protocol.errors import InvalidRequest, NotFound, OutOfRange
 from stepserve.protocol.inference import StreamEvent, Usage
 
 
 def check_offsets(job: JobSnapshot, offset: int, offsets: Sequence[int]) -> list[int]:
     """Return the offset for each output.
 
-    Raises InvalidRequest for one that is beyond the end of an output that has ended, or
-    that no output can reach.
+    Raises InvalidRequest where they are not as many, OutOfRange for one that is beyond the end
+    of an output that has ended, or that no output can reach.
     """
     num_outputs = len(job.outputs)
     if offset and offsets:
@@ -30,9 +30,9 @@ def check_offsets(job: JobSnapshot, offset: int, offsets: Sequence[int]) -> list
         field = f"offsets[{index}]" if offsets else "offset"
         if output.finish is not None and start > output.num_tokens:
             problem = f"{start} is beyond the end: the output has {output.num_tokens} tokens"
-            raise InvalidRequest(field, problem)
+            raise OutOfRange(field, problem)
         if start > (most := job.spec.sampling.max_tokens):
-            raise InvalidRequest(field, f"{start} is beyond the {most} tokens it may come to")
+            raise OutOfRange(field, f"{start} is beyond the {most} tokens it may come to")
     return chosen
 
 

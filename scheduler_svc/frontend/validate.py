@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scheduler_svc.frontend.sampling_rules import check_token_ids, resolve_sampling
 from scheduler_svc.text.model_card import ModelCard
 from scheduler_svc.text.tokenizer import INLINE_CHARS, Tokenizer
-from stepserve.protocol.errors import InvalidRequest, NotFound
+from stepserve.protocol.errors import Infeasible, InvalidRequest, NotFound
 from stepserve.protocol.inference import Request
 from stepserve.protocol.inference_fit import fitting, fitting_token_ids
 from stepserve.protocol.job import JobSpec
@@ -20,6 +22,19 @@ MAX_IDEMPOTENCY_KEY_CHARS = 256
 MAX_PRIORITY = 10
 MAX_DEADLINE_S = 10 * 366 * 86_400.0
 MAX_ROLE_CHARS = 64
+MAX_TEMPLATE_KWARGS_CHARS = 64 * 1024
+# Of what renders a template: not for a request to say by such a name.
+_RENDERING = frozenset(
+    {
+        "chat_template",
+        "continue_final_message",
+        "conversations",
+        "documents",
+        "messages",
+        "return_assistant_tokens_mask",
+        "tools",
+    }
+)
 _PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
 
 
@@ -48,7 +63,7 @@ async def resolve(request: Request, card: ModelCard) -> JobSpec:
 
 
 def check_deadline(spec: JobSpec, num_tokens: float, step_s: float) -> None:
-    """Raise InvalidRequest where the job can't meet its deadline even if it starts at once.
+    """Raise Infeasible where the job can't meet its deadline even if it starts at once.
 
     It needs a step of ``step_s`` for each of the ``num_tokens`` that an output is expected
     to become.
@@ -56,7 +71,7 @@ def check_deadline(spec: JobSpec, num_tokens: float, step_s: float) -> None:
     needed_s = num_tokens * step_s
     if 0 < spec.deadline_s < needed_s:
         problem = f"about {num_tokens:.0f} tokens need {needed_s:.3g} s at least"
-        raise InvalidRequest("deadline_s", f"{problem}, {spec.deadline_s:.3g} s are given")
+        raise Infeasible("deadline_s", f"{problem}, {spec.deadline_s:.3g} s are given")
 
 
 def check_model(model: str, card: ModelCard) -> None:
@@ -81,6 +96,16 @@ def _check_envelope(request: Request) -> None:
         raise InvalidRequest("deadline_s", f"must be from 0 to {MAX_DEADLINE_S:.0f} seconds")
 
 
+def _template_names(request: Request) -> Mapping[str, Any]:
+    names = request.chat_template_kwargs
+    if taken := sorted(_RENDERING & names.keys()):
+        raise InvalidRequest(f"chat_template_kwargs.{taken[0]}", "is not for a request to say")
+    if len(json.dumps(names)) > MAX_TEMPLATE_KWARGS_CHARS:
+        problem = f"at most {MAX_TEMPLATE_KWARGS_CHARS} characters of JSON are possible"
+        raise InvalidRequest("chat_template_kwargs", problem)
+    return names
+
+
 def _check_length(path: str, text: str, max_chars: int) -> None:
     if len(text) > max_chars:
         raise InvalidRequest(path, f"has {len(text)} characters, at most {max_chars} are possible")
@@ -98,7 +123,8 @@ async def _prompt_token_ids(request: Request, card: ModelCard) -> Sequence[int]:
         raise InvalidRequest(field, "this model has no tokenizer; send prompt_token_ids")
     text = request.prompt
     if field == "messages":
-        text = await _rendered(_conversation(request, card.tokenizer, card.max_context), card)
+        conversation = _conversation(request, card.tokenizer, card.max_context)
+        text = await _rendered(conversation, _template_names(request), card)
     _check_size(field, len(text), card.tokenizer, card.max_context)
     # A chat template writes the special tokens itself.
     token_ids = await card.tokenizer.encode_async(text, add_special_tokens=field == "prompt")
@@ -113,6 +139,8 @@ def _prompt_field(request: Request) -> str:
     present = [name for name, is_given in zip(_PROMPT_FIELDS, given, strict=True) if is_given]
     if not present:
         raise InvalidRequest("prompt", f"is empty; one of {', '.join(_PROMPT_FIELDS)} is needed")
+    if request.chat_template_kwargs and present != ["messages"]:
+        raise InvalidRequest("chat_template_kwargs", "only messages have a chat template")
     if len(present) > 1:
         raise InvalidRequest(present[1], f"only one of {', '.join(_PROMPT_FIELDS)} is possible")
     return present[0]
@@ -130,12 +158,15 @@ def _conversation(request: Request, tokenizer: Tokenizer, max_context: int) -> l
     return [{"role": message.role, "content": message.content} for message in request.messages]
 
 
-async def _rendered(messages: Sequence[Mapping[str, str]], card: ModelCard) -> str:
+async def _rendered(
+    messages: Sequence[Mapping[str, str]], names: Mapping[str, Any], card: ModelCard
+) -> str:
     if card.chat_template is None:
         raise InvalidRequest("messages", f"{card.chat_problem}; send a prompt")
-    if sum(len(text) for message in messages for text in message.values()) <= INLINE_CHARS:
+    num_chars = sum(len(text) for message in messages for text in message.values())
+    if num_chars <= INLINE_CHARS and not names:
         return card.chat_template.render(messages)
-    return await asyncio.to_thread(card.chat_template.render, messages)
+    return await asyncio.to_thread(card.chat_template.render, messages, (), names)
 
 
 def _check_size(field: str, num_chars: int, tokenizer: Tokenizer, max_context: int) -> None:

@@ -8,6 +8,7 @@ from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.follower import Follower, News
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
+from scheduler_svc.queue.listing import Place
 from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
@@ -30,6 +31,7 @@ __all__ = [
     "News",
     "Order",
     "OutputSnapshot",
+    "Place",
     "Prefer",
     "QueueLimits",
     "Renewal",

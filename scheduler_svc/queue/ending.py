@@ -102,6 +102,10 @@ class Ending:
         message = " ".join(problem.split())[:MAX_MESSAGE_CHARS]
         return await self.end(job_id, Finish("error", message))
 
+    async def forget(self, job_id: str) -> bool:
+        """Drops all that is kept of a job that has ended. False where it has not, or is gone."""
+        return await self._retention.forget(job_id, durable=True) is not None
+
     async def sweep(self) -> Sweep:
         """Ends overdue jobs, forgets ended ones beyond their bounds, frees dead leases.
 

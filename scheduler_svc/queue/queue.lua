@@ -21,6 +21,7 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           max_tokens; turn (arrival as it ranks, where that is another time);
                           open (outputs that have not ended), fN (finish of output N),
                           claim ("worker:epoch" that holds it or last held it),
+                          started (when a lane first claimed it),
                           fingerprint (of the model its output is from), ended (when), bytes
                           (of memory, once it has ended and was weighed),
                           need (tokens that a worker must have room for), restarts (how often
@@ -456,6 +457,7 @@ local function consider(i)
       redis.call('ZREM', KEYS[5], id)
       redis.call('ZADD', KEYS[2], rank, id)
       redis.call('HSET', key, 'claim', mark)
+      redis.call('HSETNX', key, 'started', seconds(now))
       -- TokenCounters.claimed of order.py.
       if job[6] then
         local weight, expected = struct.unpack('<dd', job[6])
@@ -847,19 +849,31 @@ return answer
 -- KEYS  queue, then the job of every id
 -- ARGV  the ids
 -- Answers for every id nil if it is unknown, else {spec, n, arrival, deadline, ended,
--- bytes of prompt, 1 if it waits, fingerprint, need, then n finishes}. Not a transaction:
--- those are refused while memory is short, even for reading.
-local answers = {}
+-- bytes of prompt, 1 if it waits, fingerprint, need, seconds until it was first claimed, then n
+-- finishes}. Not a transaction: those are refused while memory is short, even for reading.
+local answers, now = {}, time_us() / 1000000
+
+-- Until now where it was not claimed yet, until its end where it never was; false of a job that
+-- was claimed by a version that did not note when.
+local function waited(arrival, started, ended, claim, waits)
+  local was_seen = started or (claim and not waits)
+  local until_s = tonumber(was_seen and started or not was_seen and (ended or now) or nil)
+  arrival = tonumber(arrival)
+  return until_s and arrival and string.format('%.6f', math.max(0, until_s - arrival)) or false
+end
+
 for i, id in ipairs(ARGV) do
   local key = KEYS[i + 1]
   local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
-    'need')
+    'need', 'started', 'claim')
   if job[1] then
+    local waits = redis.call('ZSCORE', KEYS[1], id)
+    job[10] = waited(job[3], job[8], job[5], job[9], waits)
     job[8], job[9] = job[6], job[7]
     job[6] = redis.call('HSTRLEN', key, 'prompt')
-    job[7] = redis.call('ZSCORE', KEYS[1], id) and 1 or 0
+    job[7] = waits and 1 or 0
     for index = 0, job[2] - 1 do
-      job[10 + index] = redis.call('HGET', key, 'f' .. index)
+      job[11 + index] = redis.call('HGET', key, 'f' .. index)
     end
   end
   answers[i] = job[1] and job or false

@@ -21,6 +21,7 @@ from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.listing import Place, list_page, list_snapshots
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
@@ -36,7 +37,6 @@ from scheduler_svc.queue.snapshot import (
     JobSnapshot,
     JobState,
     ended_ids,
-    list_snapshots,
     read_prompt,
     read_snapshot,
 )
@@ -151,6 +151,10 @@ class JobQueue:
         """Ends every output that has not ended. False where the job had ended or is unknown."""
         return await self._ending.end(job_id, Finish(reason, message))
 
+    async def forget(self, job_id: str) -> bool:
+        """Drops all that is kept of a job that has ended. False where it has not, or is gone."""
+        return await self._ending.forget(job_id)
+
     def presence(self, replica: str, ttl_ms: int) -> Presence:
         """For a replica whose clients follow jobs that are to end when nobody does."""
         return Presence(self._shard, self._ending, replica, ttl_ms)
@@ -170,13 +174,19 @@ class JobQueue:
 
         Those whose records can't be read are left out, and logged.
         """
-        found: list[JobSnapshot] = []
-        async for snapshot in list_snapshots(self._shard, state):
-            if not tenant or snapshot.spec.tenant == tenant:
-                found.append(snapshot)
-            if len(found) >= limit:
-                break
+        found, _ = await self.page(state=state, tenant=tenant, limit=limit)
         return found
+
+    async def page(
+        self,
+        *,
+        state: JobState | None = None,
+        tenant: str = "",
+        limit: int = 100,
+        after: Place | None = None,
+    ) -> tuple[list[JobSnapshot], Place | None]:
+        """Like ``jobs``, of those behind ``after``; and where to go on, None if that was all."""
+        return await list_page(list_snapshots(self._shard, state, after), tenant, limit)
 
     async def read(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
         """The outputs from their offsets on, as of one moment; None for an unknown job.

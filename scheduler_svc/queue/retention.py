@@ -58,7 +58,7 @@ class Retention:
         """Forget jobs until so many bytes are free, or another process does it too."""
         num_forgotten = 0
         for job_id in await self._oldest(_PAGE if excess > 0 else 0):
-            num_bytes = await self._forget(job_id)
+            num_bytes = await self.forget(job_id)
             if num_bytes is None:
                 break
             excess, num_forgotten = excess - num_bytes, num_forgotten + 1
@@ -87,14 +87,20 @@ class Retention:
         return [job_id.decode() for job_id in page]
 
     async def _forget_all(self, job_ids: Sequence[str]) -> int:
-        return sum([await self._forget(job_id) is not None for job_id in job_ids])
+        return sum([await self.forget(job_id) is not None for job_id in job_ids])
 
-    async def _forget(self, job_id: str) -> int | None:
-        """Its bytes, as far as they were measured; None where another process has done it."""
+    async def forget(self, job_id: str, durable: bool = False) -> int | None:
+        """Drop everything of a job that has ended; its bytes, as far as they were measured.
+
+        None where another process has done it, or it has not ended.
+        """
         keys = self._shard.keys
         [names] = await self._belongings([job_id])
         answer = await self._shard.run(
-            "forget", [names[0], keys.ended, keys.jobs, keys.ended_bytes, *names[1:]], [job_id]
+            "forget",
+            [names[0], keys.ended, keys.jobs, keys.ended_bytes, *names[1:]],
+            [job_id],
+            durable=durable,
         )
         return None if answer is None else int(answer)
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scheduler_svc.queue.codec import Corrupt, decode_finish, decode_spec, unpack_u32
-from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.codec import decode_finish, decode_spec, unpack_u32
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.stranding import notes_of
 from stepserve.protocol.job import Finish, JobSpec
 
 JobState = Literal["queued", "running", "ended"]
-
-_PAGE = 128
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +27,8 @@ class OutputSnapshot:
 class JobSnapshot:
     """A job without its tokens: ``spec.prompt_token_ids`` is empty. ``ended_s`` 0: it goes on.
 
-    ``note``: what keeps a queued job waiting, where that is not its turn alone.
+    ``note``: what keeps a queued job waiting, where that is not its turn alone. ``queued_s``:
+    how long it waited until it was first claimed, or has so far; None where nobody noted it.
     """
 
     spec: JobSpec
@@ -42,10 +37,11 @@ class JobSnapshot:
     ended_s: float
     outputs: tuple[OutputSnapshot, ...]
     note: str = ""
+    queued_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class Record:
     """What Redis has of a job: the answer of the script "look", and its logs' sizes in bytes."""
 
     job_id: str
@@ -56,8 +52,8 @@ class _Record:
 
 async def read_snapshot(shard: Shard, job_id: str) -> JobSnapshot | None:
     """None for an unknown job. Raises Corrupt."""
-    records = await _records(shard, [job_id])
-    return _snapshot(records[0]) if records else None
+    records = await read_records(shard, [job_id])
+    return snapshot_of(records[0]) if records else None
 
 
 async def read_prompt(shard: Shard, job_id: str) -> tuple[int, ...]:
@@ -65,7 +61,7 @@ async def read_prompt(shard: Shard, job_id: str) -> tuple[int, ...]:
     return unpack_u32(await shard.link.call("HGET", shard.keys.job(job_id), "prompt") or b"")
 
 
-async def _records(shard: Shard, job_ids: Sequence[str]) -> list[_Record]:
+async def read_records(shard: Shard, job_ids: Sequence[str]) -> list[Record]:
     """Of the jobs that are known, in the order asked for."""
     if not job_ids:
         return []
@@ -77,7 +73,7 @@ async def _records(shard: Shard, job_ids: Sequence[str]) -> list[_Record]:
     sizes = iter(await shard.link.pipeline([("STRLEN", log) for log in logs]))
     notes = await notes_of(shard, [f[6:9] for _, f in known])
     return [
-        _Record(job_id, f, list(itertools.islice(sizes, int(f[1]))), note)
+        Record(job_id, f, list(itertools.islice(sizes, int(f[1]))), note)
         for (job_id, f), note in zip(known, notes, strict=True)
     ]
 
@@ -89,8 +85,8 @@ async def ended_ids(shard: Shard, job_ids: Sequence[str]) -> set[str]:
     return {job_id for job_id, ended in zip(job_ids, answers, strict=True) if ended}
 
 
-def _snapshot(record: _Record) -> JobSnapshot:
-    spec, _, arrival, deadline, ended, prompt_bytes, waits, _, _, *finishes = record.fields
+def snapshot_of(record: Record) -> JobSnapshot:
+    spec, _, arrival, deadline, ended, prompt_bytes, waits, _, _, queued, *finishes = record.fields
     return JobSnapshot(
         spec=decode_spec(spec, b"", arrival, deadline),
         num_prompt_tokens=prompt_bytes // 4,
@@ -101,56 +97,5 @@ def _snapshot(record: _Record) -> JobSnapshot:
             for size, finish in zip(record.log_sizes, finishes, strict=True)
         ),
         note=record.note,
+        queued_s=float(queued) if queued is not None else None,
     )
-
-
-async def list_snapshots(shard: Shard, state: JobState | None) -> AsyncIterator[JobSnapshot]:
-    """The shard's jobs, newest first (ended ones: last ended first), read page by page.
-
-    One that can't be read is passed over: it must not hide the others.
-    """
-    if state in ("queued", "running"):
-        pages = _pages_of(await _live_ids(shard, state))
-    else:
-        pages = _pages_by_rank(
-            shard.link, shard.keys.ended if state == "ended" else shard.keys.jobs
-        )
-    async for job_ids in pages:
-        for record in await _records(shard, job_ids):
-            try:
-                snapshot = _snapshot(record)
-            except Corrupt as error:
-                log.error("job %s cannot be listed: %s", record.job_id, error)
-                continue
-            if state in (None, snapshot.state):
-                yield snapshot
-
-
-async def _live_ids(shard: Shard, state: JobState) -> list[str]:
-    """Of the jobs that wait, or of those that are claimed; newest first."""
-    link, keys = shard.link, shard.keys
-    sets = [keys.queue]
-    if state == "running":
-        sets = [keys.claims(w.decode()) for w in await link.call("ZRANGE", keys.workers, 0, -1)]
-    answers = await link.pipeline([("ZRANGE", name, 0, -1) for name in sets])
-    ids = [job_id for answer in answers for job_id in answer]
-    if not ids:
-        return []
-    arrivals = dict(zip(ids, await link.call("ZMSCORE", keys.jobs, *ids), strict=True))
-    ids.sort(key=lambda job_id: float(arrivals[job_id] or 0), reverse=True)
-    return [job_id.decode() for job_id in ids]
-
-
-async def _pages_of(job_ids: Sequence[str]) -> AsyncIterator[Sequence[str]]:
-    for start in range(0, len(job_ids), _PAGE):
-        yield job_ids[start : start + _PAGE]
-
-
-async def _pages_by_rank(link: RedisLink, index: str) -> AsyncIterator[Sequence[str]]:
-    seen: set[str] = set()  # jobs that arrive meanwhile shift the ranks
-    for start in itertools.count(0, _PAGE):
-        page = [i.decode() for i in await link.call("ZREVRANGE", index, start, start + _PAGE - 1)]
-        if not page:
-            return
-        yield [job_id for job_id in page if job_id not in seen]
-        seen.update(page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.modelfiles.directory import CheckpointError, locate, name_of, read_json
 from stepserve.modelfiles.end_tokens import read_end_tokens
 from stepserve.modelfiles.facts import ModelFacts, read_facts
-from stepserve.protocol.sampling import MAX_END_TOKENS
+from stepserve.modelfiles.sampling_defaults import read_sampling_defaults
+from stepserve.protocol.sampling import MAX_END_TOKENS, SamplingParams
 
 _TEXT_FILES = ("*.json", "*.jinja", *VOCABULARY_FILES)
 
@@ -39,6 +40,8 @@ class ModelCard:
     tokenizer_fingerprint: str = ""
     chat_template: ChatTemplate | None = None
     chat_problem: str = "this model has no chat template"
+    # What a request leaves open.
+    sampling_defaults: SamplingParams = field(default_factory=SamplingParams)
 
     @classmethod
     def load(cls, source: str | Path, name: str | None = None) -> ModelCard:
@@ -64,6 +67,7 @@ class ModelCard:
             tokenizer_fingerprint=_fingerprint(folder),
             chat_template=template,
             chat_problem=problem,
+            sampling_defaults=_sampling_defaults(folder),
         )
 
 
@@ -83,6 +87,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         return read_json(path)
+    except CheckpointError as error:
+        raise CardError(str(error)) from error
+
+
+def _sampling_defaults(folder: Path) -> SamplingParams:
+    try:
+        return read_sampling_defaults(folder)
     except CheckpointError as error:
         raise CardError(str(error)) from error
 

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stepserve.batch import openai_lines
 from stepserve.protocol.errors import InvalidRequest, StepserveError
 from stepserve.protocol.inference import Request
 from stepserve.protocol.inference_json import request_from_json
@@ -21,12 +22,21 @@ class BatchFailed(StepserveError):
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """One input line: its request, or what is wrong with it; ``arrival_s`` from the start."""
+    """One input line: its request, or what is wrong with it; ``arrival_s`` from the start.
+
+    ``number`` counts from 0; ``payload`` is what of the line its result is made with.
+    """
 
     number: int
     request: Request | None
     arrival_s: float = 0.0
     error: str = ""
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether it is in OpenAI's form, and its result shall be."""
+        return openai_lines.is_openai(self.payload)
 
 
 def read_input(path: Path) -> bytes:
@@ -48,14 +58,17 @@ def parse_lines(content: bytes, model: str) -> tuple[str, list[BatchLine]]:
 
 
 def _line(number: int, text: bytes, digest: str) -> BatchLine:
+    payload: dict[str, Any] = {}
     try:
-        payload = json.loads(text.decode())
-        if not isinstance(payload, dict):
-            raise InvalidRequest("request", "a line is a JSON object")
-        arrival_s = _arrival_s(payload.pop("arrival_s", None))
-        request = request_from_json(payload)
+        payload = _object(text)
+        own = {name: value for name, value in payload.items() if name != "custom_id"}
+        arrival_s = _arrival_s(own.pop("arrival_s", None))
+        if openai_lines.is_openai(own):
+            request = openai_lines.request_of(own)
+        else:
+            request = request_from_json(own)
     except InvalidRequest as error:
-        return BatchLine(number, None, error=str(error))
+        return BatchLine(number, None, error=str(error), payload=openai_lines.kept_of(payload))
     except json.JSONDecodeError as error:
         return BatchLine(number, None, error=f"not JSON: {error.msg} at column {error.colno}")
     except UnicodeDecodeError as error:
@@ -67,7 +80,14 @@ def _line(number: int, text: bytes, digest: str) -> BatchLine:
     if not request.idempotency_key:
         # The same line of the same file is the same job, however often the run is started.
         request = replace(request, idempotency_key=f"batch:{digest[:32]}:{number}")
-    return BatchLine(number, request, arrival_s)
+    return BatchLine(number, request, arrival_s, payload=openai_lines.kept_of(payload))
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    payload = json.loads(text.decode())
+    if not isinstance(payload, dict):
+        raise InvalidRequest("request", "a line is a JSON object")
+    return payload
 
 
 def _arrival_s(value: Any) -> float:
@@ -93,7 +113,6 @@ class Progress:
         with _files(self._path):
             output.parent.mkdir(parents=True, exist_ok=True)
             self._load(digest)
-        self.num_earlier = len(self.results)
 
     def _load(self, digest: str) -> None:
         content = self._path.read_bytes() if self._path.exists() else b""

@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
+from stepserve.batch import openai_lines
+from stepserve.batch.figures import LineRun
 from stepserve.batch.file import BatchLine, Progress
 from stepserve.client.aio import AsyncClient
-from stepserve.client.completion import Collector, Output
-from stepserve.client.errors import (
-    CallFailed,
-    Exhausted,
-    InvalidRequest,
-    NotFound,
-    StepserveError,
-    Unavailable,
-)
+from stepserve.client.completion import Collector
+from stepserve.client.errors import Exhausted, StepserveError, Unavailable
+from stepserve.client.json_forms import completion_json
 from stepserve.client.retry import RetryPolicy
 
 # A service that is started by hand at the same time is waited for, but not for a minute.
@@ -57,24 +53,29 @@ class BatchRun:
         self._places = asyncio.Semaphore(max_jobs)
         self._start_s = 0.0
 
-    async def run(self, lines: Sequence[BatchLine], bar: Bar, task: TaskID) -> None:
-        """Run all lines to their end. Raises where the service cannot be reached any more."""
+    async def run(self, lines: Sequence[BatchLine], bar: Bar, task: TaskID) -> list[LineRun]:
+        """Run all lines to their end; return what was done for those that had none before.
+
+        Raises Unavailable where the service cannot be reached any more.
+        """
         self._start_s = time.monotonic()
         waiting = [line for line in lines if line.number not in self._progress.results]
         bar.advance(task, len(lines) - len(waiting))
-        await asyncio.gather(*(self._line(line, bar, task) for line in waiting))
+        return await asyncio.gather(*(self._line(line, bar, task) for line in waiting))
 
-    async def _line(self, line: BatchLine, bar: Bar, task: TaskID) -> None:
+    async def _line(self, line: BatchLine, bar: Bar, task: TaskID) -> LineRun:
         await asyncio.sleep(self._start_s + line.arrival_s - time.monotonic())
         if line.request is None:
-            result = _failed("INVALID_ARGUMENT", line.error)
+            done = LineRun()
+            result = failed(line, "INVALID_ARGUMENT", line.error)
         else:
             async with self._places:
-                result = await self._job(line)
+                done, result = await self._job(line)
         self._progress.add(line.number, result)
         bar.advance(task)
+        return done
 
-    async def _job(self, line: BatchLine) -> dict[str, Any]:
+    async def _job(self, line: BatchLine) -> tuple[LineRun, dict[str, Any]]:
         while True:
             try:
                 return await self._stream(line)
@@ -83,94 +84,38 @@ class BatchRun:
             except Unavailable:
                 raise
             except StepserveError as error:
-                return _failed(_code(error), str(error))
+                return LineRun(), failed(line, error.code, str(error))
 
-    async def _stream(self, line: BatchLine) -> dict[str, Any]:
-        collector, sent_s, first_s = Collector(), time.monotonic(), 0.0
+    async def _stream(self, line: BatchLine) -> tuple[LineRun, dict[str, Any]]:
+        collector, sent_s, first_s, existed = Collector(), time.monotonic(), 0.0, False
         async with aclosing(self._client.generate(line.request)) as events:
             async for event in events:
+                existed = existed or event.existed
                 if event.token_ids and not first_s:
                     first_s = time.monotonic()
                 collector.add(event)
         ended_s = time.monotonic()
         done = collector.completion()
-        outputs = [_output(output) for output in done.outputs]
-        result = {"job_id": done.job_id, **outputs[0]}
-        if len(outputs) > 1:
-            result["outputs"] = outputs
-        return {
-            **result,
-            "usage": {
-                "prompt_tokens": done.usage.prompt_tokens,
-                "completion_tokens": done.usage.completion_tokens,
-            },
-            "ttft_s": (first_s or ended_s) - sent_s,
-            "latency_s": ended_s - sent_s,
-        }
+        times = {"ttft_s": (first_s or ended_s) - sent_s, "latency_s": ended_s - sent_s}
+        run = LineRun(
+            is_done=True,
+            was_there=existed,
+            num_tokens=done.usage.completion_tokens,
+            **times,
+        )
+        if line.is_openai:
+            return run, openai_lines.result_of(line.payload, done)
+        return run, {**custom_id(line), **completion_json(done), **times}
 
 
-def _output(output: Output) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "index": output.index,
-        "token_ids": list(output.token_ids),
-        "text": output.text,
-        "finish_reason": output.finish_reason,
-    }
-    if output.finish_message:
-        fields["finish_message"] = output.finish_message
-    if output.logprobs:
-        fields["logprobs"] = [
-            {
-                "logprob": entry.logprob,
-                "top": [{"token_id": i, "logprob": value} for i, value in entry.top],
-            }
-            for entry in output.logprobs
-        ]
-    return fields
+def custom_id(line: BatchLine) -> dict[str, Any]:
+    """Return what a line is called by whoever wrote it, if it is."""
+    return {"custom_id": line.payload["custom_id"]} if "custom_id" in line.payload else {}
 
 
-def _code(error: StepserveError) -> str:
-    """Return the name of the gRPC status that stands for ``error``."""
-    match error:
-        case InvalidRequest():
-            return "INVALID_ARGUMENT"
-        case NotFound():
-            return "NOT_FOUND"
-        case CallFailed(code=code):
-            return code
-    return "UNKNOWN"
-
-
-def _failed(code: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": message}}
-
-
-def summary(
-    results: Mapping[int, Mapping[str, Any]], num_earlier: int, wall_s: float
-) -> dict[str, Any]:
-    """Return the run's figures; times are those of the jobs that did not fail, in seconds.
-
-    The first ``num_earlier`` results are of a run before this one: they count as jobs, but
-    in no rate or time.
-    """
-    done = [result for result in list(results.values())[num_earlier:] if "error" not in result]
-    num_failed = sum("error" in result for result in results.values())
-    latencies = sorted(result["latency_s"] for result in done)
-    firsts = sorted(result["ttft_s"] for result in done)
-    num_tokens = sum(result["usage"]["completion_tokens"] for result in done)
-    return {
-        "jobs": len(results),
-        "failed": num_failed,
-        "earlier": num_earlier,
-        "wall_s": round(wall_s, 3),
-        "requests_per_s": round(len(done) / wall_s, 3) if done else 0.0,
-        "output_tokens": num_tokens,
-        "output_tokens_per_s": round(num_tokens / wall_s, 3) if done else 0.0,
-        **{
-            f"{name}_{label}": round(values[int(quantile * (len(values) - 1))], 4)
-            if values
-            else None
-            for name, values in (("ttft_s", firsts), ("latency_s", latencies))
-            for label, quantile in (("p50", 0.5), ("p99", 0.99))
-        },
-    }
+def failed(line: BatchLine, code: str, message: str) -> dict[str, Any]:
+    """Return the result of a line that failed; the line's number is told from 1 on."""
+    error = {"code": code, "message": message, "line": line.number + 1}
+    if line.is_openai:
+        return openai_lines.failure_of(line.payload, error)
+    return {**custom_id(line), "error": error}

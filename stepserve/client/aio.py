@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -10,13 +12,23 @@ from typing import Any, Unpack
 
 import grpc
 
-from stepserve.client.calls import RequestFields, address, attachment, listing, submission
+from stepserve.client.calls import (
+    CallOptions,
+    Metadata,
+    RequestFields,
+    RunningCall,
+    address,
+    attachment,
+    listing,
+    submission,
+)
 from stepserve.client.completion import Collector, Completion
 from stepserve.client.following import Following
 from stepserve.client.retry import Retry, RetryPolicy
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.channel import channel_options
-from stepserve.protocol.inference import JobInfo, JobState, ModelInfo, Request, StreamEvent
+from stepserve.protocol.errors import BegunAnew
+from stepserve.protocol.inference import JobInfo, JobPage, JobState, ModelInfo, Request, StreamEvent
 from stepserve.protocol.inference_rpc import InferenceStub
 
 
@@ -35,8 +47,10 @@ class AsyncClient:
         target: str,
         retry: RetryPolicy | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        options: CallOptions | None = None,
     ) -> None:
         self._retry = retry or RetryPolicy()
+        self._options = options or CallOptions()
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address(target), options=channel_options())
         else:
@@ -58,6 +72,28 @@ class AsyncClient:
 
     async def close(self) -> None:
         await self._channel.close()
+
+    def with_options(
+        self, *, timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> AsyncClient:
+        """Return a client over the same connection whose calls take ``timeout_s`` at most.
+
+        A stream is one call, from its begin to its end. ``metadata`` is sent besides what this
+        client sends. What takes longer raises TimedOut; no job ends by it. Closing one of them
+        closes both.
+        """
+        other = copy.copy(self)
+        other._options = self._options.changed(timeout_s, metadata)
+        return other
+
+    async def is_reached(self, timeout_s: float) -> bool:
+        """Whether a service is connected to within so long. Tells nothing of how it is."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            return False
+        return True
 
     async def submit(
         self, request: Request | str | None = None, **fields: Unpack[RequestFields]
@@ -83,11 +119,20 @@ class AsyncClient:
         self, request: Request | str | None = None, **fields: Unpack[RequestFields]
     ) -> Completion:
         """Submit, wait for the end and return all of the output."""
-        collector = Collector()
-        async with aclosing(self.generate(request, **fields)) as events:
-            async for event in events:
-                collector.add(event)
-        return collector.completion()
+        return await _collected(self.generate(request, **fields))
+
+    async def result(self, job_id: str, timeout: float | None = None) -> Completion:  # noqa: ASYNC109
+        """Wait for a job's end, ``timeout`` seconds at most, and return all of its output.
+
+        Raises TimedOut, which is a TimeoutError; the job goes on then.
+        """
+        within = self.with_options(timeout_s=timeout)
+        end_s = within._options.begin().end_s
+        while True:
+            try:
+                return await _collected(within.attach(job_id))
+            except BegunAnew:
+                within = within.with_options(timeout_s=max(0.0, end_s - time.monotonic()))
 
     async def get(self, job_id: str) -> JobInfo:
         request = wire.GetJobRequest(job_id=job_id)
@@ -98,33 +143,56 @@ class AsyncClient:
         request = wire.CancelJobRequest(job_id=job_id)
         return wire.decode_job(await self._call(self._stub.CancelJob, request))
 
+    async def delete(self, job_id: str) -> None:
+        """Forget a job and all that is kept of it; one that goes on is cancelled first."""
+        await self._call(self._stub.DeleteJob, wire.DeleteJobRequest(job_id=job_id))
+
     async def list(
         self, state: JobState | None = None, tenant: str = "", limit: int = 0
     ) -> tuple[JobInfo, ...]:
         """Return at most ``limit`` jobs (0: 100), newest first."""
-        answer = await self._call(self._stub.ListJobs, listing(state, tenant, limit))
-        return tuple(map(wire.decode_job, answer.jobs))
+        return (await self.page(state, tenant, limit)).jobs
+
+    async def page(
+        self,
+        state: JobState | None = None,
+        tenant: str = "",
+        limit: int = 0,
+        page_token: str = "",
+    ) -> JobPage:
+        """Return some jobs, newest first; its ``next_page_token`` asks for those after them."""
+        request = listing(state, tenant, limit, page_token)
+        return wire.decode_jobs(await self._call(self._stub.ListJobs, request))
 
     async def models(self) -> tuple[ModelInfo, ...]:
         answer = await self._call(self._stub.ListModels, wire.ListModelsRequest())
         return wire.decode_models(answer)
 
-    async def _call(self, method: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
-        retry = Retry(self._retry)
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[Any]],
+        request: Any,
+        running: RunningCall | None = None,
+    ) -> Any:
+        running = running or self._options.begin()
+        retry = Retry(self._retry, running.end_s)
         while True:
             try:
-                return await method(request)
+                return await method(request, **running.arguments())
             except grpc.RpcError as error:
                 pause_s = retry.pause_s(error)
             await asyncio.sleep(pause_s)
 
     async def _follow(self, following: Following) -> AsyncGenerator[StreamEvent, None]:
-        retry = Retry(self._retry)
+        running = self._options.begin()
+        retry = Retry(self._retry, running.end_s)
         while not following.is_complete:
             if following.needs_outputs:
-                following.num_outputs = len((await self.get(following.job_id)).outputs)
+                asked = wire.GetJobRequest(job_id=following.job_id)
+                job = await self._call(self._stub.GetJob, asked, running)
+                following.num_outputs = len(job.outputs)
             try:
-                async with aclosing(self._stream(following.request())) as events:
+                async with aclosing(self._stream(following.request(), running)) as events:
                     async for event in events:
                         retry.succeeded()
                         if (news := following.take(event)) is not None:
@@ -135,12 +203,21 @@ class AsyncClient:
                 await asyncio.sleep(pause_s)
 
     async def _stream(
-        self, request: wire.SubmitRequest | wire.AttachRequest
+        self, request: wire.SubmitRequest | wire.AttachRequest, running: RunningCall
     ) -> AsyncGenerator[StreamEvent, None]:
         is_attach = isinstance(request, wire.AttachRequest)
-        call = (self._stub.Attach if is_attach else self._stub.Generate)(request)
+        method = self._stub.Attach if is_attach else self._stub.Generate
+        call = method(request, **running.arguments())
         try:
             async for message in call:
                 yield wire.decode_event(message)
         finally:
             call.cancel()
+
+
+async def _collected(stream: AsyncGenerator[StreamEvent, None]) -> Completion:
+    collector = Collector()
+    async with aclosing(stream) as events:
+        async for event in events:
+            collector.add(event)
+    return collector.completion()

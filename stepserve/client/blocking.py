@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
 import grpc
 
-from stepserve.client.calls import RequestFields, address, attachment, listing, submission
+from stepserve.client.calls import (
+    CallOptions,
+    Metadata,
+    RequestFields,
+    RunningCall,
+    address,
+    attachment,
+    listing,
+    submission,
+)
 from stepserve.client.completion import Collector, Completion
 from stepserve.client.following import Following
 from stepserve.client.retry import Retry, RetryPolicy
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.channel import channel_options
-from stepserve.protocol.inference import JobInfo, JobState, ModelInfo, Request, StreamEvent
+from stepserve.protocol.errors import BegunAnew
+from stepserve.protocol.inference import JobInfo, JobPage, JobState, ModelInfo, Request, StreamEvent
 from stepserve.protocol.inference_rpc import InferenceStub
 
 
@@ -33,8 +44,10 @@ class Client:
         target: str,
         retry: RetryPolicy | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        options: CallOptions | None = None,
     ) -> None:
         self._retry = retry or RetryPolicy()
+        self._options = options or CallOptions()
         if credentials is None:
             self._channel = grpc.insecure_channel(address(target), options=channel_options())
         else:
@@ -56,6 +69,28 @@ class Client:
 
     def close(self) -> None:
         self._channel.close()
+
+    def with_options(self, *, timeout_s: float | None = None, metadata: Metadata = ()) -> Client:
+        """Return a client over the same connection whose calls take ``timeout_s`` at most.
+
+        A stream is one call, from its begin to its end. ``metadata`` is sent besides what this
+        client sends. What takes longer raises TimedOut; no job ends by it. Closing one of them
+        closes both.
+        """
+        other = copy.copy(self)
+        other._options = self._options.changed(timeout_s, metadata)
+        return other
+
+    def is_reached(self, timeout_s: float) -> bool:
+        """Whether a service is connected to within so long. Tells nothing of how it is."""
+        ready = grpc.channel_ready_future(self._channel)
+        try:
+            ready.result(timeout=timeout_s)
+        except grpc.FutureTimeoutError:
+            return False
+        finally:
+            ready.cancel()
+        return True
 
     def submit(self, request: Request | str | None = None, **fields: Unpack[RequestFields]) -> str:
         """Store a job and return its id. ``request`` may be a prompt, or be all in ``fields``."""
@@ -79,10 +114,20 @@ class Client:
         self, request: Request | str | None = None, **fields: Unpack[RequestFields]
     ) -> Completion:
         """Submit, wait for the end and return all of the output."""
-        collector = Collector()
-        for event in self.generate(request, **fields):
-            collector.add(event)
-        return collector.completion()
+        return _collected(self.generate(request, **fields))
+
+    def result(self, job_id: str, timeout: float | None = None) -> Completion:
+        """Wait for a job's end, ``timeout`` seconds at most, and return all of its output.
+
+        Raises TimedOut, which is a TimeoutError; the job goes on then.
+        """
+        within = self.with_options(timeout_s=timeout)
+        end_s = within._options.begin().end_s
+        while True:
+            try:
+                return _collected(within.attach(job_id))
+            except BegunAnew:
+                within = within.with_options(timeout_s=max(0.0, end_s - time.monotonic()))
 
     def get(self, job_id: str) -> JobInfo:
         return wire.decode_job(self._call(self._stub.GetJob, wire.GetJobRequest(job_id=job_id)))
@@ -92,32 +137,52 @@ class Client:
         request = wire.CancelJobRequest(job_id=job_id)
         return wire.decode_job(self._call(self._stub.CancelJob, request))
 
+    def delete(self, job_id: str) -> None:
+        """Forget a job and all that is kept of it; one that goes on is cancelled first."""
+        self._call(self._stub.DeleteJob, wire.DeleteJobRequest(job_id=job_id))
+
     def list(
         self, state: JobState | None = None, tenant: str = "", limit: int = 0
     ) -> tuple[JobInfo, ...]:
         """Return at most ``limit`` jobs (0: 100), newest first."""
-        answer = self._call(self._stub.ListJobs, listing(state, tenant, limit))
-        return tuple(map(wire.decode_job, answer.jobs))
+        return self.page(state, tenant, limit).jobs
+
+    def page(
+        self,
+        state: JobState | None = None,
+        tenant: str = "",
+        limit: int = 0,
+        page_token: str = "",
+    ) -> JobPage:
+        """Return some jobs, newest first; its ``next_page_token`` asks for those after them."""
+        request = listing(state, tenant, limit, page_token)
+        return wire.decode_jobs(self._call(self._stub.ListJobs, request))
 
     def models(self) -> tuple[ModelInfo, ...]:
         return wire.decode_models(self._call(self._stub.ListModels, wire.ListModelsRequest()))
 
-    def _call(self, method: Callable[[Any], Any], request: Any) -> Any:
-        retry = Retry(self._retry)
+    def _call(
+        self, method: Callable[..., Any], request: Any, running: RunningCall | None = None
+    ) -> Any:
+        running = running or self._options.begin()
+        retry = Retry(self._retry, running.end_s)
         while True:
             try:
-                return method(request)
+                return method(request, **running.arguments())
             except grpc.RpcError as error:
                 pause_s = retry.pause_s(error)
             time.sleep(pause_s)
 
     def _follow(self, following: Following) -> Iterator[StreamEvent]:
-        retry = Retry(self._retry)
+        running = self._options.begin()
+        retry = Retry(self._retry, running.end_s)
         while not following.is_complete:
             if following.needs_outputs:
-                following.num_outputs = len(self.get(following.job_id).outputs)
+                asked = wire.GetJobRequest(job_id=following.job_id)
+                job = self._call(self._stub.GetJob, asked, running)
+                following.num_outputs = len(job.outputs)
             try:
-                for event in self._stream(following.request()):
+                for event in self._stream(following.request(), running):
                     retry.succeeded()
                     if (news := following.take(event)) is not None:
                         yield news
@@ -126,11 +191,21 @@ class Client:
                 pause_s = retry.pause_s(error)
                 time.sleep(pause_s)
 
-    def _stream(self, request: wire.SubmitRequest | wire.AttachRequest) -> Iterator[StreamEvent]:
+    def _stream(
+        self, request: wire.SubmitRequest | wire.AttachRequest, running: RunningCall
+    ) -> Iterator[StreamEvent]:
         is_attach = isinstance(request, wire.AttachRequest)
-        call = (self._stub.Attach if is_attach else self._stub.Generate)(request)
+        method = self._stub.Attach if is_attach else self._stub.Generate
+        call = method(request, **running.arguments())
         try:
             for message in call:
                 yield wire.decode_event(message)
         finally:
             call.cancel()
+
+
+def _collected(events: Iterable[StreamEvent]) -> Completion:
+    collector = Collector()
+    for event in events:
+        collector.add(event)
+    return collector.completion()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypedDict
 
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import ChatMessage, JobState, Request
@@ -19,6 +21,41 @@ from stepserve.protocol.inference_wire import (
 from stepserve.protocol.sampling import SamplingParams
 
 _MAX_OFFSET = 2**64 - 1
+
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What goes with every call: how long it may take, all tries together, and metadata."""
+
+    timeout_s: float | None = None
+    metadata: Metadata = ()
+
+    def changed(self, timeout_s: float | None, metadata: Metadata) -> CallOptions:
+        """Return these with another time, where one is given, and more metadata."""
+        return CallOptions(
+            self.timeout_s if timeout_s is None else timeout_s, (*self.metadata, *metadata)
+        )
+
+    def begin(self) -> RunningCall:
+        """Let the time run from now on."""
+        timeout_s = math.inf if self.timeout_s is None else self.timeout_s
+        return RunningCall(time.monotonic() + timeout_s, tuple(self.metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCall:
+    """One thing that is asked for, in as many calls as it takes, until ``end_s`` (monotonic)."""
+
+    end_s: float
+    metadata: Metadata
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what a stub's method is to be given besides the request, now."""
+        left_s = self.end_s - time.monotonic()
+        timeout = None if math.isinf(left_s) else max(0.0, left_s)
+        return {"timeout": timeout, "metadata": self.metadata or None}
 
 
 class RequestFields(TypedDict, total=False):
@@ -34,6 +71,7 @@ class RequestFields(TypedDict, total=False):
     idempotency_key: str
     deadline_s: float
     cancel_on_disconnect: bool
+    chat_template_kwargs: Mapping[str, Any]
 
 
 def submission(request: Request | str | None, fields: RequestFields) -> SubmitRequest:
@@ -57,10 +95,14 @@ def attachment(job_id: str, offset: int, offsets: Sequence[int]) -> AttachReques
     return AttachRequest(job_id=job_id, offset=offset, offsets=offsets)
 
 
-def listing(state: JobState | None, tenant: str, limit: int) -> ListJobsRequest:
+def listing(
+    state: JobState | None, tenant: str, limit: int, page_token: str = ""
+) -> ListJobsRequest:
     if not 0 <= limit < 2**32:
         raise InvalidRequest("limit", "must not be negative")
-    return ListJobsRequest(state=encode_state(state), tenant=tenant, limit=limit)
+    return ListJobsRequest(
+        state=encode_state(state), tenant=tenant, limit=limit, page_token=page_token
+    )
 
 
 def address(target: str) -> str:

@@ -2,9 +2,13 @@
 
 StepserveError            the answers make no sense
 ├── InvalidRequest        the request is wrong; ``field`` names what is
+│   ├── OutOfRange        there is no such offset
+│   └── Infeasible        it cannot be met as things are: a deadline
 ├── NotFound              no such job or model
 ├── Exhausted             the queue is full; try again after ``retry_after_ms``
 ├── Unavailable           no service was reached, or Redis was away, for too long
+├── BegunAnew             the job was begun anew: attach again from offset 0
+├── TimedOut              the client's own time was over; also a TimeoutError
 └── CallFailed            any other status; ``code`` is its name
 """
 
@@ -15,20 +19,28 @@ from typing import Any
 import grpc
 
 from stepserve.protocol.errors import (
+    BegunAnew,
     Exhausted,
+    Infeasible,
     InvalidRequest,
     NotFound,
+    OutOfRange,
     StepserveError,
     Unavailable,
 )
 from stepserve.protocol.inference_wire import RETRY_AFTER_KEY
+from stepserve.protocol.status_details import details_of, reason_of
 
 __all__ = [
+    "BegunAnew",
     "CallFailed",
     "Exhausted",
+    "Infeasible",
     "InvalidRequest",
     "NotFound",
+    "OutOfRange",
     "StepserveError",
+    "TimedOut",
     "Unavailable",
     "from_status",
 ]
@@ -45,20 +57,43 @@ class CallFailed(StepserveError):
         self.code = code
 
 
+class TimedOut(StepserveError, TimeoutError):
+    """What the client gave itself time for took longer. The job, if there is one, goes on."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+_KINDS: tuple[type[StepserveError], ...] = (
+    InvalidRequest,
+    OutOfRange,
+    Infeasible,
+    BegunAnew,
+    NotFound,
+    Unavailable,
+    TimedOut,
+)
+_OF_REASON = {reason_of(kind): kind for kind in _KINDS}
+# Of a service before this version, or of gRPC itself: where the code alone tells.
+_OF_CODE = {kind.code: kind for kind in _KINDS if kind.code != Infeasible.code}
+
+
 def from_status(error: grpc.RpcError) -> StepserveError:
     """Return the error that a call's status stands for."""
     call: Any = error
     code, text = call.code(), call.details() or ""
-    if code == grpc.StatusCode.INVALID_ARGUMENT:
-        field, _, problem = text.partition(": ")
-        return InvalidRequest(field, problem)
-    if code == grpc.StatusCode.NOT_FOUND:
-        return NotFound(text)
-    if code == grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(text)
+    trailers = tuple(call.trailing_metadata() or ())
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         if _TOO_LARGE in text:  # gRPC's own refusal
             return InvalidRequest("request", text)
-        trailers = dict(call.trailing_metadata() or ())
-        return Exhausted(text, int(trailers.get(RETRY_AFTER_KEY, DEFAULT_RETRY_AFTER_MS)))
+        return Exhausted(text, int(dict(trailers).get(RETRY_AFTER_KEY, DEFAULT_RETRY_AFTER_MS)))
+    reason, field = details_of(trailers)
+    kind = _OF_REASON.get(reason) or _OF_CODE.get(code.name)
+    if kind is not None and issubclass(kind, InvalidRequest):
+        named, _, problem = text.partition(": ")
+        is_named = field and text.startswith(f"{field}: ")
+        return kind(field, text[len(field) + 2 :]) if is_named else kind(named, problem)
+    if kind is not None:
+        return kind(text)
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        text = f"{text} (what serves there is no stepserve scheduler, or an older one)"
     return CallFailed(code.name, text)

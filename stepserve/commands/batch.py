@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from stepserve.batch.figures import LineRun, failed_lines, summary
 from stepserve.batch.file import (
     BatchFailed,
     BatchLine,
@@ -29,10 +30,14 @@ from stepserve.batch.file import (
     parse_lines,
     read_input,
 )
-from stepserve.batch.run import BatchRun, served_models, summary
+from stepserve.batch.run import BatchRun, served_models
 from stepserve.client.aio import AsyncClient
+from stepserve.commands.connection import ADVICE
 from stepserve.commands.up import Up
 from stepserve.local.serving import serve
+from stepserve.protocol.errors import Unavailable
+
+MAX_TOLD_FAILURES = 20
 
 
 class _Environment(EnvSettingsSource):
@@ -47,10 +52,13 @@ class _Environment(EnvSettingsSource):
 class Batch(Up):
     """Run the jobs of IN.jsonl and write their results, in input order, to OUT.jsonl.
 
-    An input line is a submit request as JSON, with the proto's field names, and may carry
-    `arrival_s`, when to send it. Without --target the service is started for the run, with
-    the options of `stepserve up`. A run that is interrupted goes on where it was when it is
-    started again. The last line printed is a JSON object with the run's figures.
+    An input line is a submit request as JSON, with the proto's field names, or OpenAI's form,
+    which vLLM's run-batch takes as well: `custom_id`, `url`, `body`; its result has that form.
+    A line may carry `arrival_s`, when to send it, and `custom_id`, which its result repeats.
+    Without --target the service is started for the run, with the options of `stepserve up`. A
+    run that is interrupted goes on where it was when it is started again. The last line printed
+    is a JSON object with the run's figures; lines that failed are named before, and make the
+    exit status 1.
     """
 
     input: CliPositionalArg[Path] = Field(description="JSON lines, one job each")
@@ -71,7 +79,7 @@ class Batch(Up):
         return init_settings, _Environment(settings_cls), dotenv_settings, file_secret_settings
 
     def run(self) -> int:
-        """Run; return 0 where every job has a result, though some may be errors."""
+        """Run; return 0 where no line failed, 1 where some did: all have a result then."""
         if bool(self.target) == bool(self.model):
             raise BatchFailed("give --target of a running service, or --model to start one")
         content = read_input(self.input)
@@ -80,7 +88,7 @@ class Batch(Up):
         progress = Progress(self.output, digest)
         start_s = time.monotonic()
         try:
-            self._run_rest(lines, progress)
+            runs = self._run_rest(lines, progress)
             progress.finish()
         except (KeyboardInterrupt, SystemExit):
             print("stepserve: interrupted; the same command goes on from here", file=sys.stderr)
@@ -88,30 +96,44 @@ class Batch(Up):
         finally:
             progress.close()
         wall_s = time.monotonic() - start_s
-        print(json.dumps(summary(progress.results, progress.num_earlier, wall_s)))
-        return 0
+        _tell_failures(failed_lines(progress.results), self.output)
+        figures = summary(progress.results, runs, wall_s)
+        print(json.dumps(figures), flush=True)
+        return 1 if figures["failed"] else 0
 
     def _model(self) -> str:
         """Return what tells one model from another: results of one are not another's."""
         if self.target:
-            return asyncio.run(served_models(self.target))
+            try:
+                return asyncio.run(served_models(self.target))
+            except Unavailable as error:
+                raise Unavailable(f"{error}. {ADVICE}") from None
         return str(Path(self.model).resolve()) if Path(self.model).exists() else self.model
 
-    def _run_rest(self, lines: list[BatchLine], progress: Progress) -> None:
+    def _run_rest(self, lines: list[BatchLine], progress: Progress) -> list[LineRun]:
         if self.target or len(progress.results) == len(lines):
-            asyncio.run(self._run(self.target, lines, progress))
-            return
+            return asyncio.run(self._run(self.target, lines, progress))
         directory = self.output.with_name(f".{self.output.name}.jobs").absolute()
         own = {"input", "output", "model", "target", "max_jobs", "host", "port", "data_dir"}
+        own.add("progress")
         flags = self.model_dump(exclude=own, exclude_defaults=True)
-        with serve(self.model, data_dir=directory, **flags) as served:
-            asyncio.run(self._run(served.target, lines, progress))
+        with serve(self.model, data_dir=directory, progress=self.progress, **flags) as served:
+            runs = asyncio.run(self._run(served.target, lines, progress))
         shutil.rmtree(directory, ignore_errors=True)
+        return runs
 
-    async def _run(self, target: str, lines: list[BatchLine], progress: Progress) -> None:
+    async def _run(self, target: str, lines: list[BatchLine], progress: Progress) -> list[LineRun]:
         columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         async with AsyncClient(target) as client:
             with Bar(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
                 task = bar.add_task("jobs", total=len(lines))
-                await BatchRun(client, progress, self.max_jobs).run(lines, bar, task)
+                return await BatchRun(client, progress, self.max_jobs).run(lines, bar, task)
+
+
+def _tell_failures(failures: list[tuple[int, str]], output: Path) -> None:
+    """Say which lines failed, the first of them with why."""
+    for number, problem in failures[:MAX_TOLD_FAILURES]:
+        print(f"stepserve: line {number}: {problem}", file=sys.stderr)
+    if (num_more := len(failures) - MAX_TOLD_FAILURES) > 0:
+        print(f"stepserve: and {num_more} lines more failed, see {output}", file=sys.stderr)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from scheduler_svc.settings import ApiSettings, LaneSettings
+from stepserve.commands.up_options import ServingOptions, WorkerOptions
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port
+from stepserve.local.starting import Starting
+from stepserve.local.stop_flag import StopFlag
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
-from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
@@ -27,62 +28,12 @@ CORES_FOR_ROLES_APART = 4
 Role = Literal["all", "api", "lane"]
 
 
-class Up(LaneSettings, ApiSettings):
+class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
     what dies, and prints `ready grpc=HOST:PORT model=NAME` when a job can be submitted.
     """
-
-    model: str = Field(description="checkpoint directory or Hugging Face id")
-    model_name: str = Field("", description="name to serve it under; default: its last part")
-    host: str = Field("127.0.0.1", description="address to serve gRPC on")
-    port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
-    workers: int = Field(1, ge=1, le=64, description="worker processes")
-    schedulers: int = Field(1, ge=1, le=16, description="scheduler processes, on PORT, PORT+1, ...")
-    roles_apart: Literal["auto", "yes", "no"] = Field(
-        "auto",
-        description="serve clients and drive workers in processes of their own; auto: where there "
-        "are 4 cores for each scheduler",
-    )
-    data_dir: str = Field(
-        "", description="where Redis keeps the jobs; default: the user's state directory, by port"
-    )
-    redis_url: str = Field("", description="use this Redis instead of starting one")
-    durability: Literal["local", "fsync"] = Field(
-        "local", description="what a job survives: killed processes, or a host's crash"
-    )
-    attention: Attention = Field(
-        "paged",
-        description="paged: each row through its block table; grouped: rows of equal length "
-        "together; padded: one rectangle, as long as the longest row",
-    )
-    block_size: int = Field(16, ge=1, description="tokens in a KV block")
-    num_blocks: int | None = Field(None, ge=1, description="KV blocks; default: what memory holds")
-    max_context: int | None = Field(
-        None,
-        ge=2,
-        description="tokens in a sequence at most; default: what the model is made for; "
-        "more is possible, with a warning",
-    )
-    launch_ahead: int | None = Field(
-        None,
-        ge=0,
-        le=8,
-        description="steps launched before the tokens of the one before are read; "
-        "default: 2 on cuda, 0 on cpu",
-    )
-    cuda_graphs: bool = Field(
-        True, description="on cuda, capture steps of common sizes as CUDA graphs"
-    )
-    dtype: Dtype = Field(
-        "auto", description="what to compute in; auto: the checkpoint's on cuda, float32 on cpu"
-    )
-    device: Device = Field("auto", description="where to compute")
-    kernels: KernelSet = Field(
-        "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
-    )
-    num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")
 
     @model_validator(mode="after")
     def _has_ports(self) -> Self:
@@ -96,19 +47,22 @@ class Up(LaneSettings, ApiSettings):
         # Before anything is started, which takes a while.
         for port in self._scheduler_ports():
             check_port(self.host, port)
+        starting = Starting(is_silent=not self.progress)
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
-            redis_url, revive_redis = stack.enter_context(self._redis())
+            redis_url, revive_redis = stack.enter_context(self._redis(starting))
             supervisor = stack.enter_context(Supervisor(stop))
             with suppress(Stopped):
-                self._start(supervisor, redis_url)
+                self._start(supervisor, redis_url, starting)
                 supervisor.watch(revive_redis)
             return supervisor.status()
 
-    def _start(self, supervisor: Supervisor, redis_url: str) -> None:
+    def _start(self, supervisor: Supervisor, redis_url: str, starting: Starting) -> None:
         """Start all services and say where they are. Raises Stopped, ServiceFailed."""
+        starting.begin(f"loading {self.model} ({_count(self.workers, 'worker')})")
         workers = [supervisor.start(self._worker(i)) for i in range(self.workers)]
-        addresses = [worker.wait_ready()["worker"] for worker in workers]
+        addresses = [worker.wait_ready(starting.goes_on)["worker"] for worker in workers]
+        starting.begin(f"starting {_count(self.schedulers, 'scheduler')}")
         roles: tuple[Role, ...] = ("lane", "api") if self._is_apart else ("all",)
         of_roles = [
             [
@@ -118,28 +72,31 @@ class Up(LaneSettings, ApiSettings):
             for role in roles
         ]
         # Those of the last role serve the clients.
-        *_, ready = [[child.wait_ready() for child in children] for children in of_roles]
-        print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
+        *_, ready = [
+            [child.wait_ready(starting.goes_on) for child in children] for children in of_roles
+        ]
+        target = ready[0]["grpc"]
+        print(f"ready grpc={target} model={ready[0]['model']}", flush=True)
         for other in ready[1:]:
             print(f"also grpc={other['grpc']}", flush=True)
+        starting.end(f'try: stepserve generate "Once upon a time" --target {target}')
 
     def _scheduler_ports(self) -> list[int]:
         """Return the ports that are asked for; none where any will do."""
         return [self.port + i for i in range(self.schedulers)] if self.port else []
 
     @contextmanager
-    def _redis(self) -> Iterator[tuple[str, Callable[[], object]]]:
+    def _redis(self, starting: Starting) -> Iterator[tuple[str, Callable[[], object]]]:
         """Yield where Redis is, and what brings it back when it has died."""
         if self.redis_url:
             yield self.redis_url, bool
             return
         from scheduler_svc.queue.embedded import EmbeddedRedis
 
-        with (
-            self._directory() as directory,
-            EmbeddedRedis.start(directory, self.durability) as redis,
-        ):
-            yield redis.url, redis.ensure_running
+        with self._directory() as directory:
+            starting.begin(f"starting Redis, which keeps the jobs in {directory}")
+            with EmbeddedRedis.start(directory, self.durability) as redis:
+                yield redis.url, redis.ensure_running
 
     @contextmanager
     def _directory(self) -> Iterator[Path]:
@@ -159,10 +116,17 @@ class Up(LaneSettings, ApiSettings):
             "max_batch_size", "max_step_tokens", "max_context", "dtype", "device", "kernels",
             "num_threads", "launch_ahead", "cuda_graphs",
         )  # fmt: skip
+        if (fraction := self._memory_fraction) is not None:
+            flags.append(f"--memory-fraction={fraction:.4f}")
+        return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
+
+    @property
+    def _memory_fraction(self) -> float | None:
+        """Return each worker's share of the memory; None where it may choose."""
         if self.device == "cpu" and self.workers > 1:
             # They look at the free memory at the same moment; each takes its part of that.
-            flags.append(f"--memory-fraction={CPU_MEMORY_FRACTION / self.workers:.4f}")
-        return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
+            return (self.memory_fraction or CPU_MEMORY_FRACTION) / self.workers
+        return self.memory_fraction
 
     @property
     def _is_apart(self) -> bool:
@@ -194,10 +158,14 @@ class Up(LaneSettings, ApiSettings):
         return [flag(name, value) for name, value in values if value not in (None, "")]
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Set an event on SIGINT or SIGTERM, until the block ends."""
-    stop = threading.Event()
+def _stop_signals() -> Iterator[StopFlag]:
+    """Set a flag on SIGINT or SIGTERM, until the block ends."""
+    stop = StopFlag()
 
     def handler(_signum: int, _frame: FrameType | None) -> None:
         stop.set()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from stepserve.local.ready import ready_fields
 from stepserve.local.spawn import spawn, stop
+from stepserve.local.stop_flag import Stop
 from stepserve.protocol.errors import StepserveError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def check_port(host: str, port: int) -> None:
 class Child:
     """One running service and the ready line that it prints."""
 
-    def __init__(self, service: Service, stop: threading.Event) -> None:
+    def __init__(self, service: Service, stop: Stop) -> None:
         self.service = service
         self._stop = stop
         self._ready: queue.SimpleQueue[dict[str, str] | None] = queue.SimpleQueue()
@@ -94,8 +95,8 @@ class Child:
                     print(f"[{self.service.name}] {line}", end="", file=sys.stderr, flush=True)
         self._ready.put(None)
 
-    def wait_ready(self) -> dict[str, str]:
-        """Return the fields of the ready line.
+    def wait_ready(self, meanwhile: Callable[[], object] = bool) -> dict[str, str]:
+        """Return the fields of the ready line; ``meanwhile`` is called often until then.
 
         Raises ServiceFailed where the process ends instead, Stopped when we are to stop.
         """
@@ -103,6 +104,7 @@ class Child:
             try:
                 fields = self._ready.get(timeout=POLL_INTERVAL_S)
             except queue.Empty:
+                meanwhile()
                 continue
             if fields is None and self._stop.is_set():
                 break
@@ -149,7 +151,7 @@ class Child:
 class Supervisor:
     """Owns the children; on exit the youngest is stopped first (schedulers before workers)."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._children: list[Child] = []
         self._failure = ""

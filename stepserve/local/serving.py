@@ -39,7 +39,7 @@ def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterato
     ``redis_url`` is no flag: it may hold a password, and command lines can be read by others.
     """
     require_local("serving a model on this machine")
-    options = [flag(name, value) for name, value in flags.items()]
+    options = [flag(name, value) for name, value in {"progress": False, **flags}.items()]
     environment = {"STEPSERVE_REDIS_URL": redis_url} if redis_url else {}
     command = ["stepserve.cli", "up", f"--model={model}", "--port=0", *options]
     process = spawn(command, environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import NoReturn, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsError
 
+from stepserve.process.help_groups import arrange_help
 from stepserve.process.redaction import redacted
 from stepserve.process.variables import strangers
 
@@ -24,6 +26,17 @@ S = TypeVar("S", bound=BaseSettings)
 # What stands for None on a command line: nothing, since no argument can hold a NUL. Else
 # the prompt "None" would be no prompt.
 _NONE = "\0"
+
+# Other names of options: shorter, or what vLLM's users know them by.
+ALIASES = {
+    "as-json": "json",
+    "every": "all",
+    "max-batch-size": "max-num-seqs",
+    "max-context": "max-model-len",
+    "max-step-tokens": "max-num-batched-tokens",
+    "memory-fraction": "gpu-memory-utilization",
+    "model-name": "served-model-name",
+}
 
 
 def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S:
@@ -42,6 +55,7 @@ def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_parse_none_str=_NONE,
+        cli_shortcuts=ALIASES,
         parse_args_method=_Literally(settings_class),
         formatter_class=_Help,
     )
@@ -79,11 +93,13 @@ class _Literally:
     """Parses arguments, and makes JSON of lists of texts, which pydantic would take apart."""
 
     def __init__(self, settings_class: type[BaseSettings]) -> None:
+        self._settings_class = settings_class
         fields = settings_class.model_fields.items()
         self._names = [name for name, field in fields if field.annotation == list[str]]
 
     def __call__(self, parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-        parser.error = partial(_refuse_arguments, parser)  # type: ignore[method-assign]
+        arrange_help(parser, self._settings_class)
+        parser.error = partial(_refuse_arguments, parser, argv)  # type: ignore[method-assign]
         found = parser.parse_args(argv)
         for name in self._names:
             if isinstance(texts := getattr(found, name, None), list):
@@ -99,18 +115,31 @@ def _refuse(prog: str, problem: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _refuse_arguments(parser: ArgumentParser, message: str) -> NoReturn:
+def _refuse_arguments(parser: ArgumentParser, argv: Sequence[str], message: str) -> NoReturn:
     """In place of argparse's own, which prints the usage of up to 60 lines first."""
+    if (strange := _strange_flags(parser, argv)) and "are required" in message:
+        # What is missing may be what it was meant to be; argparse would say that alone.
+        message = f"unrecognized arguments: {' '.join(strange)}"
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
     hint = meant("", unknown[1], parser._option_string_actions) if unknown else ""
     _refuse(parser.prog, f"{message}{hint}")
+
+
+def _strange_flags(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Return the arguments that look like an option and are none."""
+    given = itertools.takewhile(lambda argument: argument != "--", argv)
+    known = parser._option_string_actions
+    return [flag for flag in given if flag.startswith("--") and flag.split("=")[0] not in known]
 
 
 class _Help(RawDescriptionHelpFormatter):
     """Help that is silent about a default of nothing."""
 
     def _get_help_string(self, action: Action) -> str:
-        return (action.help or "").removesuffix(f" (default: {_NONE})").removesuffix(" (default: )")
+        text = action.help or ""
+        for nothing in (_NONE, "", "[]"):
+            text = text.removesuffix(f" (default: {nothing})")
+        return text
 
 
 def _problems(error: ValidationError | SettingsError) -> str:

@@ -9,8 +9,13 @@ from importlib.util import find_spec
 from stepserve.protocol.errors import StepserveError
 
 _OURS = ("kvstore", "scheduler_svc", "worker_svc", "stepserve", "stepserve_bench")
-# What tells whether each of the processes that serve a model on this machine can start.
-_OF_LOCAL = ("grpc_health", "redis", "torch")
+# What each extra brings, that which people know first.
+_OF_EXTRA = {
+    "local": ("torch", "transformers", "redis", "grpc_health"),
+    "scheduler": ("transformers", "redis", "grpc_health"),
+    "worker": ("torch", "transformers", "grpc_health"),
+    "bench": ("torch", "scipy", "matplotlib"),
+}
 
 
 class NotInstalled(StepserveError):
@@ -32,7 +37,8 @@ def needs_extra(extra: str, needed_by: str) -> Iterator[None]:
         library = (error.name or "").partition(".")[0]
         if not extra or not library or library in _OURS:
             raise
-        raise NotInstalled(needed_by, library, extra) from error
+        known = (name for name in _OF_EXTRA[extra] if find_spec(name) is None)
+        raise NotInstalled(needed_by, next(known, library), extra) from error
 
 
 def require(extra: str, needed_by: str, *libraries: str) -> None:
@@ -44,4 +50,4 @@ def require(extra: str, needed_by: str, *libraries: str) -> None:
 
 def require_local(needed_by: str) -> None:
     """Raise NotInstalled where a scheduler or a worker could not start on this machine."""
-    require("local", needed_by, *_OF_LOCAL)
+    require("local", needed_by, *_OF_EXTRA["local"])

@@ -19,6 +19,8 @@ from stepserve.protocol.limits import MaxItems, Width
 Reader: TypeAlias = Callable[[Any, str], Any]
 _Limits = TypeVar("_Limits")
 
+# Of JSON's values in one another.
+_MAX_DEPTH = 16
 _MAX_FLOAT = 3.4028234663852886e38
 
 
@@ -126,6 +128,29 @@ def text(value: Any, path: str) -> str:
     return value
 
 
+def json_value(value: Any, path: str, depth: int = 0) -> Any:
+    """Return a copy of what JSON can say, not nested too deeply."""
+    if depth > _MAX_DEPTH:
+        raise InvalidRequest(path, "is nested too deeply")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return text(value, path)
+    if isinstance(value, int):
+        return value if abs(value) < _MAX_FLOAT else _number(value, path)
+    if isinstance(value, float):
+        return _number(value, path)
+    if isinstance(value, Mapping):
+        return {
+            text(name, path): json_value(entry, f"{path}.{name[:50]}", depth + 1)
+            for name, entry in value.items()
+        }
+    return [
+        json_value(entry, f"{path}[{position}]", depth + 1)
+        for position, entry in enumerate(unread_list(value, path))
+    ]
+
+
 def wrong(path: str, wanted: str, value: Any) -> InvalidRequest:
     """Return the error of a value of another type than is ``wanted``."""
     return InvalidRequest(path, f"must be {wanted}, not {type(value).__name__}")
@@ -176,4 +201,4 @@ def _metadata(kind: Any, of: type[_Limits]) -> _Limits:
     return found
 
 
-_SCALARS: Mapping[Any, Reader] = {str: text, bool: _flag, float: _number}
+_SCALARS: Mapping[Any, Reader] = {str: text, bool: _flag, float: _number, Any: json_value}

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,9 @@ OUTPUTS = tuple(
 def generate(out: Path) -> None:
     """Write the generated modules below ``out``. Raises RuntimeError where protoc refuses."""
     options = [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")]
-    if protoc.main(["protoc", f"-I{ROOT / 'protos'}", *options, *PROTOS]) != 0:
+    # Where google's own messages are that ours have in them.
+    google = Path(grpc_tools.__file__).parent / "_proto"
+    if protoc.main(["protoc", f"-I{ROOT / 'protos'}", f"-I{google}", *options, *PROTOS]) != 0:
         raise RuntimeError("protoc failed; its message is above")
 
 

@@ -7,13 +7,13 @@ becomes of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from stepserve.protocol.job import Finish
 from stepserve.protocol.limits import S32, U32, MaxItems
-from stepserve.protocol.sampling import SamplingParams
+from stepserve.protocol.sampling import Sampling, SamplingParams
 from stepserve.protocol.step import TokenLogprobs
 
 MAX_MESSAGES = 4096
@@ -43,6 +43,8 @@ class Request:
     idempotency_key: str = ""
     deadline_s: float = 0.0
     cancel_on_disconnect: bool = False
+    # JSON's values, of names that the chat template may use.
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class StreamEvent:
     ``logprobs`` is parallel to ``token_ids`` where they were asked for. ``finish`` is set
     in the last event of its ``index``, ``usage`` in the last event of the stream. Of a
     finish, clients get the reason and the message; the text is cut already.
+    ``existed``, in the first event of Generate: an idempotency key matched a job.
     """
 
     job_id: str
@@ -70,6 +73,7 @@ class StreamEvent:
     logprobs: Sequence[TokenLogprobs] = ()
     finish: Finish | None = None
     usage: Usage | None = None
+    existed: bool = False
 
     @property
     def finish_reason(self) -> str:
@@ -90,8 +94,11 @@ class OutputInfo:
 class JobInfo:
     """A job as it stands.
 
-    Times are seconds since the epoch by Redis's clock; ``ended_s`` is 0 until it ended.
-    ``note`` says what keeps a queued job waiting, where that is not its turn alone.
+    Times are seconds since the epoch by Redis's clock; ``ended_s`` is 0 until it ended,
+    ``deadline_s`` where there is none. ``note`` says what keeps a queued job waiting, where
+    that is not its turn alone. ``queued_s``: how long it waited until a lane first took it, or
+    has so far; None where an earlier version did not note it. ``sampling`` has every default
+    and the seed resolved.
     """
 
     job_id: str
@@ -104,6 +111,17 @@ class JobInfo:
     outputs: tuple[OutputInfo, ...] = ()
     usage: Usage = Usage(0, 0)
     note: str = ""
+    deadline_s: float = 0.0
+    queued_s: float | None = None
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some of a list of jobs; ``next_page_token`` is empty where there are no more."""
+
+    jobs: tuple[JobInfo, ...]
+    next_page_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The service on the wire: ``inference``'s values to inference.proto's messages and back.
 
-The only door to inference.proto's messages; ``inference_rpc`` is the one to its calls.
+With ``jobs_wire``, whose names it gives on, the only door to inference.proto's messages;
+``inference_rpc`` is the one to its calls.
 """
 
 from __future__ import annotations
@@ -9,24 +10,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, overload
 
+from google.protobuf import json_format
+
 from stepserve.protocol.errors import InvalidRequest
-from stepserve.protocol.inference import (
-    ChatMessage,
-    JobInfo,
-    JobState,
-    ModelInfo,
-    OutputInfo,
-    Request,
-    StreamEvent,
-    Usage,
+from stepserve.protocol.inference import ChatMessage, Request, StreamEvent
+from stepserve.protocol.jobs_wire import (
+    decode_finish,
+    decode_job,
+    decode_jobs,
+    decode_models,
+    decode_state,
+    decode_usage,
+    encode_job,
+    encode_jobs,
+    encode_models,
+    encode_state,
+    encode_usage,
 )
-from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.v1 import inference_pb2 as pb
 from stepserve.v1.inference_pb2 import (
     AttachRequest,
     CancelJobRequest,
+    DeleteJobRequest,
+    DeleteJobResponse,
     GetJobRequest,
     Job,
     ListJobsRequest,
@@ -43,6 +51,8 @@ __all__ = [
     "SERVICE_NAME",
     "AttachRequest",
     "CancelJobRequest",
+    "DeleteJobRequest",
+    "DeleteJobResponse",
     "GetJobRequest",
     "Job",
     "ListJobsRequest",
@@ -53,10 +63,12 @@ __all__ = [
     "SubmitResponse",
     "decode_event",
     "decode_job",
+    "decode_jobs",
     "decode_models",
     "decode_state",
     "encode_event",
     "encode_job",
+    "encode_jobs",
     "encode_models",
     "encode_request",
     "encode_state",
@@ -65,15 +77,11 @@ __all__ = [
 SERVICE_NAME = str(pb.DESCRIPTOR.services_by_name["Inference"].full_name)
 # A megabyte of text is some 250,000 tokens, beyond any context that is served.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
-# The trailer of RESOURCE_EXHAUSTED.
+MAX_TEMPLATE_KWARGS_BYTES = 64 * 1024
+# A trailer of what may be tried again.
 RETRY_AFTER_KEY = "retry-after-ms"
 
-_STATES: dict[JobState, pb.JobState] = {
-    "queued": pb.JOB_STATE_QUEUED,
-    "running": pb.JOB_STATE_RUNNING,
-    "ended": pb.JOB_STATE_ENDED,
-}
-_STATE_NAMES: dict[int, JobState] = {number: name for name, number in _STATES.items()}
+_KWARGS = "chat_template_kwargs"
 
 
 def encode_request(request: Request) -> SubmitRequest:
@@ -89,8 +97,10 @@ def encode_request(request: Request) -> SubmitRequest:
     wire.sampling.SetInParent()
     for name in (entry.name for entry in fields(SamplingParams)):
         _assign(wire.sampling, name, getattr(request.sampling, name), f"sampling.{name}")
+    if request.chat_template_kwargs:
+        _assign(wire, _KWARGS, request.chat_template_kwargs, _KWARGS)
     for name in (entry.name for entry in fields(Request)):
-        if name not in ("prompt_token_ids", "messages", "sampling"):
+        if name not in ("prompt_token_ids", "messages", "sampling", _KWARGS):
             _assign(wire, name, getattr(request, name), name)
     return wire
 
@@ -99,7 +109,8 @@ def decode_request(wire: SubmitRequest) -> Request:
     """The request as a client would have made it; absent optional fields are None.
 
     Its sequences and mappings are views of the message, which may be as large as a request can
-    be: nothing is copied before somebody has looked at how much there is.
+    be: nothing is copied before somebody has looked at how much there is. Raises InvalidRequest
+    for template values that are too many, or no JSON.
     """
     sampling = {
         entry.name: _optional(wire.sampling, entry.name) for entry in fields(SamplingParams)
@@ -116,7 +127,29 @@ def decode_request(wire: SubmitRequest) -> Request:
         idempotency_key=wire.idempotency_key,
         deadline_s=wire.deadline_s,
         cancel_on_disconnect=wire.cancel_on_disconnect,
+        chat_template_kwargs=_decode_kwargs(wire),
     )
+
+
+def _decode_kwargs(wire: SubmitRequest) -> dict[str, Any]:
+    if not wire.HasField(_KWARGS):
+        return {}
+    if wire.chat_template_kwargs.ByteSize() > MAX_TEMPLATE_KWARGS_BYTES:
+        raise InvalidRequest(_KWARGS, f"at most {MAX_TEMPLATE_KWARGS_BYTES} bytes are possible")
+    try:
+        values: dict[str, Any] = json_format.MessageToDict(wire.chat_template_kwargs)
+    except (ValueError, json_format.Error) as error:
+        raise InvalidRequest(_KWARGS, "has a number that is not finite") from error
+    return {name: _whole(value) for name, value in values.items()}
+
+
+def _whole(value: Any) -> Any:
+    """Make an integer of a number that is one: a Struct has no others than doubles."""
+    if isinstance(value, dict):
+        return {name: _whole(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_whole(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _optional(wire: pb.SamplingParams, name: str) -> Any:
@@ -172,7 +205,9 @@ def encode_event(event: StreamEvent) -> pb.StreamEvent:
     if event.finish is not None:
         wire.finish_reason, wire.finish_message = event.finish.reason, event.finish.message
     if event.usage is not None:
-        wire.usage.CopyFrom(_encode_usage(event.usage))
+        wire.usage.CopyFrom(encode_usage(event.usage))
+    if event.existed:
+        wire.existed = True
     return wire
 
 
@@ -184,8 +219,9 @@ def decode_event(wire: pb.StreamEvent) -> StreamEvent:
         token_ids=tuple(wire.token_ids),
         text=wire.text,
         logprobs=tuple(_decode_logprobs(entry) for entry in wire.logprobs),
-        finish=_decode_finish(wire),
-        usage=_decode_usage(wire.usage) if wire.HasField("usage") else None,
+        finish=decode_finish(wire),
+        usage=decode_usage(wire.usage) if wire.HasField("usage") else None,
+        existed=wire.existed,
     )
 
 
@@ -196,100 +232,3 @@ def _encode_logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
 
 def _decode_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
     return TokenLogprobs(wire.logprob, tuple((top.token_id, top.logprob) for top in wire.top))
-
-
-def _decode_finish(wire: pb.StreamEvent | pb.JobOutput) -> Finish | None:
-    return Finish(wire.finish_reason, wire.finish_message) if wire.finish_reason else None
-
-
-def _encode_usage(usage: Usage) -> pb.Usage:
-    return pb.Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
-
-
-def _decode_usage(wire: pb.Usage) -> Usage:
-    return Usage(wire.prompt_tokens, wire.completion_tokens)
-
-
-def encode_state(state: JobState | None) -> pb.JobState:
-    """Return a state's number; of None the one that stands for all."""
-    if state is None:
-        return pb.JOB_STATE_UNSPECIFIED
-    if state not in _STATES:
-        raise InvalidRequest("state", f"must be one of {', '.join(_STATES)}")
-    return _STATES[state]
-
-
-def decode_state(state: int) -> JobState | None:
-    """Return a state's name, None of JOB_STATE_UNSPECIFIED."""
-    if state == pb.JOB_STATE_UNSPECIFIED:
-        return None
-    if state not in _STATE_NAMES:
-        raise InvalidRequest("state", f"{state} is none")
-    return _STATE_NAMES[state]
-
-
-def encode_job(job: JobInfo) -> Job:
-    wire = Job(
-        job_id=job.job_id,
-        model=job.model,
-        state=encode_state(job.state),
-        tenant=job.tenant,
-        priority=job.priority,
-        arrival_s=job.arrival_s,
-        ended_s=job.ended_s,
-        usage=_encode_usage(job.usage),
-        note=job.note,
-    )
-    for output in job.outputs:
-        finish = output.finish or Finish("")
-        wire.outputs.add(
-            index=output.index,
-            num_tokens=output.num_tokens,
-            finish_reason=finish.reason,
-            finish_message=finish.message,
-        )
-    return wire
-
-
-def decode_job(wire: Job) -> JobInfo:
-    return JobInfo(
-        job_id=wire.job_id,
-        model=wire.model,
-        state=decode_state(wire.state) or "queued",
-        arrival_s=wire.arrival_s,
-        ended_s=wire.ended_s,
-        tenant=wire.tenant,
-        priority=wire.priority,
-        outputs=tuple(
-            OutputInfo(output.index, output.num_tokens, _decode_finish(output))
-            for output in wire.outputs
-        ),
-        usage=_decode_usage(wire.usage),
-        note=wire.note,
-    )
-
-
-def encode_models(models: Sequence[ModelInfo]) -> ListModelsResponse:
-    wire = ListModelsResponse()
-    for model in models:
-        wire.models.add(
-            name=model.name,
-            max_context=model.max_context,
-            vocab_size=model.vocab_size,
-            num_workers=model.num_workers,
-            num_queued_jobs=model.num_queued_jobs,
-        )
-    return wire
-
-
-def decode_models(wire: ListModelsResponse) -> tuple[ModelInfo, ...]:
-    return tuple(
-        ModelInfo(
-            model.name,
-            model.max_context,
-            model.vocab_size,
-            model.num_workers,
-            model.num_queued_jobs,
-        )
-        for model in wire.models
-    )

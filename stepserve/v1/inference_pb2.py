@@ -22,9 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepserve/v1/inference.proto\x12\x0cstepserve.v1\"\xaa\x02\n\rSubmitRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x30\n\x10prompt_token_ids\x18\x03 \x01(\x0b\x32\x16.stepserve.v1.TokenIds\x12+\n\x08messages\x18\x04 \x03(\x0b\x32\x19.stepserve.v1.ChatMessage\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.stepserve.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12\x12\n\ndeadline_s\x18\t \x01(\x01\x12\x1c\n\x14\x63\x61ncel_on_disconnect\x18\n \x01(\x08\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xf5\x04\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x17\n\nignore_eos\x18\t \x01(\x08H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\n \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0b \x01(\x02H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0c \x01(\x02H\t\x88\x01\x01\x12?\n\nlogit_bias\x18\r \x03(\x0b\x32+.stepserve.v1.SamplingParams.LogitBiasEntry\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\n\x88\x01\x01\x12\x0e\n\x01n\x18\x0f \x01(\rH\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x04\n\x02_n\"1\n\x0eSubmitResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"@\n\rAttachRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07offsets\x18\x03 \x03(\x04\"\xdf\x01\n\x0bStreamEvent\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12-\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1b.stepserve.v1.TokenLogprobs\x12\x15\n\rfinish_reason\x18\x07 \x01(\t\x12\x16\n\x0e\x66inish_message\x18\x08 \x01(\t\x12\"\n\x05usage\x18\t \x01(\x0b\x32\x13.stepserve.v1.Usage\"G\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.stepserve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\"\xed\x01\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.stepserve.v1.JobState\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x11\x12\x11\n\tarrival_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x65nded_s\x18\x07 \x01(\x01\x12(\n\x07outputs\x18\x08 \x03(\x0b\x32\x17.stepserve.v1.JobOutput\x12\"\n\x05usage\x18\t \x01(\x0b\x32\x13.stepserve.v1.Usage\x12\x0c\n\x04note\x18\n \x01(\t\"]\n\tJobOutput\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x16\n\x0e\x66inish_message\x18\x04 \x01(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"f\n\x0fListJobsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.stepserve.v1.JobState\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0e\n\x06tenant\x18\x04 \x01(\t\"3\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.stepserve.v1.Job\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.stepserve.v1.Model\"l\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bmax_context\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x13\n\x0bnum_workers\x18\x04 \x01(\r\x12\x17\n\x0fnum_queued_jobs\x18\x05 \x01(\x04*g\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x13\n\x0fJOB_STATE_ENDED\x10\x03\x32\xf0\x03\n\tInference\x12\x43\n\x06Submit\x12\x1b.stepserve.v1.SubmitRequest\x1a\x1c.stepserve.v1.SubmitResponse\x12\x44\n\x08Generate\x12\x1b.stepserve.v1.SubmitRequest\x1a\x19.stepserve.v1.StreamEvent0\x01\x12\x42\n\x06\x41ttach\x12\x1b.stepserve.v1.AttachRequest\x1a\x19.stepserve.v1.StreamEvent0\x01\x12\x38\n\x06GetJob\x12\x1b.stepserve.v1.GetJobRequest\x1a\x11.stepserve.v1.Job\x12I\n\x08ListJobs\x12\x1d.stepserve.v1.ListJobsRequest\x1a\x1e.stepserve.v1.ListJobsResponse\x12>\n\tCancelJob\x12\x1e.stepserve.v1.CancelJobRequest\x1a\x11.stepserve.v1.Job\x12O\n\nListModels\x12\x1f.stepserve.v1.ListModelsRequest\x1a .stepserve.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepserve/v1/inference.proto\x12\x0cstepserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x02\n\rSubmitRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x30\n\x10prompt_token_ids\x18\x03 \x01(\x0b\x32\x16.stepserve.v1.TokenIds\x12+\n\x08messages\x18\x04 \x03(\x0b\x32\x19.stepserve.v1.ChatMessage\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.stepserve.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\x12\x12\n\ndeadline_s\x18\t \x01(\x01\x12\x1c\n\x14\x63\x61ncel_on_disconnect\x18\n \x01(\x08\x12\x35\n\x14\x63hat_template_kwargs\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xf5\x04\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x17\n\nignore_eos\x18\t \x01(\x08H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\n \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0b \x01(\x02H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0c \x01(\x02H\t\x88\x01\x01\x12?\n\nlogit_bias\x18\r \x03(\x0b\x32+.stepserve.v1.SamplingParams.LogitBiasEntry\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\n\x88\x01\x01\x12\x0e\n\x01n\x18\x0f \x01(\rH\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x04\n\x02_n\"1\n\x0eSubmitResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"@\n\rAttachRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07offsets\x18\x03 \x03(\x04\"\xf0\x01\n\x0bStreamEvent\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12-\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1b.stepserve.v1.TokenLogprobs\x12\x15\n\rfinish_reason\x18\x07 \x01(\t\x12\x16\n\x0e\x66inish_message\x18\x08 \x01(\t\x12\"\n\x05usage\x18\t \x01(\x0b\x32\x13.stepserve.v1.Usage\x12\x0f\n\x07\x65xisted\x18\n \x01(\x08\"G\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.stepserve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\"\xe3\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.stepserve.v1.JobState\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x11\x12\x11\n\tarrival_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x65nded_s\x18\x07 \x01(\x01\x12(\n\x07outputs\x18\x08 \x03(\x0b\x32\x17.stepserve.v1.JobOutput\x12\"\n\x05usage\x18\t \x01(\x0b\x32\x13.stepserve.v1.Usage\x12\x0c\n\x04note\x18\n \x01(\t\x12\x30\n\x0c\x61rrival_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rdeadline_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0equeue_duration\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x08sampling\x18\x0f \x01(\x0b\x32\x1c.stepserve.v1.SamplingParams\"]\n\tJobOutput\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x16\n\x0e\x66inish_message\x18\x04 \x01(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x10\x44\x65leteJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"z\n\x0fListJobsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.stepserve.v1.JobState\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x12\n\npage_token\x18\x05 \x01(\t\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.stepserve.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.stepserve.v1.Model\"l\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bmax_context\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x13\n\x0bnum_workers\x18\x04 \x01(\r\x12\x17\n\x0fnum_queued_jobs\x18\x05 \x01(\x04*g\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x13\n\x0fJOB_STATE_ENDED\x10\x03\x32\xbe\x04\n\tInference\x12\x43\n\x06Submit\x12\x1b.stepserve.v1.SubmitRequest\x1a\x1c.stepserve.v1.SubmitResponse\x12\x44\n\x08Generate\x12\x1b.stepserve.v1.SubmitRequest\x1a\x19.stepserve.v1.StreamEvent0\x01\x12\x42\n\x06\x41ttach\x12\x1b.stepserve.v1.AttachRequest\x1a\x19.stepserve.v1.StreamEvent0\x01\x12\x38\n\x06GetJob\x12\x1b.stepserve.v1.GetJobRequest\x1a\x11.stepserve.v1.Job\x12I\n\x08ListJobs\x12\x1d.stepserve.v1.ListJobsRequest\x1a\x1e.stepserve.v1.ListJobsResponse\x12>\n\tCancelJob\x12\x1e.stepserve.v1.CancelJobRequest\x1a\x11.stepserve.v1.Job\x12L\n\tDeleteJob\x12\x1e.stepserve.v1.DeleteJobRequest\x1a\x1f.stepserve.v1.DeleteJobResponse\x12O\n\nListModels\x12\x1f.stepserve.v1.ListModelsRequest\x1a .stepserve.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,48 +36,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=2325
-  _globals['_JOBSTATE']._serialized_end=2428
-  _globals['_SUBMITREQUEST']._serialized_start=47
-  _globals['_SUBMITREQUEST']._serialized_end=345
-  _globals['_TOKENIDS']._serialized_start=347
-  _globals['_TOKENIDS']._serialized_end=370
-  _globals['_CHATMESSAGE']._serialized_start=372
-  _globals['_CHATMESSAGE']._serialized_end=416
-  _globals['_SAMPLINGPARAMS']._serialized_start=419
-  _globals['_SAMPLINGPARAMS']._serialized_end=1048
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=830
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=878
-  _globals['_SUBMITRESPONSE']._serialized_start=1050
-  _globals['_SUBMITRESPONSE']._serialized_end=1099
-  _globals['_ATTACHREQUEST']._serialized_start=1101
-  _globals['_ATTACHREQUEST']._serialized_end=1165
-  _globals['_STREAMEVENT']._serialized_start=1168
-  _globals['_STREAMEVENT']._serialized_end=1391
-  _globals['_TOKENLOGPROBS']._serialized_start=1393
-  _globals['_TOKENLOGPROBS']._serialized_end=1464
-  _globals['_TOPLOGPROB']._serialized_start=1466
-  _globals['_TOPLOGPROB']._serialized_end=1513
-  _globals['_USAGE']._serialized_start=1515
-  _globals['_USAGE']._serialized_end=1572
-  _globals['_JOB']._serialized_start=1575
-  _globals['_JOB']._serialized_end=1812
-  _globals['_JOBOUTPUT']._serialized_start=1814
-  _globals['_JOBOUTPUT']._serialized_end=1907
-  _globals['_GETJOBREQUEST']._serialized_start=1909
-  _globals['_GETJOBREQUEST']._serialized_end=1940
-  _globals['_CANCELJOBREQUEST']._serialized_start=1942
-  _globals['_CANCELJOBREQUEST']._serialized_end=1976
-  _globals['_LISTJOBSREQUEST']._serialized_start=1978
-  _globals['_LISTJOBSREQUEST']._serialized_end=2080
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2082
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2133
-  _globals['_LISTMODELSREQUEST']._serialized_start=2135
-  _globals['_LISTMODELSREQUEST']._serialized_end=2154
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2156
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2213
-  _globals['_MODEL']._serialized_start=2215
-  _globals['_MODEL']._serialized_end=2323
-  _globals['_INFERENCE']._serialized_start=2431
-  _globals['_INFERENCE']._serialized_end=2927
+  _globals['_JOBSTATE']._serialized_start=2840
+  _globals['_JOBSTATE']._serialized_end=2943
+  _globals['_SUBMITREQUEST']._serialized_start=142
+  _globals['_SUBMITREQUEST']._serialized_end=495
+  _globals['_TOKENIDS']._serialized_start=497
+  _globals['_TOKENIDS']._serialized_end=520
+  _globals['_CHATMESSAGE']._serialized_start=522
+  _globals['_CHATMESSAGE']._serialized_end=566
+  _globals['_SAMPLINGPARAMS']._serialized_start=569
+  _globals['_SAMPLINGPARAMS']._serialized_end=1198
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=980
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1028
+  _globals['_SUBMITRESPONSE']._serialized_start=1200
+  _globals['_SUBMITRESPONSE']._serialized_end=1249
+  _globals['_ATTACHREQUEST']._serialized_start=1251
+  _globals['_ATTACHREQUEST']._serialized_end=1315
+  _globals['_STREAMEVENT']._serialized_start=1318
+  _globals['_STREAMEVENT']._serialized_end=1558
+  _globals['_TOKENLOGPROBS']._serialized_start=1560
+  _globals['_TOKENLOGPROBS']._serialized_end=1631
+  _globals['_TOPLOGPROB']._serialized_start=1633
+  _globals['_TOPLOGPROB']._serialized_end=1680
+  _globals['_USAGE']._serialized_start=1682
+  _globals['_USAGE']._serialized_end=1739
+  _globals['_JOB']._serialized_start=1742
+  _globals['_JOB']._serialized_end=2225
+  _globals['_JOBOUTPUT']._serialized_start=2227
+  _globals['_JOBOUTPUT']._serialized_end=2320
+  _globals['_GETJOBREQUEST']._serialized_start=2322
+  _globals['_GETJOBREQUEST']._serialized_end=2353
+  _globals['_CANCELJOBREQUEST']._serialized_start=2355
+  _globals['_CANCELJOBREQUEST']._serialized_end=2389
+  _globals['_DELETEJOBREQUEST']._serialized_start=2391
+  _globals['_DELETEJOBREQUEST']._serialized_end=2425
+  _globals['_DELETEJOBRESPONSE']._serialized_start=2427
+  _globals['_DELETEJOBRESPONSE']._serialized_end=2446
+  _globals['_LISTJOBSREQUEST']._serialized_start=2448
+  _globals['_LISTJOBSREQUEST']._serialized_end=2570
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2572
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2648
+  _globals['_LISTMODELSREQUEST']._serialized_start=2650
+  _globals['_LISTMODELSREQUEST']._serialized_end=2669
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2671
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2728
+  _globals['_MODEL']._serialized_start=2730
+  _globals['_MODEL']._serialized_end=2838
+  _globals['_INFERENCE']._serialized_start=2946
+  _globals['_INFERENCE']._serialized_end=3520
 # @@protoc_insertion_point(module_scope)

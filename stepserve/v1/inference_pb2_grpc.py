@@ -64,6 +64,11 @@ class InferenceStub:
                 request_serializer=stepserve_dot_v1_dot_inference__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=stepserve_dot_v1_dot_inference__pb2.Job.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/stepserve.v1.Inference/DeleteJob',
+                request_serializer=stepserve_dot_v1_dot_inference__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=stepserve_dot_v1_dot_inference__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/stepserve.v1.Inference/ListModels',
                 request_serializer=stepserve_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -114,6 +119,14 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteJob(self, request, context):
+        """Forgets a job and all that is kept of it, its prompt and output too. One that
+        goes on is cancelled first. Its idempotency key is free again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -152,6 +165,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=stepserve_dot_v1_dot_inference__pb2.CancelJobRequest.FromString,
                     response_serializer=stepserve_dot_v1_dot_inference__pb2.Job.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=stepserve_dot_v1_dot_inference__pb2.DeleteJobRequest.FromString,
+                    response_serializer=stepserve_dot_v1_dot_inference__pb2.DeleteJobResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -321,6 +339,33 @@ class Inference:
             '/stepserve.v1.Inference/CancelJob',
             stepserve_dot_v1_dot_inference__pb2.CancelJobRequest.SerializeToString,
             stepserve_dot_v1_dot_inference__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepserve.v1.Inference/DeleteJob',
+            stepserve_dot_v1_dot_inference__pb2.DeleteJobRequest.SerializeToString,
+            stepserve_dot_v1_dot_inference__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,7 +44,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused(served: Served, stub: An
     await measured(served)
     sampling = {"max_tokens": 61}
     code, text = await refusal(submit(stub, sampling=sampling, deadline_s=0.5))
-    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
     assert text == "deadline_s: about 60 tokens need 1.2 s at least, 0.5 s are given"
     assert await served.queue.num_queued() == 0
     await submit(stub, sampling=sampling, deadline_s=1.25)
@@ -57,7 +57,7 @@ async def test_a_stream_is_refused_alike(served: Served, stub: Any) -> None:
     await measure(served.queue, "worker", 500_000)
     asked = {"prompt": "Once", "sampling": {"max_tokens": 5}, "deadline_s": 2.0}
     code, text = await refusal(stub.Generate(message(asked)).read())
-    assert (code, text[:10]) == (grpc.StatusCode.INVALID_ARGUMENT, "deadline_s")
+    assert (code, text[:10]) == (grpc.StatusCode.FAILED_PRECONDITION, "deadline_s")
 
 
 async def test_it_goes_by_how_long_outputs_became(served: Served, stub: Any) -> None:
@@ -67,7 +67,7 @@ async def test_it_goes_by_how_long_outputs_became(served: Served, stub: Any) -> 
     await submit(stub, **asked, deadline_s=1.01)
     code, text = await refusal(submit(stub, **asked, deadline_s=0.9))
     assert (code, text) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
         "deadline_s: about 10 tokens need 1 s at least, 0.9 s are given",
     )
 
@@ -80,7 +80,7 @@ async def test_a_job_that_exists_is_not_refused(served: Served, stub: Any) -> No
     again = await submit(stub, **asked)
     assert (again.job_id, again.existed) == (first.job_id, True)
     code, _ = await refusal(submit(stub, **{**asked, "idempotency_key": "another"}))
-    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def test_nothing_is_refused_before_outputs_tell_how_long_they_become(
@@ -98,6 +98,6 @@ async def test_nothing_is_refused_while_the_pace_of_a_worker_is_not_known(
     await measure(served.queue, "slow", 500_000)
     await submit(stub, **asked)
     await measured(served)
-    assert (await refusal(submit(stub, **asked)))[0] == grpc.StatusCode.INVALID_ARGUMENT
+    assert (await refusal(submit(stub, **asked)))[0] == grpc.StatusCode.FAILED_PRECONDITION
     await measure(served.queue, "worker", 0)
     await submit(stub, **asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -85,8 +86,56 @@ async def test_jobs_are_listed_newest_first(served: Served, stub: Any) -> None:
     assert set(await listed(state=wire.encode_state("queued"))) == set(ids) - {claimed}
     code, text = await refusal(stub.ListJobs(wire.ListJobsRequest(limit=1001)))
     assert (code, text[:7]) == (grpc.StatusCode.INVALID_ARGUMENT, "limit: ")
+    first = await stub.ListJobs(wire.ListJobsRequest(limit=3))
+    rest = await stub.ListJobs(wire.ListJobsRequest(page_token=first.next_page_token))
+    assert [job.job_id for job in (*first.jobs, *rest.jobs)] == ids[::-1]
+    assert rest.next_page_token == ""
+    for wrong in (
+        wire.ListJobsRequest(page_token="x"),
+        wire.ListJobsRequest(page_token="é" * 2000),
+        wire.ListJobsRequest(page_token=first.next_page_token, tenant="a"),
+    ):
+        code, text = await refusal(stub.ListJobs(wrong))
+        assert (code, text[:12]) == (grpc.StatusCode.INVALID_ARGUMENT, "page_token: ")
     code, _ = await refusal(stub.ListJobs(wire.ListJobsRequest(model="other")))
     assert code == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_job_says_all_that_a_repeat_takes(served: Served, stub: Any) -> None:
+    asked = {"sampling": {"max_tokens": 7, "stop": ["x"], "logit_bias": {"5": 1}}, "deadline_s": 60}
+    job = await get(stub, (await submit(stub, **asked)).job_id)
+    spec = (await served.lane.claim()).spec
+    assert job.sampling == spec.sampling
+    assert (job.deadline_s, job.arrival_s) == (spec.deadline_s, spec.arrival_s)
+    waited = (await get(stub, spec.job_id)).queued_s
+    assert waited is not None
+    assert 0 <= (job.queued_s or 0) <= waited
+
+
+async def test_a_deleted_job_is_gone_with_its_output(served: Served, stub: Any) -> None:
+    """Whatever it was about; its lane and its followers hear of it."""
+    queued, running, ended = [
+        (await submit(stub, idempotency_key=f"k{i}")).job_id for i in range(3)
+    ][::-1]
+    for _ in range(2):
+        await served.lane.claim()
+    await served.lane.commit(ended, [1], Finish("length"))
+    await served.lane.commit(running, served.ids("ab"))
+    following = stub.Attach(wire.AttachRequest(job_id=running))
+    assert decode_event(await following.read()).text == "ab"
+    for job_id in (queued, running, ended):
+        await stub.DeleteJob(wire.DeleteJobRequest(job_id=job_id))
+        for call in (
+            stub.GetJob(wire.GetJobRequest(job_id=job_id)),
+            stub.DeleteJob(wire.DeleteJobRequest(job_id=job_id)),
+        ):
+            assert (await refusal(call))[0] == grpc.StatusCode.NOT_FOUND
+    # Its end, if there was time to tell of it, or that it is gone; no more of its text.
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        last = decode_event(await following.read())
+        assert (last.text, last.finish_reason) == ("", "cancelled")
+    assert (await stub.ListJobs(wire.ListJobsRequest())).jobs == []
+    assert not (await submit(stub, idempotency_key="k0")).existed
 
 
 async def test_the_model_is_listed_with_its_workers_and_queue(served: Served, stub: Any) -> None:

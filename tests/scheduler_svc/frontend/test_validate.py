@@ -12,6 +12,7 @@ from unittest.mock import ANY
 import pytest
 
 from scheduler_svc.frontend import validate
+from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest, NotFound
 from stepserve.protocol.inference import Request
@@ -84,6 +85,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (sampling(logit_bias={"5": 100.5}), "sampling.logit_bias[5]"),
     (sampling(logit_bias={"5": -100.5}), "sampling.logit_bias[5]"),
     (sampling(logit_bias={str(i): 0 for i in range(1025)}), "sampling.logit_bias"),
+    ({"prompt": "a", "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+    (
+        {"messages": [{"role": "user"}], "chat_template_kwargs": {"tools": []}},
+        "chat_template_kwargs.tools",
+    ),
     ({"prompt": "a", "priority": 11}, "priority"),
     ({"prompt": "a", "priority": -11}, "priority"),
     ({"prompt": "a", "tenant": "t" * 129}, "tenant"),
@@ -246,15 +252,43 @@ async def test_a_chat_is_rendered_and_not_marked_twice(card: ModelCard) -> None:
     assert list(spec.prompt_token_ids).count(card.tokenizer.token_id("<s>") or -1) == 1
 
 
+async def test_a_template_has_the_values_that_a_request_gives_it(card: ModelCard) -> None:
+    source = "{{ 'deep' if think else 'brief' }} {{ depth }}{% for m in messages %}{% endfor %}"
+    thinking = replace(card, chat_template=ChatTemplate(source, {}))
+    asked = {"messages": [{"role": "user", "content": "hi"}]}
+    assert card.tokenizer is not None
+    for names, text in (({}, "brief "), ({"think": True, "depth": 3}, "deep 3")):
+        request = request_from_json({**asked, "chat_template_kwargs": names})
+        # As it is, and as it comes over gRPC, which knows no integers.
+        for brought in (request, decode_request(encode_request(request))):
+            spec = await validate.resolve(brought, thinking)
+            ids = card.tokenizer.encode(text, add_special_tokens=False)
+            assert list(spec.prompt_token_ids) == ids
+
+
+async def test_what_is_left_open_is_as_the_model_says(card: ModelCard) -> None:
+    says = SamplingParams(temperature=0.6, top_k=20, max_tokens=30, repetition_penalty=1.05)
+    model = replace(card, sampling_defaults=says)
+    chosen = (await resolve(model, sampling())).sampling
+    assert (chosen.temperature, chosen.top_k) == (float32(0.6), 20)
+    assert (chosen.max_tokens, chosen.repetition_penalty) == (30, float32(1.05))
+    asked = sampling(temperature=0, top_k=0, max_tokens=40, repetition_penalty=1)
+    chosen = (await resolve(model, asked)).sampling
+    assert (chosen.temperature, chosen.top_k) == (0.0, 0), "an explicit 0 is a 0"
+    assert (chosen.max_tokens, chosen.repetition_penalty) == (40, 1.0)
+    roomless = replace(model, max_context=10)
+    assert (await resolve(roomless, sampling())).sampling.max_tokens == 7
+
+
 async def test_a_long_chat_is_rendered_beside_the_event_loop(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert card.chat_template is not None
     render, threads = card.chat_template.render, []
 
-    def noted(messages: Any) -> str:
+    def noted(*asked: Any) -> str:
         threads.append(threading.current_thread())
-        return render(messages)
+        return render(*asked)
 
     monkeypatch.setattr(card.chat_template, "render", noted)
     roomy = replace(card, max_context=10_000)

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import Corrupt, JobQueue, LogRequest
+from scheduler_svc.queue import Corrupt, JobQueue, JobState, LogRequest
 from scheduler_svc.queue.keys import Keys
-from scheduler_svc.queue.snapshot import list_snapshots
+from scheduler_svc.queue.listing import list_snapshots
 from stepserve.protocol.step import TokenLogprobs
 from tests.scheduler_svc.queue.build import STOP, claim_ids, lease_on, row, running, spec, submit
 
@@ -81,7 +81,84 @@ async def test_jobs_that_arrive_meanwhile_repeat_none(queue: JobQueue) -> None:
     listed = [await anext(listing)]
     await submit(queue, 20)
     listed += [snapshot async for snapshot in listing]
-    assert [snapshot.spec.job_id for snapshot in listed] == ids[::-1]
+    assert [snapshot.spec.job_id for _, snapshot in listed] == ids[::-1]
+
+
+@pytest.mark.parametrize("state", [None, "queued", "ended"])
+async def test_pages_leave_out_and_repeat_none(
+    queue: JobQueue, redis_url: str, model: str, state: JobState | None
+) -> None:
+    """Whatever comes and goes between them, and where many are of one moment."""
+    ids = await submit(queue, 150)
+    if state == "ended":
+        for job_id in ids:
+            await queue.cancel(job_id)
+    keys = Keys(model)
+    index = keys.ended if state == "ended" else keys.jobs
+    with Redis.from_url(redis_url) as redis:
+        redis.zadd(index, dict.fromkeys(ids[5:145], 1.5))
+        order = [i.decode() for i in redis.zrevrange(index, 0, -1)]
+        seen: list[str] = []
+        after = None
+        while len(seen) < len(ids):
+            jobs, after = await queue.page(state=state, limit=30, after=after)
+            seen += [job.spec.job_id for job in jobs]
+            if after is not None:
+                # What was shown last is forgotten, another comes, before those that are left.
+                redis.zrem(index, after.job_id)
+                redis.zrem(keys.queue, after.job_id)
+                new = await submit(queue, 1)
+                if state == "ended":
+                    await queue.cancel(new[0])
+    assert (seen, after) == (order, None)
+
+
+async def test_a_page_tells_whether_there_are_more(queue: JobQueue) -> None:
+    ids = await submit(queue, 4, tenant="a")
+    await submit(queue, 1, tenant="b")
+    jobs, after = await queue.page(tenant="a", limit=3)
+    assert ([job.spec.job_id for job in jobs], after is None) == (ids[:0:-1], False)
+    jobs, after = await queue.page(tenant="a", limit=3, after=after)
+    assert ([job.spec.job_id for job in jobs], after) == (ids[:1], None)
+    assert (await queue.page(tenant="a", limit=4))[1] is None
+
+
+async def test_how_long_a_job_waited_is_told(queue: JobQueue, redis_url: str, model: str) -> None:
+    waiting, claimed, cancelled, older = await submit(queue, 4)
+    lease = await lease_on(queue)
+
+    async def queued_s(job_id: str) -> float | None:
+        job = await queue.job(job_id)
+        assert job is not None
+        return job.queued_s
+
+    first = await queued_s(waiting)
+    assert first is not None
+    assert 0 <= first < (await queued_s(waiting) or 0), "it goes on waiting"
+    await queue.cancel(cancelled)
+    assert await claim_ids(queue, lease, 1) == [waiting]
+    assert await claim_ids(queue, lease, 2) == [claimed, older]
+    for job_id in (waiting, claimed, cancelled):
+        assert await queued_s(job_id) == await queued_s(job_id), "it waits no more"
+    assert (await queued_s(claimed) or 0) >= (await queued_s(waiting) or 0) > first
+    with Redis.from_url(redis_url) as redis:
+        redis.hdel(Keys(model).job(older), "started")  # as versions before had it
+    assert await queued_s(older) is None
+
+
+async def test_what_is_forgotten_leaves_nothing(queue: JobQueue, redis_url: str) -> None:
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease, idempotency_key="k", logprobs=0, n=2)
+    await queue.commit(lease, [row(job_id, 0, [1], logprobs=[TokenLogprobs(-1.0)], index=1)])
+    assert not await queue.forget(job_id), "it has not ended"
+    await queue.cancel(job_id)
+    assert await queue.forget(job_id)
+    assert not await queue.forget(job_id)
+    assert await queue.job(job_id) is None
+    with Redis.from_url(redis_url) as redis:
+        assert [key for key in redis.keys("*") if job_id.encode() in key] == []
+    again = spec(idempotency_key="k")
+    assert (await queue.submit(again)).job_id == again.job_id, "the key is free again"
 
 
 async def test_reads_from_any_offset_and_beyond(queue: JobQueue) -> None:

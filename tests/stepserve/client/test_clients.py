@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 
 from scheduler_svc.queue import QueueLimits
 from scheduler_svc.text.model_card import ModelCard
 from stepserve import (
     AsyncClient,
+    CallOptions,
     ChatMessage,
     Client,
     Completion,
@@ -21,12 +24,17 @@ from stepserve import (
     Request,
     RetryPolicy,
     SamplingParams,
+    StreamEvent,
+    TimedOut,
     Unavailable,
     Usage,
 )
+from stepserve.protocol import inference_rpc as rpc
+from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.job import Finish
 from stepserve.protocol.step import TokenLogprobs
 from tests.scheduler_svc.api.served import Served, serving
+from tests.stepserve.client.conftest import Blocking
 
 TEXT = "Ça déjà vu 🙂🙃 日本語! a small dog."
 NO_PATIENCE = RetryPolicy(patience_s=0.0)
@@ -72,7 +80,8 @@ async def test_jobs_are_told_about_listed_and_cancelled(served: Served, client: 
     job_id = await client.submit("Once", tenant="ann")
     job = await client.get(job_id)
     assert (job.job_id, job.state, job.tenant) == (job_id, "queued", "ann")
-    assert await client.list() == await client.list("queued", "ann", 5) == (job,)
+    for listed in (await client.list(), await client.list("queued", "ann", 5)):
+        assert [replace(each, queued_s=None) for each in listed] == [replace(job, queued_s=None)]
     assert await client.list("ended") == ()
     assert (await client.cancel(job_id)).outputs[0].finish == Finish("cancelled")
     assert [job.job_id for job in await client.list("ended")] == [job_id]
@@ -202,6 +211,75 @@ async def test_what_is_asked_while_nobody_serves_waits_for_a_service(
     assert (await completing).text == "ab"
     assert (await client.get(await submitting)).state == "ended"
     assert len(await client.list()) == 2, "whatever was sent twice is one job"
+
+
+async def test_a_result_is_waited_for_and_not_for_ever(served: Served, client: Any) -> None:
+    job_id = await client.submit("Once")
+    with pytest.raises(TimedOut):
+        await client.result(job_id, timeout=0.05)
+    with pytest.raises(TimeoutError):
+        await client.result(job_id, 0)
+    waiting = asyncio.create_task(client.result(job_id))
+    await served.lane.claim()
+    await served.lane.commit(job_id, served.ids("a dog"), Finish("length"))
+    completion = await waiting
+    assert (completion.text, completion.outputs[0].finish_reason) == ("a dog", "length")
+    assert await client.result(job_id, 5.0) == completion
+    await client.delete(job_id)
+    with pytest.raises(NotFound):
+        await client.result(job_id)
+
+
+async def test_all_jobs_are_had_page_by_page(client: Any) -> None:
+    ids = [await client.submit("Once") for _ in range(5)]
+    seen, token = [], ""
+    for _ in range(3):
+        page = await client.page(None, "", 2, token)
+        seen += [job.job_id for job in page.jobs]
+        token = page.next_page_token
+    assert (seen, token) == (ids[::-1], "")
+
+
+class Told(rpc.InferenceServicer):
+    """Answers with the metadata and the time that a call came with."""
+
+    async def GetJob(self, _request: Any, context: Any) -> wire.Job:
+        metadata = dict(context.invocation_metadata())
+        return wire.Job(
+            note=f"{metadata.get('a')} {metadata.get('b')}",
+            state=1,
+            ended_s=context.time_remaining() or 0.0,
+        )
+
+    async def Attach(self, _request: Any, context: Any) -> None:
+        told = dict(context.invocation_metadata())["a"]
+        await context.write(wire.encode_event(StreamEvent(told)))
+        await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+async def test_deadlines_and_metadata_pass_through(kind: Any) -> None:
+    server = grpc.aio.server()
+    rpc.add_InferenceServicer_to_server(Told(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    made = kind(address, options=CallOptions(metadata=[("a", "1")]))
+    client = made if kind is AsyncClient else Blocking(made)
+    job = await client.get("x")
+    assert (job.note, job.ended_s) == ("1 None", 0.0)
+    bound = made.with_options(timeout_s=30.0, metadata=[("b", "2")])
+    bound = bound if kind is AsyncClient else Blocking(bound)
+    job = await bound.get("x")
+    assert job.note == "1 2"
+    assert 20.0 < job.ended_s < 32.0, "gRPC rounds up"
+    brief = made.with_options(timeout_s=0.5)
+    brief = brief if kind is AsyncClient else Blocking(brief)
+    events = brief.attach("x")
+    assert (await anext(events)).job_id == "1"
+    with pytest.raises(TimedOut):
+        await anext(events)
+    await client.close()
+    await server.stop(None)
 
 
 async def test_patience_has_an_end(served: Served) -> None:

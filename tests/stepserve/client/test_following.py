@@ -87,6 +87,12 @@ def test_pauses_grow_and_stay_bounded_and_end() -> None:
         assert 0.5 * longest <= pause_s <= longest
     retry.succeeded()
     assert retry.pause_s(lost) <= 0.1
+    told: list[tuple[str, float]] = []
+    telling = RetryPolicy(tell=lambda error, failing_s: told.append((str(error), failing_s)))
+    Retry(telling).pause_s(lost)
+    assert told == [("why", 0.0)]
+    with pytest.raises(Unavailable):
+        Retry(RetryPolicy(), end_s=0.0).pause_s(lost)
     with pytest.raises(StepserveError, match="INTERNAL: why"):
         retry.pause_s(Failed(grpc.StatusCode.INTERNAL))
     with pytest.raises(Unavailable):

@@ -19,6 +19,7 @@ from scheduler_svc.text.model_card import ModelCard
 from stepserve.batch import run as batch_run
 from stepserve.batch.file import BatchFailed, Progress, parse_lines
 from stepserve.cli import parse
+from stepserve.client.aio import AsyncClient
 from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.errors import Unavailable
@@ -83,7 +84,7 @@ async def test_results_are_in_input_order(
         {"prompt": "three", "sampling": {"temperature": -1}},
     )
     async with lane(served) as job_ids:
-        assert await files.run(served.address) == 0
+        assert await files.run(served.address) == 1, "lines failed"
     one, two, bad, refused = files.results()
     assert [two["job_id"], one["job_id"]] == job_ids, "arrival_s was ignored"
     assert (one["text"], one["token_ids"], one["finish_reason"]) == (
@@ -96,7 +97,11 @@ async def test_results_are_in_input_order(
     assert [output["text"] for output in two["outputs"]] == ["ab", "ab"]
     assert "JSON" in bad["error"]["message"]
     assert refused["error"]["code"] == "INVALID_ARGUMENT"
-    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [bad["error"]["line"], refused["error"]["line"]] == [4, 5]
+    shown = capsys.readouterr()
+    assert "stepserve: line 4: INVALID_ARGUMENT: not JSON" in shown.err
+    assert "stepserve: line 5: INVALID_ARGUMENT: sampling.temperature: " in shown.err
+    figures = json.loads(shown.out.splitlines()[-1])
     assert (figures["jobs"], figures["failed"], figures["earlier"]) == (4, 2, 0)
     assert figures["output_tokens"] == 3 * len(served.ids("ab"))
     assert figures["requests_per_s"] > 0
@@ -138,13 +143,40 @@ async def test_what_has_ended_is_not_run_again(
     progress.add(0, {"error": {"message": "of the run before"}})
     progress.close()
     async with lane(served) as job_ids:
-        assert await files.run(served.address) == 0
+        assert await files.run(served.address) == 1, "a line had failed before"
     first, second = files.results()
     assert first == {"error": {"message": "of the run before"}}
     assert [second["job_id"]] == job_ids
     figures = json.loads(capsys.readouterr().out)
     assert (figures["jobs"], figures["failed"], figures["earlier"]) == (2, 1, 1)
     assert figures["output_tokens"] == len(served.ids("ab"))
+
+
+async def test_jobs_that_ended_meanwhile_are_no_ones_figures(
+    served: Served, files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run before sent them, and was killed before it saw their ends."""
+    files.write({"prompt": "one"}, {"prompt": "two"})
+    _, lines = parse_lines(files.input.read_bytes(), served.card.name)
+    async with lane(served), AsyncClient(served.address) as client:
+        before = await client.complete(lines[0].request)
+        assert await files.run(served.address) == 0
+    assert files.results()[0]["job_id"] == before.job_id
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["jobs"], figures["earlier"], figures["joined"]) == (2, 0, 1)
+    assert figures["output_tokens"] == len(served.ids("ab"))
+
+
+async def test_openais_lines_have_their_results_in_its_form(served: Served, files: Files) -> None:
+    body = {"model": served.card.name, "messages": [{"role": "user", "content": "hi"}]}
+    asked = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    files.write(asked, {**asked, "custom_id": "b", "body": {**body, "model": "other"}})
+    async with lane(served):
+        assert await files.run(served.address) == 1
+    first, second = files.results()
+    assert (first["custom_id"], first["error"]) == ("a", None)
+    assert first["response"]["body"]["choices"][0]["message"]["content"] == "ab"
+    assert (second["custom_id"], second["response"]["status_code"]) == ("b", 404)
 
 
 async def test_results_of_another_model_are_not_taken_over(served: Served, files: Files) -> None:
@@ -185,7 +217,7 @@ async def test_a_failed_call_is_that_lines_error(files: Files) -> None:
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
-        assert await files.run(address) == 0
+        assert await files.run(address) == 1
     finally:
         await server.stop(None)
     assert [result["error"]["code"] for result in files.results()] == codes

@@ -25,6 +25,8 @@ NEEDED: dict[str, list[str]] = {
     "submit": ["p"],
     "attach": ["j"],
     "cancel": ["j"],
+    "delete": ["j"],
+    "get": ["j"],
     "batch": ["in", "out"],
     "replay": ["trace"],
 }
@@ -61,6 +63,7 @@ SAMPLES: dict[Any, tuple[str, Any]] = {
     float: ("0.5", 0.5),
     bool: ("true", True),
     list[str]: ('["a", "b"]', ["a", "b"]),
+    list[int]: ("[5, 7]", [5, 7]),
     tuple[int, int]: ("[3, 4]", (3, 4)),
     tuple[float, float]: ("[0.5, 4]", (0.5, 4.0)),
     tuple[int, ...]: ("[3, 4, 5]", (3, 4, 5)),
@@ -124,6 +127,34 @@ def test_help_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) 
     assert "\0" not in text
 
 
+def test_options_of_one_kind_stand_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("generate", "--help") == 0
+    usage, *_, sampling, job, service = capsys.readouterr().out.split("\n\n")
+    assert usage == "usage: stepserve generate PROMPT [options]"
+    assert sampling.startswith("sampling (")
+    assert "--top-p " in sampling
+    assert (job[:5], service[:9]) == ("job:\n", "service:\n")
+    assert "--tenant " in job
+    assert "--target " in service
+
+
+@pytest.mark.parametrize(
+    ("alias", "field", "value"),
+    [
+        ("--max-num-seqs", "max_batch_size", 8),
+        ("--max-num-batched-tokens", "max_step_tokens", 512),
+        ("--max-model-len", "max_context", 1024),
+        ("--served-model-name", "model_name", "m2"),
+        ("--gpu-memory-utilization", "memory_fraction", 0.5),
+    ],
+)
+def test_options_have_the_names_that_vllm_gives_them(alias: str, field: str, value: object) -> None:
+    for name in ("up", "scheduler", "worker"):
+        if field in settings_class(name).model_fields:
+            assert getattr(parse([name, "--model=m", f"{alias}={value}"]), field) == value
+    assert field in settings_class("up").model_fields
+
+
 def test_what_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("nonsense") == 2
     assert "no command 'nonsense'\n" in capsys.readouterr().err
@@ -143,6 +174,8 @@ def test_what_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> N
         ("bench nonsense", "no command 'bench nonsense'"),
         ("up --polcy=fcfs --model=m", "unrecognized arguments: --polcy=fcfs; is it --policy?"),
         ("up --nonsense", "unrecognized arguments: --nonsense"),
+        ("generate --nonsense", "unrecognized arguments: --nonsense"),
+        ("attach --ofset=3", "unrecognized arguments: --ofset=3; is it --offset?"),
         ("jobs --limit", "argument --limit: expected one argument"),
         ("generate", "the following arguments are required: PROMPT"),
         ("jobs --limit=x", "--limit: Input should be a valid integer"),
@@ -289,6 +322,13 @@ print([name for name in {heavy} if name in sys.modules])
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_package_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stepserve", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{version('stepserve')}\n"
 
 
 def test_an_error_is_one_line(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -30,3 +32,38 @@ def test_roles_are_apart_where_there_are_cores_for_it(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)))
     given = {"model": "m", "schedulers": schedulers, "roles_apart": roles_apart}
     assert Up.model_validate(given)._is_apart is is_apart
+
+
+# The second signal comes at each line of the first one's handler, one after another.
+SIGNALS_AT_ONCE = """
+import os, signal, sys
+from stepserve.commands.up import _stop_signals
+
+def once(line):
+    def trace(frame, event, argument):
+        nonlocal line
+        line -= 1
+        if line == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return trace
+    return trace
+
+for line in range(1, 40):
+    with _stop_signals() as stop:
+        sys.settrace(once(line))
+        os.kill(os.getpid(), signal.SIGTERM)
+        sys.settrace(None)
+        assert stop.wait(60.0)
+print("done")
+"""
+
+
+def test_two_signals_at_once_stop_it_as_one_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS_AT_ONCE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr

@@ -14,6 +14,7 @@ from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import (
     ChatMessage,
     JobInfo,
+    JobPage,
     ModelInfo,
     OutputInfo,
     Request,
@@ -22,7 +23,7 @@ from stepserve.protocol.inference import (
 )
 from stepserve.protocol.inference_wire import encode_request
 from stepserve.protocol.job import Finish
-from stepserve.protocol.sampling import SamplingParams
+from stepserve.protocol.sampling import Sampling, SamplingParams
 from stepserve.protocol.step import TokenLogprobs
 
 u32 = st.integers(0, 2**32 - 1)
@@ -63,6 +64,15 @@ requests = st.builds(
     idempotency_key=text,
     deadline_s=f64,
     cancel_on_disconnect=st.booleans(),
+    chat_template_kwargs=st.dictionaries(
+        text,
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text,
+            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(text, inner, max_size=2),
+            max_leaves=4,
+        ),
+        max_size=2,
+    ),
 )
 usages = st.builds(Usage, u64, u64)
 # Of a finish the text's cut stays in the service; one without a reason is none.
@@ -78,19 +88,43 @@ events = st.builds(
     logprobs=st.lists(logprobs, max_size=3).map(tuple),
     finish=finishes,
     usage=st.none() | usages,
+    existed=st.booleans(),
+)
+# Of a time there are microseconds; as far as year 9999.
+times = st.integers(0, 250_000_000_000_000_000).map(lambda us: us / 1e6)
+stored = st.builds(
+    Sampling,
+    max_tokens=u32,
+    temperature=f32,
+    top_p=f32,
+    top_k=u32,
+    min_p=f32,
+    seed=u64,
+    stop=st.lists(text, max_size=3).map(tuple),
+    stop_token_ids=ids.map(tuple),
+    ignore_eos=st.booleans(),
+    presence_penalty=f32,
+    frequency_penalty=f32,
+    repetition_penalty=f32,
+    logit_bias=st.dictionaries(u32, f32, max_size=4).map(lambda bias: tuple(sorted(bias.items()))),
+    logprobs=st.integers(-1, 20),
+    n=u32,
 )
 jobs = st.builds(
     JobInfo,
     job_id=text,
     model=text,
     state=st.sampled_from(["queued", "running", "ended"]),
-    arrival_s=f64,
-    ended_s=f64,
+    arrival_s=times,
+    ended_s=times,
     tenant=text,
     priority=s32,
     outputs=st.lists(st.builds(OutputInfo, u32, u64, finishes), max_size=3).map(tuple),
     usage=usages,
     note=text,
+    deadline_s=times,
+    queued_s=st.none() | times,
+    sampling=st.none() | stored,
 )
 models = st.lists(st.builds(ModelInfo, text, u32, u32, u32, u64), max_size=3)
 
@@ -141,6 +175,35 @@ def test_models_survive_the_wire(models: list[ModelInfo]) -> None:
 @pytest.mark.parametrize("state", [None, "queued", "running", "ended"])
 def test_a_state_survives_the_wire(state: Any) -> None:
     assert wire.decode_state(wire.encode_state(state)) == state
+
+
+def test_a_jobs_times_are_timestamps_as_well() -> None:
+    job = JobInfo("job", "m", "ended", 1.5, 2.25, queued_s=0.125)
+    message = wire.encode_job(job)
+    assert message.arrival_time.ToJsonString() == "1970-01-01T00:00:01.500Z"
+    assert message.end_time.ToJsonString() == "1970-01-01T00:00:02.250Z"
+    assert message.queue_duration.ToJsonString() == "0.125s"
+    assert not message.HasField("deadline_time")
+    assert not wire.encode_job(replace(job, ended_s=0.0)).HasField("end_time")
+
+
+@given(jobs, text)
+@settings(max_examples=20)
+def test_a_page_of_jobs_survives_the_wire(job: JobInfo, token: str) -> None:
+    page = JobPage((job, job), token)
+    assert wire.decode_jobs(wire.encode_jobs(page)) == page
+
+
+def test_template_values_that_are_too_many_or_no_json_are_refused() -> None:
+    message = wire.SubmitRequest()
+    message.chat_template_kwargs.update({"a": "x" * wire.MAX_TEMPLATE_KWARGS_BYTES})
+    with pytest.raises(InvalidRequest, match=r"^chat_template_kwargs: at most 65536 bytes"):
+        wire.decode_request(message)
+    message.chat_template_kwargs.update({"a": float("nan")})
+    with pytest.raises(InvalidRequest, match=r"^chat_template_kwargs: has a number that is not"):
+        wire.decode_request(message)
+    with pytest.raises(InvalidRequest, match=r"^chat_template_kwargs: a dict that does not fit"):
+        encode_request(Request("a", chat_template_kwargs={"a": object()}))
 
 
 def test_a_state_that_is_none_is_refused() -> None:

@@ -1,0 +1,66 @@
+"""How tokens are chosen, as options of the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from stepserve.process.variables import FROM_ENVIRONMENT
+from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.sampling import SamplingParams
+
+
+class SamplingOptions(BaseSettings):
+    """Each is the proto's field of that name; what is left out is for the service to choose."""
+
+    model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "sampling (what is left out is the model's or the service's)"
+
+    max_tokens: int | None = Field(None, ge=1, description="output tokens; default: what fits")
+    temperature: float | None = Field(
+        None, description="0 is greedy, always the likeliest token; default 1"
+    )
+    top_p: float | None = Field(None, description="smallest set of tokens this likely together")
+    top_k: int | None = Field(None, ge=0, description="so many of the likeliest tokens; 0: all")
+    min_p: float | None = Field(
+        None, description="tokens at least this likely, relative to the likeliest"
+    )
+    seed: int | None = Field(None, description="the same seed gives the same output")
+    stop: list[str] = Field(
+        [], description="a text that ends the output; again for another (variable: a JSON list)"
+    )
+    stop_token_ids: list[int] = Field([], description="token ids that end the output: 5,7")
+    ignore_eos: bool | None = Field(None, description="go on after the model's own end")
+    presence_penalty: float | None = Field(
+        None, description="against tokens that are in the output already, -2 to 2"
+    )
+    frequency_penalty: float | None = Field(
+        None, description="the same, times how often they are, -2 to 2"
+    )
+    repetition_penalty: float | None = Field(
+        None, description="against tokens of prompt and output, a factor; 1 is off"
+    )
+    logit_bias: list[str] = Field(
+        [], description="TOKEN_ID=BIAS, -100 to 100; again for another (variable: a JSON list)"
+    )
+    logprobs: int | None = Field(
+        None, ge=0, description="log-probabilities of each token and so many others; see --json"
+    )
+    n: Annotated[int | None, Field(ge=1, le=16)] = Field(None, description="independent outputs")
+
+    def sampling(self) -> SamplingParams:
+        """Return what was asked for. Raises InvalidRequest where a bias is none."""
+        values: dict[str, Any] = {
+            name: getattr(self, name) for name in SamplingOptions.model_fields
+        }
+        return SamplingParams(**{**values, "logit_bias": dict(map(_bias, self.logit_bias))})
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token_id, _, bias = text.rpartition("=")
+    try:
+        return int(token_id), float(bias)
+    except ValueError:
+        raise InvalidRequest("--logit-bias", f"{text[:50]!r} is not TOKEN_ID=BIAS") from None

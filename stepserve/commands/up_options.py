@@ -1,0 +1,84 @@
+"""What ``stepserve up`` starts, and how: its own options, beside those of its schedulers."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from stepserve.process.variables import FROM_ENVIRONMENT
+from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
+
+
+class ServingOptions(BaseSettings):
+    """The model, where it is served, and by what."""
+
+    model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "model and service"
+
+    model: str = Field(description="checkpoint directory or Hugging Face id")
+    model_name: str = Field("", description="name to serve it under; default: its last part")
+    host: str = Field("127.0.0.1", description="address to serve gRPC on")
+    port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
+    workers: int = Field(1, ge=1, le=64, description="worker processes")
+    schedulers: int = Field(1, ge=1, le=16, description="scheduler processes, on PORT, PORT+1, ...")
+    roles_apart: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="serve clients and drive workers in processes of their own; auto: where there "
+        "are 4 cores for each scheduler",
+    )
+    data_dir: str = Field(
+        "", description="where Redis keeps the jobs; default: the user's state directory, by port"
+    )
+    redis_url: str = Field("", description="use this Redis instead of starting one")
+    durability: Literal["local", "fsync"] = Field(
+        "local", description="what a job survives: killed processes, or a host's crash"
+    )
+    progress: bool = Field(True, description="say on standard error what is being started")
+
+
+class WorkerOptions(BaseSettings):
+    """How workers compute."""
+
+    model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "workers: memory and computing"
+
+    attention: Attention = Field(
+        "paged",
+        description="paged: each row through its block table; grouped: rows of equal length "
+        "together; padded: one rectangle, as long as the longest row",
+    )
+    block_size: int = Field(16, ge=1, description="tokens in a KV block")
+    num_blocks: int | None = Field(None, ge=1, description="KV blocks; default: what memory holds")
+    max_context: int | None = Field(
+        None,
+        ge=2,
+        description="tokens in a sequence at most; default: what the model is made for; "
+        "more is possible, with a warning",
+    )
+    launch_ahead: int | None = Field(
+        None,
+        ge=0,
+        le=8,
+        description="steps launched before the tokens of the one before are read; "
+        "default: 2 on cuda, 0 on cpu",
+    )
+    cuda_graphs: bool = Field(
+        True, description="on cuda, capture steps of common sizes as CUDA graphs"
+    )
+    dtype: Dtype = Field(
+        "auto", description="what to compute in; auto: the checkpoint's on cuda, float32 on cpu"
+    )
+    device: Device = Field("auto", description="where to compute")
+    kernels: KernelSet = Field(
+        "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
+    )
+    memory_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="cuda: share of the GPU's memory to be used in all, default 0.9; cpu: share "
+        "of the available memory for the KV caches of all workers, default 0.3",
+    )
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")

@@ -1,0 +1,41 @@
+"""What a signal's handler sets and the main thread waits for, without a lock between them.
+
+A handler runs in the middle of whatever the main thread does, of another handler too: where
+two signals come at once (``timeout`` sends two, an impatient person as well), a
+``threading.Event`` is set while it is being set, and waits for its own lock for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+_INTERVAL_S = 0.05
+
+
+class Stop(Protocol):
+    """Whether we are to stop."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float) -> bool: ...
+
+
+class StopFlag:
+    """Set once, from anywhere."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float) -> bool:
+        """Return whether it is set, after ``timeout`` seconds at most."""
+        end_s = time.monotonic() + timeout
+        while not self._is_set and (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, _INTERVAL_S))
+        return self._is_set
