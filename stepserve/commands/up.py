@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Self
@@ -16,6 +17,7 @@ from pydantic import Field, model_validator
 
 from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port
+from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
@@ -27,7 +29,7 @@ CORES_FOR_ROLES_APART = 4
 Role = Literal["all", "api", "lane"]
 
 
-class Up(LaneSettings, ApiSettings):
+class Up(LaneSettings, ApiSettings, MetricsSettings):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
@@ -122,6 +124,21 @@ class Up(LaneSettings, ApiSettings):
         print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
         for other in ready[1:]:
             print(f"also grpc={other['grpc']}", flush=True)
+        for child in (*chain.from_iterable(of_roles), *workers):
+            if metrics := child.fields.get("metrics"):
+                print(f"also metrics={metrics} of {child.service.name}", flush=True)
+
+    def _metrics(self, group: int, number: int) -> list[str]:
+        """Return the flags that let a process tell of itself.
+
+        ``group``: 0 for the schedulers that serve clients, 1 for those that do not, 2 for workers.
+        """
+        if self.metrics_port is None:
+            return []
+        before = self.schedulers * (group if self._is_apart else min(group, 1))
+        port = self.metrics_port and self.metrics_port + before + number
+        host = flag("metrics_host", self.metrics_host or self.host)
+        return [host, flag("metrics_port", port), flag("metrics_prefix", self.metrics_prefix)]
 
     def _scheduler_ports(self) -> list[int]:
         """Return the ports that are asked for; none where any will do."""
@@ -162,7 +179,8 @@ class Up(LaneSettings, ApiSettings):
         if self.device == "cpu" and self.workers > 1:
             # They look at the free memory at the same moment; each takes its part of that.
             flags.append(f"--memory-fraction={CPU_MEMORY_FRACTION / self.workers:.4f}")
-        return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
+        serving = ["--host=127.0.0.1", "--port=0", *self._metrics(2, number)]
+        return Service(f"worker {number}", ["worker_svc", *flags, *serving])
 
     @property
     def _is_apart(self) -> bool:
@@ -181,6 +199,7 @@ class Up(LaneSettings, ApiSettings):
             port = self.port + number if self.port else 0
             name = f"scheduler {number}"
             serving = [f"--host={self.host}", f"--port={port}", "--wait-for-worker"]
+        serving += self._metrics(int(role == "lane"), number)
         return Service(
             name,
             ["scheduler_svc", f"--roles={role}", *flags, *serving,
