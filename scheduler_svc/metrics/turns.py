@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 
@@ -39,6 +39,7 @@ class LaneMeter:
     def __init__(self, turns: Turns, config: CoreConfig) -> None:
         self._turns = turns
         self._outputs = Outputs(turns.latencies)
+        self._reported = config.first_step - 1
         self.config = config
         self.core: Core | None = None
 
@@ -50,7 +51,7 @@ class LaneMeter:
     def observe(self, events: Sequence[Event], effects: Sequence[Effect], core: Core, /) -> None:
         """Take note of a turn."""
         self.core = core
-        now_s = time.monotonic()
+        now_s = self._turns.clock()
         # Rows are looked at one by one only where one of them may be an output's last.
         has_ends = False
         for event in events:
@@ -65,6 +66,9 @@ class LaneMeter:
         """Take note of an event; whether outputs may end by it."""
         match event:
             case Reported(report, stops):
+                if report.step <= self._reported:  # It came again.
+                    return False
+                self._reported = report.step
                 self._turns.step_s.observe(report.duration_us / 1e6)
                 self._turns.step_tokens.observe(report.num_positions)
                 self._outputs.streamed(report.token_sequence_ids, now_s)
@@ -88,17 +92,18 @@ class LaneMeter:
 class Turns:
     """All turns of a process's lanes, those that are over and those that go on.
 
-    ``redis_epoch_s``: what Redis's clock said when ours (``time.monotonic``) said 0.
+    ``redis_epoch_s``: what Redis's clock said when ours (``clock``, in seconds) said 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self.latencies = Latencies()
         self.step_s = Histogram(_STEP_S)
         self.step_tokens = Histogram(_STEP_TOKENS)
         self.num_looked_up = 0
         self.num_takeovers = 0
         self.num_adopted = 0
-        self.redis_epoch_s = time.time() - time.monotonic()
+        self.redis_epoch_s = time.time() - clock()
         # What is over and who goes on, as one value: nothing is told twice or not at all.
         self._kept: tuple[Counts, frozenset[LaneMeter]] = (Counts(), frozenset())
 

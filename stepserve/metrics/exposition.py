@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -49,10 +49,13 @@ class Exposition(Collector):
         """Let what ``source`` has be told from now on."""
         self._sources.append(source)
 
-    def render(self, accept: str = "") -> Page:
-        """Return the metrics in the form that an HTTP header ``Accept`` asks for."""
-        encode, content_type = choose_encoder(accept)
-        return Page(encode(self._registry), content_type)
+    def render(self) -> Page:
+        """Return the metrics in Prometheus's text form, whatever form is asked for.
+
+        Every version reads it. In that of OpenMetrics the library's encoder (0.22 to 0.26) makes
+        an underscore of a name's colon, in its samples alone.
+        """
+        return Page(generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, for the registry."""

@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         match self.path.partition("?")[0]:
             case "/metrics":
-                self._answer(self.server.metrics.render(self.headers.get("Accept", "")))
+                self._answer(self.server.metrics.render())
             case "/livez":
                 self._tell(self.server.vitals.illness)
             case "/readyz":
