@@ -126,6 +126,12 @@ class ApiSettings(BaseSettings):
         "first token and its end are sent at once; 0: every token is",
     )
     disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
+    max_connection_age_s: float = Field(
+        0.0,
+        ge=0,
+        description="ask clients to connect anew after so long, so that schedulers that came "
+        "since get their share; their streams go on; 0: never",
+    )
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 

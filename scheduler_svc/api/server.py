@@ -33,6 +33,12 @@ STOP_GRACE_S = 0.5
 MAX_NEWS_AGE_S = 3.0
 
 
+def _age_options(max_connection_age_s: float) -> list[tuple[str, int]]:
+    """gRPC spreads the age by a tenth, and lets calls of an old connection end in their time."""
+    age_ms = int(max_connection_age_s * 1000)
+    return [("grpc.max_connection_age_ms", age_ms)] if age_ms else []
+
+
 class ApiServer:
     """Serves ``Inference`` for one queue.
 
@@ -53,6 +59,7 @@ class ApiServer:
                 # Without these gRPC cancels calls by chance, long before it is full.
                 ("grpc.server.max_pending_requests", MAX_CONCURRENT_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_CONCURRENT_CALLS),
+                *_age_options(settings.max_connection_age_s),
             ],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
