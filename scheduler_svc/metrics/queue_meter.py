@@ -31,9 +31,12 @@ class QueueMeter:
     does not answer nothing is told of it.
     """
 
-    def __init__(self, queue: JobQueue, turns: Turns, tenants: Tenants) -> None:
+    def __init__(
+        self, queue: JobQueue, turns: Turns, tenants: Tenants, *, has_lanes: bool = True
+    ) -> None:
         self._queue = queue
         self._turns = turns
+        self._has_lanes = has_lanes
         self._tenants = tenants
         self._backlog: Backlog | None = None
         self._waiting: Mapping[str, Waiting] = {}
@@ -103,6 +106,11 @@ class QueueMeter:
             "Jobs that wait in Redis and sequences that wait in this process's lanes.",
             num_queued + self._turns.num_waiting,
         )
+        if not self._has_lanes:
+            # For whoever looks at this process alone, and under vLLM's name.
+            yield gauge(
+                "num_requests_running", "Jobs that lanes hold, elsewhere.", backlog.num_claimed
+            )
         yield gauge("claimed_jobs", "Jobs that lanes hold, of all schedulers.", backlog.num_claimed)
         yield gauge("ended_jobs", "Ended jobs that can still be read.", backlog.num_ended)
         yield gauge("workers", "Workers that have a lease, of all schedulers.", backlog.num_workers)

@@ -16,8 +16,10 @@ class SchedulerMetrics:
     def __init__(self, queue: JobQueue, settings: SchedulerSettings, status: Status) -> None:
         self.turns = Turns()
         weights = settings.order.tenant_weights
-        self.queue = QueueMeter(queue, self.turns, Tenants(settings.metrics_tenants, weights))
+        tenants = Tenants(settings.metrics_tenants, weights)
+        has_lanes = settings.roles != "api"
+        self.queue = QueueMeter(queue, self.turns, tenants, has_lanes=has_lanes)
         status.metrics.add(self.queue)
         status.vitals.require(ready=lambda: self.queue.problem)
-        if settings.roles != "api":
+        if has_lanes:
             status.metrics.add(self.turns)

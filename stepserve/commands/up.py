@@ -90,6 +90,8 @@ class Up(LaneSettings, ApiSettings, MetricsSettings):
     def _has_ports(self) -> Self:
         if self.port + self.schedulers > 65536:
             raise ValueError(f"there are no {self.schedulers} ports from {self.port} on")
+        if (last := max(self._metrics_ports(), default=0)) > 65535:
+            raise ValueError(f"metrics_port: there is no port {last} for the last process")
         return self
 
     def run(self) -> int:
@@ -98,6 +100,8 @@ class Up(LaneSettings, ApiSettings, MetricsSettings):
         # Before anything is started, which takes a while.
         for port in self._scheduler_ports():
             check_port(self.host, port)
+        for port in self._metrics_ports():
+            check_port(self.metrics_host or self.host, port)
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
             redis_url, revive_redis = stack.enter_context(self._redis())
@@ -128,6 +132,12 @@ class Up(LaneSettings, ApiSettings, MetricsSettings):
             if metrics := child.fields.get("metrics"):
                 print(f"also metrics={metrics} of {child.service.name}", flush=True)
 
+    def _metrics_ports(self) -> range:
+        """Return the ports for metrics: of schedulers that serve clients, of others, of workers."""
+        count = self.schedulers * (1 + self._is_apart) + self.workers
+        first = self.metrics_port or 0
+        return range(first, first + count) if first else range(0)
+
     def _metrics(self, group: int, number: int) -> list[str]:
         """Return the flags that let a process tell of itself.
 
@@ -136,7 +146,8 @@ class Up(LaneSettings, ApiSettings, MetricsSettings):
         if self.metrics_port is None:
             return []
         before = self.schedulers * (group if self._is_apart else min(group, 1))
-        port = self.metrics_port and self.metrics_port + before + number
+        ports = self._metrics_ports()
+        port = ports[before + number] if ports else 0
         host = flag("metrics_host", self.metrics_host or self.host)
         return [host, flag("metrics_port", port), flag("metrics_prefix", self.metrics_prefix)]
 

@@ -76,6 +76,7 @@ async def test_what_is_told_of_the_queue(queue: JobQueue) -> None:
     await until(lambda: not meter.problem and "queue_depth" in values(meter))
     told = values(meter)
     task.cancel()
+    assert "num_requests_running" not in told, "the lanes tell it"
     assert told["redis_up"] == {(): 1.0}
     assert told["queue_depth"] == told["num_requests_waiting"] == {(): 2}
     assert told["claimed_jobs"] == told["workers"] == {(): 1}
@@ -83,6 +84,19 @@ async def test_what_is_told_of_the_queue(queue: JobQueue) -> None:
     [age_s] = told["queue_age_seconds"].values()
     assert isinstance(age_s, float)
     assert 0 <= age_s < WAIT_S
+
+
+async def test_an_api_alone_tells_what_runs_elsewhere(queue: JobQueue) -> None:
+    await queue.adopt_order()
+    await submit(queue, 1, "a")
+    lease = await queue.acquire("w:1", "me", 60_000)
+    assert lease is not None
+    assert len(await queue.claim(lease, "f", 1)) == 1
+    meter = QueueMeter(queue, Turns(), Tenants(1), has_lanes=False)
+    task = asyncio.create_task(meter.run())
+    await until(lambda: not meter.problem)
+    task.cancel()
+    assert values(meter)["num_requests_running"] == {(): 1}
 
 
 async def test_redis_that_is_away_is_told_and_nothing_of_its_queue() -> None:
