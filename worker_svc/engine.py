@@ -126,6 +126,7 @@ class Engine:
             if hello.reset:
                 self._runner.reset()
                 self._ledger.reset()
+                self.tally.starves_no_more()
             return HelloReply(self.info, self._ledger.last_step, self._runner.residents())
 
     async def execute(self, command: StepCommand, commands: Commands) -> StepReport:
@@ -172,7 +173,7 @@ class Engine:
         task = asyncio.create_task(self._absorb(plan, launched, before))
         self._flying[command.step] = task
         if before is None:
-            self.tally.launches()
+            self.tally.starves_no_more()
             self._watch(plan)
 
     def _watch(self, plan: StepPlan) -> None:

@@ -45,10 +45,11 @@ class Outputs:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def claimed(self, jobs: Iterable[ClaimedJob], redis_epoch_s: float) -> None:
+    def claimed(self, jobs: Iterable[ClaimedJob], redis_epoch_s: float, now_s: float) -> None:
         """Jobs have come; ``redis_epoch_s`` is what Redis's clock said when ours said 0."""
         for job in jobs:
-            arrived_s = job.spec.arrival_s - redis_epoch_s
+            # Never after now: that clock may have gone back, and no time is below 0.
+            arrived_s = min(now_s, job.spec.arrival_s - redis_epoch_s)
             for log in job.outputs:
                 if log.finish is None:
                     self._by_key.setdefault(

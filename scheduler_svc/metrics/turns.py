@@ -74,7 +74,7 @@ class LaneMeter:
                 self._outputs.streamed(report.token_sequence_ids, now_s)
                 return bool(report.finished or stops)
             case Claimed(jobs):
-                self._outputs.claimed(jobs, self._turns.redis_epoch_s)
+                self._outputs.claimed(jobs, self._turns.redis_epoch_s, now_s)
             case Committed(_, ended):
                 self._outputs.gone(ended)
                 return False

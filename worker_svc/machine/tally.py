@@ -27,13 +27,13 @@ class Tally:
         self.num_refused = 0
         self.num_hellos = 0
         self.starved_s = 0.0
-        self.starved_since_s: float | None = None
+        self._starved_since_s: float | None = None
 
-    def launches(self) -> None:
-        """The device gets a step after it had none."""
-        if self.starved_since_s is not None:
-            self.starved_s += time.monotonic() - self.starved_since_s
-            self.starved_since_s = None
+    def starves_no_more(self) -> None:
+        """The device gets a step, or there is no sequence left that one could be for."""
+        if self._starved_since_s is not None:
+            self.starved_s += time.monotonic() - self._starved_since_s
+            self._starved_since_s = None
 
     def landed(self, report: StepReport, *, is_starved: bool) -> None:
         """A step is over; ``is_starved``: there is no other one, though there are sequences."""
@@ -42,4 +42,4 @@ class Tally:
         self.num_positions += report.num_positions
         self.num_context += report.num_context
         if is_starved:
-            self.starved_since_s = time.monotonic()
+            self._starved_since_s = time.monotonic()

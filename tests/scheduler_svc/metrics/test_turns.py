@@ -80,10 +80,16 @@ def test_an_output_waits_begins_goes_on_and_ends() -> None:
     assert latencies.num_ended == {"length": 1}
 
 
+def test_nobody_has_waited_less_than_nothing() -> None:
+    lane = Driven().at(2.0, Claimed((job("a", arrival_s=9999.0),))).at(3.0, report(1, (1, 0, 5)))
+    assert told(lane.latencies.queue_s) == (1, 0.0)
+    assert told(lane.latencies.first_token_s) == (1, 1.0)
+
+
 def test_who_pauses_and_who_comes_are_told_from_who_goes_on() -> None:
     latencies = Latencies()
     outputs = Outputs(latencies)
-    outputs.claimed([job("a"), job("b")], 0.0)
+    outputs.claimed([job("a"), job("b")], 0.0, 0.25)
     outputs.admitted(
         [Admission(i, job_id, 0, (1,), 1, Sampling(max_tokens=9)) for i, job_id in _IDS], 0.5
     )
