@@ -21,7 +21,7 @@ from scheduler_svc.metrics.turns import Turns
 from scheduler_svc.queue import Backlog, JobQueue
 from stepserve.metrics.family import Family, Labels
 from stepserve.protocol.step import WorkerInfo
-from tests.k8s.conftest import Render
+from tests.k8s.conftest import K8S, Render
 from tests.k8s.objects import (
     SCHEDULER,
     WORKER,
@@ -177,6 +177,17 @@ def test_the_dashboard_shows_every_metric_that_people_scale_by(render: Render) -
         "suspect_jobs", "commit_duration_seconds_bucket", "redis_call_duration_seconds_bucket",
     ):  # fmt: skip
         assert f"stepserve:{name}" in shown, name
+
+
+async def test_the_page_lists_every_metric_and_its_help() -> None:
+    page = (K8S.parent / "docs/metrics.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?)(?: By `\w+`\.)? \|$", page, re.MULTILINE)
+    told = {
+        (f"{each.name}_total" if each.kind == "counter" else each.name, each.kind, each.help)
+        for each in await families()
+    }
+    assert set(listed) == told
+    assert len(listed) == len(told)
 
 
 def test_panels_have_places_of_their_own(render: Render) -> None:
