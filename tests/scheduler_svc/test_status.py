@@ -71,6 +71,7 @@ async def test_ready_while_redis_serves_and_alive_all_the_same(
 
 
 async def test_metrics_of_a_model_and_its_queue(model: Path, redis_url: str) -> None:
+    """Under vLLM's names what an endpoint picker (Gateway API inference extension) asks for."""
     settings = SchedulerSettings(
         model=str(model),
         model_name="m/1",
@@ -86,6 +87,7 @@ async def test_metrics_of_a_model_and_its_queue(model: Path, redis_url: str) -> 
                 await asyncio.sleep(0.05)
     assert told["vllm:num_requests_waiting"] == 1
     assert told["vllm:num_requests_running"] == 0
+    assert told["vllm:kv_cache_usage_perc"] == 0
 
 
 async def _told(address: str) -> dict[str, float]:
