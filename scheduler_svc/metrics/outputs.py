@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scheduler_svc.metrics.latencies import Latencies
 from stepserve.protocol.job import ClaimedJob, CommitRow
-from stepserve.protocol.step import Admission
+from stepserve.protocol.step import Admission, ResidentSequence
 
 OutputKey = tuple[str, int]
 
@@ -76,6 +76,14 @@ class Outputs:
                 if not output.is_resumed:
                     told.num_prompt_tokens += output.num_prompt_tokens
                     told.queue_s.observe(now_s - output.arrived_s)
+
+    def adopted(self, residents: Iterable[ResidentSequence], now_s: float) -> None:
+        """These claimed ones are at the worker already, where another lane let them in."""
+        for resident in residents:
+            if output := self._by_key.get((resident.job_id, resident.index)):
+                output.is_resumed, output.admitted_s = True, now_s
+                output.sequence_id = resident.sequence_id
+                self._by_id[resident.sequence_id] = output
 
     def streamed(self, sequence_ids: Sequence[int], now_s: float) -> None:
         """A step gave each of these a token."""

@@ -24,7 +24,8 @@ from scheduler_svc.metrics.latencies import Latencies
 from scheduler_svc.metrics.outputs import Outputs
 from stepserve.metrics.family import Family, counter, gauge, histogram, info
 from stepserve.metrics.histogram import Histogram
-from stepserve.protocol.step import StepCommand
+from stepserve.protocol.job import ClaimedJob
+from stepserve.protocol.step import ResidentSequence, StepCommand
 
 _STEP_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2,
@@ -61,6 +62,19 @@ class LaneMeter:
                 self._sent(effect.command, now_s)
             elif has_ends and isinstance(effect, Commit):
                 self._outputs.ended(effect.rows, now_s)
+
+    def adopted(
+        self, jobs: Iterable[ClaimedJob], kept: Sequence[ResidentSequence], num_reports: int
+    ) -> None:
+        """The worker was taken over as it is: with ``kept``, and reports that are still to come.
+
+        Before anything that those reports bring is observed.
+        """
+        now_s = self._turns.clock()
+        self._reported -= num_reports
+        self._outputs.claimed(jobs, self._turns.redis_epoch_s, now_s)
+        self._outputs.adopted(kept, now_s)
+        self._turns.took_over(len(kept))
 
     def _take(self, event: Event, now_s: float) -> bool:
         """Take note of an event; whether outputs may end by it."""

@@ -15,9 +15,9 @@ from scheduler_svc.metrics.outputs import Outputs
 from scheduler_svc.metrics.turns import LaneMeter, Turns
 from stepserve.metrics.family import Family
 from stepserve.metrics.histogram import Histogram
-from stepserve.protocol.job import JobSpec
+from stepserve.protocol.job import CommitRow, Finish, JobSpec
 from stepserve.protocol.sampling import Sampling
-from stepserve.protocol.step import Admission, FinishReason
+from stepserve.protocol.step import Admission, FinishReason, ResidentSequence
 from tests.scheduler_svc.core.build import core_config, job, report
 from tests.scheduler_svc.core.world import World
 
@@ -148,6 +148,25 @@ def test_a_takeover_is_counted_with_what_was_adopted() -> None:
     turns.took_over(3)
     turns.took_over(0)
     assert (value(turns, "takeovers"), value(turns, "adopted_sequences")) == (2, 3)
+
+
+def test_what_was_adopted_goes_on_and_ends_and_is_not_said_to_begin() -> None:
+    lane = Driven(first_step=8)
+    lane.now_s = 5.0
+    kept = [ResidentSequence(3, "a", 0, 4, 3, ())]
+    lane.meter.adopted([job("a", arrival_s=1000.0)], kept, num_reports=1)
+    end = [(3, FinishReason.LENGTH)]
+    reports = (report(7, (3, 0, 5)), report(8, (3, 1, 5), finished=end))
+    rows = (CommitRow("a", 0, 1, (5,), finish=Finish("length")),)
+    for now_s, event, effects in ((6.0, reports[0], ()), (6.5, reports[1], [Commit(8, rows)])):
+        lane.now_s = now_s
+        lane.meter.observe([event], effects, lane.core)
+    latencies = lane.latencies
+    assert told(latencies.first_token_s) == told(latencies.prefill_s) == (0, 0.0)
+    assert told(latencies.between_tokens_s) == (1, 0.5)
+    assert told(latencies.whole_s) == (1, 6.5)
+    assert latencies.num_ended == {"length": 1}
+    assert (value(lane.turns, "takeovers"), value(lane.turns, "adopted_sequences")) == (1, 1)
 
 
 class _Metered:
