@@ -20,9 +20,11 @@ from scheduler_svc.api.server import ApiServer
 from scheduler_svc.fleet.lanes import Lanes
 from scheduler_svc.health import serve_health
 from scheduler_svc.lane.replica import Replica
+from scheduler_svc.metrics.scheduler_metrics import SchedulerMetrics
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import PROG, SchedulerSettings
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
 from stepserve.process.logs import start_logging
 from stepserve.process.redaction import redacted
@@ -44,6 +46,11 @@ class Running:
     address: str
     model: str
     queue: JobQueue
+    status: Status
+
+    @property
+    def ready_line(self) -> str:
+        return f"ready grpc={self.address}{self.status.ready_field} model={self.model}"
 
 
 class _Stopped(Exception):
@@ -76,9 +83,12 @@ async def scheduler(
         queue = await stack.enter_async_context(
             JobQueue(redis_url(settings), card.name, limits, settings.order)
         )
-        address = ""
+        address, status = "", Status(settings, card.name)
+        metrics = SchedulerMetrics(queue, settings, status)
+        await stack.enter_async_context(_told(settings, metrics, status))
         if settings.roles != "lane":
             api = ApiServer(queue, card, settings)
+            status.vitals.require(ready=lambda: api.problem)
             port = DEFAULT_PORT if settings.port is None else settings.port
             address = await api.start(settings.host, port)
             stack.push_async_callback(api.stop)
@@ -88,10 +98,25 @@ async def scheduler(
         await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         if settings.roles != "api":
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            lanes = Lanes(Replica(queue, card, settings, holder), settings.worker_addresses)
+            replica = Replica(queue, card, settings, holder, metrics.turns)
+            lanes = Lanes(replica, settings.worker_addresses)
             await stack.enter_async_context(_background(lanes.run()))
             stack.push_async_callback(lanes.drain)
-        yield Running(address, card.name, queue)
+        stack.callback(status.vitals.end)
+        yield Running(address, card.name, queue, status)
+
+
+@asynccontextmanager
+async def _told(
+    settings: SchedulerSettings, metrics: SchedulerMetrics, status: Status
+) -> AsyncIterator[None]:
+    """Measure the queue and serve all that is told of us, if it is wanted."""
+    if not status.is_wanted:
+        yield
+        return
+    async with _background(metrics.queue.run()), _background(status.vitals.beat()):
+        with status.served(settings.host):
+            yield
 
 
 def redis_url(settings: SchedulerSettings) -> str:
@@ -195,7 +220,7 @@ async def serve(settings: SchedulerSettings) -> None:
                 return
             await asyncio.sleep(POLL_INTERVAL_S)
         calm_collector()
-        print(f"ready grpc={running.address} model={running.model}", flush=True)
+        print(running.ready_line, flush=True)
         await stop.wait()
 
 

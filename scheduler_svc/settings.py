@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
 from scheduler_svc.order import Order, Policy
+from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Batching, Durability, OnModelChange
 
@@ -103,6 +104,13 @@ class LaneSettings(PlanningSettings):
         "others, before it is ended, or begun anew",
     )
 
+    metrics_tenants: int = Field(
+        20,
+        ge=0,
+        le=1000,
+        description="tenants that metrics name, those with a weight first, then as they come; "
+        "all others are one",
+    )
     record_dir: str = Field("", description="write what each step did here, without any text")
     record_events_dir: str = Field(
         "", description="write what was decided and why here, to be replayed; without any text"
@@ -128,10 +136,16 @@ class ApiSettings(BaseSettings):
         "says (temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens); none: it "
         "is as the API states",
     )
+    max_connection_age_s: float = Field(
+        0.0,
+        ge=0,
+        description="ask clients to connect anew after so long, so that schedulers that came "
+        "since get their share; their streams go on; 0: never",
+    )
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 
-class SchedulerSettings(LaneSettings, ApiSettings):
+class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")

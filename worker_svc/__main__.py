@@ -40,11 +40,18 @@ def run(settings: WorkerSettings) -> int:
         start_logging()
         check_address(settings.host, settings.port)
         with needs_extra("worker", "it"):
-            from worker_svc.assembly import assemble
-            from worker_svc.server import serve
+            from stepserve.metrics.status import Status
+            from stepserve.modelfiles.directory import name_of
 
-            assembly = assemble(settings, uuid4().hex)
-        failure = asyncio.run(serve(settings, assembly))
+        # Served while the model is loaded as well: it lives then, and is not ready.
+        status = Status(settings, settings.model_name or name_of(settings.model))
+        with status.served(settings.host):
+            with needs_extra("worker", "it"):
+                from worker_svc.assembly import assemble
+                from worker_svc.server import serve
+
+                assembly = assemble(settings, uuid4().hex)
+            failure = asyncio.run(serve(settings, assembly, status))
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

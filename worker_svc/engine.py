@@ -15,6 +15,7 @@ from stepserve.protocol.errors import StepRefused, Unavailable, one_line
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
 from worker_svc.core.ledger import Ledger
 from worker_svc.core.residents import StepPlan
+from worker_svc.machine.tally import Tally
 from worker_svc.runner import Runner
 from worker_svc.step.pending import Pending
 
@@ -72,6 +73,7 @@ class Engine:
         self.info = info
         # Set once, by an error that is no refusal: nothing can be trusted any more.
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.tally = Tally()
         self._runner = runner
         self._ledger = Ledger(info.incarnation, info.max_kept_reports)
         self._launcher = ThreadPoolExecutor(1, MODEL_THREAD, initializer=_name_thread)
@@ -88,6 +90,11 @@ class Engine:
     def is_busy(self) -> bool:
         """Whether a step is computed, or a Hello is being answered."""
         return self._turn.locked() or bool(self._flying)
+
+    @property
+    def num_residents(self) -> int:
+        """How many sequences the worker holds."""
+        return self._runner.num_residents
 
     @property
     def is_stuck(self) -> bool:
@@ -108,6 +115,7 @@ class Engine:
         """
         self._check_open()
         self._ledger.greet(hello)
+        self.tally.num_hellos += 1
         log.info("driven by %s, epoch %d, reset %s", hello.lane, hello.epoch, hello.reset)
         if self._driver is not None:
             self._driver.drop(StepRefused(f"superseded by a Hello with epoch {hello.epoch}"))
@@ -118,6 +126,7 @@ class Engine:
             if hello.reset:
                 self._runner.reset()
                 self._ledger.reset()
+                self.tally.starves_no_more()
             return HelloReply(self.info, self._ledger.last_step, self._runner.residents())
 
     async def execute(self, command: StepCommand, commands: Commands) -> StepReport:
@@ -164,6 +173,7 @@ class Engine:
         task = asyncio.create_task(self._absorb(plan, launched, before))
         self._flying[command.step] = task
         if before is None:
+            self.tally.starves_no_more()
             self._watch(plan)
 
     def _watch(self, plan: StepPlan) -> None:
@@ -198,6 +208,7 @@ class Engine:
             if not self._flying:
                 self._step_due_s = math.inf
         self._ledger.record(report)
+        self.tally.landed(report, is_starved=not self._flying and self.num_residents > 0)
         return report
 
     def leave(self, commands: Commands) -> None:

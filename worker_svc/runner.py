@@ -31,6 +31,11 @@ class Runner:
         """Every sequence that lives here; every planned step is absorbed."""
         return self._residents.describe()
 
+    @property
+    def num_residents(self) -> int:
+        """How many sequences live here."""
+        return len(self._residents)
+
     def reset(self) -> None:
         """Let go of every sequence; every planned step is absorbed."""
         self._residents.clear()

@@ -12,13 +12,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
 from stepserve.protocol import step_wire
 from stepserve.protocol.channel import address, server_options
 from stepserve.protocol.errors import InvalidRequest, StepRefused, StepserveError
 from stepserve.protocol.step import Hello, StepCommand, StepReport
 from worker_svc.assembly import Assembly
-from worker_svc.engine import STUCK, Commands, Engine, StreamEnded
+from worker_svc.engine import BROKEN, STUCK, Commands, Engine, StreamEnded
+from worker_svc.metrics import WorkerMetrics
 from worker_svc.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class StepService(step_wire.WorkerServicer):
         except StreamEnded:
             return
         except StepserveError as error:
+            self._engine.tally.num_refused += isinstance(error, StepRefused)
             log.info("stream ended: %s", error)
             await context.abort(_status(error), str(error))
         finally:
@@ -143,6 +146,7 @@ class WorkerServer:
     def __init__(self, settings: WorkerSettings, assembly: Assembly) -> None:
         self._settings = settings
         self._engine = Engine(assembly.runner, assembly.info, assembly.launch_ahead)
+        self.metrics = WorkerMetrics(self._engine)
         self._health = health.aio.HealthServicer()
         self._watcher: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)
@@ -163,6 +167,13 @@ class WorkerServer:
     def is_busy(self) -> bool:
         """Whether a step is being executed."""
         return self._engine.is_busy
+
+    @property
+    def problem(self) -> str:
+        """Why it should be started again; empty where it should not. For any thread."""
+        if self._engine.failure.done():
+            return BROKEN
+        return STUCK if self._engine.is_stuck else ""
 
     async def start(self) -> str:
         """Serve; return the address, HOST:PORT. Raises StepserveError where it is taken."""
@@ -202,11 +213,12 @@ class WorkerServer:
             await self._health.set(name, status)
 
 
-async def serve(settings: WorkerSettings, assembly: Assembly) -> str:
+async def serve(settings: WorkerSettings, assembly: Assembly, status: Status | None = None) -> str:
     """Serve until SIGTERM, SIGINT or a failure; return the failure in one line, "" for none.
 
     Raises StepserveError where the address is taken.
     """
+    status = status or Status(settings, assembly.info.model)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = WorkerServer(settings, assembly)
@@ -214,9 +226,15 @@ async def serve(settings: WorkerSettings, assembly: Assembly) -> str:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     info = assembly.info
+    status.metrics.add(server.metrics)
+    status.vitals.require(alive=lambda: server.problem)
+    beating = asyncio.create_task(status.vitals.beat())
     calm_collector()
-    print(f"ready worker={address} model={info.model} blocks={info.num_blocks}", flush=True)
+    where = f"worker={address}{status.ready_field}"
+    print(f"ready {where} model={info.model} blocks={info.num_blocks}", flush=True)
     server.failure.add_done_callback(lambda _: stop.set())
     await stop.wait()
+    status.vitals.end()
     await server.stop()
+    beating.cancel()
     return server.failure.result() if server.failure.done() else ""

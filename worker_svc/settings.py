@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
 
+from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Attention, Batching, Device, Dtype, KernelSet
 
@@ -12,7 +12,7 @@ from stepserve.protocol.choices import Attention, Batching, Device, Dtype, Kerne
 MAX_INT = 2**31 - 1
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(MetricsSettings):
     """Own the weights and the paged KV cache; execute the steps that a scheduler commands."""
 
     model_config = FROM_ENVIRONMENT

@@ -9,7 +9,7 @@ RUN pip install --no-cache-dir -c constraints.txt '.[scheduler]'
 
 FROM python:3.12-slim
 COPY --from=build /opt/stepserve /opt/stepserve
-# The demo model, which k8s/overlays/cpu serves.
+# The demo model, which k8s/overlays/dev serves.
 COPY stepserve_bench/demo/storyteller/model /opt/stepserve/models/storyteller
 # The one writable directory besides /tmp; the root file system is mounted read-only.
 ENV PATH=/opt/stepserve/bin:$PATH \

@@ -21,7 +21,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/stepserve /opt/stepserve
-# The demo model, which k8s/overlays/cpu serves.
+# The demo model, which k8s/overlays/dev serves.
 COPY stepserve_bench/demo/storyteller/model /opt/stepserve/models/storyteller
 # The one writable directory besides /tmp; the root file system is mounted read-only.
 ENV PATH=/opt/stepserve/bin:$PATH \

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -28,6 +29,14 @@ log = logging.getLogger(__name__)
 SUBMIT = f"{SERVICE_NAME}/Submit"
 MAX_CONCURRENT_CALLS = 10_000
 STOP_GRACE_S = 0.5
+# How it stands is told once a second; what is older says nothing.
+MAX_NEWS_AGE_S = 3.0
+
+
+def _age_options(max_connection_age_s: float) -> list[tuple[str, int]]:
+    """gRPC spreads the age by a tenth, and lets calls of an old connection end in their time."""
+    age_ms = int(max_connection_age_s * 1000)
+    return [("grpc.max_connection_age_ms", age_ms)] if age_ms else []
 
 
 class ApiServer:
@@ -50,6 +59,7 @@ class ApiServer:
                 # Without these gRPC cancels calls by chance, long before it is full.
                 ("grpc.server.max_pending_requests", MAX_CONCURRENT_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_CONCURRENT_CALLS),
+                *_age_options(settings.max_connection_age_s),
             ],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
@@ -60,6 +70,15 @@ class ApiServer:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
         self._running: asyncio.Task[None] | None = None
+        self._takes_jobs = False
+        self._told_s = 0.0
+
+    @property
+    def problem(self) -> str:
+        """Why no job is taken now; empty where jobs are. May be asked by any thread."""
+        if time.monotonic() - self._told_s > MAX_NEWS_AGE_S:
+            return "it is not known whether Redis serves"
+        return "" if self._takes_jobs else "Redis does not answer, or has no memory left"
 
     async def start(self, host: str, port: int) -> str:
         """Serve on ``host:port`` (0: any free port); return the address as HOST:PORT.
@@ -94,6 +113,7 @@ class ApiServer:
         os.kill(os.getpid(), signal.SIGTERM)  # a new process can
 
     async def _tell(self, now: Readiness) -> None:
+        self._takes_jobs, self._told_s = now.takes_jobs, time.monotonic()
         await self._set_health(SUBMIT, now.takes_jobs)
         await self._set_health(SERVICE_NAME, now.computes)
 

@@ -74,7 +74,11 @@ async def _drive(replica: Replica, lease: Lease, stream: WorkerStream, stop: asy
     reply = await stream.open(Hello(lease.epoch, replica.holder, reset=True))
     log.info("worker %s: driving %s", lease.worker_id, reply.info.incarnation)
     config = core_config(lease, reply, replica.settings)
-    with recordings(replica.settings, lease, config) as observers:
+    with (
+        replica.turns.lane(config) as meter,
+        recordings(replica.settings, lease, config) as recorders,
+    ):
+        observers = (meter, *recorders)
         await Lane(replica, lease, stream, reply, config, observers).run(stop)
 
 

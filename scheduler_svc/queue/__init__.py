@@ -2,6 +2,7 @@
 
 from scheduler_svc.order import Order
 from scheduler_svc.queue.attendance import Fleet
+from scheduler_svc.queue.backlog import Backlog, Waiting
 from scheduler_svc.queue.claiming import Prefer, SuspectClaim
 from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, encode_logprobs
 from scheduler_svc.queue.embedded import EmbeddedRedis
@@ -18,6 +19,7 @@ __all__ = [
     "APPLIED",
     "FULL_SHARE",
     "RECORD_ERRORS",
+    "Backlog",
     "Corrupt",
     "EmbeddedRedis",
     "Fenced",
@@ -39,6 +41,7 @@ __all__ = [
     "RowKind",
     "Submitted",
     "SuspectClaim",
+    "Waiting",
     "WorkerRecord",
     "decode_logprobs",
     "encode_logprobs",

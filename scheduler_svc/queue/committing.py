@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from scheduler_svc.queue.codec import encode_finish
 from scheduler_svc.queue.lease import Lease
+from scheduler_svc.queue.link import CALL_S
 from scheduler_svc.queue.rows import RowAnswer, RowEncoder, decode_answers
 from scheduler_svc.queue.shard import Shard
+from stepserve.metrics.histogram import Histogram
 from stepserve.protocol.job import DEADLINE_PASSED, CommitRow
 
 _DEADLINE_PASSED = encode_finish(DEADLINE_PASSED)
@@ -19,10 +22,13 @@ class Committing:
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         self._rows = RowEncoder(shard.keys)
+        # How long commits took that were done.
+        self.commit_s = Histogram(CALL_S)
 
     async def commit(self, lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         if not rows:
             return []
+        begun_s = time.perf_counter()
         keys = self._shard.keys
         names, args = self._rows.encode(rows)
         answer = await self._shard.run(
@@ -42,4 +48,5 @@ class Committing:
             [lease.worker_id, lease.epoch, len(keys.job_prefix), _DEADLINE_PASSED, *args],
             durable=True,
         )
+        self.commit_s.observe(time.perf_counter() - begun_s)
         return decode_answers(lease.checked(answer))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -29,9 +30,12 @@ from scheduler_svc.queue.codec import Corrupt
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.resp import Argument, Packed, PacksFast, num_arguments
 from scheduler_svc.queue.scripts import Script
+from stepserve.metrics.histogram import Histogram
 from stepserve.protocol.errors import StepserveError, Unavailable
 
 Command = tuple[Argument, ...]
+
+CALL_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
 _OUT_OF_MEMORY = re.compile(r"\bOOM\b")
 _REFUSAL_CODES = re.compile(
@@ -107,6 +111,8 @@ class RedisLink:
         # One limit for the whole call, retries included. Not redis-py's own: on Python
         # 3.11 its asyncio.wait_for can swallow the cancellation of the caller's task.
         self._timeout_s = limits.timeout_s
+        # How long calls took, those that failed included.
+        self.call_s = Histogram(CALL_S)
         self._replicated = limits.durability == "replicated"
         self._replica_timeout_ms = int(limits.replica_timeout_s * 1000)
 
@@ -145,9 +151,13 @@ class RedisLink:
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
-        with unavailable_when_down():
-            async with asyncio.timeout(self._timeout_s):
-                yield
+        begun_s = time.perf_counter()
+        try:
+            with unavailable_when_down():
+                async with asyncio.timeout(self._timeout_s):
+                    yield
+        finally:
+            self.call_s.observe(time.perf_counter() - begun_s)
 
     async def _run_replicated(self, script: Script, command: Command) -> Any:
         # WAIT speaks of the writes of its own connection: the two must go over one.

@@ -286,6 +286,32 @@ for i = 1, #ARGV, 2 do
 end
 return redis.call('ZCARD', KEYS[2])
 
+--@ waiting
+-- KEYS  queue, then jobs
+-- ARGV  their ids
+-- Answers of those that wait {tenant, how many, the earliest arrival, ...}.
+local tenants, answer = {}, {}
+for i, id in ipairs(ARGV) do
+  if redis.call('ZSCORE', KEYS[1], id) then
+    -- A record of another kind is nobody's: job[1] is nil then.
+    local job = redis.pcall('HMGET', KEYS[i + 1], 'tenant', 'arrival')
+    local tenant, arrival = job[1] or '', job[2] or ''
+    local known = tenants[tenant]
+    if not known then
+      tenants[tenant] = {1, arrival}
+    else
+      known[1] = known[1] + 1
+      if (tonumber(arrival) or 0) < (tonumber(known[2]) or 0) then known[2] = arrival end
+    end
+  end
+end
+for tenant, known in pairs(tenants) do
+  answer[#answer + 1] = tenant
+  answer[#answer + 1] = known[1]
+  answer[#answer + 1] = known[2]
+end
+return answer
+
 --@ estimate
 -- KEYS  lengths
 -- ARGV  tenant, max_tokens

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from scheduler_svc.order import Order
 from scheduler_svc.queue.attendance import Attendance, Fleet
+from scheduler_svc.queue.backlog import Backlog, BacklogReader, Waiting
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell
 from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
@@ -44,6 +45,7 @@ from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import Submitted, Submitting
 from scheduler_svc.queue.suspicion import Suspicion
 from scheduler_svc.queue.worker_records import live_workers
+from stepserve.metrics.histogram import Histogram
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 
 
@@ -78,6 +80,7 @@ class JobQueue:
         self._committing = Committing(self._lanes)
         self._suspicion = Suspicion(self._lanes, self._ending)
         self._stranding = Stranding(self._shard, self._ending)
+        self._backlog = BacklogReader(self._shard)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
 
     async def __aenter__(self) -> JobQueue:
@@ -360,3 +363,21 @@ class JobQueue:
 
     async def num_queued(self) -> int:
         return int(await self._shard.link.call("ZCARD", self._shard.keys.queue))
+
+    async def backlog(self) -> Backlog:
+        """How much work there is, as of now."""
+        return await self._backlog.read()
+
+    async def waiting_by_tenant(self, max_jobs: int) -> Mapping[str, Waiting]:
+        """Whose jobs wait, and since when: of the first ``max_jobs`` in line."""
+        return await self._backlog.by_tenant(max_jobs)
+
+    @property
+    def call_s(self) -> Mapping[str, Histogram]:
+        """How long calls to Redis took, those for clients and those of lanes."""
+        return {"api": self._shard.link.call_s, "lane": self._lanes.link.call_s}
+
+    @property
+    def commit_s(self) -> Histogram:
+        """How long commits took, from a step's rows to their answers."""
+        return self._committing.commit_s

@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Self
@@ -18,6 +19,7 @@ from stepserve.commands.up_options import ServingOptions, WorkerOptions
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port
 from stepserve.local.starting import Starting
 from stepserve.local.stop_flag import StopFlag
+from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 
@@ -28,7 +30,7 @@ CORES_FOR_ROLES_APART = 4
 Role = Literal["all", "api", "lane"]
 
 
-class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
+class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
@@ -39,6 +41,8 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
     def _has_ports(self) -> Self:
         if self.port + self.schedulers > 65536:
             raise ValueError(f"there are no {self.schedulers} ports from {self.port} on")
+        if (last := max(self._metrics_ports(), default=0)) > 65535:
+            raise ValueError(f"metrics_port: there is no port {last} for the last process")
         return self
 
     def run(self) -> int:
@@ -48,6 +52,8 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
         for port in self._scheduler_ports():
             check_port(self.host, port)
         starting = Starting(is_silent=not self.progress)
+        for port in self._metrics_ports():
+            check_port(self.metrics_host or self.host, port)
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
             redis_url, revive_redis = stack.enter_context(self._redis(starting))
@@ -79,7 +85,29 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
         print(f"ready grpc={target} model={ready[0]['model']}", flush=True)
         for other in ready[1:]:
             print(f"also grpc={other['grpc']}", flush=True)
+        for child in (*chain.from_iterable(of_roles), *workers):
+            if metrics := child.fields.get("metrics"):
+                print(f"also metrics={metrics} of {child.service.name}", flush=True)
         starting.end(f'try: stepserve generate "Once upon a time" --target {target}')
+
+    def _metrics_ports(self) -> range:
+        """Return the ports for metrics: of schedulers that serve clients, of others, of workers."""
+        count = self.schedulers * (1 + self._is_apart) + self.workers
+        first = self.metrics_port or 0
+        return range(first, first + count) if first else range(0)
+
+    def _metrics(self, group: int, number: int) -> list[str]:
+        """Return the flags that let a process tell of itself.
+
+        ``group``: 0 for the schedulers that serve clients, 1 for those that do not, 2 for workers.
+        """
+        if self.metrics_port is None:
+            return []
+        before = self.schedulers * (group if self._is_apart else min(group, 1))
+        ports = self._metrics_ports()
+        port = ports[before + number] if ports else 0
+        host = flag("metrics_host", self.metrics_host or self.host)
+        return [host, flag("metrics_port", port), flag("metrics_prefix", self.metrics_prefix)]
 
     def _scheduler_ports(self) -> list[int]:
         """Return the ports that are asked for; none where any will do."""
@@ -118,7 +146,8 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
         )  # fmt: skip
         if (fraction := self._memory_fraction) is not None:
             flags.append(f"--memory-fraction={fraction:.4f}")
-        return Service(f"worker {number}", ["worker_svc", *flags, "--host=127.0.0.1", "--port=0"])
+        serving = ["--host=127.0.0.1", "--port=0", *self._metrics(2, number)]
+        return Service(f"worker {number}", ["worker_svc", *flags, *serving])
 
     @property
     def _memory_fraction(self) -> float | None:
@@ -145,6 +174,7 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings):
             port = self.port + number if self.port else 0
             name = f"scheduler {number}"
             serving = [f"--host={self.host}", f"--port={port}", "--wait-for-worker"]
+        serving += self._metrics(int(role == "lane"), number)
         return Service(
             name,
             ["scheduler_svc", f"--roles={role}", *flags, *serving,

@@ -133,10 +133,13 @@ class Child:
         return self._pulse is not None and self._pulse.is_lost
 
     def restart(self) -> None:
-        """Start it again, on the port that it had, so that others find it."""
-        port = self._address.rpartition(":")[2]
-        flags = [flag for flag in self.service.arguments if not flag.startswith("--port=")]
-        self.service = replace(self.service, arguments=[*flags, f"--port={port}"])
+        """Start it again, on the ports that it had, so that others find it."""
+        pinned = [f"--port={self._address.rpartition(':')[2]}"]
+        if metrics := self.fields.get("metrics"):
+            pinned.append(f"--metrics-port={metrics.rpartition(':')[2]}")
+        chosen = ("--port=", "--metrics-port=") if metrics else ("--port=",)
+        flags = [flag for flag in self.service.arguments if not flag.startswith(chosen)]
+        self.service = replace(self.service, arguments=[*flags, *pinned])
         self._ready = queue.SimpleQueue()
         if self._pulse is not None:
             self._pulse.forget()

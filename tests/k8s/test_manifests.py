@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
+from scheduler_svc.api.server import STOP_GRACE_S as API_STOP_GRACE_S
 from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.cli import parse
-from tests.k8s.objects import Object, containers, of_kind, pod_spec
+from tests.k8s.conftest import K8S, Render
+from tests.k8s.objects import (
+    CUSTOM_KINDS,
+    NAME,
+    REDIS,
+    SCHEDULER,
+    WORKER,
+    Object,
+    containers,
+    of_kind,
+    pod_labels,
+    pod_spec,
+    service_container,
+    settings_of,
+    workload,
+    workloads,
+)
+from tests.k8s.schemas import CUSTOM
+from worker_svc.server import DRAIN_TIMEOUT_S, STOP_GRACE_S
 from worker_svc.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIANTS = {"base": ROOT / "k8s/base", "cpu": ROOT / "k8s/overlays/cpu"}
 OLDEST_KUBERNETES = "1.27"  # the first in which gRPC probes are stable
-NAME = "app.kubernetes.io/name"
-
-
-@pytest.fixture(params=list(VARIANTS))
-def objects(request: pytest.FixtureRequest, render: Callable[[Path], list[Object]]) -> list[Object]:
-    return render(VARIANTS[request.param])
-
-
-def workloads(objects: list[Object]) -> list[Object]:
-    found = sorted(filter(pod_spec, objects), key=lambda item: str(item["metadata"]["name"]))
-    assert [item["metadata"]["name"] for item in found] == [
-        "stepserve-redis",
-        "stepserve-scheduler",
-        "stepserve-worker",
-    ]
-    return found
-
-
-def pod_labels(workload: Object) -> dict[str, str]:
-    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
-    return labels
+INSTANCE = "app.kubernetes.io/instance"
+OURS = (SCHEDULER, WORKER)
 
 
 @pytest.mark.parametrize("version", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
 def test_schemas(objects: list[Object], version: str) -> None:
     for found in objects:
-        kubernetes_validate.validate(found, version, strict=True)
+        if found["kind"] in CUSTOM_KINDS:
+            jsonschema.validate(found, CUSTOM[found["kind"]])
+        else:
+            kubernetes_validate.validate(found, version, strict=True)
+
+
+@pytest.mark.parametrize("kind", CUSTOM_KINDS)
+def test_a_misspelt_field_of_a_custom_kind_is_found(kind: str, render: Render) -> None:
+    """Or the test above would prove nothing."""
+    found = next(iter(of_kind(render("prod"), kind).values()))
+    jsonschema.validate(found, CUSTOM[kind])
+    for spoilt in (found | {"speck": {}}, found | {"spec": found["spec"] | {"triggerz": []}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(spoilt, CUSTOM[kind])
+
+
+def test_no_overlay_holds_a_namespace(objects: list[Object]) -> None:
+    """To delete it would delete the volume with the jobs."""
+    assert not of_kind(objects, "Namespace")
+    namespace = yaml.safe_load((K8S / "namespace.yaml").read_text())
+    kubernetes_validate.validate(namespace, OLDEST_KUBERNETES, strict=True)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    inside = {found["metadata"].get("namespace") for found in objects}
+    assert inside in ({None}, {namespace["metadata"]["name"]})
 
 
 def test_pods_meet_the_restricted_standard(objects: list[Object]) -> None:
-    for workload in workloads(objects):
-        pod = pod_spec(workload)
+    for found in workloads(objects):
+        pod = pod_spec(found)
         assert pod is not None
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
@@ -59,53 +82,55 @@ def test_pods_meet_the_restricted_standard(objects: list[Object]) -> None:
         assert pod["enableServiceLinks"] is False
         assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
         assert all("hostPath" not in volume for volume in pod["volumes"])
-        for container in containers(workload):
+        for container in containers(found):
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
 
 
 def test_service_accounts_exist_and_hold_no_token(objects: list[Object]) -> None:
     accounts = of_kind(objects, "ServiceAccount")
-    used = {(pod_spec(workload) or {})["serviceAccountName"] for workload in workloads(objects)}
+    used = {(pod_spec(found) or {})["serviceAccountName"] for found in workloads(objects)}
     assert used == accounts.keys()
     assert all(account["automountServiceAccountToken"] is False for account in accounts.values())
 
 
 def test_volumes_are_mounted_and_tmp_is_writable(objects: list[Object]) -> None:
-    for workload in workloads(objects):
-        claims = workload["spec"].get("volumeClaimTemplates", [])
-        volumes = {v["name"] for v in (pod_spec(workload) or {})["volumes"]}
+    for found in workloads(objects):
+        claims = found["spec"].get("volumeClaimTemplates", [])
+        volumes = {v["name"] for v in (pod_spec(found) or {})["volumes"]}
         volumes |= {claim["metadata"]["name"] for claim in claims}
-        for container in containers(workload):
-            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-            assert set(mounts.values()) == volumes
-            assert "/tmp" in mounts
+        mounted = [mount for c in containers(found) for mount in c["volumeMounts"]]
+        assert {mount["name"] for mount in mounted} == volumes
+        for container in (pod_spec(found) or {})["containers"]:
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
 def test_images_are_pinned(objects: list[Object]) -> None:
-    for workload in workloads(objects):
-        for container in containers(workload):
-            tag = container["image"].partition(":")[2]
-            assert re.fullmatch(r"\d+\.\d+\.\d+(-\w+)?", tag), container["image"]
     project = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert project
-    ours = [c["image"] for w in workloads(objects)[1:] for c in containers(w)]
-    assert all(image.partition(":")[2].startswith(project[1]) for image in ours)
+    for found in workloads(objects):
+        for container in containers(found):
+            name, _, tag = container["image"].partition(":")
+            assert re.fullmatch(r"\d+\.\d+\.\d+(-\w+)?", tag), container["image"]
+            assert name == "redis" or tag.startswith(project[1])
 
 
 def test_probes_and_services_name_ports_that_exist(objects: list[Object]) -> None:
     services = of_kind(objects, "Service")
-    for workload in workloads(objects):
-        (container,) = containers(workload)
+    for name in (*OURS, REDIS):
+        found = workload(objects, name)
+        container = service_container(found)
         by_name = {port["name"]: port["containerPort"] for port in container["ports"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             for port in _probed_ports(container[probe]):
                 assert by_name.get(port, port) in by_name.values()
-        service = services[workload["metadata"]["name"]]
-        assert service["spec"]["selector"].items() <= pod_labels(workload).items()
+        service = services[name]
+        assert service["spec"]["selector"].items() <= pod_labels(found).items()
         for port in service["spec"]["ports"]:
             assert by_name[port["targetPort"]] == port["port"]
 
@@ -115,16 +140,30 @@ def _probed_ports(probe: Object) -> list[Any]:
 
 
 def test_our_services_are_probed_by_grpc(objects: list[Object]) -> None:
-    for workload in workloads(objects)[1:]:
-        (container,) = containers(workload)
-        (port,) = container["ports"]
+    for name in OURS:
+        container = service_container(workload(objects, name))
+        [port] = [p["containerPort"] for p in container["ports"] if p["name"] == "grpc"]
         # Without a name: whether the process lives. A scheduler is ready while it takes jobs,
         # also while they wait for a worker.
-        is_alive = {"port": port["containerPort"]}
-        is_ready = is_alive | ({"service": SUBMIT} if container["name"] == "scheduler" else {})
+        is_alive = {"port": port}
+        is_ready = is_alive | ({"service": SUBMIT} if name == SCHEDULER else {})
         assert container["startupProbe"]["grpc"] == is_alive
         assert container["livenessProbe"]["grpc"] == is_alive
         assert container["readinessProbe"]["grpc"] == is_ready
+
+
+def test_the_grace_is_longer_than_what_an_end_takes(objects: list[Object]) -> None:
+    lease_ttl_s = SchedulerSettings.model_fields["lease_ttl_s"].default
+    # A lane has one TTL to hand its jobs over, and its requests to Redis are patient.
+    ends = {SCHEDULER: 2 * lease_ttl_s + API_STOP_GRACE_S, WORKER: DRAIN_TIMEOUT_S + STOP_GRACE_S}
+    for name, end_s in ends.items():
+        found = workload(objects, name)
+        before = service_container(found).get("lifecycle", {}).get("preStop", {})
+        [*_, before_s] = before.get("exec", {}).get("command", ["0"])
+        assert (pod_spec(found) or {})["terminationGracePeriodSeconds"] > int(before_s) + 2 * end_s
+    # So long new connections go elsewhere before none are taken any more.
+    lifecycle = service_container(workload(objects, SCHEDULER))["lifecycle"]
+    assert lifecycle["preStop"]["exec"]["command"] == ["sleep", "5"]
 
 
 def test_workers_and_redis_are_headless(objects: list[Object]) -> None:
@@ -132,98 +171,86 @@ def test_workers_and_redis_are_headless(objects: list[Object]) -> None:
     headless = {
         name for name, found in services.items() if found["spec"].get("clusterIP") == "None"
     }
-    assert headless == {"stepserve-redis", "stepserve-worker"}
-    assert of_kind(objects, "StatefulSet")["stepserve-redis"]["spec"]["serviceName"] in headless
+    assert headless == {REDIS, WORKER}
+    assert of_kind(objects, "StatefulSet")[REDIS]["spec"]["serviceName"] in headless
 
 
 def test_only_schedulers_reach_workers_and_redis(objects: list[Object]) -> None:
     policies = of_kind(objects, "NetworkPolicy")
-    assert policies["stepserve-closed"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
-    for workload in workloads(objects):
-        name = workload["metadata"]["name"]
-        selected = [
-            policy["spec"]
-            for policy in policies.values()
-            if policy["spec"]["podSelector"].get("matchLabels") == {NAME: name}
-        ]
-        (rule,) = selected[0]["ingress"]
-        assert len(selected) == 1
-        assert [port["port"] for port in rule["ports"]] == [
-            containers(workload)[0]["ports"][0]["name"]
-        ]
-        if name != "stepserve-scheduler":
-            scheduler = {NAME: "stepserve-scheduler"}
-            assert rule["from"] == [{"podSelector": {"matchLabels": scheduler}}]
+    closed = policies["stepserve-closed"]["spec"]
+    assert closed.keys() == {"podSelector", "policyTypes"}
+    assert closed["policyTypes"] == ["Ingress"]
+    for found in workloads(objects):
+        # Nobody else's pods of the namespace are closed.
+        labels = pod_labels(found)
+        assert closed["podSelector"]["matchLabels"].items() <= labels.items()
+        assert NAME not in closed["podSelector"]["matchLabels"]
+    for name in (*OURS, REDIS):
+        [rule] = policies[name]["spec"]["ingress"]
+        labels = pod_labels(workload(objects, name))
+        selected = policies[name]["spec"]["podSelector"]["matchLabels"]
+        assert selected.items() <= labels.items()
+        assert selected[NAME] == name
+        ports = [port["name"] for port in service_container(workload(objects, name))["ports"]]
+        assert [port["port"] for port in rule["ports"]] == ports[:1]
+        if name != SCHEDULER:
+            [source] = rule["from"]
+            assert source["podSelector"]["matchLabels"][NAME] == SCHEDULER
 
 
-def test_disruptions_leave_a_scheduler(objects: list[Object]) -> None:
-    budgets = of_kind(objects, "PodDisruptionBudget")
-    by_name = {workload["metadata"]["name"]: workload for workload in workloads(objects)}
-    for name in ("stepserve-scheduler", "stepserve-worker"):
-        selector = budgets[name]["spec"]["selector"]["matchLabels"]
-        assert selector.items() <= pod_labels(by_name[name]).items()
-    replicas = by_name["stepserve-scheduler"]["spec"]["replicas"]
-    assert 0 < budgets["stepserve-scheduler"]["spec"]["minAvailable"] < replicas
+def test_every_selector_names_the_instance(objects: list[Object]) -> None:
+    """Two installations in one namespace leave each other alone."""
+    for name in OURS:
+        assert INSTANCE in workload(objects, name)["spec"]["selector"]["matchLabels"]
+        assert INSTANCE in of_kind(objects, "Service")[name]["spec"]["selector"]
+        budget = of_kind(objects, "PodDisruptionBudget")[name]
+        assert INSTANCE in budget["spec"]["selector"]["matchLabels"]
 
 
-def test_redis_keeps_what_it_is_told(objects: list[Object]) -> None:
-    (container,) = containers(of_kind(objects, "StatefulSet")["stepserve-redis"])
-    command = container["command"]
-    options = dict(zip(command[1::2], command[2::2], strict=True))
-    assert options["--appendonly"] == "yes"
-    assert options["--maxmemory-policy"] == "noeviction"
-    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert mounts[options["--dir"]] == "data"
-
-
-def test_a_cpu_worker_has_a_thread_for_every_cpu_it_may_use(
-    render: Callable[[Path], list[Object]],
-) -> None:
-    objects = render(VARIANTS["cpu"])
-    settings = of_kind(objects, "ConfigMap")["stepserve-settings"]["data"]
-    (worker,) = containers(of_kind(objects, "Deployment")["stepserve-worker"])
-    assert worker["resources"]["limits"]["cpu"] == settings["STEPSERVE_NUM_THREADS"]
+def test_a_cpu_worker_has_a_thread_for_every_cpu_it_may_use(render: Render) -> None:
+    objects = render("dev")
+    limits = service_container(workload(objects, WORKER))["resources"]["limits"]
+    assert limits["cpu"] == settings_of(objects)["STEPSERVE_NUM_THREADS"]
 
 
 def test_gpu_is_asked_for_where_it_is_used(objects: list[Object]) -> None:
-    settings = of_kind(objects, "ConfigMap")["stepserve-settings"]["data"]
-    limits = containers(of_kind(objects, "Deployment")["stepserve-worker"])[0]["resources"][
-        "limits"
-    ]
-    assert (settings["STEPSERVE_DEVICE"] == "cuda") == ("nvidia.com/gpu" in limits)
+    limits = service_container(workload(objects, WORKER))["resources"]["limits"]
+    is_used = settings_of(objects)["STEPSERVE_DEVICE"] == "cuda"
+    assert is_used == ("nvidia.com/gpu" in limits)
 
 
 def test_command_lines_are_understood(
     objects: list[Object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = of_kind(objects, "ConfigMap")["stepserve-settings"]["data"]
+    settings = settings_of(objects)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STEPSERVE_REDIS_URL", "redis://:secret@stepserve-redis:6379/0")
     services = of_kind(objects, "Service")
-    parsed = {}
-    for workload in workloads(objects)[1:]:
-        (container,) = containers(workload)
-        name = workload["metadata"]["name"]
+    parsed: dict[str, Any] = {}
+    for name in OURS:
+        container = service_container(workload(objects, name))
         parsed[name] = parse(container["args"])
-        assert parsed[name].port == container["ports"][0]["containerPort"]  # type: ignore[attr-defined]
-        assert parsed[name].model == settings["STEPSERVE_MODEL"]  # type: ignore[attr-defined]
-    scheduler = parsed["stepserve-scheduler"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert ports == {"grpc": parsed[name].port, "metrics": parsed[name].metrics_port}
+        assert parsed[name].model == settings["STEPSERVE_MODEL"]
+        assert parsed[name].host == "0.0.0.0"
+    scheduler = parsed[SCHEDULER]
     assert isinstance(scheduler, SchedulerSettings)
+    assert scheduler.max_connection_age_s > 0, "new schedulers would get no clients"
     host, _, port = scheduler.workers.rpartition(":")
-    assert services[host]["spec"]["ports"][0]["port"] == int(port)
-    host, _, port = scheduler.redis_url.removeprefix("redis://").partition("/")[0].partition(":")
     assert services[host]["spec"]["ports"][0]["port"] == int(port)
 
 
 def test_wrong_command_lines_are_refused(objects: list[Object]) -> None:
     """Or the test above would prove nothing."""
-    args = containers(of_kind(objects, "Deployment")["stepserve-worker"])[0]["args"]
+    args = service_container(workload(objects, WORKER))["args"]
     with pytest.raises(SystemExit):
         parse([*args, "--model=m", "--no-such-flag=1"])
 
 
 def test_settings_exist(objects: list[Object]) -> None:
-    """A misspelt variable would be ignored without a word."""
+    """A misspelt variable would be refused when the pods start."""
     fields = SchedulerSettings.model_fields.keys() | WorkerSettings.model_fields.keys()
-    for name in of_kind(objects, "ConfigMap")["stepserve-settings"]["data"]:
+    for name in settings_of(objects):
         assert name.removeprefix("STEPSERVE_").lower() in fields

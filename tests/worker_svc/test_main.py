@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +69,14 @@ def ready(process: subprocess.Popen[str]) -> dict[str, str]:
     return dict(pair.split("=") for pair in pairs)
 
 
+def probe(address: str, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def test_it_is_ready_it_serves_and_a_signal_ends_it(small_checkpoint: Path) -> None:
     arguments = ["-m", "worker_svc", f"--model={small_checkpoint}", *SMALL]
     with started([*arguments, "--model-name=tiny", "--no-reflection"]) as process:
@@ -99,12 +109,17 @@ def test_it_is_ready_it_serves_and_a_signal_ends_it(small_checkpoint: Path) -> N
 
 
 def test_a_broken_worker_dies(small_checkpoint: Path) -> None:
-    arguments = ["-c", BROKEN, f"--model={small_checkpoint}", *SMALL]
+    arguments = ["-c", BROKEN, f"--model={small_checkpoint}", *SMALL, "--metrics-port=0"]
     with started(arguments) as process:
-        with grpc.insecure_channel(ready(process)["worker"]) as channel:
+        line = ready(process)
+        assert probe(line["metrics"], "/readyz") == (200, "ok\n")
+        assert (
+            "stepserve:worker_step_duration_seconds_bucket" in probe(line["metrics"], "/metrics")[1]
+        )
+        with grpc.insecure_channel(line["worker"]) as channel:
             stub = step_wire.WorkerStub(channel)  # type: ignore[no-untyped-call]
             _lose_a_step(stub)
-        assert process.wait(10) == 3
+        assert process.wait(5) == 3, "its device is broken: another process may do better"
         assert process.stderr is not None
         errors = process.stderr.read().splitlines()
     failed = next(n for n, line in enumerate(errors) if line.endswith(": step 1 failed"))
@@ -144,10 +159,15 @@ sys.exit(__main__.main())
 """
 
 
-def test_a_signal_ends_it_while_it_loads() -> None:
-    with started(["-c", LOADING, "--model=unused", *SMALL]) as process:
+def test_a_signal_ends_it_while_it_loads_and_it_lives_meanwhile() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = ["-c", LOADING, "--model=unused", f"--metrics-port={port}", *SMALL]
+    with started(arguments) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
+        assert probe(f"127.0.0.1:{port}", "/livez") == (200, "ok\n")
+        assert probe(f"127.0.0.1:{port}", "/readyz") == (503, "it starts\n")
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0
 

@@ -317,6 +317,7 @@ async def test_a_step_that_takes_too_long_shows_and_nobody_is_let_wait_for_it(
     await stream.hello()
     await stream.send(replace(worker.prefill(), max_duration_ms=1))
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert worker.server.problem == STUCK, "over HTTP as well"
     other, stub = worker.stream(), step_wire.WorkerStub(worker.channel)  # type: ignore[no-untyped-call]
     await other.send(Hello(2, "another"))
     assert await other.refusal() == (grpc.StatusCode.UNAVAILABLE, STUCK)
@@ -325,6 +326,7 @@ async def test_a_step_that_takes_too_long_shows_and_nobody_is_let_wait_for_it(
     may_go_on.set()
     assert (await stream.receive()).step == 1
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    assert worker.server.problem == ""
     await stub.Describe(step_wire.describe_request())
 
 

@@ -128,6 +128,9 @@ class Residents:
         self._free_row_ids = list(range(limits.max_batch_size - 1, -1, -1))
         self._most_live = 0
 
+    def __len__(self) -> int:
+        return len(self._live)
+
     def describe(self) -> tuple[ResidentSequence, ...]:
         """Every live sequence, as a HelloReply tells it; every planned step is settled."""
         return tuple(

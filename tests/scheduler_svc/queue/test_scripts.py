@@ -32,6 +32,7 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     for job in asked:
         await queue.submit(job)
     ids = [job.job_id for job in asked]
+    await queue.waiting_by_tenant(10)
     lease = await lease_on(queue)
     await claim_ids(queue, lease, 3)
     await queue.claimed(lease)

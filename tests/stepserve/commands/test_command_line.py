@@ -73,6 +73,7 @@ FORMED = {
     "tenant_weights": "a=2,b=0.5",
     "sections": "steps,kernels",
     "limits": "steps=4,8b=90.5",
+    "metrics_prefix": "vllm",
 }
 
 
