@@ -49,11 +49,9 @@ def decode_kernel(
 ) -> None:
     """One program for a part of one row's segments and the query heads of one KV head.
 
-    If there are several parts, each segment's state goes to ``partials``, ``[R, Hq, num_segments,
-    D + 2]`` float32: the values by weight, the largest score, the sum of the weights. ``num_done``,
-    zeros for each row and KV head, counts the parts; the last one joins all, and leaves zero.
-    The last rows come first, of all heads: where they have the longest contexts, what is left at
-    the end is short.
+    ``partials``: ``[R, Hq, num_segments, D + 2]`` float32, the states of the segments of rows that
+    are split; ``num_done``: zeros for each row and KV head. The last rows come first: where their
+    contexts are the longest, what is left at the end is short.
     """
     wait_for_others(early)
     is_split = tl.num_programs(1) > 1
@@ -62,11 +60,8 @@ def decode_kernel(
     start = tl.load(query_starts + row)
     context_len = tl.load(context_lens + row)
     segment_len = _segment_len(context_len, shape)
-    first, end = _segments(context_len, segment_len, shape)
-    part_len = tl.cdiv(end - first, tl.num_programs(1))
-    first += tl.program_id(1) * part_len
-    end = tl.minimum(first + part_len, end)
-    if (tl.load(query_starts + row + 1) - start != 1) | (is_split & (first >= end)):
+    first, end, part_len = _part(context_len, segment_len, shape)
+    if (tl.load(query_starts + row + 1) - start != 1) | ((tl.program_id(1) > 0) & (first >= end)):
         return
     lines = tl.arange(0, shape.num_lines)
     heads = kv_head * shape.group + lines
@@ -78,8 +73,7 @@ def decode_kernel(
     joined = nothing_yet(shape)
     line = row * (shape.num_kv_heads * shape.group) + heads  # the states are at most 64 MiB
     for segment in range(first, end):
-        begin = segment * segment_len
-        view = context_len, begin, tl.minimum(begin + segment_len, context_len)
+        view = context_len, segment * segment_len, segment_len
         state = _attend_segment(queries, cache, view, scale, shape)
         if is_split:
             _store_partial(partials, line * num_segments + segment, state, shape)
@@ -87,17 +81,24 @@ def decode_kernel(
             joined = _joined(joined, state)
     is_last = is_split == 0
     if is_split:
-        tl.debug_barrier()  # the states of this part are written
-        num_done += row * shape.num_kv_heads + kv_head
         first, end = _segments(context_len, segment_len, shape)
-        num_parts = tl.cdiv(end - first, part_len)
-        is_last = tl.atomic_add(num_done, 1, sem="acq_rel") == num_parts - 1
+        is_last = _is_last(num_done + row * shape.num_kv_heads + kv_head, end - first, part_len)
         if is_last:
-            tl.store(num_done, 0)
             joined = _join(partials, line * num_segments, (first, end), shape)
     if is_last:
         offsets = start.to(tl.int64) * (shape.num_kv_heads * shape.group) + heads
         store_output(output, offsets * shape.head_dim, lines < shape.group, joined, shape)
+
+
+@triton.jit
+def _is_last(num_done: tl.tensor, num_segments: tl.tensor, part_len: tl.tensor) -> tl.tensor:
+    """Count this part; whether all others were done before, whose states can be read then."""
+    tl.debug_barrier()  # the states of this part are written
+    num_before = tl.atomic_add(num_done, 1, sem="acq_rel")
+    is_last = num_before >= tl.cdiv(num_segments, part_len) - 1
+    if is_last:
+        tl.store(num_done, 0)
+    return is_last
 
 
 @triton.jit
@@ -133,6 +134,18 @@ def _segments(context_len: tl.tensor, segment_len: tl.tensor, shape: tl.constexp
 
 
 @triton.jit
+def _part(context_len: tl.tensor, segment_len: tl.tensor, shape: tl.constexpr) -> tl.tuple:
+    """This program's first segment, one past its last one, and the segments of a part.
+
+    A row without context has one part, which finds nothing.
+    """
+    first, end = _segments(context_len, segment_len, shape)
+    part_len = tl.maximum(tl.cdiv(end - first, tl.num_programs(1)), 1)
+    first += tl.program_id(1) * part_len
+    return first, tl.minimum(first + part_len, end), part_len
+
+
+@triton.jit
 def _attend_segment(
     queries: tl.tensor,
     cache: tl.tuple,
@@ -140,7 +153,8 @@ def _attend_segment(
     scale: float,
     shape: tl.constexpr,
 ) -> tl.tuple:
-    context_len, begin, end = view
+    context_len, begin, segment_len = view
+    end = tl.minimum(begin + segment_len, context_len)
     positions = context_len - 1 + tl.arange(0, shape.num_lines) * 0
     state = nothing_yet(shape)
     if shape.window > 0:

@@ -95,6 +95,16 @@ def test_rows_without_context_read_nothing() -> None:
     check_padded(TRITON.paged_attention)
 
 
+@pytest.mark.parametrize("programs_per_sm", [0.0, 9.0])
+def test_a_row_without_context_is_zeros_split_or_whole(programs_per_sm: float) -> None:
+    arguments = AttentionCase(((1, 0), (1, 300)), 2, 1, 16, 16).build()
+    tile = DecodeTile(16, 2, 2, segment_len=32, programs_per_sm=programs_per_sm)
+    drawn = attend_paged(AttentionCall(*arguments.values()), Tiles(CHUNK_TILES[0], tile))
+    assert (drawn[0] == 0).all()
+    assert (drawn[1] != 0).any()
+    assert not attention_triton._counters(drawn.device).any()
+
+
 SPLIT_CASES = [
     AttentionCase(((1, 512), (1, 513), (1, 1400), (3, 300), (1, 1)), 3, 1, 16, 16),
     AttentionCase(((1, 512), (1, 1400), (1, 1025)), 3, 1, 16, 16, window=512),
