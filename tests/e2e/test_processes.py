@@ -19,7 +19,7 @@ import pytest
 
 from stepserve import Client, Request, SamplingParams
 from stepserve.local.serving import Served, serve
-from tests.checkpoints import add_tokenizer, lone_greedy, make_checkpoint
+from tests.checkpoints import add_tokenizer, lone_check, make_checkpoint
 from tests.e2e.oracle import OracleJob, Output, compare_all, jobs
 
 DEADLINE_S = 120.0
@@ -212,10 +212,10 @@ def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     assert figures["earlier"] >= 1
     results = [json.loads(line) for line in out.read_text().splitlines()]
     for i in (0, 1, 3, 4, 5):
-        lone = lone_greedy(checkpoint, [i + 1, 7], 200, "float32", ())
-        assert results[i]["token_ids"] == lone.tokens
+        token_ids = results[i]["token_ids"]
+        assert token_ids == lone_check(checkpoint, [i + 1, 7], token_ids, "float32").tokens
         assert results[i]["finish_reason"] == "length"
-        assert len(results[i]["logprobs"]) == 200
+        assert len(results[i]["logprobs"]) == len(token_ids) == 200
         assert results[i]["usage"] == {"prompt_tokens": 2, "completion_tokens": 200}
     assert results[2]["error"]["code"] == "INVALID_ARGUMENT"
     assert "temperature" in results[2]["error"]["message"]
