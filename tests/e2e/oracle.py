@@ -151,8 +151,7 @@ def compare_all(
 ) -> int:
     """Compare every output; return how many near-ties were excused, and print them."""
     excused = sum(
-        compare(output, checkpoint, job, dtype)
-        for output, job in zip(outputs, asked, strict=True)
+        compare(output, checkpoint, job, dtype) for output, job in zip(outputs, asked, strict=True)
     )
     print(f"{checkpoint.name} {dtype}: {len(asked)} jobs, {excused} excused for near-ties")
     return excused
