@@ -37,7 +37,7 @@ demo: setup ## Serve a small model on this machine: a dozen prompts, streamed, a
 	@$(BIN)/python -m stepserve_bench.demo
 
 test: check $(FETCHED) ## Run the checks, then every test that takes seconds.
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
 
 test-long: setup $(FETCHED) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -p no:xdist -m long $(PYTEST_ARGS)
