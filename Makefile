@@ -2,12 +2,14 @@
 #
 #   PYTHON           the interpreter that the virtual environment is made from (3.11 or newer)
 #   VENV             where the environment lives
+#   TEST_PROCESSES   how many processes share the tests of `make test`; 0: one, with their output (-s) to be seen
 #   TORCH_INDEX_URL  an extra package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
 #                    Empty: torch comes from where your pip is configured to look.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX_URL ?=
+TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 PEER_PYTHON ?=
 RESULTS ?= bench/results/$(shell date +%F)
@@ -37,7 +39,7 @@ demo: setup ## Serve a small model on this machine: a dozen prompts, streamed, a
 	@$(BIN)/python -m stepserve_bench.demo
 
 test: check $(FETCHED) ## Run the checks, then every test that takes seconds.
-	$(BIN)/python -m pytest -p no:xdist -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
 
 test-long: setup $(FETCHED) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -p no:xdist -m long $(PYTEST_ARGS)

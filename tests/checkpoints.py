@@ -192,6 +192,22 @@ class LoneRun:
     logprobs: list[float]
     margins: list[float]
 
+    def is_over(self, max_tokens: int, stop_token_ids: Collection[int]) -> bool:
+        """Whether it has all tokens, or a stop token."""
+        return len(self.tokens) >= max_tokens or (
+            bool(self.tokens) and self.tokens[-1] in stop_token_ids
+        )
+
+    def choose(self, logits: Tensor) -> int:
+        """Append the likeliest token, by ``[vocab_size]`` logits, and return it."""
+        logits = logits.double()
+        best = logits.topk(2)
+        token = int(best.indices[0])
+        self.tokens.append(token)
+        self.logprobs.append(float(logits.log_softmax(-1)[token]))
+        self.margins.append(float(best.values[0] - best.values[1]))
+        return token
+
 
 @lru_cache(maxsize=8)
 def oracle(directory: Path, dtype: str) -> Any:
@@ -225,13 +241,26 @@ def lone_greedy(
     cache = DynamicCache(config=model.config)
     run = LoneRun([], [], [])
     inputs = list(prompt_ids)
-    while len(run.tokens) < max_tokens and not (run.tokens and run.tokens[-1] in stop_token_ids):
+    while not run.is_over(max_tokens, stop_token_ids):
         output = model(torch.tensor([inputs]), past_key_values=cache, use_cache=True)
-        logits = output.logits[0, -1].double()
-        best = logits.topk(2)
-        token = int(best.indices[0])
-        run.tokens.append(token)
-        run.logprobs.append(float(logits.log_softmax(-1)[token]))
-        run.margins.append(float(best.values[0] - best.values[1]))
-        inputs = [token]
+        inputs = [run.choose(output.logits[0, -1])]
+    return run
+
+
+def lone_check(
+    directory: Path,
+    prompt_ids: Sequence[int],
+    token_ids: Sequence[int],
+    dtype: str = "float64",
+) -> LoneRun:
+    """What a job alone generates as long as it is ``token_ids``, and its first other token.
+
+    By induction the beginning of ``lone_greedy``: the likeliest token after the prompt and after
+    each further token; from one forward pass over all of them, many times as fast.
+    """
+    logits = lone_logits(directory, [*prompt_ids, *token_ids[:-1]], dtype)[len(prompt_ids) - 1 :]
+    run = LoneRun([], [], [])
+    for token_id, row in zip(token_ids, logits, strict=True):
+        if run.choose(row) != token_id:
+            break
     return run

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from stepserve import AsyncClient, Completion, Request, SamplingParams
-from tests.checkpoints import add_tokenizer, lone_greedy, make_checkpoint
+from tests.checkpoints import add_tokenizer, lone_check, lone_greedy, make_checkpoint
 from tests.e2e.cores import assert_all_blocks_are_free, replayed_cores
 from tests.e2e.stack import Stack, stack
 from tests.worker_svc.step.late import LateDevice
@@ -142,8 +142,7 @@ def check_references(checkpoint: Path, asked: list[Request], alone: list[Complet
         assert request.sampling is not None
         if request.sampling.temperature == 0:
             tokens = list(done.outputs[0].token_ids)
-            whole = lone_greedy(checkpoint, request.prompt_token_ids, 34, stop_token_ids=()).tokens
-            assert tokens == whole[: len(tokens)]
+            assert tokens == lone_check(checkpoint, request.prompt_token_ids, tokens).tokens
     reasons = [done.outputs[0].finish_reason for done in alone]
     assert reasons == ["length", "length", "length", "stop", "length", "length", "stop", "stop"]
 
@@ -192,10 +191,7 @@ async def run(case: Case, work: Work, service: Stack, device: LateDevice) -> Non
         await client.complete(prompt_token_ids=[1], sampling=replace(GREEDY, max_tokens=2))
         for request, stream in zip(work.victims, streams, strict=True):
             tokens = await stream
-            whole = lone_greedy(
-                work.checkpoint, request.prompt_token_ids, len(tokens), stop_token_ids=()
-            )
-            assert tokens == whole.tokens
+            assert tokens == lone_check(work.checkpoint, request.prompt_token_ids, tokens).tokens
     for one, alone in zip(done, work.alone, strict=True):
         assert [(o.token_ids, o.text, o.finish_reason) for o in one.outputs] == [
             (o.token_ids, o.text, o.finish_reason) for o in alone.outputs

@@ -19,7 +19,7 @@ import pytest
 
 from stepserve import Client, Request, SamplingParams
 from stepserve.local.serving import Served, serve
-from tests.checkpoints import add_tokenizer, lone_greedy, make_checkpoint
+from tests.checkpoints import add_tokenizer, lone_check, make_checkpoint
 from tests.e2e.oracle import OracleJob, Output, compare_all, jobs
 
 DEADLINE_S = 120.0
@@ -178,7 +178,22 @@ def test_the_triton_kernels_serve_in_the_interpreter(
     compare_all(outputs, checkpoint, asked, "float32")
 
 
-def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+def batch_command(checkpoint: Path, directory: Path, *flags: str) -> list[object]:
+    """A batch in ``directory`` that starts its own service."""
+    files = directory / "in.jsonl", directory / "out.jsonl"
+    return ["batch", *files, f"--model={checkpoint}", "--num-threads=1", *flags]
+
+
+ADVICE = "stepserve: interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
+def test_an_interrupted_batch_goes_on(
+    checkpoint: Path, tmp_path: Path, redis_url: str, signum: signal.Signals, status: int
+) -> None:
     lines: list[dict[str, Any]] = [
         {"prompt_token_ids": [i + 1, 7], "sampling": {"max_tokens": 200, "temperature": 0.0,
          "ignore_eos": True, "logprobs": 1}, "arrival_s": 0.01 * i} for i in range(6)
@@ -186,37 +201,27 @@ def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     lines[2]["sampling"]["temperature"] = -1
     lines.append({"prompt": "ab", "nonsense": 1})
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
-    out = tmp_path / "out.jsonl"
-    command = [
-        "batch",
-        tmp_path / "in.jsonl",
-        out,
-        f"--model={checkpoint}",
-        "--num-threads=1",
-        "--max-batch-size=2",
-    ]
-    advice = "stepserve: interrupted; the same command goes on from here\n"
-    first = start(*command)
-    wait_until(lambda: any("worker_svc" in line for line in command_lines(first.pid)), "a start")
-    status, errors = stop_all(first, signal.SIGINT)
-    assert (status, errors[-len(advice) :]) == (130, advice)
-    second = start(*command)
-    partial = tmp_path / "out.jsonl.partial"
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    command = batch_command(checkpoint, tmp_path, "--max-batch-size=2")
+    first = start(*command, f"--redis-url={redis_url}")
     wait_until(lambda: partial.exists() and partial.read_text().count("token_ids") >= 1, "a result")
-    status, errors = stop_all(second, signal.SIGTERM)
-    assert status == 143
-    assert errors.endswith(advice)
+    below = command_lines(first.pid)
+    stopped, errors = stop_all(first, signum)
+    assert stopped == status
+    assert errors.endswith(ADVICE)
     assert not out.exists()
+    assert not any(redis_url in line for line in below), "others can read it"
+    assert not any("redis-server" in line for line in below), "another Redis was started"
     printed, _ = start(*command).communicate()
     figures = json.loads(printed.splitlines()[-1])
     assert (figures["jobs"], figures["failed"]) == (8, 3)
     assert figures["earlier"] >= 1
     results = [json.loads(line) for line in out.read_text().splitlines()]
     for i in (0, 1, 3, 4, 5):
-        lone = lone_greedy(checkpoint, [i + 1, 7], 200, "float32", ())
-        assert results[i]["token_ids"] == lone.tokens
+        token_ids = results[i]["token_ids"]
+        assert token_ids == lone_check(checkpoint, [i + 1, 7], token_ids, "float32").tokens
         assert results[i]["finish_reason"] == "length"
-        assert len(results[i]["logprobs"]) == 200
+        assert len(results[i]["logprobs"]) == len(token_ids) == 200
         assert results[i]["usage"] == {"prompt_tokens": 2, "completion_tokens": 200}
     assert results[2]["error"]["code"] == "INVALID_ARGUMENT"
     assert "temperature" in results[2]["error"]["message"]
@@ -225,13 +230,21 @@ def test_an_interrupted_batch_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     assert list(tmp_path.glob(".out*")) == [], "the batch's own jobs are left behind"
 
 
+@pytest.mark.long
+def test_a_batch_is_interrupted_while_it_starts(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}')
+    batch = start(*batch_command(checkpoint, tmp_path))
+    wait_until(lambda: any("worker_svc" in line for line in command_lines(batch.pid)), "a start")
+    assert stop_all(batch, signal.SIGINT) == (130, ADVICE)
+
+
+@pytest.mark.long
 def test_a_batch_of_its_own_uses_the_redis_that_is_named(
     redis_url: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     named = checkpoint.rename(checkpoint.with_name("My Model"))
     (tmp_path / "in.jsonl").write_text('{"prompt": "a", "sampling": {"max_tokens": 3}}')
-    command = ("batch", tmp_path / "in.jsonl", tmp_path / "out.jsonl", f"--model={named}")
-    batch = start(*command, "--num-threads=1", f"--redis-url={redis_url}")
+    batch = start(*batch_command(named, tmp_path, f"--redis-url={redis_url}"))
     seen: set[str] = set()
     wait_until(
         lambda: seen.update(command_lines(batch.pid)) or any("scheduler_svc" in s for s in seen),
@@ -262,6 +275,7 @@ def test_up_says_that_its_port_is_taken(checkpoint: Path) -> None:
     assert errors == f"stepserve: can't serve on 127.0.0.1:{port}: it is in use\n"
 
 
+@pytest.mark.long  # a worker's own words and a service that dies at its start are tested apart
 def test_a_bad_checkpoint_ends_up_with_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "stepserve.cli", "up", f"--model={tmp_path}", "--port=0"],

@@ -68,7 +68,7 @@ async def test_workers_are_assigned_as_schedulers_come(
     "name",
     [
         pytest.param("worker stopped", marks=pytest.mark.long),
-        "compute thread stopped",
+        pytest.param("compute thread stopped", marks=pytest.mark.long),
         pytest.param("scheduler killed", marks=pytest.mark.long),
         "worker and scheduler killed",
     ],

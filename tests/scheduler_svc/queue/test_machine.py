@@ -295,12 +295,15 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.redis.zcard(self.keys.unranked) == 0
 
 
+@pytest.mark.parametrize(
+    "count", [12, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+)
 @pytest.mark.parametrize("first_order", [0, 1, 3], ids=["fcfs", "priority", "fair"])
-def test_scripts_and_model_agree(redis_url: str, first_order: int) -> None:
+def test_scripts_and_model_agree(redis_url: str, first_order: int, count: int) -> None:
     QueueMachine.url = redis_url
     QueueMachine.first_order = first_order
     QueueMachine.TestCase.settings = settings(
-        max_examples=25,
+        max_examples=count,
         stateful_step_count=35,
         deadline=None,
         derandomize=True,

@@ -33,7 +33,7 @@ def random_ids(kind: str) -> st.SearchStrategy[list[int]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_pieces_concatenate_to_the_whole_decoding(kind: str, data: st.DataObject) -> None:
     ids = data.draw(random_ids(kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from stepserve.modelfiles.end_tokens import read_end_tokens
 VOCAB_SIZE = 60
 PAD = 1
 REFUSED = "refused"
-ABSENT = object()
+Absent = Enum("Absent", "ABSENT")
+ABSENT = Absent.ABSENT
 VALUES: list[Any] = [
     7,
     0,

@@ -21,6 +21,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STEPSERVE_REDIS_URL", raising=False)
 
 
+@pytest.mark.long
 def test_batching(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, picture = tmp_path / "out" / "figures.json", tmp_path / "figures.svg"
     flags = (

@@ -16,7 +16,7 @@ from stepserve_bench.core.command import CoreBench, peak_bytes
 from stepserve_bench.core.peers.process import Peer
 from stepserve_bench.core.steady_decode import DecodeCase, SteadyDecode, random_prompts
 
-FEW = "--running 8,4 --num-steps 6 --num-rounds 4 --num-warm-up-steps 2"
+FEW = "--running 8,4 --num-steps 6 --num-rounds 2 --num-warm-up-steps 2"
 FEW_WAITING = "--waiting-beside 4 --waiting 0,12 --num-traced-steps 3"
 # What a peer must be able to say; its steps take 100 and 300 µs.
 PEER = """

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stepserve_bench.demo.command import CONTINUOUS, SELECTIVE, STATIC, play, queue_without_workers
+from stepserve_bench.demo.command import (
+    CONTINUOUS,
+    SELECTIVE,
+    STATIC,
+    Strategy,
+    play,
+    queue_without_workers,
+)
 from stepserve_bench.demo.narration import Narrator, Told
 from stepserve_bench.demo.timeline import Track, write_svg
 from stepserve_bench.measure.recorded import Doing, RecordedStep
@@ -17,16 +24,25 @@ def batches(lengths: list[tuple[set[int], int]]) -> list[set[int]]:
     return [batch for batch, count in lengths for _ in range(count)]
 
 
-def test_who_is_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        # Outputs of 5, 8, 3 and 6. Job 4 takes the place of job 3 in the very next step, beside
+        # the two others.
+        (CONTINUOUS, [({1, 2, 3}, 3), ({1, 2, 4}, 2), ({2, 4}, 3), ({4}, 1)]),
+        # A static batch is waited for to its end.
+        pytest.param(
+            STATIC, [({1, 2, 3}, 3), ({1, 2}, 2), ({2}, 3), ({4}, 6)], marks=pytest.mark.long
+        ),
+    ],
+    ids=["continuous", "static"],
+)
+def test_who_is_in_each_step(
+    strategy: Strategy, expected: list[tuple[set[int], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("STEPSERVE_REDIS_URL", raising=False)
     with queue_without_workers() as (redis_url, target):
-        static, continuous = (
-            play(redis_url, target, strategy).members() for strategy in (STATIC, CONTINUOUS)
-        )
-    # Outputs of 5, 8, 3 and 6. A static batch is waited for to its end.
-    assert static == batches([({1, 2, 3}, 3), ({1, 2}, 2), ({2}, 3), ({4}, 6)])
-    # Job 4 takes the place of job 3 in the very next step, beside the two others.
-    assert continuous == batches([({1, 2, 3}, 3), ({1, 2, 4}, 2), ({2, 4}, 3), ({4}, 1)])
+        assert play(redis_url, target, strategy).members() == batches(expected)
 
 
 def steps() -> list[RecordedStep]:

@@ -106,7 +106,11 @@ def test_every_planning_setting_reaches_the_system() -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_experiment_runs_small(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_experiment_runs_small(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The one that is as long as a time, not as many jobs.
+    monkeypatch.setattr("stepserve_bench.simulator.scenarios.policies._SECONDS", 6.0)
     flags = ("--jobs", "80", "--max-batch-size", "8", "--max-context", "2048")
     result = simulate(capsys, "--scenario", name, *flags, status=None)
     (experiment,) = result["experiments"]

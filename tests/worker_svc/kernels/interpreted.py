@@ -66,10 +66,9 @@ def cases(draw: st.DrawFn) -> AttentionCase:
     )
 
 
-@settings(max_examples=25, deadline=None)
-@given(cases())
-def test_attention_for_any_shape(case: AttentionCase) -> None:
-    check_attention(case)
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.long)])
+def test_attention_for_any_shape(count: int) -> None:
+    settings(max_examples=count, deadline=None)(given(cases())(check_attention))()
 
 
 CHUNK_TILES = [

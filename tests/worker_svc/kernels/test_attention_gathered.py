@@ -81,7 +81,7 @@ def test_equals_the_reference(variant: Variant, dtype: torch.dtype) -> None:
 
 
 @VARIANTS
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(case=random_cases())
 def test_equals_the_reference_for_any_shape(variant: Variant, case: AttentionCase) -> None:
     check(variant, case)

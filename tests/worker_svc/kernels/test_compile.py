@@ -55,8 +55,7 @@ from worker_svc.step.layout import Flat
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import SampledRows, StepNeeds
 
-DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-HEAD_DIMS = [64, 128]
+DTYPES = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long), torch.float32]
 GROUPED = AttentionCase(((5, 3000),), num_heads=32, num_kv_heads=8, block_size=16)
 
 
@@ -90,12 +89,12 @@ def check_attention(case: AttentionCase) -> None:
 @pytest.mark.parametrize(
     ("dtype", "head_dim"),
     [
-        (torch.bfloat16, 64),
         (torch.bfloat16, 128),
+        pytest.param(torch.bfloat16, 64, marks=pytest.mark.long),
         pytest.param(torch.float16, 64, marks=pytest.mark.long),
         pytest.param(torch.float16, 128, marks=pytest.mark.long),
         pytest.param(torch.float32, 64, marks=pytest.mark.long),
-        (torch.float32, 128),
+        pytest.param(torch.float32, 128, marks=pytest.mark.long),
         pytest.param(torch.float32, 256, marks=pytest.mark.long),
     ],
     ids=str,
@@ -158,8 +157,18 @@ def test_norms_and_activation(dtype: torch.dtype) -> None:
         check(label, launch_all, {"add_rms_norm", "silu_mul"})
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "head_dim"),
+    [
+        (torch.bfloat16, 128),
+        (torch.float32, 64),
+        pytest.param(torch.bfloat16, 64, marks=pytest.mark.long),
+        pytest.param(torch.float16, 64, marks=pytest.mark.long),
+        pytest.param(torch.float16, 128, marks=pytest.mark.long),
+        pytest.param(torch.float32, 128, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
 def test_rotary(dtype: torch.dtype, head_dim: int) -> None:
     query = torch.zeros(5, 64, head_dim, dtype=dtype)
     key = query[:, :8]
@@ -199,9 +208,9 @@ def sample_step(logits: torch.Tensor, needs: StepNeeds) -> None:
     [
         (torch.bfloat16, "greedy"),
         (torch.bfloat16, "drawn"),
-        (torch.bfloat16, "cut"),
-        (torch.float32, "drawn"),
         (torch.float32, "everything"),
+        pytest.param(torch.bfloat16, "cut", marks=pytest.mark.long),
+        pytest.param(torch.float32, "drawn", marks=pytest.mark.long),
         pytest.param(torch.bfloat16, "adjusted", marks=pytest.mark.long),
         pytest.param(torch.bfloat16, "told", marks=pytest.mark.long),
         pytest.param(torch.bfloat16, "everything", marks=pytest.mark.long),

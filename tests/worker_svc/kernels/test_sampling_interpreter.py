@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip("triton")
 
 
+# All the tests of a file are one here.
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("marked", ["not long", pytest.param("long", marks=pytest.mark.long)])
 def test_triton_sampling_in_the_interpreter(marked: str) -> None:
     tests = Path(__file__).with_name("interpreted_sampling.py")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from tests.checkpoints import EOS_TOKEN_ID, add_tokenizer, lone_greedy, oracle
+from tests.checkpoints import EOS_TOKEN_ID, add_tokenizer, lone_check, lone_greedy, oracle
 from tests.worker_svc.model.conftest import CheckpointOf
 from tests.worker_svc.model.paged import random_tokens
 
@@ -32,6 +32,18 @@ def test_the_oracle_ends_with_a_stop_token(checkpoint_of: CheckpointOf) -> None:
     end = run.tokens.index(stop) + 1
     stopped = lone_greedy(checkpoint_of("llama"), prompt, 12, stop_token_ids=(stop,))
     assert stopped.tokens == run.tokens[:end]
+
+
+@pytest.mark.parametrize("variant", ["llama", "mistral-window", "qwen3-layer-types"])
+def test_the_oracle_checks_what_it_generates(checkpoint_of: CheckpointOf, variant: str) -> None:
+    directory, prompt = checkpoint_of(variant), random_tokens(257, 10, seed=2)
+    run = lone_greedy(directory, prompt, 20, stop_token_ids=())
+    checked = lone_check(directory, prompt, run.tokens)
+    assert checked.tokens == run.tokens
+    assert checked.logprobs == pytest.approx(run.logprobs, abs=1e-9)
+    assert checked.margins == pytest.approx(run.margins, abs=1e-9)
+    other = [*run.tokens[:7], run.tokens[7] + 1, *run.tokens[8:]]
+    assert lone_check(directory, prompt, other).tokens == run.tokens[:8]
 
 
 @pytest.mark.parametrize("vocab_size", [257, 509, 1200])
