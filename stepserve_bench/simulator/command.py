@@ -31,6 +31,7 @@ from stepserve_bench.simulator.records import Recording
 from stepserve_bench.simulator.report import print_curves, print_figures, print_fits, print_verdicts
 from stepserve_bench.simulator.runs import Runner
 from stepserve_bench.simulator.scenarios import SCENARIOS, Ground, ignored
+from stepserve_bench.simulator.stages import Link
 from stepserve_bench.simulator.system import System
 
 # Settings that a System has under the same name, and those that a Demand has.
@@ -41,6 +42,7 @@ _OF_SYSTEM = {
     "max_batch_size",
     "max_step_tokens",
     "max_steps_in_flight",
+    "target_batch_size",
     "num_blocks",
     "block_size",
     "max_context",
@@ -94,6 +96,12 @@ class Simulate(PlanningSettings):
         "it sets itself or has no use for are refused",
     )
     workers: int = Field(1, ge=1, le=10_000, description="workers, each with a lane of its own")
+    pipeline_stages: int = Field(1, ge=1, le=64, description="stages of each worker")
+    stage_link_us: tuple[float, float] = Field(
+        tuple(Link()),
+        description="from a stage to the next: microseconds STEP,POSITION of each step, and of "
+        "each position in it",
+    )
     jobs: int = Field(3_000, ge=1, description="jobs in all")
     seed: int = Field(0, description="of arrivals and lengths")
     arrivals: ArrivalKind = Field(
@@ -159,6 +167,8 @@ class Simulate(PlanningSettings):
         try:
             system = System(
                 num_workers=self.workers,
+                num_stages=self.pipeline_stages,
+                stage_link=Link(*self.stage_link_us),
                 target_step_us=round(self.target_step_ms * 1e3),
                 tenant_weights=self.order.tenant_weights,
                 **self.model_dump(include=_OF_SYSTEM),

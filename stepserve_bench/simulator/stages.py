@@ -1,0 +1,106 @@
+"""The stages of one worker in virtual time: when each computes which step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stepserve_bench.simulator.cost import StepCosts, StepShape
+
+
+class Link(NamedTuple):
+    """Microseconds from a stage to the next: of every step, and of each of its positions."""
+
+    step_us: float = 20.0
+    position_us: float = 0.05
+
+    def passing_s(self, num_positions: int) -> float:
+        return (self.step_us + self.position_us * num_positions) * 1e-6
+
+
+class Stages:
+    """Takes steps in their order; each passes from stage to stage.
+
+    A stage computes one step at a time. The first begins a step once the last one has chosen
+    the tokens of the step ``num_stages`` before, whose sequences may be in it again.
+    """
+
+    def __init__(self, costs: Sequence[StepCosts], link: Link) -> None:
+        num_stages = len(costs)
+        self._costs = costs
+        self._link = link if num_stages > 1 else Link(0.0, 0.0)
+        self._free_s = [0.0] * num_stages
+        self._chosen_s = deque([0.0] * num_stages, maxlen=num_stages)
+        self.uses = [StageUse() for _ in range(num_stages)]
+
+    def compute(self, there_s: float, shape: StepShape) -> tuple[float, float]:
+        """Take a step whose command is there at ``there_s``.
+
+        Returns the microseconds that the stages compute it, without its waits, and when the last
+        one is through.
+        """
+        if not shape.num_rows:
+            # Nothing to compute: it only keeps its place among the others.
+            self._chosen_s.append(max(there_s, self._chosen_s[-1]))
+            return 0.0, self._chosen_s[-1]
+        passing_s = self._link.passing_s(shape.num_positions)
+        at_s = max(there_s, self._chosen_s[0] + self._link.passing_s(0))
+        total_us = end_s = 0.0
+        for stage, costs in enumerate(self._costs):
+            begin_s = max(at_s, self._free_s[stage])
+            duration_us = costs.duration_us(shape)
+            end_s = self._free_s[stage] = begin_s + duration_us * 1e-6
+            self.uses[stage].add(begin_s, end_s)
+            total_us += duration_us
+            at_s = end_s + passing_s
+        self._chosen_s.append(end_s)
+        return total_us, end_s
+
+
+class StageUse:
+    """How long a stage has computed; the latest of its times may lie ahead of now."""
+
+    def __init__(self) -> None:
+        self._total_s = 0.0
+        self._latest: deque[tuple[float, float]] = deque()
+
+    def add(self, begin_s: float, end_s: float) -> None:
+        """It computes from then to then; times come in their order."""
+        self._total_s += end_s - begin_s
+        self._latest.append((begin_s, end_s))
+
+    def until(self, now_s: float) -> float:
+        """Return the seconds that it has computed by ``now_s``, which never goes back."""
+        latest = self._latest
+        while latest and latest[0][1] <= now_s:
+            latest.popleft()
+        return self._total_s - sum(end_s - max(now_s, begin_s) for begin_s, end_s in latest)
+
+
+class Window:
+    """The part of all stages' time in which they computed, between two moments."""
+
+    def __init__(self, uses: list[StageUse]) -> None:
+        self._uses = uses
+        self._begin_s = self._end_s = 0.0
+        self._begin = self._end = [0.0] * len(uses)
+
+    def begin(self, now_s: float) -> None:
+        self._begin_s, self._begin = now_s, self._at(now_s)
+        self.end(now_s)
+
+    def end(self, now_s: float) -> None:
+        self._end_s, self._end = now_s, self._at(now_s)
+
+    @property
+    def idle_shares(self) -> list[float]:
+        """By stage, the share of the time in which it computed nothing; 0 of no time."""
+        span_s = self._end_s - self._begin_s
+        if not span_s:
+            return [0.0] * len(self._uses)
+        pairs = zip(self._begin, self._end, strict=True)
+        return [1.0 - (end - begin) / span_s for begin, end in pairs]
+
+    def _at(self, now_s: float) -> list[float]:
+        return [use.until(now_s) for use in self._uses]
