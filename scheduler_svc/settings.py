@@ -50,11 +50,11 @@ class PlanningSettings(BaseSettings):
         True, description="do not compute again what a block of the same tenant holds"
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
-    target_batch_size: int = Field(
-        32,
+    target_batch_size: int | None = Field(
+        None,
         ge=1,
         description="sequences in a micro-batch of a pipeline before another one is opened; "
-        "never more than the stages' even share of max_batch_size",
+        "default: 32, or the stages' even share of max_batch_size where that is less",
     )
     max_step_tokens: int = Field(
         2048, ge=1, description="tokens in a step at most; long prompts are split into chunks"

@@ -22,13 +22,26 @@ from scheduler_svc.core.sequence import Sequence
 class Turn:
     """Who may be in one step: of the ``ready``, first ones first, ``num_rows`` at most.
 
-    Beside them so many newcomers. ``num_held`` run too, and are to wait for a later step.
+    Beside them so many newcomers. ``num_held`` run too, and are to wait for a later step. There
+    are ``num_micro_batches``, this one included, and ``num_pending`` tokens of prompts in all of
+    them, the newcomers' too.
     """
 
     ready: Collection[Sequence]
     num_rows: int
     num_newcomers: int
     num_held: int
+    num_micro_batches: int = 1
+    num_pending: int = 0
+
+    def prompt_tokens(self, fewest: int) -> int:
+        """Return how many of the prompts' tokens the step is to compute, ``fewest`` at least.
+
+        A stage waits for the one before it where that has more to compute: so every
+        micro-batch has as much of the prompts, and so little that they are through when each has
+        had as many turns as there are micro-batches.
+        """
+        return max(-(-self.num_pending // self.num_micro_batches**2), fewest)
 
 
 class MicroBatches:
@@ -46,11 +59,14 @@ class MicroBatches:
         are in the next step, with another micro-batch.
         """
         ready: list[Sequence] = []
-        num_stages = self._num_stages
+        num_stages, num_pending = self._num_stages, 0
         sizes = [0] * num_stages  # By how many steps ago; none of the step itself.
         for sequence in self._roster.running.values():
-            if sequence.num_tokens >= sequence.max_length:
+            num_tokens = sequence.num_tokens
+            if num_tokens >= sequence.max_length:
                 continue
+            if num_tokens - sequence.num_computed > 1:
+                num_pending += num_tokens - sequence.num_computed
             num_ago = step - sequence.last_step
             if num_ago >= num_stages:
                 ready.append(sequence)
@@ -63,7 +79,8 @@ class MicroBatches:
         if num_rows < len(ready):
             ready.sort(key=_last_step)
         num_more = even_share(len(ready) + num_newcomers, others) - num_rows
-        return Turn(ready, num_rows, num_more, sum(sizes))
+        num_pending += sum(s.num_tokens for s in self._roster.waiting[:num_newcomers])
+        return Turn(ready, num_rows, num_more, sum(sizes), len(others) + 1, num_pending)
 
     def _others(self, sizes: list[int], num_ready: int, num_newcomers: int) -> list[int] | None:
         """The sizes of the micro-batches beside this step's; None where it should have none.

@@ -47,6 +47,9 @@ class Planner:
         turn = self._micro_batches.turn(step, self._gate.num_open())
         builder.num_newcomers, builder.num_held = turn.num_newcomers, turn.num_held
         chunked = self._continue_decodes(builder, turn)
+        # As much as is decoded, and a block, makes no step much longer than the others.
+        fewest = max(len(builder.sequence_ids), builder.block_size)
+        builder.budget = min(builder.budget, turn.prompt_tokens(fewest))
         self._fuse(builder, chunked)
         return builder
 

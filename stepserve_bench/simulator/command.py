@@ -139,7 +139,11 @@ class Simulate(PlanningSettings):
     )
     systems: str = Field("", description="BATCHING+ATTENTION[,...] to compare with --loads")
     loads: str = Field("", description="shares of the first system's capacity: 0.3,0.6,0.9")
-    fit: str = Field("", description="a --record-dir: fit costs to its steps (with --attention)")
+    fit: str = Field(
+        "",
+        description="a --record-dir, or a file of `stepserve bench gpu`: fit costs to its steps "
+        "(with --attention)",
+    )
     measured_on: str = Field(
         "", description="where the steps of --fit were recorded; nothing: on this machine"
     )
@@ -252,11 +256,17 @@ class Simulate(PlanningSettings):
         # SciPy is wanted for this alone.
         require("scipy", "--fit")
         from stepserve_bench.simulator.fit import fit_recordings
+        from stepserve_bench.simulator.gpu_fit import fit_gpu_results
 
-        recording = Recording(Path(self.fit), self.attention, self.batching)
-        costs, fits = fit_recordings([recording])
+        card, costs = "", {}
+        if Path(self.fit).is_file():
+            fit, card = fit_gpu_results(Path(self.fit))
+            costs, fits = {self.attention: fit.costs}, {self.attention: fit}
+        else:
+            recording = Recording(Path(self.fit), self.attention, self.batching)
+            costs, fits = fit_recordings([recording])
         print_fits(Console(), fits)
-        origin = {"measured_on": self.measured_on or _this_machine()}
+        origin = {"measured_on": self.measured_on or card or _this_machine()}
         about = {name: {**fit.about, **origin} for name, fit in fits.items()}
         if self.costs_out:
             add_costs(Path(self.costs_out), costs, about)

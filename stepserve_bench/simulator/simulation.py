@@ -222,6 +222,9 @@ class Simulation:
             raise Stuck(f"{self.num_jobs - collected.num_ended} jobs are left, and all is quiet")
         collected.block_use = self._block_use.mean(self.now_s)
         collected.stage_idle_shares = self._stage_use.idle_shares
+        if self._stage_use.span_s:
+            num_steady = self._num_steady - self._num_warm_up
+            collected.steady_requests_per_s = num_steady / self._stage_use.span_s
         for lane in self.lanes:
             collected.num_preemptions += lane.core.counts.num_preemptions
             collected.num_computed_twice += lane.worker.num_computed_twice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,7 +32,7 @@ class Stages:
         self._costs = costs
         self._link = link if num_stages > 1 else Link(0.0, 0.0)
         self._free_s = [0.0] * num_stages
-        self._chosen_s = deque([0.0] * num_stages, maxlen=num_stages)
+        self._chosen_s = deque([-math.inf] * num_stages, maxlen=num_stages)
         self.uses = [StageUse() for _ in range(num_stages)]
 
     def compute(self, there_s: float, shape: StepShape) -> tuple[float, float]:
@@ -94,13 +95,16 @@ class Window:
         self._end_s, self._end = now_s, self._at(now_s)
 
     @property
+    def span_s(self) -> float:
+        return self._end_s - self._begin_s
+
+    @property
     def idle_shares(self) -> list[float]:
         """By stage, the share of the time in which it computed nothing; 0 of no time."""
-        span_s = self._end_s - self._begin_s
-        if not span_s:
+        if not self.span_s:
             return [0.0] * len(self._uses)
         pairs = zip(self._begin, self._end, strict=True)
-        return [1.0 - (end - begin) / span_s for begin, end in pairs]
+        return [1.0 - (end - begin) / self.span_s for begin, end in pairs]
 
     def _at(self, now_s: float) -> list[float]:
         return [use.until(now_s) for use in self._uses]

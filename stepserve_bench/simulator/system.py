@@ -27,7 +27,7 @@ class System:
     max_step_tokens: int = 2048
     max_steps_in_flight: int = 2
     num_stages: int = 1
-    target_batch_size: int = 32
+    target_batch_size: int | None = None
     stage_link: Link = Link()
     num_blocks: int = 8192
     block_size: int = 16

@@ -103,8 +103,8 @@ MUTANTS = (
     Mutant(
         "decodes go on past the last token",
         MICRO_BATCHES,
-        "if sequence.num_tokens >= sequence.max_length:",
-        "if sequence.num_tokens > sequence.max_length:",
+        "if num_tokens >= sequence.max_length:",
+        "if num_tokens > sequence.max_length:",
     ),
     Mutant(
         "a decode takes a block there is not", PLANNER, "if not self._pool.num_free:", "if False:"
