@@ -66,7 +66,6 @@ class StepCosts:
             + (max(memory_us, compute_us) if self.overlap else memory_us + compute_us)
         )
 
-
     def split(self, num_stages: int) -> tuple[StepCosts, ...]:
         """Return the costs of each of so many stages: each has a part of the layers.
 

@@ -37,7 +37,9 @@ def fit_gpu_results(path: Path) -> tuple[Fit, str]:
         layer_us = _only(sections["attention"]["rows"], _ATTENTION)["us"]
         card = _only(sections["card"]["rows"], "card")
         costs = _costs(steps, layer_us, card["bytes_per_s"])
-        shapes = [(_shape(row), row["device_ms"] * 1e3) for row in _decodes(steps) + _prompts(steps)]
+        shapes = [
+            (_shape(row), row["device_ms"] * 1e3) for row in _decodes(steps) + _prompts(steps)
+        ]
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         problem = f"{path} has no steps of an {_MODEL} model as `bench gpu` writes them: {error!r}"
         raise InvalidRequest("fit", problem) from None
@@ -62,7 +64,8 @@ def _costs(steps: _Rows, layer_us: float, bytes_per_s: float) -> StepCosts:
         head_us=_SIZE.head_bytes * bytes_us,
         num_layers=_SIZE.num_layers,
     )
-    return replace(without, **_computing(without, _prompts(steps)))
+    position_us, pair_us = _computing(without, _prompts(steps))
+    return replace(without, position_us=position_us, pair_us=pair_us)
 
 
 def _line(decodes: _Rows, context_us: float) -> tuple[float, float]:
@@ -75,7 +78,7 @@ def _line(decodes: _Rows, context_us: float) -> tuple[float, float]:
     return float(fixed_us), float(row_us)
 
 
-def _computing(costs: StepCosts, prompts: _Rows) -> dict[str, float]:
+def _computing(costs: StepCosts, prompts: _Rows) -> tuple[float, float]:
     """What a position and a pair cost: the operations of each, at the rate of the prompts."""
     position = _SIZE.weight_bytes - _SIZE.head_bytes
     pair = 4.0 * _SIZE.attention_width * _SIZE.num_layers
@@ -85,7 +88,7 @@ def _computing(costs: StepCosts, prompts: _Rows) -> dict[str, float]:
         left_us = row["device_ms"] * 1e3 - costs.overhead_us - costs.row_us * shape.num_rows
         rates.append(left_us / (position * shape.num_positions + pair * shape.num_pairs))
     rate = float(np.mean(rates))
-    return {"position_us": position * rate, "pair_us": pair * rate}
+    return position * rate, pair * rate
 
 
 def _decodes(steps: _Rows) -> list[Mapping[str, Any]]:
@@ -106,7 +109,7 @@ def _prompts(steps: _Rows) -> list[Mapping[str, Any]]:
 
 
 def _shape(row: Mapping[str, Any]) -> StepShape:
-    """Decodes at their context; or prompts, whole, beside decodes at the context that `bench gpu` gives them."""
+    """Decodes at their context; or prompts, whole, beside decodes at that of `bench gpu`."""
     if "context" in row:
         count = int(row["rows"])
         return paged_shape([1] * count, [int(row["context"])] * count, 0, count)

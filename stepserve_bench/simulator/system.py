@@ -28,7 +28,7 @@ class System:
     max_steps_in_flight: int = 2
     num_stages: int = 1
     target_batch_size: int | None = None
-    stage_link: Link = Link()
+    stage_link: Link = Link()  # noqa: RUF009
     num_blocks: int = 8192
     block_size: int = 16
     max_context: int = 4096

@@ -65,9 +65,10 @@ def pipeline(ground: Ground) -> Verdict:
         notes=(
             f"each stage is a GPU with {ROWS} places of its own; {STATED} stages have "
             f"{rate / _rate(found[1]):.2f} times the requests/s of one",
-            f"where it breaks down: {STATED} stages wait {_bubbles(one):.0%} of their time with one "
-            f"batch in flight, {_bubbles(few):.0%} with {STATED // 2} clients, {_bubbles(alone):.0%} "
-            f"with one, {_bubbles(long_prompts):.0%} with prompts of {prompt} tokens",
+            f"where it breaks down: {STATED} stages wait {_bubbles(one):.0%} of their time with "
+            f"one batch in flight, {_bubbles(few):.0%} with {STATED // 2} clients, "
+            f"{_bubbles(alone):.0%} with one, {_bubbles(long_prompts):.0%} with prompts of "
+            f"{prompt} tokens",
         ),
     )
 

@@ -24,7 +24,10 @@ PIPELINE_MUTANTS = (
         "        level = level\n",
     ),
     Mutant(
-        "a share leaves something over", MICRO_BATCHES, "-(-total // num_filled)", "total // num_filled"
+        "a share leaves something over",
+        MICRO_BATCHES,
+        "-(-total // num_filled)",
+        "total // num_filled",
     ),
     Mutant("who was passed over comes last", MICRO_BATCHES, "ready.sort(key=_last_step)", "pass"),
     Mutant(
