@@ -54,7 +54,7 @@ class PipelineBench(BaseSettings):
         "", description="checkpoint directory; default: random weights of SmolLM2-135M's shape"
     )
     stages: int = Field(2, ge=2, le=16, description="stages of the pipeline")
-    num_jobs: int = Field(192, ge=10, description="jobs")
+    num_jobs: int = Field(192, ge=1, description="jobs")
     scale: float = Field(
         0.25, gt=0, description="times ShareGPT's lengths (202 and 179 on average)"
     )

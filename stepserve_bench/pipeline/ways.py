@@ -50,17 +50,21 @@ class Measured:
 
     @property
     def steady_s(self) -> tuple[float, float]:
-        """When a tenth and nine tenths of the jobs had ended (seconds since the epoch)."""
-        ends_s = self._ends_s
-        first, last = (ends_s[int(len(ends_s) * share)] for share in STEADY)
-        return first, last
+        """When a tenth and nine tenths of the jobs had ended (seconds since the epoch).
+
+        Where they are too few for that, from their submission to the last one's end.
+        """
+        first, last = self._steady
+        if first == last:
+            return min(job.times.submitted_s for job in self.run.ended), self._ends_s[-1]
+        return self._ends_s[first], self._ends_s[last]
 
     @property
     def steady_requests_per_s(self) -> float:
         """Jobs that ended a second while the run was steady."""
-        num_jobs = len(self._ends_s)
+        first, last = self._steady
         begin_s, end_s = self.steady_s
-        return (int(num_jobs * STEADY[1]) - int(num_jobs * STEADY[0])) / (end_s - begin_s)
+        return ((last - first) or len(self._ends_s)) / (end_s - begin_s)
 
     @property
     def idle_shares(self) -> list[float]:
@@ -75,6 +79,12 @@ class Measured:
             "idle_shares": idle,
             "bubble_share": sum(idle) / len(idle),
         }
+
+    @property
+    def _steady(self) -> tuple[int, int]:
+        """The jobs, counted from 0 in the order of their ends, from whose end to whose it is."""
+        first, last = (int(len(self._ends_s) * share) for share in STEADY)
+        return first, last
 
     @property
     def _ends_s(self) -> list[float]:

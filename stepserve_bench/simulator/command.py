@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -17,7 +18,13 @@ from stepserve.protocol.choices import Attention
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.extras import require
 from stepserve_bench.report.machine import machine
-from stepserve_bench.simulator.cost import about_costs, add_costs, costs_in_words, read_costs
+from stepserve_bench.simulator.cost import (
+    Costs,
+    about_costs,
+    add_costs,
+    costs_in_words,
+    read_costs,
+)
 from stepserve_bench.simulator.curves import load_curves
 from stepserve_bench.simulator.inputs import (
     ArrivalKind,
@@ -33,6 +40,9 @@ from stepserve_bench.simulator.runs import Runner
 from stepserve_bench.simulator.scenarios import SCENARIOS, Ground, ignored
 from stepserve_bench.simulator.stages import Link
 from stepserve_bench.simulator.system import System
+
+if TYPE_CHECKING:
+    from stepserve_bench.simulator.fit import Fit
 
 # Settings that a System has under the same name, and those that a Demand has.
 _OF_SYSTEM = {
@@ -98,7 +108,7 @@ class Simulate(PlanningSettings):
     workers: int = Field(1, ge=1, le=10_000, description="workers, each with a lane of its own")
     pipeline_stages: int = Field(1, ge=1, le=64, description="stages of each worker")
     stage_link_us: tuple[float, float] = Field(
-        tuple(Link()),
+        (Link().step_us, Link().position_us),
         description="from a stage to the next: microseconds STEP,POSITION of each step, and of "
         "each position in it",
     )
@@ -255,22 +265,24 @@ class Simulate(PlanningSettings):
     def _fitted(self) -> dict[str, Any]:
         # SciPy is wanted for this alone.
         require("scipy", "--fit")
-        from stepserve_bench.simulator.fit import fit_recordings
-        from stepserve_bench.simulator.gpu_fit import fit_gpu_results
-
-        card, costs = "", {}
-        if Path(self.fit).is_file():
-            fit, card = fit_gpu_results(Path(self.fit))
-            costs, fits = {self.attention: fit.costs}, {self.attention: fit}
-        else:
-            recording = Recording(Path(self.fit), self.attention, self.batching)
-            costs, fits = fit_recordings([recording])
+        costs, fits, card = self._fits()
         print_fits(Console(), fits)
         origin = {"measured_on": self.measured_on or card or _this_machine()}
         about = {name: {**fit.about, **origin} for name, fit in fits.items()}
         if self.costs_out:
             add_costs(Path(self.costs_out), costs, about)
         return {"fits": {name: {**asdict(costs[name]), **about[name]} for name in costs}}
+
+    def _fits(self) -> tuple[Costs, Mapping[str, Fit], str]:
+        """Fit a record, or results of a GPU; for these with the card's name."""
+        from stepserve_bench.simulator.fit import fit_recordings
+        from stepserve_bench.simulator.gpu_fit import fit_gpu_results
+
+        if Path(self.fit).is_file():
+            fit, card = fit_gpu_results(Path(self.fit))
+            return {self.attention: fit.costs}, {self.attention: fit}, card
+        recording = Recording(Path(self.fit), self.attention, self.batching)
+        return *fit_recordings([recording]), ""
 
     def _finish(self, result: dict[str, Any]) -> int:
         """Print the JSON line, with what the figures are of."""

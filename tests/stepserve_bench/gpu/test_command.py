@@ -36,7 +36,7 @@ def rows(found: dict[str, Any], section: str) -> list[Row]:
 
 
 def test_kernels_and_steps(tmp_path: Path) -> None:
-    sections = "kernels,sweep,attention,sampling,steps,8b"
+    sections = "kernels,sweep,attention,sampling,steps,8b,ranks"
     limits = "--limits=kernels=240"
     found, last = bench(tmp_path / "deep" / "gpu.json", f"--sections={sections}", limits)
     assert list(found["sections"]) == ["card", *sections.split(",")]
@@ -50,7 +50,8 @@ def test_kernels_and_steps(tmp_path: Path) -> None:
     assert compiled["failed"] == 0
     for row in (*rows(found, "attention"), *rows(found, "sampling"), *timed):
         assert 0 < row["share"] <= 1
-    assert all("skipped" in row for name in ("sweep", "8b") for row in rows(found, name))
+    for name in ("sweep", "8b", "ranks"):
+        assert all("skipped" in row for row in rows(found, name))
     page = (tmp_path / "deep" / "gpu.md").read_text()
     assert page == report(found)
     assert all(f"## {section} (" in page for section in sections.split(","))

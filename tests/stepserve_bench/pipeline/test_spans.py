@@ -58,6 +58,11 @@ def test_a_stage_alone_is_known_by_its_reports() -> None:
     assert measured.idle_shares == [pytest.approx(0.5)]
 
 
+def test_of_few_jobs_all_is_steady() -> None:
+    few = ServiceRun(run().outcomes[:1], [], 0)
+    assert Measured(ONE_STAGE, few, [[]]).steady_requests_per_s == 1.0
+
+
 def test_each_way_is_a_setting() -> None:
     assert [way.flags(3, 24) for way in WAYS] == [
         {"batching": "continuous"},
