@@ -7,7 +7,6 @@ from scheduler_svc.queue import Lease
 from scheduler_svc.settings import PlanningSettings
 from stepserve.protocol.step import HelloReply, WorkerInfo
 
-
 LEASE = Lease("127.0.0.1:5001", "me", 7, 1000)
 
 
