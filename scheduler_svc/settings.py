@@ -52,13 +52,24 @@ class PlanningSettings(BaseSettings):
         True, description="do not compute again what a block of the same tenant holds"
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="sequences in a step at most")
+    target_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="sequences in a micro-batch of a pipeline before another one is opened; "
+        "default: 32, or the stages' even share of max_batch_size where that is less",
+    )
     max_step_tokens: int = Field(
         2048, ge=1, description="tokens in a step at most; long prompts are split into chunks"
     )
     target_step_ms: float = Field(
         0.0, ge=0, description="adapt the tokens of a step so that it takes this long; 0: do not"
     )
-    max_steps_in_flight: int = Field(2, ge=1, le=8, description="steps planned ahead of reports")
+    max_steps_in_flight: int = Field(
+        2,
+        ge=1,
+        le=8,
+        description="steps planned ahead of reports; one more for each further stage of a pipeline",
+    )
 
     @model_validator(mode="after")
     def _has_order(self) -> Self:

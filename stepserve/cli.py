@@ -50,6 +50,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stepserve_bench.gpu.command:GpuBench",
         "one GPU: kernels, steps, service, floors",
     ),
+    "bench pipeline": (
+        "stepserve_bench.pipeline.command:PipelineBench",
+        "stages, and how long they wait",
+    ),
     "bench path": ("stepserve_bench.path.command:PathBench", "what a streamed token costs"),
     "bench example": (
         "stepserve_bench.demo.command:Example",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from stepserve.protocol.choices import Batching
 
+DEFAULT_TARGET = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreConfig:
@@ -22,6 +24,11 @@ class CoreConfig:
     adapts to it. Without ``enable_preemption`` nobody is let in for whom there might be no
     blocks later. A waiting sequence whose rank is lower than that of a running one by more
     than ``preemption_margin`` takes its place.
+
+    A worker of ``num_stages`` computes so many steps at a time, one in each; a step's sequences
+    are a micro-batch, filled up to ``target_batch_size`` before there is another one; None: up to
+    ``DEFAULT_TARGET``, and no more than its share where all places are taken.
+    ``max_steps_in_flight`` counts those that the stages are at as well.
 
     Raises ValueError where no sequence could make progress within these limits.
     """
@@ -41,10 +48,13 @@ class CoreConfig:
     enable_preemption: bool = True
     preemption_margin: float = math.inf
     target_step_us: int = 0
+    num_stages: int = 1
+    target_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         limits = ("num_blocks", "block_size", "max_context", "max_batch_size", "max_step_tokens")
-        for name in (*limits, "max_steps_in_flight", "max_uncommitted_steps"):
+        depths = ("max_steps_in_flight", "max_uncommitted_steps", "num_stages")
+        for name in (*limits, *depths, "target_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.max_context > self.num_blocks * self.block_size:
@@ -57,3 +67,10 @@ class CoreConfig:
     def num_places(self) -> int:
         """Sequences that may run at once: all that decode fit into one step, with no rota."""
         return min(self.max_batch_size, self.max_step_tokens)
+
+    @property
+    def target_rows(self) -> int:
+        """What a micro-batch is filled to before there is another one."""
+        if self.target_batch_size is not None:
+            return self.target_batch_size
+        return min(DEFAULT_TARGET, -(-self.num_places // self.num_stages))

@@ -11,6 +11,7 @@ from scheduler_svc.core.budget import StepBudget
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.counts import Counts
 from scheduler_svc.core.growth import Growth, Outlook
+from scheduler_svc.core.micro_batches import MicroBatches, Turn
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence
 from scheduler_svc.core.step_builder import StepBuilder
@@ -30,6 +31,7 @@ class Planner:
         self._roster = roster
         self._growth = growth
         self._gate = _Gate(config, roster)
+        self._micro_batches = MicroBatches(config, roster)
         self._outlook: Outlook | None = None  # Of this step; made when somebody may enter.
         self._blocked = _Blocked()
         self.budget = StepBudget(config)
@@ -42,7 +44,12 @@ class Planner:
         # Before any row: who leaves has none.
         self._make_room()
         self._make_place()
-        chunked = self._continue_decodes(builder)
+        turn = self._micro_batches.turn(step, self._gate.num_open())
+        builder.num_newcomers, builder.num_held = turn.num_newcomers, turn.num_held
+        chunked = self._continue_decodes(builder, turn)
+        # As much as is decoded, and a block, makes no step much longer than the others.
+        fewest = max(len(builder.sequence_ids), builder.block_size)
+        builder.budget = min(builder.budget, turn.prompt_tokens(fewest))
         self._fuse(builder, chunked)
         return builder
 
@@ -73,16 +80,18 @@ class Planner:
         self.counts.num_preemptions += 1
         self._roster.preempt(sequence)
 
-    def _continue_decodes(self, builder: StepBuilder) -> list[Sequence]:
+    def _continue_decodes(self, builder: StepBuilder, turn: Turn) -> list[Sequence]:
         """Give each decoding sequence its row; return those with more than one pending."""
         chunked = []
+        num_left = turn.num_rows
         step, size = builder.step, self._config.block_size
-        for sequence in self._roster.running.values():
+        for sequence in turn.ready:
+            if not num_left:
+                break
             num_tokens = sequence.num_tokens
             if num_tokens - sequence.num_computed > 1:
+                num_left -= 1
                 chunked.append(sequence)
-                continue
-            if num_tokens >= sequence.max_length:
                 continue
             num_new_blocks = 0
             if num_tokens > len(sequence.block_ids) * size:
@@ -90,6 +99,7 @@ class Planner:
                     continue
                 self._grow(builder, sequence, 1)
                 num_new_blocks = 1
+            num_left -= 1
             # builder.add_row for one token, spelled out: most rows of most steps are this.
             sequence.last_step = step
             sequence.num_computed = num_tokens
@@ -144,7 +154,7 @@ class Planner:
     def _admit(self, builder: StepBuilder) -> None:
         """Let sequences in, in order, while there are places, tokens and blocks."""
         waiting = self._roster.waiting
-        while waiting and builder.budget and self._gate.is_open():
+        while builder.num_newcomers and builder.budget:
             sequence = waiting[0]
             if self._blocked.still(sequence, len(self._roster.running), self._pool.num_free):
                 return
@@ -158,6 +168,7 @@ class Planner:
     def _enter(self, builder: StepBuilder, sequence: Sequence, cached: list[int]) -> None:
         """Let it begin behind the blocks that are computed already."""
         self._gate.pass_through()
+        builder.num_newcomers -= 1
         wanted = sequence.num_blocks_wanted(self._config.block_size) - len(cached)
         sequence.num_shared = len(cached) - self._pool.num_idle(cached)
         self._pool.retain(cached)
@@ -222,13 +233,14 @@ class _Gate:
         self._roster = roster
         self._num_left = 0  # Of a static batch: how many may still come.
 
-    def is_open(self) -> bool:
-        """Whether there is a place. A static batch is who waits when the last one has left."""
+    def num_open(self) -> int:
+        """Return how many may come now: a static batch is who waits when the last one has left."""
+        num_places, roster = self._config.num_places, self._roster
         if self._config.batching == "static":
-            if not self._roster.running:
-                self._num_left = min(len(self._roster.waiting), self._config.num_places)
-            return self._num_left > 0
-        return len(self._roster.running) < self._config.num_places
+            if not roster.running:
+                self._num_left = min(len(roster.waiting), num_places)
+            return min(self._num_left, len(roster.waiting))
+        return min(max(0, num_places - len(roster.running)), len(roster.waiting))
 
     def pass_through(self) -> None:
         self._num_left -= 1

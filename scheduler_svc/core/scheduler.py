@@ -129,7 +129,7 @@ class Core:
         """Plan the next step; None where there is nothing to do."""
         builder = self._planner.plan(self._flight.planned + 1)
         release_ids = self._roster.release(builder.step)
-        if not builder.sequence_ids and not release_ids:
+        if not builder.sequence_ids and not release_ids and not builder.num_held:
             return None
         assert builder.budget >= 0, "over budget"
         self._flight.plan(builder.planned())
@@ -257,8 +257,10 @@ class Core:
         assert sequence.num_pending > 0, "nothing is pending"
         assert len(sequence.token_ids) <= sequence.num_tokens <= sequence.max_length, "too long"
         num_awaited = sequence.num_tokens - len(sequence.token_ids)
-        num_naming = max(0, sequence.last_step - flight.reported)
-        assert num_awaited <= num_naming <= flight.num_in_flight, "a token that no step chooses"
+        num_after = max(0, sequence.last_step - flight.reported)
+        assert num_after <= flight.num_in_flight, "named by a step that was never planned"
+        num_naming = -(-num_after // self._config.num_stages)
+        assert num_awaited <= num_naming, "a token that no step chooses"
 
 
 def _requeue(job_ids: Iterable[str]) -> list[Effect]:

@@ -11,11 +11,17 @@ from stepserve.protocol.step import Admission
 
 @dataclass(slots=True)
 class StepBuilder:
-    """Rows, admissions and blocks so far; ``budget`` is how many tokens may still be computed."""
+    """Rows, admissions and blocks so far; ``budget`` is how many tokens may still be computed.
+
+    ``num_newcomers`` may still come in. ``num_held`` sequences wait for a later step: for their
+    sake a step is sent that has no row, since the steps are what they wait for.
+    """
 
     step: int
     budget: int
     block_size: int
+    num_newcomers: int = 0
+    num_held: int = 0
     admissions: list[Admission] = field(default_factory=list)
     sequence_ids: list[int] = field(default_factory=list)
     num_tokens: list[int] = field(default_factory=list)

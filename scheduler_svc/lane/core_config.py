@@ -12,7 +12,11 @@ KEPT_REPORTS_SHARE = 0.75
 
 
 def core_config(lease: Lease, reply: HelloReply, settings: PlanningSettings) -> CoreConfig:
-    """Return the core's limits: the settings', within what the worker can do."""
+    """Return the core's limits: the settings', within what the worker can do.
+
+    As many steps are in flight as the settings say, and one more for each further stage of the
+    worker: so many are ahead of what the first one has to wait for.
+    """
     info = reply.info
     return CoreConfig(
         epoch=lease.epoch,
@@ -23,11 +27,13 @@ def core_config(lease: Lease, reply: HelloReply, settings: PlanningSettings) -> 
         max_context=info.max_context,
         max_batch_size=min(settings.max_batch_size, info.max_batch_size),
         max_step_tokens=min(settings.max_step_tokens, info.max_step_tokens),
-        max_steps_in_flight=settings.max_steps_in_flight,
+        max_steps_in_flight=settings.max_steps_in_flight + info.num_stages - 1,
         max_uncommitted_steps=max(1, int(info.max_kept_reports * KEPT_REPORTS_SHARE)),
         batching=settings.batching,
         prefix_caching=settings.prefix_caching,
         enable_preemption=settings.enable_preemption,
         preemption_margin=settings.preemption_margin,
         target_step_us=int(settings.target_step_ms * 1000),
+        num_stages=info.num_stages,
+        target_batch_size=settings.target_batch_size,
     )

@@ -79,7 +79,7 @@ class Lane:
         self._watch = QueueWatch(queue, lease, self._held, self._inbox)
         prefer = self._core.num_cached_tokens if settings.prefix_caching else None
         claimant = Claimant(lease, reply.info.fingerprint, reply.info.max_context, prefer)
-        probation = Probation(settings.max_steps_in_flight)
+        probation = Probation(config.max_steps_in_flight)
         self._claimer = Claimer(queue, claimant, probation, self._watch.requeue_orphans, self._take)
         self._committer = Committer(queue, lease, self._inbox, self._held, self._claimer.written)
         self._commands: Destination[StepCommand] = Destination(stream.send)

@@ -1,5 +1,7 @@
 """``stepserve bench example``: four jobs in batches of three, told step by step.
 
+With ``--pipeline``: six through two stages, told tick by tick.
+
 The experiment that texts on continuous and selective batching print: inputs of 3, 2, 1, 4
 tokens, outputs of 5, 8, 3, 6. Theirs draws random numbers for tokens and for ends; this one
 runs a model through the whole service, and a job ends when it has all its tokens.
@@ -26,15 +28,28 @@ from stepserve import Client, SamplingParams
 from stepserve.local.processes import Service, Supervisor
 from stepserve.local.serving import serve
 from stepserve_bench.demo.narration import Narrator, Told, worked
+from stepserve_bench.demo.pipeline import Pipeline, print_stages, write_stages
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.demo.timeline import Track, print_timeline, write_svg
 from stepserve_bench.measure.figures import percentile
 from stepserve_bench.measure.recorded import RecordedStep, read_steps
 
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Prompts, and how many tokens each is to get."""
+
+    prompts: Sequence[list[int]]
+    outputs: Sequence[int]
+
+
 PROMPTS = ([11, 12, 13], [14, 15], [16], [17, 18, 19, 20])
 OUTPUTS = (5, 8, 3, 6)
 # Places, and blocks more than enough for them.
 BATCH_SIZE, NUM_BLOCKS = 3, 64
+# Of the pipeline, in which each stage has a batch of two.
+NUM_STAGES = 2
+PIPELINED = Jobs((*PROMPTS, [21, 22], [23, 24, 25]), (*OUTPUTS, 4, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +78,34 @@ class Example(BaseSettings):
         env_prefix="STEPSERVE_BENCH_", env_ignore_empty=True, frozen=True
     )
 
+    pipeline: bool = Field(
+        False,
+        description="instead, six jobs through a pipeline of two stages: each stage with its "
+        "batch, new jobs entering at the first, finished ones leaving at the last",
+    )
     out: str = Field("", description="also draw who is in each step into this directory, as SVG")
 
     def run(self) -> int:
         """Run; the last line printed is a JSON object with the figures."""
         console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+        return self._pipelined(console) if self.pipeline else self._compared(console)
+
+    def _pipelined(self, console: Console) -> int:
+        with queue_without_workers() as (redis_url, target):
+            played = play_pipeline(redis_url, target)
+        numbers = {name: i + 1 for i, name in enumerate(played.names)}
+        told = Pipeline(played.steps, numbers, NUM_STAGES)
+        console.print(f"[bold]A pipeline of {NUM_STAGES} stages, each with its batch[/bold]")
+        for text in told.tell():
+            console.print(text)
+        console.print()
+        print_stages(console, told)
+        if self.out:
+            write_stages(Path(self.out) / "pipeline.svg", told)
+        print(json.dumps({"Pipeline": played.figures()}))
+        return 0
+
+    def _compared(self, console: Console) -> int:
         found: dict[str, dict[str, float]] = {}
         with queue_without_workers() as (redis_url, target):
             for strategy in (STATIC, CONTINUOUS, SELECTIVE):
@@ -141,29 +179,47 @@ def play(redis_url: str, target: str, strategy: Strategy) -> Played:
 
     One step is in flight at a time, as in the texts.
     """
+    flags = {
+        "batching": strategy.batching,
+        "attention": strategy.attention,
+        "max_batch_size": BATCH_SIZE,
+    }
+    played = _play(redis_url, target, Jobs(PROMPTS, OUTPUTS), flags)
+    return Played(played.job_ids, worked(played.steps))
+
+
+def play_pipeline(redis_url: str, target: str) -> Played:
+    """Do the same with six jobs and a pipeline, each stage of which has a step in flight.
+
+    Steps in which nobody was are among them, but for those before the first and after the last.
+    """
+    flags = {"pipeline_stages": NUM_STAGES, "max_batch_size": 2 * NUM_STAGES}
+    played = _play(redis_url, target, PIPELINED, flags)
+    rows = [i for i, step in enumerate(played.steps) if step.num_rows]
+    return Played(played.job_ids, played.steps[rows[0] : rows[-1] + 1])
+
+
+def _play(redis_url: str, target: str, jobs: Jobs, flags: Mapping[str, object]) -> Played:
     with Client(target) as client, tempfile.TemporaryDirectory() as record_dir:
         job_ids = [
             client.submit(
                 prompt_token_ids=prompt,
                 sampling=SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True),
             )
-            for prompt, output in zip(PROMPTS, OUTPUTS, strict=True)
+            for prompt, output in zip(jobs.prompts, jobs.outputs, strict=True)
         ]
-        flags = {
-            "batching": strategy.batching,
-            "attention": strategy.attention,
-            "max_batch_size": BATCH_SIZE,
+        own = {
             "num_blocks": NUM_BLOCKS,
-            # The lane claims the fourth job while the three run, so that it is at hand when job
-            # 3 leaves. With two steps in flight the next step would be planned by then.
+            # The lane claims the next job while others run, so that it is at hand when one of
+            # them leaves. Were a step planned ahead, it would be planned by then.
             "max_steps_in_flight": 1,
             "num_threads": 1,
         }
-        with serve(MODEL_DIR, redis_url=redis_url, record_dir=record_dir, **flags):
+        with serve(MODEL_DIR, redis_url=redis_url, record_dir=record_dir, **own, **flags):
             for job_id in job_ids:
                 for _ in client.attach(job_id):
                     pass
-        return Played(job_ids, worked(read_steps(Path(record_dir))))
+        return Played(job_ids, read_steps(Path(record_dir)))
 
 
 def comparison(found: Mapping[str, Mapping[str, float]]) -> Table:

@@ -125,6 +125,21 @@ QWEN3_8B = Geometry(
     vocab_size=151936,
     tie_word_embeddings=False,
 )
+# Its context is cut: a cache for all of it would fill a small machine's memory.
+SMOLLM2_135M = Geometry(
+    name="SmolLM2-135M",
+    family="Llama",
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    vocab_size=49152,
+    tie_word_embeddings=True,
+    max_position_embeddings=1024,
+    dtype="float32",
+)
 # For a run on a machine without a GPU, which shows that everything runs and nothing of speed.
 TINY = Geometry(
     name="tiny",

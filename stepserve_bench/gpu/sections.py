@@ -36,6 +36,7 @@ SECTIONS: dict[str, Part] = {
     "steps": Part("steps:steps", "steps beside their floors, eager and graphed", 120.0),
     "nano": Part("service:nano", "0.6B: 256 requests of U(100, 1024) in and out", 120.0),
     "8b": Part("service:eight_billion", "8B: 256 x 1024 in, 1024 out", 150.0),
+    "ranks": Part("ranks:two_ranks", "8B on two GPUs: as two stages, as two ranks", 300.0),
     "stream": Part("service:stream", "one stream alone (nano and 8b have it too)", 90.0),
     "oracle": Part("oracle:oracle", "the service against one job alone, in float32", 90.0),
 }

@@ -57,6 +57,9 @@ class Collected:
         self.num_rows = self.num_positions = self.num_useful = 0
         self.busy_us = 0.0
         self.block_use = 0.0
+        # Between the ends of a tenth and of nine tenths of the jobs; idle by worker and stage.
+        self.steady_requests_per_s = float("nan")
+        self.stage_idle_shares: list[float] = []
         self.first_arrival_s = float("inf")
         self.last_end_s = 0.0
         self.num_preemptions = self.num_computed_twice = self.num_prefix_hits = 0
@@ -114,7 +117,9 @@ class Collected:
             "step_ms_mean": self.step_us.mean / 1e3,
             "step_ms_p50": self.step_us.quantile(0.5) / 1e3,
             "step_ms_p99": self.step_us.quantile(0.99) / 1e3,
-            "worker_busy_share": self.busy_us / 1e6 / worker_s,
+            "worker_busy_share": self.busy_us / 1e6 / worker_s / system.num_stages,
+            "steady_requests_per_s": self.steady_requests_per_s,
+            "bubble_share": _mean(self.stage_idle_shares),
             "block_use_mean": self.block_use,
             "preemptions": self.num_preemptions,
             "tokens_computed_twice": self.num_computed_twice,

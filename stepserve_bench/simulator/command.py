@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -17,7 +18,13 @@ from stepserve.protocol.choices import Attention
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.extras import require
 from stepserve_bench.report.machine import machine
-from stepserve_bench.simulator.cost import about_costs, add_costs, costs_in_words, read_costs
+from stepserve_bench.simulator.cost import (
+    Costs,
+    about_costs,
+    add_costs,
+    costs_in_words,
+    read_costs,
+)
 from stepserve_bench.simulator.curves import load_curves
 from stepserve_bench.simulator.inputs import (
     ArrivalKind,
@@ -31,7 +38,11 @@ from stepserve_bench.simulator.records import Recording
 from stepserve_bench.simulator.report import print_curves, print_figures, print_fits, print_verdicts
 from stepserve_bench.simulator.runs import Runner
 from stepserve_bench.simulator.scenarios import SCENARIOS, Ground, ignored
+from stepserve_bench.simulator.stages import Link
 from stepserve_bench.simulator.system import System
+
+if TYPE_CHECKING:
+    from stepserve_bench.simulator.fit import Fit
 
 # Settings that a System has under the same name, and those that a Demand has.
 _OF_SYSTEM = {
@@ -41,6 +52,7 @@ _OF_SYSTEM = {
     "max_batch_size",
     "max_step_tokens",
     "max_steps_in_flight",
+    "target_batch_size",
     "num_blocks",
     "block_size",
     "max_context",
@@ -94,6 +106,12 @@ class Simulate(PlanningSettings):
         "it sets itself or has no use for are refused",
     )
     workers: int = Field(1, ge=1, le=10_000, description="workers, each with a lane of its own")
+    pipeline_stages: int = Field(1, ge=1, le=64, description="stages of each worker")
+    stage_link_us: tuple[float, float] = Field(
+        (Link().step_us, Link().position_us),
+        description="from a stage to the next: microseconds STEP,POSITION of each step, and of "
+        "each position in it",
+    )
     jobs: int = Field(3_000, ge=1, description="jobs in all")
     seed: int = Field(0, description="of arrivals and lengths")
     arrivals: ArrivalKind = Field(
@@ -131,7 +149,11 @@ class Simulate(PlanningSettings):
     )
     systems: str = Field("", description="BATCHING+ATTENTION[,...] to compare with --loads")
     loads: str = Field("", description="shares of the first system's capacity: 0.3,0.6,0.9")
-    fit: str = Field("", description="a --record-dir: fit costs to its steps (with --attention)")
+    fit: str = Field(
+        "",
+        description="a --record-dir, or a file of `stepserve bench gpu`: fit costs to its steps "
+        "(with --attention)",
+    )
     measured_on: str = Field(
         "", description="where the steps of --fit were recorded; nothing: on this machine"
     )
@@ -159,6 +181,8 @@ class Simulate(PlanningSettings):
         try:
             system = System(
                 num_workers=self.workers,
+                num_stages=self.pipeline_stages,
+                stage_link=Link(*self.stage_link_us),
                 target_step_us=round(self.target_step_ms * 1e3),
                 tenant_weights=self.order.tenant_weights,
                 **self.model_dump(include=_OF_SYSTEM),
@@ -241,16 +265,24 @@ class Simulate(PlanningSettings):
     def _fitted(self) -> dict[str, Any]:
         # SciPy is wanted for this alone.
         require("scipy", "--fit")
-        from stepserve_bench.simulator.fit import fit_recordings
-
-        recording = Recording(Path(self.fit), self.attention, self.batching)
-        costs, fits = fit_recordings([recording])
+        costs, fits, card = self._fits()
         print_fits(Console(), fits)
-        origin = {"measured_on": self.measured_on or _this_machine()}
+        origin = {"measured_on": self.measured_on or card or _this_machine()}
         about = {name: {**fit.about, **origin} for name, fit in fits.items()}
         if self.costs_out:
             add_costs(Path(self.costs_out), costs, about)
         return {"fits": {name: {**asdict(costs[name]), **about[name]} for name in costs}}
+
+    def _fits(self) -> tuple[Costs, Mapping[str, Fit], str]:
+        """Fit a record, or results of a GPU; for these with the card's name."""
+        from stepserve_bench.simulator.fit import fit_recordings
+        from stepserve_bench.simulator.gpu_fit import fit_gpu_results
+
+        if Path(self.fit).is_file():
+            fit, card = fit_gpu_results(Path(self.fit))
+            return {self.attention: fit.costs}, {self.attention: fit}, card
+        recording = Recording(Path(self.fit), self.attention, self.batching)
+        return *fit_recordings([recording]), ""
 
     def _finish(self, result: dict[str, Any]) -> int:
         """Print the JSON line, with what the figures are of."""

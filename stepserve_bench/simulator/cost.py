@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,8 @@ class StepCosts:
 
     ``link_us`` passes between the lane and its worker, each way, beside the step itself; costs
     that were fitted to the time between reports have it in their overhead.
+    ``head_us`` of the ``weights_us`` are the output projection's; the others, and what is computed
+    for a position, belong to ``num_layers`` layers alike (0: it can be cut anywhere).
     Memory time (weights and the context) and compute time (positions and pairs) add up, or,
     where they ``overlap`` as on a GPU, the longer of the two counts (the roofline).
     """
@@ -49,6 +51,8 @@ class StepCosts:
     position_us: float = 0.0
     pair_us: float = 0.0
     overlap: bool = False
+    head_us: float = 0.0
+    num_layers: int = 0
 
     def duration_us(self, shape: StepShape) -> float:
         """Return how long a step of this shape takes."""
@@ -60,6 +64,53 @@ class StepCosts:
             + self.group_us * shape.num_groups
             + self.sampled_us * shape.num_sampled
             + (max(memory_us, compute_us) if self.overlap else memory_us + compute_us)
+        )
+
+    def split(self, num_stages: int) -> tuple[StepCosts, ...]:
+        """Return the costs of each of so many stages: each has a part of the layers.
+
+        The last one has the output projection, too, and chooses the tokens; it has so many layers
+        less that all take as long. What is fixed in a step is fixed in each stage's part of it.
+        """
+        if num_stages == 1:
+            return (self,)
+        return tuple(
+            self._part(count, is_last=number == num_stages)
+            for number, count in enumerate(self._layer_counts(num_stages), start=1)
+        )
+
+    @property
+    def _head_layers(self) -> float:
+        """How many layers' weights the output projection's are."""
+        layers_us = self.weights_us - self.head_us
+        return self.head_us * (self.num_layers or 1) / layers_us if layers_us else 0.0
+
+    def _layer_counts(self, num_stages: int) -> list[float]:
+        """Layers of each stage, such that the longest stage is as short as it can be."""
+        others, head = num_stages - 1, self._head_layers
+        if not self.num_layers:
+            last = max(0.0, (1 + head) / num_stages - head)
+            return [(1 - last) / others] * others + [last]
+
+        def longest(last: int) -> float:
+            return max(-(-(self.num_layers - last) // others), last + head)
+
+        last = min(range(self.num_layers + 1), key=longest)
+        fewest, more = divmod(self.num_layers - last, others)
+        return [float(fewest + (i < more)) for i in range(others)] + [float(last)]
+
+    def _part(self, num_layers: float, is_last: bool) -> StepCosts:
+        share = num_layers / (self.num_layers or 1)
+        return replace(
+            self,
+            weights_us=(self.weights_us - self.head_us) * share + self.head_us * is_last,
+            head_us=self.head_us * is_last,
+            sampled_us=self.sampled_us * is_last,
+            row_us=self.row_us * share,
+            group_us=self.group_us * share,
+            context_us=self.context_us * share,
+            position_us=self.position_us * share,
+            pair_us=self.pair_us * share,
         )
 
 
@@ -110,6 +161,8 @@ class ModelSize:
             position_us=(self.weight_bytes - self.head_bytes) * flops_us,
             pair_us=4.0 * self.attention_width * self.num_layers * flops_us,
             overlap=True,
+            head_us=self.head_bytes * bytes_us,
+            num_layers=self.num_layers,
         )
 
 

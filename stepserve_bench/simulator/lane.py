@@ -22,6 +22,7 @@ from stepserve.protocol.step import StepCommand
 from stepserve_bench.simulator.cost import Latencies, StepCosts
 from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.queue import SimulatedQueue
+from stepserve_bench.simulator.stages import Stages
 from stepserve_bench.simulator.system import System
 from stepserve_bench.simulator.worker import SimulatedWorker, Tally
 
@@ -73,7 +74,9 @@ class Lane:
         self._world = world
         self._are_hashed = system.prefix_caching
         self._is_looking = False
-        self._worker_free_s = self._commits_free_s = 0.0
+        costs = world.costs.split(system.num_stages)
+        self.stages = Stages(costs, system.stage_link)
+        self._commits_free_s = 0.0
         self._tallies: dict[int, Tally] = {}
         self._samplings: dict[int, Sampling] = {}
 
@@ -137,17 +140,15 @@ class Lane:
         return ClaimedJob(spec, (OutputLog(0),), job.rank)
 
     def _send(self, command: StepCommand) -> None:
-        """The worker takes one step after another; the report comes when it is through."""
+        """The report comes when the last stage is through."""
         world = self._world
         link_s = world.costs.link_us * 1e-6
         tally = self.worker.execute(command)
-        duration_us = world.costs.duration_us(tally.shape) if tally.num_rows else 0.0
-        started_s = max(self._worker_free_s, world.now_s + link_s)
-        self._worker_free_s = started_s + duration_us * 1e-6
+        duration_us, end_s = self.stages.compute(world.now_s + link_s, tally.shape)
         self._tallies[command.step] = tally
         world.computed(duration_us, tally)
         report = tally.report(command, duration_us)
-        world.after(self._worker_free_s + link_s, self._tell, Reported(report))
+        world.after(end_s + link_s, self._tell, Reported(report))
 
     def _commit(self, effect: Commit) -> None:
         """Redis takes one commit after another."""

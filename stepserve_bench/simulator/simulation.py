@@ -15,6 +15,7 @@ from stepserve_bench.simulator.cost import Latencies, StepCosts
 from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.lane import Lane
 from stepserve_bench.simulator.queue import SimulatedQueue
+from stepserve_bench.simulator.stages import Window
 from stepserve_bench.simulator.streams import Source, Workload
 from stepserve_bench.simulator.system import System
 from stepserve_bench.simulator.worker import Tally
@@ -62,6 +63,9 @@ class Simulation:
         # From the first tenth of the jobs to the last one's arrival: filling and draining apart.
         self._block_use = _BlockUse(system.num_workers, system.num_blocks)
         self._num_warm_up = workload.num_jobs // 10
+        # From the end of the first tenth of the jobs to that of nine tenths.
+        self._num_steady = workload.num_jobs * 9 // 10
+        self._steady = Window([use for lane in self.lanes for use in lane.stages.uses])
 
     def run(self, progress: Callable[[Simulation], None] | None = None) -> Collected:
         """Let everything happen; ``progress`` is called now and then.
@@ -122,8 +126,9 @@ class Simulation:
         times_s, now_s = self._step_times_s[lane.number], self.now_s
         times_s.append(now_s)
         groups = self.collected.groups
+        before_s = times_s[max(0, step - self._system.num_stages)]
         for group, count in self._following(tally):
-            groups[group].gap_s.add(now_s - times_s[step - 1], count)
+            groups[group].gap_s.add(now_s - before_s, count)
         for job, last_step in tally.others:
             if last_step:
                 groups[job.group].gap_s.add(now_s - times_s[last_step])
@@ -134,7 +139,7 @@ class Simulation:
                 self.queue.committed(job, offset)
 
     def _following(self, tally: Tally) -> Iterable[tuple[int, int]]:
-        """(group, number) of the tokens that follow one of the step before."""
+        """(group, number) of the tokens that follow one of their micro-batch's step before."""
         if len(self.collected.groups) == 1:
             return [(0, len(tally.jobs) - len(tally.others))]
         counts = Counter(job.group for job in tally.jobs)
@@ -145,6 +150,11 @@ class Simulation:
         """The job's last token has reached its client."""
         self.queue.ended(job)
         self.collected.ended(job, self.now_s)
+        num_ended = self.collected.num_ended
+        if num_ended == self._num_warm_up:
+            self._steady.begin(self.now_s, num_ended)
+        elif num_ended == self._num_steady:
+            self._steady.end(self.now_s, num_ended)
         source = self._sources[job.group]
         if source.is_closed_loop:
             self._arrive(source)
@@ -210,6 +220,9 @@ class Simulation:
         if collected.num_ended != self.num_jobs:
             raise Stuck(f"{self.num_jobs - collected.num_ended} jobs are left, and all is quiet")
         collected.block_use = self._block_use.mean(self.now_s)
+        self._steady.end(self.now_s, collected.num_ended)
+        collected.stage_idle_shares = self._steady.idle_shares
+        collected.steady_requests_per_s = self._steady.requests_per_s
         for lane in self.lanes:
             collected.num_preemptions += lane.core.counts.num_preemptions
             collected.num_computed_twice += lane.worker.num_computed_twice

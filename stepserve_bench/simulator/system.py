@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.order import Policy
 from stepserve.protocol.choices import Attention, Batching
+from stepserve_bench.simulator.stages import Link
 
 # As long as a worker keeps 64 reports, a lane plans so many steps ahead of the commits.
 _MAX_UNCOMMITTED_STEPS = 48
@@ -25,6 +26,9 @@ class System:
     max_batch_size: int = 64
     max_step_tokens: int = 2048
     max_steps_in_flight: int = 2
+    num_stages: int = 1
+    target_batch_size: int | None = None
+    stage_link: Link = Link()  # noqa: RUF009
     num_blocks: int = 8192
     block_size: int = 16
     max_context: int = 4096
@@ -40,7 +44,8 @@ class System:
     @property
     def name(self) -> str:
         """What tells systems apart at a glance."""
-        return f"{self.batching}+{self.attention}"
+        stages = f"+{self.num_stages} stages" if self.num_stages > 1 else ""
+        return f"{self.batching}+{self.attention}{stages}"
 
     @property
     def alone(self) -> System:
@@ -60,7 +65,10 @@ class System:
             max_context=min(self.max_context, self.num_blocks * self.block_size),
             max_batch_size=self.max_batch_size,
             max_step_tokens=self.max_step_tokens,
-            max_steps_in_flight=self.max_steps_in_flight,
+            # As the lane's (``scheduler_svc.lane.core_config``).
+            max_steps_in_flight=self.max_steps_in_flight + self.num_stages - 1,
+            num_stages=self.num_stages,
+            target_batch_size=self.target_batch_size,
             max_uncommitted_steps=_MAX_UNCOMMITTED_STEPS,
             batching=self.batching,
             prefix_caching=self.prefix_caching,

@@ -39,8 +39,8 @@ class Tally:
     """What one step came to.
 
     ``jobs`` got a token each, at ``offsets`` of their outputs, under ``sequence_ids``. ``others``
-    are those of them whose token does not follow one of the step before, each with the step
-    of the token before it (0: it is the first).
+    are those of them whose token does not follow one of their micro-batch's step before (with
+    one stage, of the step before), each with the step of the token before it (0: it is the first).
     """
 
     __slots__ = (
@@ -95,7 +95,8 @@ class SimulatedWorker:
         self._job_of = job_of
         self._residents: dict[int, _Resident] = {}
         self._ended: deque[tuple[int, int]] = deque()  # (step, sequence id)
-        self._num_ahead = system.max_steps_in_flight
+        self._num_ahead = system.core_config().max_steps_in_flight
+        self._num_stages = system.num_stages
         self._shape_of = SHAPES[system.attention]
         is_static = system.batching == "static" and system.attention == "padded"
         self._rectangle = Rectangle() if is_static else None
@@ -181,7 +182,7 @@ class SimulatedWorker:
             ids.append(sequence_id)
             offsets.append(offset)
             jobs.append(job)
-            if job.last_step != step - 1 or not offset:
+            if job.last_step != step - self._num_stages or not offset:
                 tally.others.append((job, job.last_step))
             job.last_step = step
             if offset + 1 >= job.output:

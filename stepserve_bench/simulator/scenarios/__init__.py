@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from stepserve_bench.simulator.scenarios.ground import Ground, Verdict
 from stepserve_bench.simulator.scenarios.memory import computed_twice
+from stepserve_bench.simulator.scenarios.pipeline import pipeline
 from stepserve_bench.simulator.scenarios.policies import fairness, urgency
 from stepserve_bench.simulator.scenarios.speed import latency, paging, split_fuse, throughput
 
@@ -19,6 +20,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "priority": urgency,
     "fair": fairness,
     "computed-twice": computed_twice,
+    "pipeline": pipeline,
 }
 
 # The command's settings that every experiment chooses itself, or has no use for …
@@ -50,6 +52,7 @@ _CHOSEN: Mapping[str, set[str]] = {
     "split-fuse": {"max_step_tokens"},
     "priority": {"policy"},
     "fair": {"policy"},
+    "pipeline": {"batching", "attention", "max_batch_size", "pipeline_stages", "target_batch_size"},
     "computed-twice": {"prefix_caching", "enable_preemption", "num_blocks"},
 }
 

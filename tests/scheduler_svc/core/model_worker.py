@@ -74,6 +74,7 @@ class ModelWorker:
         self._config = config
         self._residents: dict[int, _Resident] = {}
         self._last_id = 0
+        self._last_named: dict[int, int] = {}  # By sequence id, the step.
         self._num_holders: Counter[int] = Counter()  # By block id.
         self._cache: dict[int, int] = {}  # Slot to the content of its token.
         self.last_step = config.first_step - 1
@@ -116,7 +117,18 @@ class ModelWorker:
         assert not set(ids) & set(command.release_ids), "released and named"
         assert sum(command.row_num_tokens) <= config.max_step_tokens, "over budget"
         assert all(count > 0 for count in command.row_num_tokens), "an empty row"
-        assert ids or command.release_ids, "a step for nothing"
+        self._check_turns(command)
+
+    def _check_turns(self, command: StepCommand) -> None:
+        """No two of the steps that the stages are at name one sequence."""
+        last_named, fewest = self._last_named, self._config.num_stages
+        for sequence_id in command.row_sequence_ids:
+            num_steps = command.step - last_named.get(sequence_id, -fewest)
+            assert num_steps >= fewest, "two rows of one sequence are in the pipeline"
+            last_named[sequence_id] = command.step
+        if not command.row_sequence_ids and not command.release_ids:
+            newest = max(last_named.values(), default=-fewest)
+            assert command.step - newest < fewest, "a step for nothing"
 
     def _admit(self, admission: Admission) -> None:
         assert admission.sequence_id > self._last_id, "a sequence id was used before"

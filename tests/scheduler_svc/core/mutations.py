@@ -11,6 +11,7 @@ BUILDER = "scheduler_svc/core/step_builder.py"
 FLIGHT = "scheduler_svc/core/flight.py"
 INTAKE = "scheduler_svc/core/intake.py"
 LENGTHS = "scheduler_svc/core/lengths.py"
+MICRO_BATCHES = "scheduler_svc/core/micro_batches.py"
 OUTCOME = "scheduler_svc/core/outcome.py"
 PLANNER = "scheduler_svc/core/planner.py"
 PUNCTUALITY = "scheduler_svc/core/punctuality.py"
@@ -101,7 +102,7 @@ MUTANTS = (
     Mutant("a decode is not its last row", PLANNER, "sequence.last_step = step", "pass"),
     Mutant(
         "decodes go on past the last token",
-        PLANNER,
+        MICRO_BATCHES,
         "if num_tokens >= sequence.max_length:",
         "if num_tokens > sequence.max_length:",
     ),
@@ -136,7 +137,7 @@ MUTANTS = (
     Mutant(
         "a static batch is never complete",
         PLANNER,
-        "            return self._num_left > 0\n",
+        "            return min(self._num_left, len(roster.waiting))\n",
         "",
     ),
     Mutant("who passes the gate is not counted", PLANNER, "self._num_left -= 1", "pass"),
@@ -192,10 +193,10 @@ MUTANTS = (
     Mutant(
         "one place too many",
         PLANNER,
-        "return len(self._roster.running) <",
-        "return len(self._roster.running) <=",
+        "return min(max(0, num_places - len(",
+        "return min(max(0, num_places + 1 - len(",
     ),
-    Mutant("releases alone are not sent", SCHEDULER, " and not release_ids", ""),
+    Mutant("releases alone are not sent", SCHEDULER, " and not release_ids and", " and"),
     Mutant("who came first gives way", VICTIM, "by_order[len(by_order) // 2 :]", "by_order[:1]"),
     Mutant(
         "the dearest gives way",

@@ -15,6 +15,7 @@ from tests.scheduler_svc.core.build import core_config
         "max_step_tokens",
         "max_steps_in_flight",
         "max_uncommitted_steps",
+        "num_stages",
     ],
 )
 def test_a_limit_that_lets_nothing_through_is_refused(name: str) -> None:
@@ -31,3 +32,16 @@ def test_a_context_that_the_cache_cannot_hold_is_refused() -> None:
 def test_no_more_sequences_run_than_can_decode_in_one_step() -> None:
     assert core_config(max_batch_size=8, max_step_tokens=64).num_places == 8
     assert core_config(max_batch_size=8, max_step_tokens=3).num_places == 3
+
+
+def test_a_micro_batch_is_filled_to_its_share_of_the_places_or_to_what_was_asked() -> None:
+    def target_rows(num_places: int, **changes: int) -> int:
+        config = core_config(max_batch_size=num_places, max_step_tokens=512, **changes)
+        return config.target_rows
+
+    assert target_rows(256, num_stages=4) == 32
+    assert target_rows(64, num_stages=4) == 16
+    assert target_rows(10, num_stages=4) == 3
+    assert target_rows(256, num_stages=4, target_batch_size=100) == 100
+    with pytest.raises(ValueError, match="target_rows must be at least 1"):
+        core_config(target_batch_size=0)

@@ -39,6 +39,7 @@ QUIET = settings(
 def configs(draw: st.DrawFn) -> CoreConfig:
     num_blocks = draw(st.one_of(st.integers(3, 8), st.integers(1, 20)))
     block_size = draw(st.integers(1, 5))
+    num_stages = draw(st.sampled_from((1, 2, 3, 4)))
     return core_config(
         first_step=draw(st.integers(1, 3)),
         num_blocks=num_blocks,
@@ -46,13 +47,15 @@ def configs(draw: st.DrawFn) -> CoreConfig:
         max_context=min(draw(st.integers(12, 30)), num_blocks * block_size),
         max_batch_size=draw(st.integers(1, 6)),
         max_step_tokens=draw(st.one_of(st.integers(4, 16), st.integers(1, 64))),
-        max_steps_in_flight=draw(st.sampled_from((2, 1, 3))),
+        max_steps_in_flight=draw(st.sampled_from((2, 1, 3))) + num_stages - 1,
         max_uncommitted_steps=draw(st.integers(1, 6)),
         batching=draw(st.sampled_from(("continuous", "continuous", "static"))),
         prefix_caching=draw(st.booleans()),
         enable_preemption=draw(st.sampled_from((True, True, False))),
         preemption_margin=draw(st.sampled_from((math.inf, 0.0, 3.0))),
         target_step_us=draw(st.sampled_from((0, 0, 150, 1000))),
+        num_stages=num_stages,
+        target_batch_size=draw(st.integers(1, 4)),
     )
 
 
@@ -164,7 +167,8 @@ class LaneMachine(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.world.drain()
             num_rounds = MAX_ROUNDS + MAX_FAILURES * self.num_curses**2
-            self.world.finish(max_steps=20 + num_rounds * self.num_tokens)
+            num_steps = self.world.config.num_stages * num_rounds * self.num_tokens
+            self.world.finish(max_steps=20 + num_steps)
 
 
 def run(**changes: Any) -> None:

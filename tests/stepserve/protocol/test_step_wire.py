@@ -69,6 +69,7 @@ infos = st.builds(
     max_batch_size=u32,
     max_step_tokens=u32,
     max_kept_reports=u32,
+    num_stages=st.integers(1, 2**32 - 1),
     protocol_version=u32,
 )
 hellos = st.builds(
@@ -150,6 +151,10 @@ def test_what_a_worker_sends_arrives(value: StepReport | HelloReply) -> None:
 @given(infos)
 def test_a_description_arrives(info: WorkerInfo) -> None:
     assert wire.decode_info(through_bytes(wire.encode_info(info))) == info
+
+
+def test_a_worker_that_knows_nothing_of_stages_has_one() -> None:
+    assert wire.decode_info(through_bytes(wire.pb.WorkerInfo(num_blocks=7))).num_stages == 1
 
 
 COMMAND_FIELDS = ["release_ids", "row_sequence_ids", "row_num_tokens", "row_num_new_blocks"]

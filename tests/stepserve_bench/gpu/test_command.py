@@ -59,14 +59,14 @@ def test_kernels(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_steps_and_what_needs_a_gpu(tmp_path: Path) -> None:
-    sections, out = ["sweep", "steps", "8b"], tmp_path / "gpu.json"
+    sections, out = ["sweep", "steps", "8b", "ranks"], tmp_path / "gpu.json"
     found, last = bench(out, f"--sections={','.join(sections)}")
     check_told(found, last, sections, out.with_suffix(".md").read_text())
     compiled, *timed = rows(found, "steps")
     assert compiled["failed"] == 0
     for row in timed:
         assert 0 < row["share"] <= 1
-    assert all("skipped" in row for name in ("sweep", "8b") for row in rows(found, name))
+    assert all("skipped" in row for name in ("sweep", "8b", "ranks") for row in rows(found, name))
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from stepserve_bench.simulator.cost import (
     read_costs,
 )
 from stepserve_bench.simulator.fit import fit_costs, fit_recordings
+from stepserve_bench.simulator.gpu_fit import fit_gpu_results
 from stepserve_bench.simulator.lane import Lane
 from stepserve_bench.simulator.predict import predict
 from stepserve_bench.simulator.records import MeasuredStep, Recording
@@ -149,3 +151,23 @@ def _record(
         monkeypatch.setattr(recorder.time, "time", lambda: simulation.now_s)
         simulation.run()
         monkeypatch.undo()
+
+
+RESULTS = Path(__file__).parents[3] / "bench" / "results"
+
+
+def test_costs_of_a_gpu_say_its_measured_steps_again() -> None:
+    fit, card = fit_gpu_results(RESULTS / "2026-11-26-gpu-h200.json")
+    assert card == "NVIDIA H200"
+    assert fit.error_mean < 0.05
+    # The committed costs, which documents quote, are these.
+    [committed] = read_costs(str(RESULTS / "2026-11-26-gpu-h200-costs.json")).values()
+    for name, value in asdict(fit.costs).items():
+        assert getattr(committed, name) == pytest.approx(value), name
+
+
+def test_what_is_no_result_of_a_gpu_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"sections": {"steps": {"rows": []}}}')
+    with pytest.raises(InvalidRequest, match="has no steps of an 8B model"):
+        fit_gpu_results(path)
