@@ -107,7 +107,7 @@ class Lanes:
                     await self._news.wait()
 
     async def _hear_hand_overs(self) -> None:
-        """Look at once when somebody leaves a worker: its sequences stand still until it is taken."""
+        """Look at once when somebody leaves a worker: its sequences stand still until then."""
         queue = self._replica.queue
         while not self._is_stopping:
             seen = queue.num_handed_over

@@ -44,7 +44,9 @@ class TakeoverMachine(LaneMachine):
 
     max_batch_size = 0
 
-    @initialize(config=st.one_of(roomy(), configs()), batch=st.lists(long_jobs(), min_size=4, max_size=6))
+    @initialize(
+        config=st.one_of(roomy(), configs()), batch=st.lists(long_jobs(), min_size=4, max_size=6)
+    )
     def start(self, config: CoreConfig, batch: list[Submitted]) -> None:
         super().start(config, batch)
         self.max_batch_size = config.max_batch_size
@@ -70,7 +72,7 @@ class TakeoverMachine(LaneMachine):
 
 
 def test_takeovers_lose_and_repeat_nothing() -> None:
-    run(TakeoverMachine, max_examples=100, stateful_step_count=15)
+    run(TakeoverMachine, max_examples=60, stateful_step_count=15)
 
 
 @pytest.mark.long

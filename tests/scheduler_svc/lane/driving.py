@@ -125,9 +125,7 @@ async def driving(
 async def acquired(of: Service, address: str, incarnation: str = "") -> Lease:
     """The lease of the worker, whoever has it: a holder's own is given out anew."""
     ttl_ms = int(1000 * of.replica.settings.lease_ttl_s)
-    lease = await of.queue.acquire(
-        address, of.replica.holder, ttl_ms, incarnation=incarnation
-    )
+    lease = await of.queue.acquire(address, of.replica.holder, ttl_ms, incarnation=incarnation)
     assert lease is not None
     return lease
 

@@ -76,13 +76,12 @@ async def test_reports_that_nobody_committed_are_committed_by_the_next(
     it: Service, address: str, alone: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = Notes(), Notes()
-    async with uncommitted(it, monkeypatch) as is_cut:
-        async with driving(it, address, first, dies=True):
-            job_id = await it.submit()
-            await it.under_way(job_id)
-            is_cut.set()
-            await reported_more(first, NUM_UNCOMMITTED)
-            given = await tokens_of(it.queue, job_id)
+    async with uncommitted(it, monkeypatch) as is_cut, driving(it, address, first, dies=True):
+        job_id = await it.submit()
+        await it.under_way(job_id)
+        is_cut.set()
+        await reported_more(first, NUM_UNCOMMITTED)
+        given = await tokens_of(it.queue, job_id)
     async with driving(it, address, second) as driven:
         assert driven.taken.adoption is not None
         assert driven.taken.reply.num_kept_reports >= NUM_UNCOMMITTED
@@ -198,14 +197,16 @@ async def test_a_stop_string_is_found_in_the_reports_that_were_kept(
     async with driving(it, address):
         plain = await it.ended(await it.submit(NUM_UNCOMMITTED, stop=(stop,)))
     assert plain[0] == "stop"
-    async with uncommitted(it, monkeypatch) as is_cut:
-        async with driving(it, address, dies=True) as driven:
-            job_id = await it.submit(NUM_UNCOMMITTED, stop=(stop,))
-            await it.under_way(job_id)
-            is_cut.set()
-            async with within(60):
-                while driven.lane._core.job_ids:
-                    await asyncio.sleep(0.005)
+    async with (
+        uncommitted(it, monkeypatch) as is_cut,
+        driving(it, address, dies=True) as driven,
+    ):
+        job_id = await it.submit(NUM_UNCOMMITTED, stop=(stop,))
+        await it.under_way(job_id)
+        is_cut.set()
+        async with within(60):
+            while driven.lane._core.job_ids:
+                await asyncio.sleep(0.005)
     assert len(await tokens_of(it.queue, job_id)) < len(plain[1])
     async with driving(it, address) as driven:
         assert driven.taken.adoption is not None
