@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,33 @@ async def test_a_scheduler_that_ends_leaves_its_workers_as_they_are(
                 outputs = await asyncio.gather(*(collect(client, job_id) for job_id in job_ids))
     compare_all(outputs, checkpoint, JOBS, "float32")
     assert num_positions(tmp_path) == num_needed(JOBS)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_a_worker_is_left_to_a_scheduler_that_has_fewer(
+    checkpoint: Path, redis_url: str, tmp_path: Path
+) -> None:
+    asked = [replace(job, max_tokens=400) for job in JOBS]
+    model = "rebalanced"
+    async with worker(checkpoint, model) as first, worker(checkpoint, model) as second:
+        settings = SchedulerSettings(
+            model=str(checkpoint),
+            model_name=model,
+            port=0,
+            workers=f"{first},{second}",
+            redis_url=redis_url,
+            record_dir=str(tmp_path),
+        )
+        async with scheduler(settings) as alone, AsyncClient(alone.address) as client:
+            while len(await alone.queue.workers()) < 2:
+                await asyncio.sleep(0.02)
+            async with scheduler(settings):
+                job_ids = [await client.submit(job.request()) for job in asked]
+                tasks = [asyncio.create_task(collect(client, job_id)) for job_id in job_ids]
+                while len({w.holder for w in await alone.queue.workers()}) < 2:
+                    await asyncio.sleep(0.02)
+                assert not all(task.done() for task in tasks)
+                outputs = await asyncio.gather(*tasks)
+    compare_all(outputs, checkpoint, asked, "float32")
+    assert num_positions(tmp_path) == num_needed(asked)
