@@ -57,6 +57,23 @@ class BlockPool:
             self._references[block_id] = 1
         return taken
 
+    def restore(self, tables: Iterable[Sequence[int]]) -> None:
+        """Let a fresh pool's blocks be held as these tables say, each one holder's.
+
+        Raises ValueError where a table names a block twice, or one that there is not; then
+        nothing was changed.
+        """
+        references = Counter[int]()
+        for table in tables:
+            if len(set(table)) < len(table):
+                raise ValueError("a table names a block twice")
+            references.update(table)
+        if references and not 0 <= min(references) <= max(references) < self.num_blocks:
+            raise ValueError(f"a block id is not below {self.num_blocks}")
+        assert not self._references, "the pool is in use"
+        self._references = dict(references)
+        self._empty = [block_id for block_id in self._empty if block_id not in references]
+
     def index(self, block_id: int, key: Key) -> None:
         """Let the content of a held block be found by ``key``. Raises DoubleFree."""
         self._held(block_id)

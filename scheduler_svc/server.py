@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 50051
 SWEEP_INTERVAL_S = 0.5
+FIRST_SWEEP_AFTER_S = 1.0
 # An expired lease that nobody took for so long goes, and its jobs wait again.
 LEASE_GRACE_S = 0.5
 POLL_INTERVAL_S = 0.05
@@ -165,6 +166,8 @@ async def _sweep(queue: JobQueue, lease_ttl_s: float) -> None:
     A Redis that was away may be another one, or have been started again: look at it anew.
     """
     was_away = False
+    # Where all schedulers were away, what workers hold still is for our lanes to take first.
+    await asyncio.sleep(FIRST_SWEEP_AFTER_S)
     while True:
         try:
             if was_away:

@@ -106,8 +106,13 @@ class Engine:
         self._check_open()
         return self.info
 
-    async def greet(self, hello: Hello, commands: Commands) -> HelloReply:
+    async def greet(
+        self, hello: Hello, commands: Commands
+    ) -> tuple[HelloReply, tuple[StepReport, ...]]:
         """Let the stream of ``commands`` drive from now on; the older one is dropped.
+
+        Steps that were launched are finished first, commands that were not are forgotten. The
+        reply comes with the kept reports, if they are wanted.
 
         Raises:
             StepRefused: a stale epoch, another incarnation, or a newer Hello came meanwhile.
@@ -127,7 +132,16 @@ class Engine:
                 self._runner.reset()
                 self._ledger.reset()
                 self.tally.starves_no_more()
-            return HelloReply(self.info, self._ledger.last_step, self._runner.residents())
+            reports = self._ledger.kept_reports() if hello.wants_reports else ()
+            reply = HelloReply(
+                self.info,
+                self._ledger.last_step,
+                self._runner.residents(),
+                len(reports),
+                self._runner.departed() if hello.wants_reports else (),
+                self._runner.last_sequence_id,
+            )
+            return reply, reports
 
     async def execute(self, command: StepCommand, commands: Commands) -> StepReport:
         """Execute ``command``, or answer it again. Raises as ``begin`` and its future do."""

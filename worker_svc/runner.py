@@ -36,6 +36,15 @@ class Runner:
         """How many sequences live here."""
         return len(self._residents)
 
+    def departed(self) -> tuple[ResidentSequence, ...]:
+        """Those that left in a step which is not known to be committed."""
+        return self._residents.departed()
+
+    @property
+    def last_sequence_id(self) -> int:
+        """The highest sequence id that was ever admitted."""
+        return self._residents.last_id
+
     def reset(self) -> None:
         """Let go of every sequence; every planned step is absorbed."""
         self._residents.clear()

@@ -77,8 +77,10 @@ class StepService(step_wire.WorkerServicer):
         report to be written, nor for the next command to be read.
         """
         hello = await _read_hello(messages)
-        reply = await self._engine.greet(hello, commands)
+        reply, kept = await self._engine.greet(hello, commands)
         await context.write(step_wire.encode_worker_message(reply))
+        for report in kept:
+            await context.write(step_wire.encode_worker_message(report))
         reports: Reports = asyncio.Queue(MAX_WAITING_REPORTS)
         reader = asyncio.create_task(_read_commands(messages, commands))
         executor = asyncio.create_task(self._execute(commands, reports))

@@ -10,7 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stepserve.protocol.job import ClaimedJob, CommitRow
-from stepserve.protocol.step import StepCommand, StepReport
+from stepserve.protocol.step import ResidentSequence, StepCommand, StepReport
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """First of all, if ever: what the worker's lane before had there, after its last step.
+
+    ``jobs`` are claimed, with the output in their logs, and are ours to run. The reports of the
+    last ``num_reports`` steps are still to come; they bring tokens and ends of sequences in
+    ``kept`` and ``departed``, and free no block. ``kept`` go on where they stand; ``departed``
+    have left the worker, and wait again if they have not ended; ``released`` are to leave it.
+    An output that is in none of these waits. Sequence ids up to ``last_id`` were used.
+    ``core/adoption.py`` decides.
+    """
+
+    jobs: tuple[ClaimedJob, ...]
+    kept: tuple[ResidentSequence, ...] = ()
+    departed: tuple[ResidentSequence, ...] = ()
+    released: tuple[ResidentSequence, ...] = ()
+    num_reports: int = 0
+    last_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +88,7 @@ class Ticked:
     now_s: float
 
 
-Event = Claimed | Reported | Committed | Cancelled | WorkerLost | Ticked
+Event = Adopted | Claimed | Reported | Committed | Cancelled | WorkerLost | Ticked
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Flight:
         self._config = config
         self.planned = self.reported = self.committed = config.first_step - 1
         self._plans: deque[Planned] = deque()
+        # Steps up to this one were planned by another.
+        self._last_adopted = self.planned
 
     @property
     def num_in_flight(self) -> int:
@@ -45,6 +47,16 @@ class Flight:
             self.num_in_flight < self._config.max_steps_in_flight
             and self.planned - self.committed < self._config.max_uncommitted_steps
         )
+
+    def adopt(self, num_reports: int, last: Planned) -> None:
+        """The last ``num_reports`` steps, 1 at least, are to be reported to us; ``last`` ends them.
+
+        Another planned them, and the worker keeps their reports: there may be any number.
+        """
+        assert not self._plans, "steps are in flight"
+        self.reported = self.committed = self.planned - num_reports
+        self._plans.extend(Planned(0, ()) for _ in range(num_reports - 1))
+        self._plans.append(last)
 
     def plan(self, planned: Planned) -> None:
         """One more step is on its way."""
@@ -77,5 +89,7 @@ class Flight:
         """Assert the order of the three, and both limits."""
         assert self.committed <= self.reported <= self.planned, "steps out of order"
         assert len(self._plans) == self.num_in_flight, "a step that nobody planned"
-        assert self.num_in_flight <= self._config.max_steps_in_flight, "too deep"
-        assert self.planned - self.committed <= self._config.max_uncommitted_steps, "too far ahead"
+        ours, config = self._last_adopted, self._config
+        assert self.planned - max(self.reported, ours) <= config.max_steps_in_flight, "too deep"
+        num_uncommitted = self.planned - max(self.committed, ours)
+        assert num_uncommitted <= config.max_uncommitted_steps, "too far ahead"

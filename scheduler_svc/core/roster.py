@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.sequence import Move, Sequence, State
+from stepserve.protocol.step import ResidentSequence
 
 # Its multiples, without their whole parts, fill the unit interval evenly.
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -50,10 +51,31 @@ class Roster:
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait."""
-        self._num_added += 1
-        sequence.quantile = self._num_added * GOLDEN_RATIO % 1.0
-        self.live[sequence.key] = sequence
+        self._know(sequence)
         self._wait(sequence)
+
+    def skip_ids(self, last_id: int) -> None:
+        """Ids up to ``last_id`` were used by another."""
+        self._last_id = max(self._last_id, last_id)
+
+    def resume(self, sequence: Sequence, held: ResidentSequence, last_step: int) -> None:
+        """A new sequence runs, as it is ``held`` by the worker after ``last_step``."""
+        self._know(sequence)
+        self._settle_in(sequence, held, last_step)
+        self.running[held.sequence_id] = sequence
+
+    def take_back(self, sequence: Sequence, left: ResidentSequence, last_step: int) -> None:
+        """A new sequence has left the worker; reports up to ``last_step`` may name it."""
+        self._know(sequence)
+        self._settle_in(sequence, left, last_step)
+        sequence.move(Move.PREEMPT)
+        self._departing[left.sequence_id] = sequence
+
+    def dismiss(self, sequence: Sequence, held: ResidentSequence, last_step: int) -> None:
+        """Nobody wants what the worker holds there: the next command releases it."""
+        self._settle_in(sequence, held, last_step)
+        sequence.move(Move.END)
+        self._leaving[held.sequence_id] = sequence
 
     def admit(self) -> Sequence:
         """Take the first that waits, give it an id, never used before, and let it run."""
@@ -127,6 +149,17 @@ class Roster:
         assert len(ids) == len(set(ids)), "a sequence is in two groups"
         assert set(ids) == set(self.residents), "a sequence is in none"
         assert self.live == {s.key: s for s in self._unended()}, "live and the groups differ"
+
+    def _know(self, sequence: Sequence) -> None:
+        self._num_added += 1
+        sequence.quantile = self._num_added * GOLDEN_RATIO % 1.0
+        self.live[sequence.key] = sequence
+
+    def _settle_in(self, sequence: Sequence, held: ResidentSequence, last_step: int) -> None:
+        sequence.move(Move.ADMIT)
+        sequence.resume(held, last_step)
+        self._last_id = max(self._last_id, held.sequence_id)
+        self.residents[held.sequence_id] = sequence
 
     def _wait(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_order)

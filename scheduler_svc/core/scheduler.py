@@ -12,6 +12,7 @@ from scheduler_svc.core.claims import Claims
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.counts import Counts
 from scheduler_svc.core.events import (
+    Adopted,
     Cancelled,
     Claimed,
     Commit,
@@ -26,6 +27,7 @@ from scheduler_svc.core.events import (
 )
 from scheduler_svc.core.flight import Flight, Planned
 from scheduler_svc.core.growth import Growth
+from scheduler_svc.core.inheritance import inherit
 from scheduler_svc.core.intake import sequences_of
 from scheduler_svc.core.lengths import OutputLengths
 from scheduler_svc.core.outcome import Outcome, end_row, finish_of
@@ -56,7 +58,9 @@ class Core:
         self._punctuality = Punctuality(self._planner.budget, growth)
         self._claims = Claims(config, self._roster)
         self._is_lost = False
+        self._num_inherited = 0
         self._absorb: Mapping[type[Event], Callable[..., Iterable[Effect]]] = {
+            Adopted: self._adopted,
             Claimed: self._claimed,
             Reported: self._reported,
             Committed: self._committed,
@@ -146,6 +150,23 @@ class Core:
             new_block_ids=builder.block_ids,
         )
 
+    def _adopted(self, event: Adopted) -> list[Effect]:
+        """Go on with what another lane began; the blocks can be found once all is reported."""
+        new, full = inherit(event, self._config, self._pool, self._roster)
+        for sequence in new:
+            self._punctuality.watch(sequence)
+        running, size = self._roster.running.values(), self._config.block_size
+        last = Planned(0, [(s, s.num_computed // size) for s in running])
+        if event.num_reports:
+            self._flight.adopt(event.num_reports, last)
+        else:
+            self._index(last)
+        self._num_inherited = len(event.jobs)
+        self.counts.num_adopted_sequences += len(running)
+        self.counts.num_adopted_tokens += sum(s.num_computed for s in running)
+        rows = [end_row(each, finish_of(each, FinishReason.LENGTH)) for each in full]
+        return [Commit(self._flight.reported, tuple(rows))] if rows else []
+
     def _claimed(self, event: Claimed) -> list[Effect]:
         """Let the jobs wait; outputs that have no room for another token end here and now."""
         if self._is_lost:
@@ -172,7 +193,8 @@ class Core:
             return []
         self._planner.budget.step_time.observe(planned.num_tokens, report.duration_us)
         self._planner.counts.num_computed_tokens += planned.num_tokens
-        self._index(planned, report)
+        self._index(planned)
+        self._forget_broken(report)
         rows = self._outcome.take(report, event.stops)
         for sequence_id, block_ids in report.freed:
             self._roster.residents[sequence_id].give_back(block_ids)
@@ -180,12 +202,10 @@ class Core:
         self._roster.settle(report.step)
         return [Commit(report.step, tuple(rows))]
 
-    def _index(self, planned: Planned, report: StepReport) -> None:
+    def _index(self, planned: Planned) -> None:
         """Let the blocks that the step filled be found by others.
 
-        Not where the sequence had ended: the worker computed its row no further. Where it
-        broke none of its blocks is found any more: numbers that are not finite must not
-        spread.
+        Not where the sequence had ended: the worker computed its row no further.
         """
         if not self._config.prefix_caching:
             return
@@ -196,6 +216,12 @@ class Core:
             for position in range(sequence.num_indexed, num_full):
                 self._pool.index(sequence.block_ids[position], keys[position])
             sequence.num_indexed = num_full
+
+    def _forget_broken(self, report: StepReport) -> None:
+        """Let no block of a sequence that broke be found any more.
+
+        Numbers that are not finite must not spread.
+        """
         for sequence_id, reason in report.finished:
             if reason is FinishReason.ERROR:
                 self._pool.forget(self._roster.residents[sequence_id].block_ids)
@@ -243,7 +269,7 @@ class Core:
             b for sequence in self._roster.residents.values() for b in sequence.block_ids
         )
         assert held == self._pool.references, "a block's holders are not those it is held by"
-        most = 2 * self._config.num_places
+        most = max(2 * self._config.num_places, self._num_inherited)
         assert len(self.job_ids) <= most, "more jobs than can wait"
         assert self.num_running <= self._config.num_places, "more running than places"
         for sequence in self._roster.running.values():

@@ -11,7 +11,7 @@ from kvstore.prefix import Key, keys_from, salt_of
 from scheduler_svc.core.errors import IllegalMove, ProtocolError
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.sampling import Sampling
-from stepserve.protocol.step import Admission
+from stepserve.protocol.step import Admission, ResidentSequence
 
 
 class State(Enum):
@@ -137,6 +137,15 @@ class Sequence:
             num_computed=self.num_computed,
             block_ids=tuple(self.block_ids),
         )
+
+    def resume(self, held: ResidentSequence, last_step: int) -> None:
+        """Go on from what the worker holds of it after ``last_step``.
+
+        Tokens that are not known here come with the reports of the steps up to that one.
+        """
+        self.sequence_id, self.last_step = held.sequence_id, last_step
+        self.num_tokens, self.num_computed = held.num_tokens, held.num_computed
+        self.block_ids = list(held.block_ids)
 
     def give_back(self, block_ids: Iterable[int]) -> None:
         """Hold ``block_ids`` no longer. Raises ProtocolError where one is not its own."""

@@ -7,16 +7,16 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from scheduler_svc.lane.core_config import core_config
 from scheduler_svc.lane.lane import Lane
 from scheduler_svc.lane.recordings import recordings
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.step_deadline import StepDeadline
+from scheduler_svc.lane.takeover import take_over
 from scheduler_svc.lane.worker_stream import WorkerGone, WorkerStream
 from scheduler_svc.queue import Lease
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.protocol.errors import Unavailable
-from stepserve.protocol.step import PROTOCOL_VERSION, Hello, WorkerInfo
+from stepserve.protocol.step import PROTOCOL_VERSION, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +36,17 @@ async def hold(
         "max_context": str(info.max_context),
         "places": str(min(info.max_batch_size, replica.settings.max_batch_size)),
     }
-    lease = await replica.queue.acquire(address, replica.holder, ttl_ms, told)
+    queue = replica.queue
+    lease = await queue.acquire(address, replica.holder, ttl_ms, told, info.incarnation)
     if lease is None:
         return
+    goes_on = False
     try:
-        await _drive(replica, lease, stream, stop)
+        goes_on = await _drive(replica, lease, stream, info, stop)
     finally:
-        # Its jobs were given back, in the ordinary case; else they wait again now.
+        # Its jobs go on, or were given back, in the ordinary case; else they wait again now.
         try:
-            await replica.queue.release(lease)
+            await (queue.hand_over if goes_on else queue.release)(lease)
         except Unavailable:
             log.warning("worker %s: Redis is away, its lease must expire", address)
 
@@ -68,18 +70,23 @@ def check_worker(info: WorkerInfo, replica: Replica) -> None:
         raise WorkerGone(f"serves {info.model}, not {replica.card.name}")
 
 
-async def _drive(replica: Replica, lease: Lease, stream: WorkerStream, stop: asyncio.Event) -> None:
+async def _drive(
+    replica: Replica, lease: Lease, stream: WorkerStream, info: WorkerInfo, stop: asyncio.Event
+) -> bool:
+    """Drive it until ``stop`` or a loss; whether the next holder can go on from there."""
     if await _is_known_by_another_name(replica, lease):
         raise WorkerGone("it is driven under another of its addresses")
-    reply = await stream.open(Hello(lease.epoch, replica.holder, reset=True))
-    log.info("worker %s: driving %s", lease.worker_id, reply.info.incarnation)
-    config = core_config(lease, reply, replica.settings)
+    taken = await take_over(replica, lease, stream, info)
+    log.info("worker %s: driving %s", lease.worker_id, info.incarnation)
+    config = taken.config
     with (
         replica.turns.lane(config) as meter,
         recordings(replica.settings, lease, config) as recorders,
     ):
-        observers = (meter, *recorders)
-        await Lane(replica, lease, stream, reply, config, observers).run(stop)
+        lane = Lane(replica, lease, stream, taken.reply, config, (meter, *recorders))
+        if taken.adoption is not None:
+            lane.adopt(taken.adoption)
+        return await lane.run(stop)
 
 
 async def _is_known_by_another_name(replica: Replica, lease: Lease) -> bool:

@@ -75,6 +75,7 @@ class Lanes:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discover())
             group.create_task(self._watch_fleet())
+            group.create_task(self._hear_hand_overs())
 
     async def _discover(self) -> None:
         """Have a task for each address; one that is gone goes when its worker does."""
@@ -104,6 +105,15 @@ class Lanes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
                     await self._news.wait()
+
+    async def _hear_hand_overs(self) -> None:
+        """Look at once when somebody leaves a worker: its sequences stand still until then."""
+        queue = self._replica.queue
+        while not self._is_stopping:
+            seen = queue.num_handed_over
+            await queue.wait_for_hand_over(seen, DISCOVERY_INTERVAL_S)
+            if queue.num_handed_over != seen:
+                self._news.set()
 
     async def _look(self) -> Fleet | None:
         """Say what we reach and learn of the others; None while Redis is away, or at the end."""

@@ -75,6 +75,10 @@ class Claimer:
         self._claim = claim
         self._wished.set()
 
+    def inherited(self, jobs: Sequence[ClaimedJob]) -> None:
+        """These were claimed by the lane before, and go on here; one may be a suspect."""
+        self._probation.begin(jobs)
+
     def absorbed(self) -> None:
         """The core knows what was taken: what it wishes from now on counts again."""
         self._is_answered = False

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from scheduler_svc.core.adoption import Adoption
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import (
     Claim,
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # How late a job with a deadline may be ended.
 TICK_S = 0.2
+# How long whoever is to leave waits for Redis, before it gives its jobs back.
+LEAVE_TIMEOUT_S = 0.5
 # A step's time that was measured longer ago refuses nobody.
 IDLE_S = 10.0
 
@@ -88,11 +91,28 @@ class Lane:
         self._observers = Observers(observers)
         self._reported_s = 0.0
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Drive until ``stop``, or until the worker or the lease is lost; then hand over.
+    def adopt(self, adoption: Adoption) -> None:
+        """Begin with what another lane has begun. Before ``run``."""
+        event = adoption.event
+        self._held.take(event.jobs)
+        self._claimer.inherited(event.jobs)
+        outputs = {(job.spec.job_id, o.index): o for job in event.jobs for o in job.outputs}
+        for sequence in (*event.kept, *event.departed):
+            key = sequence.job_id, sequence.index
+            output_ids = outputs[key].token_ids if key in outputs else ()
+            self._stops.watch(sequence.sequence_id, sequence.job_id, output_ids)
+        self._inbox.put(event)
+        for report in adoption.reports:
+            self._inbox.put(self._stops.annotate(report))
+        self._stops.forget(sequence.sequence_id for sequence in event.departed)
 
-        Raises LeaseLost where nothing could be handed over, because it is not ours, and
-        whatever else a task raises: then all jobs that were here are suspects.
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Drive until ``stop``, or until the worker or the lease is lost.
+
+        Returns whether the worker goes on as it is, with whoever takes the lease next, and what
+        is claimed under that: then all that is known here is written. Else the jobs were given
+        back. Raises LeaseLost where nothing is ours to give, and whatever else a task raises:
+        then all jobs that were here are suspects.
         """
         tasks: list[Coroutine[Any, Any, None]] = [
             self._plan(),
@@ -109,6 +129,8 @@ class Lane:
         errors = await first_errors(tasks)
         if any(isinstance(error, Fenced) for error in errors):
             raise LeaseLost(f"the lease of {self._lease.worker_id} was taken over")
+        if all(isinstance(error, Stopped) for error in errors) and await self._leave():
+            return True
         failures = [error for error in errors if _is_failure(error)]
         if not failures:
             kind, reason = type(errors[0]).__name__, str(errors[0])
@@ -117,9 +139,10 @@ class Lane:
         if failures:
             await self._accuse(failures[0])
             raise failures[0]
+        return False
 
     async def _plan(self) -> None:
-        self._turn(())  # asks for jobs
+        self._turn(self._inbox.take())  # asks for jobs
         while True:
             await self._inbox.wait()
             # Events stay in the inbox until the lease is sure: whatever happens meanwhile,
@@ -197,6 +220,19 @@ class Lane:
             log.warning("lane %s failed, and nobody could be told", self._lease.worker_id)
         else:
             log.error("lane %s failed with %d jobs; they are suspects", self._lease.worker_id, num)
+
+    async def _leave(self) -> bool:
+        """Write what is on its way to Redis; whether that went well.
+
+        Reports that were not absorbed yet are kept by the worker, for the next lane.
+        """
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await self._commits.flush()
+        except Exception as error:
+            log.info("lane %s: %s, its jobs wait again", self._lease.worker_id, error)
+            return False
+        return True
 
     async def _hand_over(self) -> list[Exception]:
         """Write what was reported, and give the jobs back.

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from scheduler_svc.core.events import Effect, Event, Reported, Send
+from scheduler_svc.core.events import Adopted, Effect, Event, Reported, Send
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.record_files import steps_path
 from stepserve.protocol.step import StepCommand, StepReport
@@ -20,6 +20,7 @@ from stepserve.protocol.step import StepCommand, StepReport
 class StepRecorder:
     """One JSON line for each step sent and each step reported. Never a prompt, never a token.
 
+    Where a worker was taken over, an ``adopted`` line comes first: the sequences that it held.
     ``sent`` lines: step, time (seconds since the epoch), admissions, rows as [sequence id,
     number of tokens], releases. ``reported`` lines: step, duration, positions computed and
     read, sequences that got a token, that finished, the free blocks afterwards, and the counts
@@ -48,6 +49,8 @@ class StepRecorder:
         for event in events:
             if isinstance(event, Reported):
                 self._write(_reported(event.report, core))
+            elif isinstance(event, Adopted):
+                self._write(_adopted(event))
         for effect in effects:
             if isinstance(effect, Send):
                 self._write(_sent(effect.command))
@@ -55,6 +58,23 @@ class StepRecorder:
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def _adopted(event: Adopted) -> dict[str, Any]:
+    return {
+        "kind": "adopted",
+        "time_s": time.time(),
+        "sequences": [
+            {
+                "sequence_id": held.sequence_id,
+                "job_id": held.job_id,
+                "index": held.index,
+                "num_tokens": held.num_tokens,
+                "num_computed": held.num_computed,
+            }
+            for held in (*event.kept, *event.released)
+        ],
+    }
 
 
 def _sent(command: StepCommand) -> dict[str, Any]:

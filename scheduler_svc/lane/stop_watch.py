@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,8 +11,7 @@ from scheduler_svc.core.events import Reported, StopHit
 from scheduler_svc.text.stops import StopFinder
 from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.protocol.job import JobSpec
-from stepserve.protocol.sampling import Sampling
-from stepserve.protocol.step import Admission, StepCommand, StepReport
+from stepserve.protocol.step import StepCommand, StepReport
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +42,11 @@ class _Watched:
         return None if found is None else StopHit(found.offset, found.text_bytes)
 
 
-def _finder(tokenizer: Tokenizer, admission: Admission, sampling: Sampling) -> StopFinder:
+def _finder(tokenizer: Tokenizer, spec: JobSpec, output_ids: Sequence[int]) -> StopFinder:
     """Make a finder that has seen the output that the sequence came with."""
-    prompt_ids = admission.token_ids[: admission.num_prompt_tokens]
-    finder = StopFinder(tokenizer, sampling.stop, sampling.stop_token_ids, prompt_ids)
-    finder.feed(list(admission.token_ids[admission.num_prompt_tokens :]))
+    sampling = spec.sampling
+    finder = StopFinder(tokenizer, sampling.stop, sampling.stop_token_ids, spec.prompt_token_ids)
+    finder.feed(list(output_ids))
     return finder
 
 
@@ -65,10 +64,21 @@ class StopWatch:
     def sent(self, command: StepCommand) -> None:
         """Begin to watch the sequences that the command admits."""
         for admission in command.admissions:
-            if self._tokenizer is not None and self._specs[admission.job_id].sampling.stop:
-                sampling = self._specs[admission.job_id].sampling
-                make = partial(_finder, self._tokenizer, admission, sampling)
-                self._watched[admission.sequence_id] = _Watched(admission.job_id, make)
+            if self._specs[admission.job_id].sampling.stop:
+                output_ids = admission.token_ids[admission.num_prompt_tokens :]
+                self.watch(admission.sequence_id, admission.job_id, output_ids)
+
+    def watch(self, sequence_id: int, job_id: str, output_ids: Sequence[int]) -> None:
+        """Watch a sequence, if it is to be, from behind the output that it has."""
+        spec = self._specs[job_id]
+        if self._tokenizer is not None and spec.sampling.stop:
+            make = partial(_finder, self._tokenizer, spec, output_ids)
+            self._watched[sequence_id] = _Watched(job_id, make)
+
+    def forget(self, sequence_ids: Iterable[int]) -> None:
+        """Watch these no longer: they have left."""
+        for sequence_id in sequence_ids:
+            self._watched.pop(sequence_id, None)
 
     def annotate(self, report: StepReport) -> Reported:
         """Return the report with the stop strings that its tokens complete."""
@@ -81,6 +91,5 @@ class StopWatch:
             hit = watched.look(offset, token_id) if watched is not None else None
             if hit is not None:
                 stops[sequence_id] = hit
-        for sequence_id, _ in report.freed:
-            self._watched.pop(sequence_id, None)
+        self.forget(sequence_id for sequence_id, _ in report.freed)
         return Reported(report, stops)

@@ -72,8 +72,20 @@ class WorkerStream:
     async def open(self, hello: Hello) -> HelloReply:
         """Say Hello; return the reply. Raises WorkerGone where it is refused."""
         reply = await self._connect(hello)
-        self._hello = replace(hello, incarnation=reply.info.incarnation)
+        incarnation = reply.info.incarnation
+        self._hello = replace(hello, incarnation=incarnation, reset=False, wants_reports=False)
         return reply
+
+    async def kept_reports(self, count: int) -> list[StepReport]:
+        """Return the reports that follow the reply. Raises WorkerGone where they do not come."""
+        reports: list[StepReport] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                while len(reports) < count and (report := await self._read()) is not None:
+                    reports.append(report)
+        if len(reports) < count:
+            raise WorkerGone(f"{len(reports)} of the {count} reports that it keeps came")
+        return reports
 
     async def _connect(self, hello: Hello) -> HelloReply:
         call = self._stub.Steps()
@@ -86,6 +98,8 @@ class WorkerStream:
             raise WorkerGone(f"no answer to Hello: {_details(error)}") from None
         if answer is grpc.aio.EOF:
             raise WorkerGone(f"Hello was refused: {await call.details()}")
+        if self._call is not None:
+            self._call.cancel()
         self._call = call
         reply = step_wire.decode_worker_message(cast(step_wire.pb.WorkerMessage, answer))
         if not isinstance(reply, HelloReply):
@@ -143,13 +157,12 @@ class WorkerStream:
 
     async def _reconnect(self) -> None:
         assert self._hello is not None, "open() comes first"
-        hello = replace(self._hello, reset=False)
         async with self._writing:
             try:
-                await self._connect(hello)
+                await self._connect(self._hello)
             except WorkerGone:
                 await asyncio.sleep(RECONNECT_WAIT_S)
-                await self._connect(hello)
+                await self._connect(self._hello)
             for command in self._unanswered:
                 await self._write(command)
 

@@ -10,6 +10,7 @@ from dataclasses import fields
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.counts import Counts
 from scheduler_svc.core.events import (
+    Adopted,
     Cancelled,
     Claimed,
     Commit,
@@ -87,6 +88,8 @@ class LaneMeter:
                 self._turns.step_tokens.observe(report.num_positions)
                 self._outputs.streamed(report.token_sequence_ids, now_s)
                 return bool(report.finished or stops)
+            case Adopted(jobs=jobs, kept=kept, num_reports=num_reports):
+                self.adopted(jobs, kept, num_reports)
             case Claimed(jobs):
                 self._outputs.claimed(jobs, self._turns.redis_epoch_s, now_s)
             case Committed(_, ended):

@@ -9,6 +9,7 @@ lost, it is told that everything may have moved.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable
@@ -49,10 +50,11 @@ class Bell:
         self._timeout_s = _BLOCK_MS / 1000 + timeout_s
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
         self._arrived = asyncio.Event()
+        self._handed_over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._listening = False
-        self.num_arrivals = 0
+        self.num_arrivals = self.num_handed_over = 0
 
     def follow(self, *, hear_moved: bool = True) -> Follower:
         self._start()
@@ -72,6 +74,17 @@ class Bell:
                     await self._arrived.wait()
         except TimeoutError:
             return
+
+    async def wait_handed_over(self, seen: int, timeout_s: float) -> None:
+        """Returns when a worker was handed over since ``num_handed_over`` was ``seen``, or in time.
+
+        Never raises: who waits looks again in any case.
+        """
+        self._start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.num_handed_over == seen:
+                    await self._handed_over.wait()
 
     def raise_failure(self) -> None:
         if self._failure is not None:
@@ -134,7 +147,10 @@ class Bell:
             if hears_moved or kind != b"moved":
                 named, _, last = job_ids.decode().partition("\0\0")
                 ids[kind] += named.split("\0")
-                finished += filter(None, last.split("\0"))
+                if kind == b"queued" and last:
+                    self._hand_over()
+                else:
+                    finished += filter(None, last.split("\0"))
         if ids[b"queued"]:
             self._arrive()
         if ids[b"moved"] or ids[b"ended"]:
@@ -151,6 +167,11 @@ class Bell:
         self.num_arrivals += 1
         self._arrived.set()
         self._arrived = asyncio.Event()
+
+    def _hand_over(self) -> None:
+        self.num_handed_over += 1
+        self._handed_over.set()
+        self._handed_over = asyncio.Event()
 
     async def _ask(self, connection: AbstractConnection, *command: str | int) -> Any:
         async with asyncio.timeout(self._timeout_s):

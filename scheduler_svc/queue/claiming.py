@@ -94,6 +94,19 @@ class Claiming:
             jobs, any(_ALONE_STRIKES <= count < GUILTY_STRIKES for count in strikes.values())
         )
 
+    async def inherit(self, lease: Lease, fingerprint: str) -> list[ClaimedJob]:
+        """What is claimed under the lease already, by whoever had it before, and goes on."""
+        job_ids = sorted(await self.claimed(lease))
+        if not job_ids:
+            return []
+        link, keys = self._shard.link, self._shard.keys
+        # Their ranks compare with nothing, and are mended where they wait.
+        ranks = await link.call("ZMSCORE", keys.unranked, *job_ids)
+        known = zip(job_ids, ranks, strict=True)
+        if unranked := [job_id for job_id, rank in known if rank is not None]:
+            await self.requeue(lease, unranked)
+        return await self._read(await self._claim(lease, Wish(fingerprint, 0), 0, job_ids))
+
     async def _waiting_suspects(self) -> dict[str, float]:
         """Strikes of those that wait, most strikes first, by id."""
         link, keys = self._shard.link, self._shard.keys

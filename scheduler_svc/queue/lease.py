@@ -15,12 +15,16 @@ class Fenced(StepserveError):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Proof of the right to drive ``worker_id``, good until a higher epoch is given out."""
+    """Proof of the right to drive ``worker_id``, good until a higher epoch is given out.
+
+    ``num_inherited``: jobs that were claimed by who had it before, and are claimed still.
+    """
 
     worker_id: str
     holder: str
     epoch: int
     ttl_ms: int
+    num_inherited: int = 0
 
     def checked(self, answer: Any) -> Any:
         """Return what a script that needs the lease answered. Raises Fenced where that is None."""

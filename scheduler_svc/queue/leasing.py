@@ -10,18 +10,21 @@ from scheduler_svc.queue.shard import Shard
 
 
 class Leasing:
-    """The leases of one shard. A lease that is taken over raises the epoch: that is the fence."""
+    """The leases of one shard. A lease that is taken over raises the epoch: that is the fence.
+
+    ``acquire`` with the ``incarnation`` of a worker leaves claimed what was claimed for that.
+    """
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
 
     async def acquire(
-        self, worker_id: str, holder: str, ttl_ms: int, info: Mapping[str, str]
+        self, worker_id: str, holder: str, ttl_ms: int, info: Mapping[str, str], incarnation: str
     ) -> Lease | None:
         if not worker_id or not holder:
             raise ValueError("a lease needs a worker and a holder")
         keys = self._shard.keys
-        epoch = await self._shard.run(
+        answer = await self._shard.run(
             "acquire",
             [
                 keys.lease(worker_id),
@@ -33,10 +36,13 @@ class Leasing:
                 keys.order,
                 keys.epoch,
             ],
-            [worker_id, holder, ttl_ms, json.dumps(dict(info))],
+            [worker_id, holder, ttl_ms, json.dumps(dict(info)), incarnation],
             durable=True,
         )
-        return None if epoch is None else Lease(worker_id, holder, int(epoch), ttl_ms)
+        if answer is None:
+            return None
+        epoch, num_claimed = answer
+        return Lease(worker_id, holder, int(epoch), ttl_ms, int(num_claimed))
 
     async def renew(self, lease: Lease, step_us: int = 0) -> Renewal:
         keys = self._shard.keys
@@ -49,6 +55,15 @@ class Leasing:
 
     async def release(self, lease: Lease) -> bool:
         return await self._vacate(lease.worker_id, str(lease.epoch), 0)
+
+    async def hand_over(self, lease: Lease) -> bool:
+        keys = self._shard.keys
+        answer = await self._shard.run(
+            "hand_over",
+            [keys.lease(lease.worker_id), keys.workers, keys.bell, keys.rings, keys.epoch],
+            [lease.worker_id, lease.epoch],
+        )
+        return answer is not None
 
     async def give_up(self, worker_id: str) -> bool:
         """Frees a lease that expired longer ago than the grace; False where it has not."""

@@ -41,6 +41,7 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   epoch           string  the highest epoch that was given out, of any worker
   lease:WORKER    hash    epoch, holder, expires (ms), ttl (ms), info (JSON), fingerprint,
                           step_us (how long a step takes there; 0 while that is not known),
+                          incarnation (of the worker, '' where it was not told),
                           order (the order's version when it was acquired)
   claims:WORKER   zset    id -> rank; what the lease's holder runs
   suspects        zset    id -> strikes, of jobs that have some
@@ -58,7 +59,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   rings           string  number of the last doorbell entry
   bell            stream  doorbell; entry "N-0" holds one field: what happened
                           ("queued", "moved", "ended") and the job ids, NUL between them; after
-                          an empty one those again of which an output was ended by its lane
+                          an empty one those again of which an output was ended by its lane,
+                          or ("queued") the worker that was handed over with its claims
 
 A job is queued while it is in queue, running while it is in a claims set, and ended
 for good once its hash has "ended". Times are Redis's own; job times are seconds with
@@ -353,21 +355,24 @@ return 1
 
 --@ acquire
 -- KEYS  lease claims queue workers bell rings order epoch
--- ARGV  worker, holder, ttl_ms, info
--- Takes a lease that is free, expired or the holder's own; what was claimed under it
--- waits again. Answers the new epoch, nil where another one holds it.
-local lease = redis.call('HMGET', KEYS[1], 'epoch', 'holder', 'expires', 'ttl')
+-- ARGV  worker, holder, ttl_ms, info, the worker's incarnation ('' where nothing is to be kept)
+-- Takes a lease that is free, expired or the holder's own. What was claimed under it waits
+-- again, unless the worker is the one that it was claimed for: then it stays claimed, for
+-- the new holder to run on or to give back. Answers {the new epoch, how many stayed
+-- claimed}, nil where another one holds it.
+local lease = redis.call('HMGET', KEYS[1], 'epoch', 'holder', 'expires', 'ttl', 'incarnation')
 local now = time_us()
 local held = lease[2] and lease[2] ~= '' and lease[2] ~= ARGV[2]
 if held and is_good(lease[3], lease[4] or ARGV[3], now) then return false end
 local epoch = next_epoch(KEYS[8], lease[1], now)
 local expires = string.format('%.0f', now / 1000 + ARGV[3])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', ARGV[2], 'expires', expires,
-  'ttl', ARGV[3], 'info', ARGV[4], 'step_us', 0, 'order', redis.call('HGET', KEYS[7], 'version') or 0)
+  'ttl', ARGV[3], 'info', ARGV[4], 'step_us', 0, 'order', redis.call('HGET', KEYS[7], 'version') or 0,
+  'incarnation', ARGV[5])
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', KEYS[4], expires, ARGV[1])
-give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6])
-return epoch
+if ARGV[5] == '' or lease[5] ~= ARGV[5] then give_back(KEYS[2], KEYS[3], KEYS[5], KEYS[6]) end
+return {epoch, redis.call('ZCARD', KEYS[2])}
 
 --@ renew
 -- KEYS  lease workers order
@@ -381,6 +386,21 @@ local expires = string.format('%.0f', time_us() / 1000 + ARGV[3])
 redis.call('HSET', KEYS[1], 'expires', expires, 'ttl', ARGV[3], 'step_us', ARGV[4])
 redis.call('ZADD', KEYS[2], expires, ARGV[1])
 return lease[2] == (redis.call('HGET', KEYS[3], 'version') or '0') and 1 or 0
+
+--@ hand_over
+-- KEYS  lease workers bell rings epoch
+-- ARGV  worker, epoch
+-- Its holder leaves the worker to whoever takes it next, with what is claimed under the lease.
+-- If nobody does within the grace, the lease is vacated like one that expired now.
+local known = redis.call('HGET', KEYS[1], 'epoch')
+if known ~= ARGV[2] then return false end
+local now = time_us()
+local epoch = next_epoch(KEYS[5], known, now)
+local expires = string.format('%.0f', math.floor(now / 1000))
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'holder', '', 'expires', expires)
+redis.call('ZADD', KEYS[2], expires, ARGV[1])
+ring(KEYS[3], KEYS[4], 'queued', {'', '', ARGV[1]})
+return 1
 
 --@ vacate
 -- KEYS  lease claims queue workers bell rings epoch
@@ -446,8 +466,9 @@ return 1
 -- again. A job with output under another fingerprint is passed over, and so is one that
 -- the worker has no room for: those become stranded. One whose deadline has passed is left
 -- to the sweep. A suspect of two strikes is claimed only by a lease that holds nothing. A
--- candidate that this lease holds already is answered again: the first answer was lost.
--- Those take room first: no more are claimed than were asked for.
+-- candidate that this lease holds already is answered again, because the first answer was lost
+-- or it was claimed by the holder before. Those take room first: no more are claimed than were
+-- asked for.
 -- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank,
 -- strikes}.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
@@ -482,7 +503,6 @@ local function consider(i)
       redis.call('ZREM', KEYS[3], id)
       redis.call('ZREM', KEYS[5], id)
       redis.call('ZADD', KEYS[2], rank, id)
-      redis.call('HSET', key, 'claim', mark)
       redis.call('HSETNX', key, 'started', seconds(now))
       -- TokenCounters.claimed of order.py.
       if job[6] then
@@ -493,6 +513,7 @@ local function consider(i)
       ours, room, is_empty = rank, room - 1, false
     end
     if ours then
+      if job[1] then redis.call('HSET', key, 'claim', mark) end
       claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours, strikes}
     end
   end

@@ -231,15 +231,22 @@ class JobQueue:
         await self._attendance.depart(holder)
 
     async def acquire(
-        self, worker_id: str, holder: str, ttl_ms: int, info: Mapping[str, str] | None = None
+        self,
+        worker_id: str,
+        holder: str,
+        ttl_ms: int,
+        info: Mapping[str, str] | None = None,
+        incarnation: str = "",
     ) -> Lease | None:
         """The right to drive a worker, or None where another holder has it.
 
         A lease that is free, expired or the holder's own already is given out anew, with
         a higher epoch; jobs that were claimed under it wait in the queue again, where
-        they stood. ``info`` is told to everyone who asks for the workers.
+        they stood. With the ``incarnation`` of the worker, those that were claimed for the
+        same one stay claimed: see ``inherit``. ``info`` is told to everyone who asks for the
+        workers.
         """
-        return await self._leasing.acquire(worker_id, holder, ttl_ms, info or {})
+        return await self._leasing.acquire(worker_id, holder, ttl_ms, info or {}, incarnation)
 
     async def renew(self, lease: Lease, step_us: int = 0) -> Renewal:
         """Whether it is ours still, and the order the same. An expired one that nobody took is.
@@ -252,6 +259,22 @@ class JobQueue:
     async def release(self, lease: Lease) -> bool:
         """Gives the lease up and what is claimed under it back; False: it is another's."""
         return await self._leasing.release(lease)
+
+    async def hand_over(self, lease: Lease) -> bool:
+        """Gives the lease up with what is claimed under it; False: it is another's.
+
+        Who waits for that hears of it. If nobody takes it within the grace, ``sweep`` frees it.
+        """
+        return await self._leasing.hand_over(lease)
+
+    @property
+    def num_handed_over(self) -> int:
+        """Grows when workers may have been handed over, for ``wait_for_hand_over``."""
+        return self._bell.num_handed_over
+
+    async def wait_for_hand_over(self, seen: int, timeout_s: float) -> None:
+        """Returns once ``num_handed_over`` is not ``seen`` any more, or after ``timeout_s``."""
+        await self._bell.wait_handed_over(seen, timeout_s)
 
     @property
     def num_arrivals(self) -> int:
@@ -302,6 +325,13 @@ class JobQueue:
         return await self._claiming.claim_suspect(
             lease, Wish(fingerprint, 1, max_context=max_context)
         )
+
+    async def inherit(self, lease: Lease, fingerprint: str) -> list[ClaimedJob]:
+        """What is claimed under the lease, with the output it has: to be run on.
+
+        Jobs whose rank is of an order before this one are given back instead.
+        """
+        return await self._claiming.inherit(lease, fingerprint)
 
     async def ended_of(self, job_ids: Sequence[str]) -> set[str]:
         """Those of the jobs that have ended."""

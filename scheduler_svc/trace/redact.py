@@ -11,6 +11,7 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from scheduler_svc.core.events import (
+    Adopted,
     Cancelled,
     Claimed,
     Commit,
@@ -61,6 +62,10 @@ class Redactor:
 
     def _event(self, event: Event) -> Event:
         match event:
+            case Adopted(jobs):
+                for held in (*event.kept, *event.departed):
+                    self._residents[held.sequence_id] = held.job_id, held.index
+                return replace(event, jobs=tuple(self._job(job) for job in jobs))
             case Claimed(jobs):
                 return Claimed(tuple(self._job(job) for job in jobs))
             case Reported(report, stops):

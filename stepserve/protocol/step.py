@@ -107,31 +107,43 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Opens a lane's stream; ``reset`` makes the worker release everything first."""
+    """Opens a lane's stream; ``reset`` makes the worker release everything first.
+
+    ``wants_reports``: the reports that the worker keeps are to follow its reply.
+    """
 
     epoch: int
     lane: str
     incarnation: str = ""
     reset: bool = False
+    wants_reports: bool = False
     protocol_version: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class ResidentSequence:
-    """A sequence that a worker holds, as its HelloReply tells."""
+    """A sequence that a worker holds, or has held, as its HelloReply tells."""
 
     sequence_id: int
     job_id: str
     index: int
     num_tokens: int
     num_computed: int
-    block_ids: Sequence[int]
+    block_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HelloReply:
-    """A worker's answer to Hello; the next step is ``last_step + 1``."""
+    """A worker's answer to Hello; the next step is ``last_step + 1``.
+
+    The reports of the last ``num_kept_reports`` steps follow; ``departed`` are sequences which
+    these may name though they are not resident any more. Ids up to ``last_sequence_id`` were
+    used.
+    """
 
     info: WorkerInfo
     last_step: int
     sequences: Sequence[ResidentSequence] = ()
+    num_kept_reports: int = 0
+    departed: Sequence[ResidentSequence] = ()
+    last_sequence_id: int = 0

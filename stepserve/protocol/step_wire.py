@@ -297,6 +297,9 @@ def encode_hello_reply(reply: HelloReply) -> pb.HelloReply:
         info=encode_info(reply.info),
         last_step=reply.last_step,
         sequences=[_encode_resident(sequence) for sequence in reply.sequences],
+        num_kept_reports=reply.num_kept_reports,
+        departed=[_encode_resident(sequence) for sequence in reply.departed],
+        last_sequence_id=reply.last_sequence_id,
     )
 
 
@@ -306,6 +309,9 @@ def decode_hello_reply(message: pb.HelloReply) -> HelloReply:
         info=decode_info(message.info),
         last_step=message.last_step,
         sequences=tuple(_decode_resident(sequence) for sequence in message.sequences),
+        num_kept_reports=message.num_kept_reports,
+        departed=tuple(_decode_resident(sequence) for sequence in message.departed),
+        last_sequence_id=message.last_sequence_id,
     )
 
 

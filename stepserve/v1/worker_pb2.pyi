@@ -69,28 +69,36 @@ class WorkerMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[HelloReply, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "epoch", "incarnation", "reset", "lane")
+    __slots__ = ("protocol_version", "epoch", "incarnation", "reset", "lane", "wants_reports")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
+    WANTS_REPORTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     epoch: int
     incarnation: str
     reset: bool
     lane: str
-    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., reset: _Optional[bool] = ..., lane: _Optional[str] = ...) -> None: ...
+    wants_reports: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., reset: _Optional[bool] = ..., lane: _Optional[str] = ..., wants_reports: _Optional[bool] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("info", "last_step", "sequences")
+    __slots__ = ("info", "last_step", "sequences", "num_kept_reports", "departed", "last_sequence_id")
     INFO_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    NUM_KEPT_REPORTS_FIELD_NUMBER: _ClassVar[int]
+    DEPARTED_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     info: WorkerInfo
     last_step: int
     sequences: _containers.RepeatedCompositeFieldContainer[ResidentSequence]
-    def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., last_step: _Optional[int] = ..., sequences: _Optional[_Iterable[_Union[ResidentSequence, _Mapping]]] = ...) -> None: ...
+    num_kept_reports: int
+    departed: _containers.RepeatedCompositeFieldContainer[ResidentSequence]
+    last_sequence_id: int
+    def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., last_step: _Optional[int] = ..., sequences: _Optional[_Iterable[_Union[ResidentSequence, _Mapping]]] = ..., num_kept_reports: _Optional[int] = ..., departed: _Optional[_Iterable[_Union[ResidentSequence, _Mapping]]] = ..., last_sequence_id: _Optional[int] = ...) -> None: ...
 
 class ResidentSequence(_message.Message):
     __slots__ = ("sequence_id", "job_id", "index", "num_tokens", "num_computed", "block_ids")

@@ -85,20 +85,25 @@ class _Reader:
 
     def read(self, lines: Iterable[dict[str, Any]]) -> list[RecordedStep]:
         for line in lines:
-            if line["kind"] == "sent":
+            if line["kind"] == "adopted":
+                self._meet(line["sequences"])
+            elif line["kind"] == "sent":
                 self._sent(line)
             elif line["step"] in self._steps:
                 self._reported(line)
         return list(self._steps.values())
 
+    def _meet(self, sequences: Iterable[dict[str, Any]]) -> None:
+        for new in sequences:
+            sequence_id = new["sequence_id"]
+            self._names[sequence_id] = (new["job_id"], new["index"])
+            self._num_tokens[sequence_id] = new["num_tokens"]
+            self._num_computed[sequence_id] = new.get("num_computed", 0)
+
     def _sent(self, line: dict[str, Any]) -> None:
         step = RecordedStep(line["step"], line["time_s"])
         self._steps[step.number] = step
-        for admitted in line["admitted"]:
-            sequence_id = admitted["sequence_id"]
-            self._names[sequence_id] = (admitted["job_id"], admitted["index"])
-            self._num_tokens[sequence_id] = admitted["num_tokens"]
-            self._num_computed[sequence_id] = admitted.get("num_computed", 0)
+        self._meet(line["admitted"])
         for sequence_id in line["released"]:
             step.doing[self._names[sequence_id]] = Doing.PREEMPTED
         for sequence_id, num_tokens in line["rows"]:

@@ -63,6 +63,13 @@ class NullRunner:
     def residents(self) -> tuple[ResidentSequence, ...]:
         return self._residents.describe()
 
+    def departed(self) -> tuple[ResidentSequence, ...]:
+        return self._residents.departed()
+
+    @property
+    def last_sequence_id(self) -> int:
+        return self._residents.last_id
+
     def reset(self) -> None:
         self._residents.clear()
 

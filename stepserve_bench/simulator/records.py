@@ -60,6 +60,10 @@ class Follower:
 
     def read(self, lines: list[dict[str, Any]]) -> Iterator[MeasuredStep]:
         reports = {line["step"]: line for line in lines if line["kind"] == "reported"}
+        for line in lines:
+            if line["kind"] == "adopted":
+                for held in line["sequences"]:
+                    self._num_computed[held["sequence_id"]] = held["num_computed"]
         previous_s: float | None = None
         follows = False
         for sent in (line for line in lines if line["kind"] == "sent"):

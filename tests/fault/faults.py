@@ -19,6 +19,7 @@ from tests.fault.stopping import stopped_process, stopped_thread
 from tests.fault.streams import Streams, flowing
 
 NUM_STREAMS = 9
+MAX_END_S = 20.0
 
 # Strikes (worker, scheduler) for the time of a block.
 Fault = Callable[[Child, Child], AbstractContextManager[None]]
@@ -43,6 +44,13 @@ def _kill_scheduler(_: Child, scheduler: Child) -> AbstractContextManager[None]:
     return _killed(scheduler)
 
 
+@contextlib.contextmanager
+def _end_scheduler(_: Child, scheduler: Child) -> Iterator[None]:
+    scheduler.process.send_signal(signal.SIGTERM)
+    yield
+    scheduler.process.wait(MAX_END_S)
+
+
 def _kill_both(worker: Child, scheduler: Child) -> AbstractContextManager[None]:
     return _killed(worker, scheduler)
 
@@ -51,6 +59,7 @@ FAULTS: Mapping[str, Fault] = {
     "worker stopped": _stop_worker,
     "compute thread stopped": _stop_compute_thread,
     "scheduler killed": _kill_scheduler,
+    "scheduler asked to end": _end_scheduler,
     "worker and scheduler killed": _kill_both,
 }
 

@@ -37,6 +37,7 @@ class FaultyService:
     model: str = field(default_factory=lambda: f"fault-{uuid4().hex[:8]}")
     workers: dict[str, Child] = field(default_factory=dict)
     schedulers: list[Child] = field(default_factory=list)
+    record_dir: Path | None = None
 
     def add_workers(self, count: int) -> None:
         """Start workers. From the main thread: children end with the thread that started them."""
@@ -60,6 +61,7 @@ class FaultyService:
             f"--model-name={self.model}",
             "--port=0",
             f"--workers={','.join(self.workers)}",
+            *([f"--record-dir={self.record_dir}"] if self.record_dir else []),
         ]
         service = Service(
             "scheduler", ["scheduler_svc", *flags], {"STEPSERVE_REDIS_URL": self.redis_url}

@@ -118,3 +118,24 @@ def test_blocks_are_conserved_whatever_happens() -> None:
         PoolMachine,
         settings=settings(derandomize=True, deadline=None, max_examples=60, stateful_step_count=30),
     )
+
+
+def test_a_fresh_pool_is_held_as_block_tables_say() -> None:
+    pool = BlockPool(6)
+    pool.restore([(4, 1), (4, 2)])
+    pool.check()
+    assert pool.references == {4: 2, 1: 1, 2: 1}
+    assert pool.allocate(3) == [0, 3, 5]
+    pool.release((4, 1))
+    pool.release((4, 2))
+    pool.check()
+    assert pool.num_free == 3
+
+
+@pytest.mark.parametrize("tables", [[(1, 1)], [(6,)], [(-1,)]])
+def test_block_tables_that_cannot_be_are_refused(tables: list[tuple[int, ...]]) -> None:
+    pool = BlockPool(6)
+    with pytest.raises(ValueError, match="block"):
+        pool.restore(tables)
+    pool.check()
+    assert pool.num_free == 6

@@ -38,7 +38,8 @@ async def test_a_step_that_has_begun_is_recorded_whatever_becomes_of_its_stream(
     with pytest.raises(asyncio.CancelledError):
         await executing
     successor = Commands()
-    assert (await engine.greet(Hello(2, "test"), successor)).last_step == 1
+    reply, _ = await engine.greet(Hello(2, "test"), successor)
+    assert reply.last_step == 1
     report = await engine.execute(replace(command, epoch=2), successor)
     assert len(report.token_ids) == 1
     await engine.drain(1.0)

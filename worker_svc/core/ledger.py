@@ -78,6 +78,10 @@ class Ledger:
         for step in [step for step in self._reports if step <= committed_step]:
             del self._reports[step]
 
+    def kept_reports(self) -> tuple[StepReport, ...]:
+        """Every report that is kept, in the order of the steps; they end with the last step."""
+        return tuple(report for report in self._reports.values() if report is not None)
+
     def reset(self) -> None:
         """Forget every report; step numbers go on. Nothing is being computed."""
         self._reports.clear()

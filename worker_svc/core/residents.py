@@ -114,36 +114,40 @@ class StepPlan:
         return [row for row in self.rows if row.is_sampled]
 
 
+class _Departed(NamedTuple):
+    """A sequence that ended or was released in ``step``."""
+
+    step: int
+    told: ResidentSequence
+    has_ended: bool
+
+
 class Residents:
     """Every live sequence by its id, and the rows of the tables that are free for more.
 
-    Ended sequences are remembered until the step that ended them is committed: until
-    then the lane may not know, and may still name them.
+    Those that left are remembered until the step that they left in is committed: until then
+    the lane may not know of an end, and may still name the sequence; and another lane may have
+    to be told whose the tokens in the kept reports are.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._live: dict[int, Resident] = {}
-        self._ended: dict[int, int] = {}
+        self._departed: dict[int, _Departed] = {}
         self._free_row_ids = list(range(limits.max_batch_size - 1, -1, -1))
         self._most_live = 0
+        self.last_id = 0  # The highest that was ever admitted.
 
     def __len__(self) -> int:
         return len(self._live)
 
     def describe(self) -> tuple[ResidentSequence, ...]:
         """Every live sequence, as a HelloReply tells it; every planned step is settled."""
-        return tuple(
-            ResidentSequence(
-                sequence_id=sequence_id,
-                job_id=resident.admission.job_id,
-                index=resident.admission.index,
-                num_tokens=resident.num_tokens,
-                num_computed=resident.num_computed,
-                block_ids=tuple(resident.block_ids),
-            )
-            for sequence_id, resident in self._live.items()
-        )
+        return tuple(_told(resident, resident.block_ids) for resident in self._live.values())
+
+    def departed(self) -> tuple[ResidentSequence, ...]:
+        """Those that left in a step which is not known to be committed; they hold nothing."""
+        return tuple(each.told for each in self._departed.values())
 
     def plan(self, command: StepCommand) -> StepPlan:
         """Check ``command``, apply it, and return what is to be computed.
@@ -189,21 +193,28 @@ class Residents:
             resident = known.get(sequence_id)
             if resident is not None and resident.num_tokens < resident.max_tokens:
                 plan.rows.append(_row(resident, num_tokens, new_block_ids, self._limits))
-            elif resident is None and sequence_id not in self._ended:
+            elif resident is None and not self._has_ended(sequence_id):
                 raise StepRefused(f"sequence {sequence_id} is unknown")
             elif num_new:  # it has ended, or surely does in a step that is being computed
                 plan.strays.append((sequence_id, new_block_ids))
 
+    def _has_ended(self, sequence_id: int) -> bool:
+        departed = self._departed.get(sequence_id)
+        return departed is not None and departed.has_ended
+
     def _apply(self, plan: StepPlan) -> None:
         """Let go of who leaves, give rows to who comes, and count what the rows will compute."""
         committed_step = plan.command.committed_step
-        for sequence_id in [i for i, step in self._ended.items() if step <= committed_step]:
-            del self._ended[sequence_id]
+        for sequence_id in [i for i, d in self._departed.items() if d.step <= committed_step]:
+            del self._departed[sequence_id]
         for resident in plan.released:
             self._remove(resident)
+            left = _Departed(plan.command.step, _told(resident), has_ended=False)
+            self._departed[resident.sequence_id] = left
         for resident in plan.admitted:
             resident.row_id = self._free_row_ids.pop()
             self._live[resident.sequence_id] = resident
+            self.last_id = max(self.last_id, resident.sequence_id)
         self._most_live = max(self._most_live, len(self._live))
         plan.num_dead = self._most_live - len(self._live)
         for resident, _, num_tokens, _, is_sampled, _, new_block_ids in plan.rows:
@@ -221,14 +232,15 @@ class Residents:
         resident.has_ended = True
         if resident.is_live:
             self._remove(resident)
-            self._ended[resident.sequence_id] = step
+            left = _Departed(step, _told(resident), has_ended=True)
+            self._departed[resident.sequence_id] = left
         return tuple(resident.block_ids[: row.num_blocks])
 
     def clear(self) -> None:
         """Let go of everything."""
         for resident in list(self._live.values()):
             self._remove(resident)
-        self._ended.clear()
+        self._departed.clear()
 
     def _remove(self, resident: Resident) -> None:
         resident.is_live = False
@@ -236,6 +248,17 @@ class Residents:
         if not self._live:
             self._most_live = 0
         self._free_row_ids.append(resident.row_id)
+
+
+def _told(resident: Resident, block_ids: Sequence[int] = ()) -> ResidentSequence:
+    return ResidentSequence(
+        sequence_id=resident.sequence_id,
+        job_id=resident.admission.job_id,
+        index=resident.admission.index,
+        num_tokens=resident.num_tokens,
+        num_computed=resident.num_computed,
+        block_ids=tuple(block_ids),
+    )
 
 
 def _row(resident: Resident, num_tokens: int, new_block_ids: Sequence[int], limits: Limits) -> Row:

@@ -121,6 +121,10 @@ class ModelQueue:
                 self.fail(job_id)
         self.requeue(list(self._claimed))
 
+    def inherit(self) -> tuple[ClaimedJob, ...]:
+        """What is claimed, with its logs, for the lane that comes next."""
+        return tuple(self._job(i) for i in sorted(self._claimed) if not self.has_ended(i))
+
     def absolve(self, job_id: str) -> None:
         self._strikes.pop(job_id, None)
 
@@ -132,18 +136,15 @@ class ModelQueue:
     def _take(self, job_ids: list[str]) -> tuple[ClaimedJob, ...]:
         self._queued = [job_id for job_id in self._queued if job_id not in job_ids]
         self._claimed.update(job_ids)
-        return tuple(
-            ClaimedJob(
-                self._specs[job_id],
-                tuple(
-                    OutputLog(key[1], tuple(self._logs[key]), finish=self._finishes.get(key))
-                    for key in self._keys(job_id)
-                ),
-                rank_of(self._specs[job_id]),
-                self._strikes.get(job_id, 0),
-            )
-            for job_id in job_ids
+        return tuple(map(self._job, job_ids))
+
+    def _job(self, job_id: str) -> ClaimedJob:
+        outputs = tuple(
+            OutputLog(key[1], tuple(self._logs[key]), finish=self._finishes.get(key))
+            for key in self._keys(job_id)
         )
+        strikes = self._strikes.get(job_id, 0)
+        return ClaimedJob(self._specs[job_id], outputs, rank_of(self._specs[job_id]), strikes)
 
     def requeue(self, job_ids: Iterable[str]) -> None:
         """Take jobs back, each once, unless they have ended meanwhile."""

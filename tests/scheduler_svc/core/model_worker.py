@@ -10,13 +10,24 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler_svc.core.config import CoreConfig
 from stepserve.protocol.sampling import Sampling
-from stepserve.protocol.step import Admission, FinishReason, StepCommand, StepReport, TokenLogprobs
+from stepserve.protocol.step import (
+    Admission,
+    FinishReason,
+    HelloReply,
+    ResidentSequence,
+    StepCommand,
+    StepReport,
+    TokenLogprobs,
+    WorkerInfo,
+)
 
 VOCAB_SIZE = 32
+# What it is says nothing here: the lane knows it from its config.
+INFO = WorkerInfo("", "", "", "", VOCAB_SIZE, 0, 0, 0, 0, 0, 0)
 NOT_FINITE = VOCAB_SIZE  # Once in 61 tokens.
 
 
@@ -65,6 +76,19 @@ class _Outcome:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     finished: list[tuple[int, FinishReason]] = field(default_factory=list)
     freed: dict[int, list[int]] = field(default_factory=dict)
+    left: list[int] = field(default_factory=list)
+
+
+def _told(resident: _Resident, block_ids: Sequence[int] = ()) -> ResidentSequence:
+    admission = resident.admission
+    return ResidentSequence(
+        admission.sequence_id,
+        admission.job_id,
+        admission.index,
+        len(resident.token_ids),
+        resident.num_computed,
+        tuple(block_ids),
+    )
 
 
 class ModelWorker:
@@ -77,6 +101,8 @@ class ModelWorker:
         self._last_named: dict[int, int] = {}  # By sequence id, the step.
         self._num_holders: Counter[int] = Counter()  # By block id.
         self._cache: dict[int, int] = {}  # Slot to the content of its token.
+        self._reports: dict[int, StepReport] = {}  # By step, until they are committed.
+        self._departed: dict[int, int] = {}  # Sequence id to the step it left in, as long.
         self.last_step = config.first_step - 1
         self.num_tokens = 0
 
@@ -100,7 +126,23 @@ class ModelWorker:
             block_ids = [next(new_block_ids) for _ in range(num_new_blocks)]
             self._row(sequence_id, num_tokens, block_ids, outcome)
         assert next(new_block_ids, None) is None, "a block for nobody"
-        return self._report(command, outcome)
+        report = self._reports[command.step] = self._report(command, outcome)
+        self._departed |= dict.fromkeys(outcome.left, command.step)
+        return report
+
+    def greet(self, epoch: int) -> tuple[HelloReply, list[StepReport]]:
+        """Let another lane drive, and tell it what is here and what may not be committed."""
+        self._config = replace(self._config, epoch=epoch)
+        live = [r for r in self._residents.values() if not r.has_ended]
+        reply = HelloReply(
+            INFO,
+            self.last_step,
+            tuple(_told(resident, resident.block_ids) for resident in live),
+            len(self._reports),
+            tuple(_told(self._residents[sequence_id]) for sequence_id in self._departed),
+            self._last_id,
+        )
+        return reply, list(self._reports.values())
 
     @property
     def num_held_blocks(self) -> int:
@@ -118,6 +160,10 @@ class ModelWorker:
         assert sum(command.row_num_tokens) <= config.max_step_tokens, "over budget"
         assert all(count > 0 for count in command.row_num_tokens), "an empty row"
         self._check_turns(command)
+        for step in [step for step in self._reports if step <= command.committed_step]:
+            del self._reports[step]
+        for i in [i for i, step in self._departed.items() if step <= command.committed_step]:
+            del self._departed[i]
 
     def _check_turns(self, command: StepCommand) -> None:
         """No two of the steps that the stages are at name one sequence."""
@@ -203,6 +249,7 @@ class ModelWorker:
     def _drop(self, sequence_id: int, outcome: _Outcome) -> None:
         resident = self._residents[sequence_id]
         resident.has_ended = True
+        outcome.left.append(sequence_id)
         self._num_holders -= Counter(resident.block_ids)
         outcome.freed.setdefault(sequence_id, []).extend(resident.block_ids)
 

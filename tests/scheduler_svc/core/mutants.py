@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from tests.scheduler_svc.core import mutations
+from tests.scheduler_svc.core.adoption_mutations import ADOPTION_MUTANTS
 from tests.scheduler_svc.core.block_mutations import BLOCK_MUTANTS
 from tests.scheduler_svc.core.broken_job_mutations import BROKEN_JOB_MUTANTS
 from tests.scheduler_svc.core.mutations import Mutant
@@ -25,7 +26,13 @@ ROOT = Path(__file__).resolve().parents[3]
 TESTS = ("tests/scheduler_svc/core", "tests/kvstore")
 PACKAGES = ("kvstore", "stepserve", "scheduler_svc", *TESTS)
 SURVIVED = "SURVIVED"
-MUTANTS = (*mutations.MUTANTS, *BLOCK_MUTANTS, *BROKEN_JOB_MUTANTS, *PIPELINE_MUTANTS)
+MUTANTS = (
+    *mutations.MUTANTS,
+    *BLOCK_MUTANTS,
+    *BROKEN_JOB_MUTANTS,
+    *PIPELINE_MUTANTS,
+    *ADOPTION_MUTANTS,
+)
 # What makes the core run in circles takes this many times what the tests take without a mistake.
 PATIENCE = 4
 CONTROL_TIMEOUT_S = 900.0

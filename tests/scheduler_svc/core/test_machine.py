@@ -99,6 +99,7 @@ class LaneMachine(RuleBasedStateMachine):
     num_jobs = 0
     num_tokens = 0
     num_losses = 0
+    num_takeovers = 0
     num_curses = 0
 
     @initialize(config=configs(), batch=st.lists(jobs(), max_size=5))
@@ -166,13 +167,13 @@ class LaneMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world"):
             self.world.drain()
-            num_rounds = MAX_ROUNDS + MAX_FAILURES * self.num_curses**2
+            num_rounds = MAX_ROUNDS + self.num_takeovers + MAX_FAILURES * self.num_curses**2
             num_steps = self.world.config.num_stages * num_rounds * self.num_tokens
             self.world.finish(max_steps=20 + num_steps)
 
 
-def run(**changes: Any) -> None:
-    run_state_machine_as_test(LaneMachine, settings=settings(QUIET, **changes))
+def run(machine: type[RuleBasedStateMachine] = LaneMachine, **changes: Any) -> None:
+    run_state_machine_as_test(machine, settings=settings(QUIET, **changes))
 
 
 def test_every_log_is_the_lone_run() -> None:

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from dataclasses import replace
 
+from scheduler_svc.core.adoption import Adoption, decide_adoption
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.core.events import (
     Cancelled,
@@ -169,6 +170,28 @@ class World:
         for pending in (self.inbox, self.commands, self.claiming, self.history):
             pending.clear()
         self._restart()
+
+    def take_over(self, num_places: int, max_steps_in_flight: int) -> Adoption:
+        """The lane is gone, with all that was on its way; another one takes the worker."""
+        for pending in (self.inbox, self.commands, self.redis, self.claiming, self.history):
+            pending.clear()
+        reply, reports = self.worker.greet(self.config.epoch + 1)
+        self.config = replace(
+            self.config,
+            epoch=self.config.epoch + 1,
+            first_step=reply.last_step + 1,
+            max_batch_size=num_places,
+            max_steps_in_flight=max_steps_in_flight,
+        )
+        self.core = Core(self.config)
+        self.probation = Probation(max_steps_in_flight)
+        self._last_commit = reply.last_step - len(reports)
+        adoption = decide_adoption(self.queue.inherit(), reply, reports, self.config)
+        self.queue.requeue(adoption.given_back)
+        self.probation.begin(adoption.event.jobs)
+        self.inbox.append(adoption.event)
+        self.inbox.extend(map(self._annotate, adoption.reports))
+        return adoption
 
     def lose_worker(self, answer_claim: bool) -> None:
         """Kill the worker, before or after the claim that is out is answered; start another."""

@@ -5,144 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from scheduler_svc.core.events import Claim, Effect, Event, Reported, Requeue, WorkerLost
 from scheduler_svc.core.scheduler import Core
-from scheduler_svc.fleet.hold import worker_stream
-from scheduler_svc.lane.core_config import core_config
 from scheduler_svc.lane.lane import Lane, LeaseLost
 from scheduler_svc.lane.recorder import StepRecorder
-from scheduler_svc.lane.replica import Replica
-from scheduler_svc.lane.turns import TurnObserver
-from scheduler_svc.queue import JobQueue, JobSnapshot, Lease
+from scheduler_svc.queue import JobQueue, Order
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.record_files import steps_path
-from scheduler_svc.settings import SchedulerSettings
-from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.job import JobSpec
-from stepserve.protocol.sampling import Sampling
-from stepserve.protocol.step import Hello
-from tests.checkpoints import add_tokenizer, lone_greedy, make_checkpoint
-from tests.e2e.stack import worker
+from tests.scheduler_svc.lane.driving import NUM_TOKENS, Notes, driving, service, working
 from tests.scheduler_svc.queue.build import tokens_of, within
 
-PROMPT = (5, 6, 7)
-NUM_TOKENS = 120
-Turn = tuple[Sequence[Event], Sequence[Effect]]
 
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("lane") / "llama"
-    return add_tokenizer(make_checkpoint(directory, "llama", dtype="float64"), 257)
-
-
-@pytest.fixture(scope="module")
-def alone(checkpoint: Path) -> tuple[int, ...]:
-    """What the job gives alone: exactly, in float64."""
-    return tuple(lone_greedy(checkpoint, PROMPT, NUM_TOKENS, "float64", ()).tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A queue of its own, and what its lanes are made of."""
-
-    checkpoint: Path
-    replica: Replica
-
-    @property
-    def queue(self) -> JobQueue:
-        return self.replica.queue
-
-    async def submit(self, max_tokens: int = NUM_TOKENS) -> str:
-        sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
-        spec = JobSpec(uuid4().hex, self.replica.card.name, PROMPT, sampling)
-        return (await self.queue.submit(spec)).job_id
-
-    async def job(self, job_id: str) -> JobSnapshot:
-        job = await self.queue.job(job_id)
-        assert job is not None
-        return job
-
-    async def ended(self, job_id: str) -> tuple[str, tuple[int, ...]]:
-        """Wait until it has ended; return why, and its tokens."""
-        async with within(60):
-            while (job := await self.job(job_id)).state != "ended":
-                await asyncio.sleep(0.01)
-        [output] = job.outputs
-        assert output.finish is not None
-        return output.finish.reason, await tokens_of(self.queue, job_id)
-
-    async def under_way(self, job_id: str) -> None:
-        async with within(60):
-            while (await self.job(job_id)).outputs[0].num_tokens < 3:
-                await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def service(checkpoint: Path, redis_url: str) -> AsyncIterator[Service]:
-    name = f"lane-{uuid4().hex[:8]}"
-    settings = SchedulerSettings(model=str(checkpoint), redis_url=redis_url)
-    async with JobQueue(redis_url, name) as queue:
-        await queue.adopt_order()
-        card = ModelCard.load(checkpoint, name)
-        yield Service(checkpoint, Replica(queue, card, settings, "me"))
-
-
-@asynccontextmanager
-async def working(of: Service) -> AsyncIterator[str]:
-    """A worker's address."""
-    async with worker(of.checkpoint, of.replica.card.name, dtype="float64") as address:
-        yield address
-
-
-@dataclass(frozen=True, slots=True)
-class Driven:
-    """A lane that runs, under its lease; ``stop`` asks it to hand over."""
-
-    lane: Lane
-    lease: Lease
-    task: asyncio.Task[None]
-    stop: asyncio.Event
-
-
-@asynccontextmanager
-async def driving(of: Service, address: str, *observers: TurnObserver) -> AsyncIterator[Driven]:
-    replica = of.replica
-    async with worker_stream(address, replica.settings) as stream:
-        ttl_ms = int(1000 * replica.settings.lease_ttl_s)
-        lease = await of.queue.acquire(address, replica.holder, ttl_ms)
-        assert lease is not None
-        reply = await stream.open(Hello(lease.epoch, replica.holder, reset=True))
-        config = core_config(lease, reply, replica.settings)
-        lane, stop = Lane(replica, lease, stream, reply, config, observers), asyncio.Event()
-        task = asyncio.create_task(lane.run(stop))
-        try:
-            yield Driven(lane, lease, task, stop)
-        finally:
-            stop.set()
-            await asyncio.gather(task, return_exceptions=True)
-            await of.queue.release(lease)
-
-
-@dataclass
-class Notes:
-    """An observer that keeps every turn."""
-
-    turns: list[Turn] = field(default_factory=list)
-
-    def observe(self, events: Sequence[Event], effects: Sequence[Effect], _: Core, /) -> None:
-        self.turns.append((tuple(events), tuple(effects)))
-
-
-async def test_it_gives_back_what_it_was_asked_to_stop_in(
+async def test_it_gives_back_what_has_ranks_of_another_order(
     checkpoint: Path, redis_url: str, alone: tuple[int, ...]
 ) -> None:
     notes = Notes()
@@ -151,8 +31,10 @@ async def test_it_gives_back_what_it_was_asked_to_stop_in(
         async with driving(it, address, notes) as driven:
             assert await it.ended(short) == ("length", alone[:5])
             await it.under_way(long)
-            driven.stop.set()
-            await driven.task
+            name = it.replica.card.name
+            async with JobQueue(redis_url, name, order=Order(policy="fair")) as other:
+                await other.adopt_order()
+            assert not await driven.task
             assert await it.queue.claimed(driven.lease) == frozenset()
             assert await it.queue.num_queued() == 1
             assert [w.epoch for w in await it.queue.workers()] == [driven.lease.epoch]

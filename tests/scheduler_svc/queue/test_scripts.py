@@ -66,6 +66,8 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     await queue.absolve([held])
     await queue.commit(lease, [row(held, 0, [1])])
     await queue.release(lease)
+    lease = await lease_on(queue)
+    await queue.hand_over(lease)
     lease = await queue.acquire("worker", "me", 60_000, {"fingerprint": "other"})
     assert lease is not None
     await claim_ids(queue, lease, 1, "other")

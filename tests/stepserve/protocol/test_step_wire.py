@@ -73,7 +73,13 @@ infos = st.builds(
     protocol_version=u32,
 )
 hellos = st.builds(
-    Hello, epoch=u64, lane=text, incarnation=text, reset=st.booleans(), protocol_version=u32
+    Hello,
+    epoch=u64,
+    lane=text,
+    incarnation=text,
+    reset=st.booleans(),
+    wants_reports=st.booleans(),
+    protocol_version=u32,
 )
 residents = st.builds(
     ResidentSequence,
@@ -85,7 +91,13 @@ residents = st.builds(
     block_ids=ids,
 )
 replies = st.builds(
-    HelloReply, info=infos, last_step=u64, sequences=st.lists(residents, max_size=3).map(tuple)
+    HelloReply,
+    info=infos,
+    last_step=u64,
+    sequences=st.lists(residents, max_size=3).map(tuple),
+    num_kept_reports=u32,
+    departed=st.lists(residents, max_size=3).map(tuple),
+    last_sequence_id=u32,
 )
 
 

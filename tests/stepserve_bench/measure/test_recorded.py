@@ -60,3 +60,17 @@ def test_figures_of_steps(tmp_path: Path) -> None:
     # Sent at 1, 2 and 3 s.
     assert mean_period_ms(read_steps(tmp_path)) == pytest.approx(1000)
     assert math.isnan(mean_period_ms([]))
+
+
+def test_what_another_scheduler_began_has_a_name(tmp_path: Path) -> None:
+    held = {"sequence_id": 7, "job_id": "a", "index": 0, "num_tokens": 9, "num_computed": 8}
+    gone = held | {"sequence_id": 8, "job_id": "b"}
+    lines = [
+        {"kind": "adopted", "time_s": 0, "sequences": [held, gone]},
+        {"kind": "reported", "step": 4, "duration_us": 1, "finished": [], "num_free_blocks": 9},
+        {"kind": "sent", "step": 5, "time_s": 1, "admitted": [], "rows": [[7, 1]], "released": [8]},
+    ]
+    (tmp_path / "lane.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    [step] = read_steps(tmp_path)
+    assert step.lengths == {("a", 0): 9}
+    assert step.doing[("b", 0)] is Doing.PREEMPTED

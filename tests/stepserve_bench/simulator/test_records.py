@@ -123,6 +123,21 @@ def test_the_worker_s_own_counts_are_believed(tmp_path: Path) -> None:
     assert [(shape.num_positions, shape.num_context) for shape in shapes] == [(3, 3), (7, 9)]
 
 
+def test_what_another_scheduler_began_is_counted(tmp_path: Path) -> None:
+    sent = {"kind": "sent", "admitted": [], "released": [], "rows": [[7, 1]]}
+    done = {"kind": "reported", "sampled": [7], "finished": []}
+    lines: list[dict[str, Any]] = [
+        {"kind": "adopted", "sequences": [{"sequence_id": 7, "num_computed": 8}]},
+        {**sent, "step": 5, "time_s": 0.0},
+        {**done, "step": 5, "time_s": 1.0},
+        {**sent, "step": 6, "time_s": 1.0},
+        {**done, "step": 6, "time_s": 2.0},
+    ]
+    (tmp_path / "lane.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [step] = measured_steps(Recording(tmp_path))
+    assert (step.shape.num_positions, step.shape.num_context) == (1, 10)
+
+
 def test_a_latecomer_takes_a_dead_row_s_place() -> None:
     rectangle = Rectangle()
     assert rectangle.num_dead(4) == 0

@@ -154,3 +154,14 @@ def test_every_step_is_executed_once_and_in_order(asked: list[tuple[int, int]]) 
         ledger.forget(committed)
         assert num_kept(ledger) <= 3
     assert executed == list(range(1, len(executed) + 1))
+
+
+def test_kept_reports_are_told_in_order_once_they_are_there(ledger: Ledger) -> None:
+    first, second = execute(ledger, 1), execute(ledger, 2)
+    assert ledger.kept_reports() == (first, second)
+    ledger.begin(3)
+    assert ledger.kept_reports() == (first, second)
+    ledger.forget(1)
+    assert ledger.kept_reports() == (second,)
+    ledger.reset()
+    assert ledger.kept_reports() == ()

@@ -88,3 +88,27 @@ def test_more_sequences_than_places_are_refused(runner: Runner) -> None:
     with pytest.raises(StepRefused, match="7 sequences, 6 at most"):
         runner.execute(lane.command({}))
     assert runner.residents() == ()
+
+
+def test_who_left_is_told_of_until_the_step_is_committed(runner: Runner) -> None:
+    lane = lane_for()
+    ended = lane.admit(prompt(3), replace(GREEDY, max_tokens=1))
+    released = lane.admit(prompt(5), GREEDY)
+    lane.take(runner.execute(lane.command({ended: 3, released: 5})))
+    assert [(s.sequence_id, s.block_ids) for s in runner.departed()] == [(ended, ())]
+    leaving = StepCommand(1, "me", 2, committed_step=0, release_ids=(released,))
+    runner.execute(leaving)
+    assert [s.sequence_id for s in runner.departed()] == [ended, released]
+    runner.execute(StepCommand(1, "me", 3, committed_step=1))
+    assert [s.sequence_id for s in runner.departed()] == [released]
+    runner.execute(StepCommand(1, "me", 4, committed_step=2))
+    assert runner.departed() == ()
+    assert runner.last_sequence_id == released
+
+
+def test_nobody_is_told_of_after_a_reset(runner: Runner) -> None:
+    lane = lane_for()
+    ended = lane.admit(prompt(3), replace(GREEDY, max_tokens=1))
+    lane.take(runner.execute(lane.command({ended: 3})))
+    runner.reset()
+    assert (runner.departed(), runner.last_sequence_id) == ((), ended)

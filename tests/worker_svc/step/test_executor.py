@@ -166,7 +166,7 @@ async def test_a_hello_finds_every_launched_step_absorbed(
     sent = [lane.command({job: 7}), *(lane.command({job: 1}) for _ in range(3))]
     for command in sent:
         await engine.begin(command, first)
-    reply = await engine.greet(Hello(2, "second"), second := Commands())
+    reply, _ = await engine.greet(Hello(2, "second"), second := Commands())
     assert reply.last_step == 4
     assert reply.sequences[0].num_tokens == 11
     reports = [await engine.execute(replace(command, epoch=2), second) for command in sent]
@@ -176,6 +176,6 @@ async def test_a_hello_finds_every_launched_step_absorbed(
         == lone_greedy(small_checkpoint, prompt(7), 4, stop_token_ids=()).tokens
     )
     await engine.begin(replace(lane.command({job: 1}), epoch=2), second)
-    reply = await engine.greet(Hello(3, "third", reset=True), Commands())
+    reply, _ = await engine.greet(Hello(3, "third", reset=True), Commands())
     assert (reply.last_step, reply.sequences) == (5, ())
     await engine.drain(1.0)
