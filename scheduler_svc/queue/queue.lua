@@ -23,7 +23,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           claim ("worker:epoch" that holds it or last held it),
                           fingerprint (of the model its output is from), ended (when), bytes
                           (of memory, once it has ended and was weighed),
-                          need (tokens that a worker must have room for), restarts (how often
+                          need (tokens that a worker must have room for), edge (what the edge
+                          that took the job keeps with it, for its own answers), restarts (how often
                           it was begun anew),
                           strikes (1, 2: it was in a lane that failed, once or again; 3: one
                           failed while it was alone there; 4: two did, and the sweep ends it),
@@ -186,7 +187,7 @@ end
 --@ submit
 -- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
---       tenant, priority, max_tokens, digest of the request, need
+--       tenant, priority, max_tokens, digest of the request, need, edge
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0},
 -- nil where the queue is full, 'order' where none is stored.
 local known = KEYS[13] and redis.call('GET', KEYS[13])
@@ -224,6 +225,7 @@ local turn = turn_of(now)
 redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
   'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
   'priority', ARGV[9], 'max_tokens', ARGV[10], 'need', ARGV[12])
+if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'edge', ARGV[13]) end
 if tonumber(ARGV[3]) > 0 then
   local deadline = seconds(now + ARGV[3] * 1000000)
   redis.call('HSET', KEYS[1], 'deadline', deadline, 'within', ARGV[3])

@@ -37,6 +37,7 @@ from scheduler_svc.queue.snapshot import (
     JobState,
     ended_ids,
     list_snapshots,
+    read_edge,
     read_prompt,
     read_snapshot,
 )
@@ -124,13 +125,14 @@ class JobQueue:
 
     # Clients' side.
 
-    async def submit(self, spec: JobSpec, request_digest: str = "") -> Submitted:
+    async def submit(self, spec: JobSpec, request_digest: str = "", edge: str = "") -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now.
 
-        ``request_digest`` tells what was asked from anything else. Raises Exhausted where
+        ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
+        for ``edge_of``. Raises Exhausted where
         the queue is full, InvalidRequest where the idempotency key has another request's job.
         """
-        return await self._submitting.submit(spec, request_digest)
+        return await self._submitting.submit(spec, request_digest, edge)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         """Return the job that this request was stored as, "" where there is none."""
@@ -162,6 +164,10 @@ class JobQueue:
     async def prompt(self, job_id: str) -> Sequence[int]:
         """A job's prompt, which its snapshot lacks; none for an unknown job. Raises Corrupt."""
         return await read_prompt(self._shard, job_id)
+
+    async def edge_of(self, job_id: str) -> str:
+        """What was kept with a job at its submit; empty for an unknown job, or where it was."""
+        return await read_edge(self._shard, job_id)
 
     async def jobs(
         self, *, state: JobState | None = None, tenant: str = "", limit: int = 100

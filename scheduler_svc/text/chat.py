@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
 
@@ -28,14 +29,26 @@ class ChatTemplate:
         except Exception as error:
             raise CardError(f"chat template: {type(error).__name__}") from error
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    @property
+    def source(self) -> str:
+        """The template itself: how a model writes what is not plain text is told by it alone."""
+        return self._source
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
         """Return the prompt, up to where the assistant's answer begins.
 
-        ``messages`` have "role" and "content". Raises InvalidRequest where the template
-        refuses them or fails on them.
+        ``messages`` have "role" and "content" and what else the template knows, ``tools`` are
+        JSON schemas of functions, ``options`` names that the template reads ("enable_thinking").
+        Raises InvalidRequest where the template refuses them or fails on them.
         """
+        names = {**(options or {}), **self._special_tokens}
         try:
-            return render(self._source, messages, self._special_tokens)
+            return render(self._source, messages, names, tools)
         except Exception as error:
             if type(error) is jinja2.TemplateError:  # what raise_exception raises, and nobody else
                 raise InvalidRequest("messages", f"the chat template says: {error}") from error

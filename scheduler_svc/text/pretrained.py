@@ -81,18 +81,24 @@ def _has_vocabulary(backend: Any) -> bool:
     return not backend.get_vocab(with_added_tokens=False).keys() <= added
 
 
-def render(source: str, messages: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> str:
+def render(
+    source: str,
+    messages: Sequence[Mapping[str, Any]],
+    names: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Render a conversation up to where the answer begins; an empty one compiles ``source`` only.
 
-    ``names`` are the special tokens that the template may name. Raises what jinja2 raises.
+    ``names`` are what the template may name: the special tokens, and what else it knows. Raises
+    what jinja2 raises.
     """
     with _without_torch():
         from transformers.utils.chat_template_utils import render_jinja_template
     texts, _ = render_jinja_template(
         conversations=[messages] if messages else [],
+        tools=list(tools) or None,
         chat_template=source,
-        add_generation_prompt=True,
-        **names,
+        **{"add_generation_prompt": True, **names},
     )
     return "".join(texts)
 
