@@ -141,15 +141,20 @@ class FrontEnd:
                     yield event
 
     async def events(
-        self, job_id: str, offset: int = 0, offsets: Sequence[int] = ()
+        self,
+        job_id: str,
+        offset: int = 0,
+        offsets: Sequence[int] = (),
+        grace_s: float | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Stream a job's output from an offset on, or from one offset for each output.
 
-        Close it, for a stream that is left before its end says that the client went away.
+        Close it, for a stream that is left before its end says that the client went away; for
+        ``grace_s`` see ``generate``.
         """
         job = await self._snapshot(job_id)
         async with (
-            self.absence.stream(job_id, job.spec.cancel_on_disconnect),
+            self.absence.stream(job_id, job.spec.cancel_on_disconnect, grace_s),
             aclosing(await self._follow(job, offset, offsets)) as events,
         ):
             async for event in events:

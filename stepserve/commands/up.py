@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from scheduler_svc.settings import ApiSettings, LaneSettings
-from stepserve.local.processes import Service, Stopped, Supervisor, check_port
+from stepserve.local.processes import Service, Stopped, Supervisor, check_port, is_free
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
@@ -23,6 +23,7 @@ from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
 CORES_FOR_ROLES_APART = 4
+DEFAULT_HTTP_PORT = 8000
 
 Role = Literal["all", "api", "lane"]
 
@@ -31,13 +32,22 @@ class Up(LaneSettings, ApiSettings):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
-    what dies, and prints `ready grpc=HOST:PORT model=NAME` when a job can be submitted.
+    what dies, and prints `ready grpc=HOST:PORT http=HOST:PORT model=NAME` when a job can be
+    submitted.
     """
 
     model: str = Field(description="checkpoint directory or Hugging Face id")
     model_name: str = Field("", description="name to serve it under; default: its last part")
     host: str = Field("127.0.0.1", description="address to serve gRPC on")
     port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
+    http: bool = Field(True, description="serve OpenAI's HTTP as well")
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port to serve HTTP on; 0: any free one; default: 8000, or any free one "
+        "where that is taken or --port is 0",
+    )
     workers: int = Field(1, ge=1, le=64, description="worker processes")
     schedulers: int = Field(1, ge=1, le=16, description="scheduler processes, on PORT, PORT+1, ...")
     roles_apart: Literal["auto", "yes", "no"] = Field(
@@ -88,13 +98,15 @@ class Up(LaneSettings, ApiSettings):
     def _has_ports(self) -> Self:
         if self.port + self.schedulers > 65536:
             raise ValueError(f"there are no {self.schedulers} ports from {self.port} on")
+        if (self.http_port or 0) + self.schedulers > 65536:
+            raise ValueError(f"there are no {self.schedulers} ports from {self.http_port} on")
         return self
 
     def run(self) -> int:
         """Serve; return the exit status."""
         require_local("up")
         # Before anything is started, which takes a while.
-        for port in self._scheduler_ports():
+        for port in self._asked_ports():
             check_port(self.host, port)
         with ExitStack() as stack:
             stop = stack.enter_context(_stop_signals())
@@ -119,13 +131,21 @@ class Up(LaneSettings, ApiSettings):
         ]
         # Those of the last role serve the clients.
         *_, ready = [[child.wait_ready() for child in children] for children in of_roles]
-        print(f"ready grpc={ready[0]['grpc']} model={ready[0]['model']}", flush=True)
+        print(f"ready {_addresses(ready[0])} model={ready[0]['model']}", flush=True)
         for other in ready[1:]:
-            print(f"also grpc={other['grpc']}", flush=True)
+            print(f"also {_addresses(other)}", flush=True)
 
-    def _scheduler_ports(self) -> list[int]:
+    def _asked_ports(self) -> list[int]:
         """Return the ports that are asked for; none where any will do."""
-        return [self.port + i for i in range(self.schedulers)] if self.port else []
+        firsts = (self.port, self.http_port if self.http else 0)
+        return [first + i for first in firsts if first for i in range(self.schedulers)]
+
+    def _http_port(self, number: int) -> int:
+        """Return the port for HTTP of a scheduler, 0 for any."""
+        if self.http_port is not None:
+            return self.http_port and self.http_port + number
+        port = DEFAULT_HTTP_PORT + number
+        return port if self.port and is_free(self.host, port) else 0
 
     @contextmanager
     def _redis(self) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -181,6 +201,8 @@ class Up(LaneSettings, ApiSettings):
             port = self.port + number if self.port else 0
             name = f"scheduler {number}"
             serving = [f"--host={self.host}", f"--port={port}", "--wait-for-worker"]
+            if self.http:
+                serving.append(f"--http-port={self._http_port(number)}")
         return Service(
             name,
             ["scheduler_svc", f"--roles={role}", *flags, *serving,
@@ -192,6 +214,11 @@ class Up(LaneSettings, ApiSettings):
     def _flags(self, *names: str) -> list[str]:
         values = ((name, getattr(self, name)) for name in names)
         return [flag(name, value) for name, value in values if value not in (None, "")]
+
+
+def _addresses(ready: Mapping[str, str]) -> str:
+    """Return where a scheduler serves, as its line and ours say it."""
+    return " ".join(f"{name}={ready[name]}" for name in ("grpc", "http") if name in ready)
 
 
 @contextmanager

@@ -64,6 +64,16 @@ def check_port(host: str, port: int) -> None:
             return
 
 
+def is_free(host: str, port: int) -> bool:
+    """Return whether ``port`` could be served on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), port), family=family).close()
+    except OSError:
+        return False
+    return True
+
+
 class Child:
     """One running service and the ready line that it prints."""
 
@@ -131,10 +141,12 @@ class Child:
         return self._pulse is not None and self._pulse.is_lost
 
     def restart(self) -> None:
-        """Start it again, on the port that it had, so that others find it."""
-        port = self._address.rpartition(":")[2]
-        flags = [flag for flag in self.service.arguments if not flag.startswith("--port=")]
-        self.service = replace(self.service, arguments=[*flags, f"--port={port}"])
+        """Start it again, on the ports that it had, so that others find it."""
+        ports = {"--port": self._address, "--http-port": self.fields.get("http", "")}
+        served = {flag: address.rpartition(":")[2] for flag, address in ports.items() if address}
+        flags = [f for f in self.service.arguments if f.partition("=")[0] not in served]
+        flags += [f"{flag}={port}" for flag, port in served.items()]
+        self.service = replace(self.service, arguments=flags)
         self._ready = queue.SimpleQueue()
         if self._pulse is not None:
             self._pulse.forget()

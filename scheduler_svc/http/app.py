@@ -1,0 +1,142 @@
+"""The routes, and what is the same for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.http.body import Bodies, json_object
+from scheduler_svc.http.call import Answer, Call, call_of
+from scheduler_svc.http.chat import Chat
+from scheduler_svc.http.completions import Completions
+from scheduler_svc.http.errors import ApiError, api_error, json_response
+from scheduler_svc.http.loss import loss_of
+from scheduler_svc.http.models import Models
+from scheduler_svc.http.sse import OpenStreams
+from scheduler_svc.http.tokenize import Tokenize
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
+
+
+class Endpoint:
+    """Answers a request in its own task, which ends with the connection; errors are answers."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with loss_of(scope).cancels_us():
+            answer = await self._answer(Request(scope, receive))
+            await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Answer:
+        try:
+            return await self._handler(request)
+        except Exception as error:
+            return api_error(error).response()
+
+
+class App:
+    """All routes over one front end."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._front_end = front_end
+        self._bodies = Bodies()
+        self.streams = OpenStreams()
+        self._models = Models(front_end)
+        self._tokenize = Tokenize(front_end)
+        self._completions = Completions(front_end, self.streams)
+        self._chat = Chat(front_end, self.streams)
+
+    def asgi(self) -> ASGIApp:
+        """Return it as a server runs it."""
+        return Starlette(
+            routes=self._routes(),
+            exception_handlers={HTTPException: _http_error, Exception: _bug},
+        )
+
+    def _routes(self) -> list[BaseRoute]:
+        tokenize = self._object(self._tokenize.tokenize)
+        detokenize = self._object(self._tokenize.detokenize)
+        return [
+            _route("POST", "/v1/completions", self._posted(self._completions)),
+            _route("POST", "/v1/chat/completions", self._posted(self._chat)),
+            _route("GET", "/v1/models", self._list_models),
+            _route("GET", "/v1/models/{name:path}", self._one_model),
+            _route("POST", "/tokenize", tokenize),
+            _route("POST", "/detokenize", detokenize),
+            _route("GET", "/health", self._health),
+            _route("GET", "/ready", self._ready),
+            _route("GET", "/live", self._live),
+            _route("GET", "/ping", self._live),
+            _route("GET", "/version", self._version),
+        ]
+
+    def _posted(self, answer: Callable[[Call], Awaitable[Answer]]) -> Handler:
+        async def handle(request: Request) -> Answer:
+            async with self._bodies.read(request) as body:
+                call = call_of(request, json_object(body))
+            return await answer(call)
+
+        return handle
+
+    def _object(self, answer: Callable[[dict[str, Any]], Awaitable[Any]]) -> Handler:
+        async def handle(request: Request) -> Answer:
+            async with self._bodies.read(request) as body:
+                return json_response(await answer(json_object(body)))
+
+        return handle
+
+    async def _list_models(self, _request: Request) -> Answer:
+        return json_response(await self._models.all())
+
+    async def _one_model(self, request: Request) -> Answer:
+        return json_response(await self._models.one(request.path_params["name"]))
+
+    async def _health(self, _request: Request) -> Answer:
+        """Whether jobs are taken."""
+        return _state(self._front_end.readiness.takes_jobs)
+
+    async def _ready(self, _request: Request) -> Answer:
+        """Whether jobs are taken, and computed by some worker."""
+        return _state(self._front_end.readiness.computes)
+
+    async def _live(self, _request: Request) -> Answer:
+        """Whether this process answers."""
+        return _state(is_well=True)
+
+    async def _version(self, _request: Request) -> Answer:
+        return json_response({"version": version("stepserve")})
+
+
+def _route(method: str, path: str, handler: Handler) -> Route:
+    return Route(path, endpoint=Endpoint(handler), methods=[method])
+
+
+def _state(is_well: bool) -> Response:
+    return Response(status_code=200 if is_well else 503)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, or another method."""
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path[:200]}"
+    message = f"{what} is not served here" if error.status_code in (404, 405) else error.detail
+    told = ApiError(error.status_code, message, code="unknown_url")
+    told.headers = dict(error.headers or {})
+    return told.response()
+
+
+async def _bug(_request: Request, error: Exception) -> Response:
+    await asyncio.sleep(0)
+    return api_error(error).response()
