@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from scheduler_svc.frontend.trouble import Trouble
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import JobQueue, Submitted
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import Finish
 
@@ -40,6 +40,7 @@ class Absence:
         self._num_streams: Counter[str] = Counter()
         self._watched: set[str] = set()
         self._timers: dict[str, asyncio.Task[None]] = {}
+        self._storing: set[asyncio.Task[Submitted]] = set()
         self._is_closed = False
         self._trouble = Trouble(log, "others are not told what is followed here")
 
@@ -72,6 +73,20 @@ class Absence:
             if not self._num_streams[job_id]:
                 del self._num_streams[job_id]
                 self._left(job_id, cut_off, self._grace_s if grace_s is None else grace_s)
+
+    def abandon(self, storing: asyncio.Task[Submitted], grace_s: float | None) -> None:
+        """Let the job that is being stored be as one whose last stream was cut off."""
+        self._storing.add(storing)
+
+        def stored(task: asyncio.Task[Submitted]) -> None:
+            self._storing.discard(task)
+            if task.cancelled() or task.exception() is not None or task.result().existed:
+                return
+            job_id = task.result().job_id
+            self._watched.add(job_id)
+            self._left(job_id, True, self._grace_s if grace_s is None else grace_s)
+
+        storing.add_done_callback(stored)
 
     async def run(self) -> None:
         """Go on telling the others what is followed here, until cancelled."""

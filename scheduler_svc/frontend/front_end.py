@@ -131,10 +131,13 @@ class FrontEnd:
         Where its client going away cancels the job, it does so after ``grace_s`` (None: as the
         settings say).
         """
-        submitted = await self._submit(request, edge, is_streamed=True)
-        job = await self._snapshot(submitted.job_id)
-        # It may have been stored by a submit, which has no stream.
-        async with self.absence.stream(submitted.job_id, job.spec.cancel_on_disconnect, grace_s):
+        submitted = await self._submit_for_stream(request, edge, grace_s)
+        job_id, watch = submitted.job_id, request.cancel_on_disconnect
+        if submitted.existed:
+            # It may have been stored by a submit, which has no stream.
+            watch = (await self._snapshot(job_id)).spec.cancel_on_disconnect
+        async with self.absence.stream(job_id, watch, grace_s):
+            job = await self._snapshot(job_id)
             yield StreamEvent(submitted.job_id)
             async with aclosing(await self._follow(job, 0, ())) as events:
                 async for event in events:
@@ -195,6 +198,18 @@ class FrontEnd:
             num_queued_jobs=await self._queue.num_queued(),
         )
         return (model,)
+
+    async def _submit_for_stream(
+        self, request: Request, edge: str, grace_s: float | None
+    ) -> Submitted:
+        """Submit; a client that goes away meanwhile leaves a job, which is to end like others."""
+        storing = asyncio.create_task(self._submit(request, edge, is_streamed=True))
+        try:
+            return await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            if request.cancel_on_disconnect:
+                self.absence.abandon(storing, grace_s)
+            raise
 
     async def _submit(self, request: Request, edge: str, *, is_streamed: bool) -> Submitted:
         self._watch.check()

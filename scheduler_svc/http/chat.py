@@ -21,7 +21,7 @@ from scheduler_svc.http.parameters import CHAT, check
 from scheduler_svc.http.resume import place_of, resumed
 from scheduler_svc.http.sampling import sampling_of
 from scheduler_svc.http.tools import names_of, tools_of
-from scheduler_svc.http.usage import includes_usage
+from scheduler_svc.http.usage import UsageShown
 from scheduler_svc.http.values import boolean, integer, mapping, text
 from scheduler_svc.text.speech import manner_of
 from stepserve.protocol.inference import Request, StreamEvent
@@ -55,7 +55,7 @@ class Chat:
                 # From its beginning, since what a text means is told by all that is before it.
                 job_id = job_of("", place.unique, self._front_end.model)
                 job = resumed(self._front_end, job_id, (), call)
-            chunks = await ChatStream(asked.form, place).begin(job)
+            chunks = await ChatStream(self._front_end, asked.form, place).begin(job)
             return sse.EventStream(chunks, self._streams)
         except Exception as error:
             raise api_error(error, _names(call.body)) from error
@@ -86,7 +86,7 @@ class Chat:
             manner=manner_of(await texts.chat_template_source(), rendered.text, names_of(tools)),
             names=TokenNames(await texts.tokens()) if logprobs is not None else None,
             prompt_ids=rendered.token_ids if boolean(body, "return_token_ids") else None,
-            includes_usage=includes_usage(body),
+            usage=UsageShown.of(body),
             shows_reasoning=boolean(body, "include_reasoning", default=True),
             one_call=not boolean(body, "parallel_tool_calls", default=True),
         )

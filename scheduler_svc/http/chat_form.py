@@ -10,7 +10,7 @@ from typing import Any
 from scheduler_svc.http.choice import Collected
 from scheduler_svc.http.ids import CHAT, public_id, unique_of
 from scheduler_svc.http.logprobs import TokenNames
-from scheduler_svc.http.usage import usage_of
+from scheduler_svc.http.usage import UsageShown, usage_of
 from scheduler_svc.text.speech import Manner, Piece, Speech
 from stepserve.protocol.inference import StreamEvent
 
@@ -28,7 +28,7 @@ class ChatForm:
     manner: Manner
     names: TokenNames | None = None
     prompt_ids: Sequence[int] | None = None
-    includes_usage: bool = False
+    usage: UsageShown = field(default_factory=UsageShown)
     shows_reasoning: bool = True
     one_call: bool = False
     created_s: int = field(default_factory=lambda: int(time.time()))

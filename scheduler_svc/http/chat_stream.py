@@ -7,14 +7,15 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.http import sse
 from scheduler_svc.http.chat_form import ChatForm, reason
 from scheduler_svc.http.choice import checked
 from scheduler_svc.http.merge import begun
 from scheduler_svc.http.resume import Place
-from scheduler_svc.http.usage import usage_of
+from scheduler_svc.http.usage import RunningUsage, running_usage
 from scheduler_svc.text.speech import Speech
-from stepserve.protocol.inference import StreamEvent, Usage
+from stepserve.protocol.inference import StreamEvent
 
 
 class ChatStream:
@@ -23,7 +24,8 @@ class ChatStream:
     What was read is taken apart again, as its text was, and not sent.
     """
 
-    def __init__(self, form: ChatForm, place: Place | None) -> None:
+    def __init__(self, front_end: FrontEnd, form: ChatForm, place: Place | None) -> None:
+        self._front_end = front_end
         self._form = form
         self._read = place
         self._speeches = [Speech(form.manner) for _ in range(form.num_outputs)]
@@ -32,19 +34,20 @@ class ChatStream:
     async def begin(self, job: AsyncGenerator[StreamEvent, None]) -> AsyncGenerator[bytes, None]:
         """Return the chunks, once the job is stored. Raises what storing it raises."""
         [job_id] = await begun([job])
-        return self._chunks(job, job_id)
+        usage = await running_usage(self._form.usage, self._front_end, [job_id])
+        return self._chunks(job, job_id, usage)
 
     async def _chunks(
-        self, job: AsyncGenerator[StreamEvent, None], job_id: str
+        self, job: AsyncGenerator[StreamEvent, None], job_id: str, usage: RunningUsage
     ) -> AsyncGenerator[bytes, None]:
-        form, usage = self._form, Usage(0, 0)
+        form = self._form
         envelope = form.envelope(job_id, "chat.completion.chunk")
         place = Place.start(job_id, form.num_outputs)
         is_first = self._read is None
         async with aclosing(job) as events:
             async for event in events:
                 checked(event)
-                usage = event.usage or usage
+                usage.add(0, event)
                 fresh = self._unread(event, place)
                 place.advance(event)
                 if fresh is None:
@@ -52,13 +55,13 @@ class ChatStream:
                 choice = self._choice(fresh)
                 if choice is None:
                     continue
-                chunk = {**envelope, "choices": [choice]}
+                chunk = {**envelope, "choices": [choice], **usage.running()}
                 if is_first and form.prompt_ids is not None:
                     chunk["prompt_token_ids"] = list(form.prompt_ids)
                 is_first = False
                 yield sse.event(chunk, place.event_id)
-        if form.includes_usage:
-            yield sse.event({**envelope, "choices": [], "usage": usage_of(usage)})
+        if usage.shown.at_end:
+            yield sse.event({**envelope, "choices": [], "usage": usage.final()})
         yield sse.DONE
 
     def _unread(self, event: StreamEvent, place: Place) -> StreamEvent | None:

@@ -10,7 +10,7 @@ from typing import Any
 from scheduler_svc.http.choice import Choice, Collected
 from scheduler_svc.http.ids import COMPLETION, public_id
 from scheduler_svc.http.logprobs import TokenNames
-from scheduler_svc.http.usage import added, usage_of
+from scheduler_svc.http.usage import UsageShown, added, usage_of
 from stepserve.protocol.inference import StreamEvent, Usage
 
 
@@ -27,7 +27,7 @@ class CompletionForm:
     echoes: Sequence[str] = ()
     names: TokenNames | None = None
     prompts: Sequence[Sequence[int]] = ()
-    includes_usage: bool = False
+    usage: UsageShown = field(default_factory=UsageShown)
     created_s: int = field(default_factory=lambda: int(time.time()))
 
     def envelope(self, job_id: str) -> dict[str, Any]:

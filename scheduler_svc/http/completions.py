@@ -19,7 +19,7 @@ from scheduler_svc.http.parameters import COMPLETION, check
 from scheduler_svc.http.prompts import prompts_of
 from scheduler_svc.http.resume import place_of, resumed
 from scheduler_svc.http.sampling import sampling_of
-from scheduler_svc.http.usage import includes_usage
+from scheduler_svc.http.usage import UsageShown
 from scheduler_svc.http.values import boolean, integer, text
 from stepserve.protocol.inference import Request, StreamEvent
 from stepserve.protocol.sampling import MAX_LOGPROBS, MAX_OUTPUTS
@@ -72,7 +72,7 @@ class Completions:
         else:
             job_id = job_of("", place.unique, self._front_end.model)
             jobs = [resumed(self._front_end, job_id, place.num_tokens, call)]
-        chunks = await CompletionStream(asked.form, place).begin(jobs)
+        chunks = await CompletionStream(self._front_end, asked.form, place).begin(jobs)
         return sse.EventStream(chunks, self._streams)
 
     def _jobs(
@@ -96,7 +96,7 @@ class Completions:
             if logprobs is not None
             else None,
             prompts=await self._shown_ids(call, prompts),
-            includes_usage=includes_usage(body),
+            usage=UsageShown.of(body),
         )
         requests = [await self._request(call, prompts, at, logprobs) for at in range(len(prompts))]
         return Asked(requests, form)

@@ -27,6 +27,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _ignored_bytes = 0
     _is_in_head = True
+    _has_head = False  # whether the last data completed one
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -41,8 +42,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_in_head and self._timer is None:
             self._begin_head()
+        was_in_head, self._has_head = self._is_in_head, False
         super().data_received(data)
-        if self._is_in_head:
+        if was_in_head and not self._has_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(431, "the request's head is too large")
@@ -58,7 +60,7 @@ class GuardedProtocol(HttpToolsProtocol):
             raise HttpParserError("too many or too large headers")
 
     def on_headers_complete(self) -> None:
-        self._is_in_head, self._head_bytes = False, 0
+        self._is_in_head, self._has_head, self._head_bytes = False, True, 0
         self._end_timer()
         super().on_headers_complete()
 

@@ -50,14 +50,18 @@ async def test_prompts_may_be_texts_or_ids_or_lists_of_either(served: HttpServed
 @pytest.mark.parametrize("prompts", [1, 2])
 async def test_a_stream_ends_with_reasons_usage_and_done(served: HttpServed, prompts: int) -> None:
     body = {
-        "prompt": ["Once"] * prompts, "stream": True, "n": 2, "stream_options": {"include_usage": True},
-    }  # fmt: skip
+        "prompt": ["Once"] * prompts,
+        "stream": True,
+        "n": 2,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
     answer = await both(served, body, *["a dog"] * prompts)
     assert answer.headers["content-type"].startswith("text/event-stream")
     *chunks, usage, done = events_of(answer.text)
     assert done == "[DONE]"
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens"] == 2 * prompts * len(served.ids("a dog"))
+    assert chunks[-1]["usage"] == usage["usage"]
     for index in range(2 * prompts):
         mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]
         assert "".join(choice["text"] for choice in mine) == "a dog"
