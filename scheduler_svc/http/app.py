@@ -22,7 +22,9 @@ from scheduler_svc.http.completions import Completions
 from scheduler_svc.http.errors import ApiError, api_error, json_response
 from scheduler_svc.http.loss import loss_of
 from scheduler_svc.http.models import Models
+from scheduler_svc.http.responses import Responses
 from scheduler_svc.http.sse import OpenStreams
+from scheduler_svc.http.tenant import tenant_of
 from scheduler_svc.http.tokenize import Tokenize
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
@@ -57,6 +59,7 @@ class App:
         self._tokenize = Tokenize(front_end)
         self._completions = Completions(front_end, self.streams)
         self._chat = Chat(front_end, self.streams)
+        self._responses = Responses(front_end, self.streams)
 
     def asgi(self) -> ASGIApp:
         """Return it as a server runs it."""
@@ -73,6 +76,9 @@ class App:
             _route("POST", "/v1/chat/completions", self._posted(self._chat)),
             _route("GET", "/v1/models", self._list_models),
             _route("GET", "/v1/models/{name:path}", self._one_model),
+            _route("POST", "/v1/responses", self._posted(self._responses.create)),
+            _route("GET", "/v1/responses/{id}", self._get_response),
+            _route("POST", "/v1/responses/{id}/cancel", self._cancel_response),
             _route("POST", "/tokenize", tokenize),
             _route("POST", "/detokenize", detokenize),
             _route("GET", "/health", self._health),
@@ -102,6 +108,17 @@ class App:
 
     async def _one_model(self, request: Request) -> Answer:
         return json_response(await self._models.one(request.path_params["name"]))
+
+    async def _get_response(self, request: Request) -> Answer:
+        response_id, asked = request.path_params["id"], request.query_params
+        if asked.get("stream", "").lower() in ("true", "1"):
+            after = asked.get("starting_after", "")
+            return await self._responses.follow(response_id, call_of(request, {}), after)
+        return json_response(await self._responses.get(response_id, tenant_of(request)))
+
+    async def _cancel_response(self, request: Request) -> Answer:
+        response_id = request.path_params["id"]
+        return json_response(await self._responses.cancel(response_id, tenant_of(request)))
 
     async def _health(self, _request: Request) -> Answer:
         """Whether jobs are taken."""

@@ -40,16 +40,26 @@ def _refused(name: str, note: str, *neutral: Any) -> Parameter:
 _GUIDED = "structured output is not there"
 _SAMPLING = (
     *_used(
-        "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty",
-        "logit_bias", "n",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
     ),
     *_used(
-        "top_k", "min_p", "repetition_penalty", "ignore_eos", "stop_token_ids", "priority",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "ignore_eos",
+        "stop_token_ids",
+        "priority",
         note="as vLLM; a higher priority goes first",
     ),
     *_used("deadline_s", note="ours: seconds from now until the job ends, done or not"),
-    *_used("return_token_ids", note="as vLLM"),
-)  # fmt: skip
+)
+_MANY = (*_used("n"), *_used("return_token_ids", note="as vLLM"))  # fmt: skip
 _STREAMED = _used("model", "stream", "stream_options")
 _LABELS = _accepted(
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -124,6 +134,7 @@ COMPLETION = _table(
     *_used("echo", note="not together with logprobs"),
     *_used("add_special_tokens", note="as vLLM"),
     *_SAMPLING,
+    *_MANY,
     *_LABELS,
     _refused("suffix", "no text is filled in", ""),
     _refused("best_of", "outputs are not ranked", 1),
@@ -143,9 +154,42 @@ CHAT = _table(
     *_used("add_generation_prompt", "continue_final_message", note="as vLLM"),
     *_used("add_special_tokens", note="as vLLM; false by default"),
     *_SAMPLING,
+    *_MANY,
     *_LABELS,
     *_accepted("metadata", note="labels of stored completions, which there are none of"),
     *_CHAT_ABSENT,
+    *_ABSENT,
+)
+RESPONSE = _table(
+    *_STREAMED,
+    *_used("input", note="a text, or items: messages of text, calls and their outputs, reasoning"),
+    *_used("instructions", "max_output_tokens", "previous_response_id", "metadata"),
+    *_used("background", note="goes on whatever becomes of the client, and of us"),
+    *_used("store", note="false: it can't be asked for later"),
+    *_used("tools", "tool_choice", "parallel_tool_calls", note="as with chats"),
+    *_used("reasoning", note="effort, given to the chat template"),
+    *_used("chat_template_kwargs", note="as vLLM"),
+    *_used("text", note='format "text"'),
+    *_SAMPLING,
+    *_LABELS,
+    _refused("include", "not there", []),
+    _refused("n", "a response is one", 1),
+    _refused("conversation", "use previous_response_id"),
+    _refused("prompt", "prompts are not stored here"),
+    _refused("max_tool_calls", "tools run at the client"),
+    _refused("top_logprobs", "use chats", 0),
+    _refused("truncation", "a prompt that is too long is an error", "disabled"),
+    _refused("service_tier", "use priority", "auto", "default"),
+    _refused("moderation", "not there"),
+    _refused("background_options", "use priority and deadline_s"),
+    _refused("context_management", "not there", []),
+    _refused("access_programs", "not there"),
+    _refused("image", "text only"),
+    _refused("include_reasoning", "reasoning is an item of its own", True),
+    _refused("enable_response_messages", "not there", False),
+    _refused("previous_input_messages", "use input"),
+    _refused("mm_processor_kwargs", "text only"),
+    _refused("media_io_kwargs", "text only"),
     *_ABSENT,
 )
 TOKENIZE = _table(

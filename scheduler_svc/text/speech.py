@@ -179,6 +179,11 @@ class Speech:
         if self._num_shown < 0 and (is_none or reader.has_ended or is_last):
             return self._give_up_call(pieces)
         if reader.has_ended or reader.is_broken:
+            if not self._num_shown and reader.has_ended:
+                none = "{}"
+                pieces.append(
+                    Piece("arguments", none, self._at - len(none), self._at, self.num_calls)
+                )
             self.num_calls += 1
             self._state = "after"
             return True
