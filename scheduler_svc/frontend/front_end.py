@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
+from scheduler_svc.frontend.batches import Batches
+from scheduler_svc.frontend.files import Files
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
 from scheduler_svc.frontend.live_card import LiveCard
@@ -71,6 +73,8 @@ class FrontEnd:
         self._trouble = Trouble(log, "the api cannot say how it stands")
         self.absence = Absence(queue, settings.disconnect_grace_s)
         self.texts = Texts(self._live_card)
+        self.files = Files(queue)
+        self.batches = Batches(queue)
         self.readiness = Readiness(takes_jobs=False, computes=False)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
@@ -15,11 +15,14 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.http.batch_runner import BatchRunner
+from scheduler_svc.http.batches import BatchRoutes
 from scheduler_svc.http.body import Bodies, json_object
 from scheduler_svc.http.call import Answer, Call, call_of
 from scheduler_svc.http.chat import Chat
 from scheduler_svc.http.completions import Completions
 from scheduler_svc.http.errors import ApiError, api_error, json_response
+from scheduler_svc.http.files import MAX_FORM_BYTES, UPLOAD_TIMEOUT_S, FileRoutes
 from scheduler_svc.http.loss import loss_of
 from scheduler_svc.http.models import Models
 from scheduler_svc.http.responses import Responses
@@ -60,6 +63,17 @@ class App:
         self._completions = Completions(front_end, self.streams)
         self._chat = Chat(front_end, self.streams)
         self._responses = Responses(front_end, self.streams)
+        self._files = FileRoutes(front_end.files)
+        self._batches = BatchRoutes(front_end.batches, front_end.files)
+        self.runner = BatchRunner(
+            front_end.batches,
+            front_end.files,
+            {
+                "/v1/completions": self._completions.complete,
+                "/v1/chat/completions": self._chat.complete,
+                "/v1/responses": self._responses.complete,
+            },
+        )
 
     def asgi(self) -> ASGIApp:
         """Return it as a server runs it."""
@@ -78,7 +92,8 @@ class App:
             _route("GET", "/v1/models/{name:path}", self._one_model),
             _route("POST", "/v1/responses", self._posted(self._responses.create)),
             _route("GET", "/v1/responses/{id}", self._get_response),
-            _route("POST", "/v1/responses/{id}/cancel", self._cancel_response),
+            _route("POST", "/v1/responses/{id}/cancel", _named(self._responses.cancel)),
+            *self._batch_routes(),
             _route("POST", "/tokenize", tokenize),
             _route("POST", "/detokenize", detokenize),
             _route("GET", "/health", self._health),
@@ -87,6 +102,32 @@ class App:
             _route("GET", "/ping", self._live),
             _route("GET", "/version", self._version),
         ]
+
+    def _batch_routes(self) -> list[BaseRoute]:
+        files, batches = self._files, self._batches
+        return [
+            _route("POST", "/v1/files", self._upload),
+            _route("GET", "/v1/files", _listed(files.all)),
+            _route("GET", "/v1/files/{id}", _named(files.get)),
+            _route("DELETE", "/v1/files/{id}", _named(files.delete)),
+            _route("GET", "/v1/files/{id}/content", self._file_content),
+            _route("POST", "/v1/batches", self._create_batch),
+            _route("GET", "/v1/batches", _listed(batches.all)),
+            _route("GET", "/v1/batches/{id}", _named(batches.get)),
+            _route("POST", "/v1/batches/{id}/cancel", _named(batches.cancel)),
+        ]
+
+    async def _upload(self, request: Request) -> Answer:
+        async with self._bodies.form(request, MAX_FORM_BYTES, UPLOAD_TIMEOUT_S) as form:
+            return json_response(await self._files.create(form, tenant_of(request)))
+
+    async def _file_content(self, request: Request) -> Answer:
+        return await self._files.content(request.path_params["id"], tenant_of(request))
+
+    async def _create_batch(self, request: Request) -> Answer:
+        async with self._bodies.read(request) as body:
+            given = json_object(body)
+        return json_response(await self._batches.create(given, tenant_of(request)))
 
     def _posted(self, answer: Callable[[Call], Awaitable[Answer]]) -> Handler:
         async def handle(request: Request) -> Answer:
@@ -116,10 +157,6 @@ class App:
             return await self._responses.follow(response_id, call_of(request, {}), after)
         return json_response(await self._responses.get(response_id, tenant_of(request)))
 
-    async def _cancel_response(self, request: Request) -> Answer:
-        response_id = request.path_params["id"]
-        return json_response(await self._responses.cancel(response_id, tenant_of(request)))
-
     async def _health(self, _request: Request) -> Answer:
         """Whether jobs are taken."""
         return _state(self._front_end.readiness.takes_jobs)
@@ -138,6 +175,24 @@ class App:
 
 def _route(method: str, path: str, handler: Handler) -> Route:
     return Route(path, endpoint=Endpoint(handler), methods=[method])
+
+
+def _named(answer: Callable[[str, str], Awaitable[Any]]) -> Handler:
+    """Return what answers for one of something, of the caller's own."""
+
+    async def handle(request: Request) -> Answer:
+        return json_response(await answer(request.path_params["id"], tenant_of(request)))
+
+    return handle
+
+
+def _listed(answer: Callable[[Mapping[str, str], str], Awaitable[Any]]) -> Handler:
+    """Return what answers with a page of a list, of the caller's own."""
+
+    async def handle(request: Request) -> Answer:
+        return json_response(await answer(request.query_params, tenant_of(request)))
+
+    return handle
 
 
 def _state(is_well: bool) -> Response:

@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
 from scheduler_svc.http.errors import ApiError
 from stepserve.protocol.errors import Exhausted
@@ -51,6 +54,38 @@ class Bodies:
             raise ApiError(400, "the request's body was cut off") from None
         finally:
             self._num_bytes -= len(body)
+
+    @asynccontextmanager
+    async def form(
+        self, request: Request, max_bytes: int, timeout_s: float
+    ) -> AsyncIterator[FormData]:
+        """Yield a form, its files on disk where they are large. Raises ApiError."""
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > max_bytes:
+            raise _too_large(max_bytes)
+        num_bytes = 0
+
+        async def receive() -> Message:
+            nonlocal num_bytes
+            message = await request.receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > max_bytes:
+                raise _too_large(max_bytes)
+            return message
+
+        bounded = Request(request.scope, receive)
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                bounded.form(max_files=1, max_fields=16) as form,
+            ):
+                yield form
+        except TimeoutError:
+            raise ApiError(408, "the request's body took too long") from None
+        except ClientDisconnect:
+            raise ApiError(400, "the request's body was cut off") from None
+        except HTTPException as error:
+            raise ApiError(400, f"the body can't be read as a form: {error.detail}") from None
 
 
 def json_object(body: bytes) -> dict[str, Any]:

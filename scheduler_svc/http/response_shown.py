@@ -26,7 +26,7 @@ def shown_of(body: Mapping[str, Any]) -> dict[str, Any]:
         "background": boolean(body, "background"),
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
-        "metadata": _metadata(body),
+        "metadata": metadata_of(body),
         "parallel_tool_calls": boolean(body, "parallel_tool_calls", default=True),
         "previous_response_id": body.get("previous_response_id"),
         "reasoning": {"effort": text(reasoning, "effort") or None, "summary": None},
@@ -49,7 +49,7 @@ def _check_text(body: Mapping[str, Any]) -> None:
         raise invalid("text.verbosity", "is not supported here", "unsupported_parameter")
 
 
-def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
     metadata = mapping(body, "metadata")
     if len(metadata) > MAX_METADATA:
         raise invalid("metadata", f"at most {MAX_METADATA} are possible")

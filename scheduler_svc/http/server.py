@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 
@@ -29,7 +28,7 @@ class HttpServer:
         self._app = App(front_end)
         self._state = ServerState()
         self._server: asyncio.Server | None = None
-        self._pulse: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, host: str, port: int) -> str:
         """Serve on ``host:port`` (0: any free port); return the address as HOST:PORT.
@@ -59,7 +58,10 @@ class HttpServer:
             in_use = error.errno == errno.EADDRINUSE
             reason = "is it in use?" if in_use else error.strerror
             raise StepserveError(f"can't serve HTTP on {host}:{port}: {reason}") from error
-        self._pulse = asyncio.create_task(self._break_silences(), name="http-pulse")
+        self._tasks = [
+            asyncio.create_task(self._break_silences(), name="http-pulse"),
+            asyncio.create_task(self._app.runner.run(), name="http-batches"),
+        ]
         return f"{host}:{_port_of(self._server)}"
 
     async def stop(self) -> None:
@@ -74,10 +76,9 @@ class HttpServer:
             if isinstance(connection, GuardedProtocol):
                 connection.transport.abort()
         await asyncio.gather(*self._state.tasks, return_exceptions=True)
-        if self._pulse is not None:
-            self._pulse.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._pulse
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _break_silences(self) -> None:
         while True:

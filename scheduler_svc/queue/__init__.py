@@ -10,6 +10,7 @@ from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
 from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
+from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
 from scheduler_svc.queue.submitting import Submitted
 
@@ -35,6 +36,9 @@ __all__ = [
     "Renewal",
     "RowAnswer",
     "RowKind",
+    "Shelf",
+    "ShelfFull",
+    "Shelved",
     "Submitted",
     "SuspectClaim",
     "WorkerRecord",

@@ -32,6 +32,7 @@ from scheduler_svc.queue.rows import (
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server, server_memory
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.shelf import Shelf
 from scheduler_svc.queue.snapshot import (
     JobSnapshot,
     JobState,
@@ -152,6 +153,10 @@ class JobQueue:
     async def cancel(self, job_id: str, reason: str = "cancelled", message: str = "") -> bool:
         """Ends every output that has not ended. False where the job had ended or is unknown."""
         return await self._ending.end(job_id, Finish(reason, message))
+
+    def shelf(self, kind: str) -> Shelf:
+        """Records of a kind that an edge keeps beside jobs."""
+        return Shelf(self._shard, kind)
 
     def presence(self, replica: str, ttl_ms: int) -> Presence:
         """For a replica whose clients follow jobs that are to end when nobody does."""

@@ -112,7 +112,7 @@ async def test_a_stream_cut_after_any_event_goes_on_exactly_there(qwen: HttpServ
 
 
 async def test_another_replica_goes_on_with_what_the_first_one_began(
-    qwen: HttpServed, redis_url: str
+    qwen: HttpServed,
 ) -> None:
     answer = await qwen.post(
         "/v1/responses", {"input": "Hi", "background": True}, idempotency_key="mine"
