@@ -25,6 +25,7 @@ from scheduler_svc.http.errors import ApiError, api_error, json_response
 from scheduler_svc.http.files import MAX_FORM_BYTES, UPLOAD_TIMEOUT_S, FileRoutes
 from scheduler_svc.http.loss import loss_of
 from scheduler_svc.http.models import Models
+from scheduler_svc.http.openapi import document
 from scheduler_svc.http.responses import Responses
 from scheduler_svc.http.sse import OpenStreams
 from scheduler_svc.http.tenant import tenant_of
@@ -101,6 +102,7 @@ class App:
             _route("GET", "/live", self._live),
             _route("GET", "/ping", self._live),
             _route("GET", "/version", self._version),
+            _route("GET", "/openapi.json", self._openapi),
         ]
 
     def _batch_routes(self) -> list[BaseRoute]:
@@ -168,6 +170,9 @@ class App:
     async def _live(self, _request: Request) -> Answer:
         """Whether this process answers."""
         return _state(is_well=True)
+
+    async def _openapi(self, _request: Request) -> Answer:
+        return json_response(document())
 
     async def _version(self, _request: Request) -> Answer:
         return json_response({"version": version("stepserve")})

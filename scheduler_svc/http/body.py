@@ -30,16 +30,14 @@ class Bodies:
         self._num_bytes = 0
 
     @asynccontextmanager
-    async def read(
-        self, request: Request, max_bytes: int = MAX_BODY_BYTES, timeout_s: float = BODY_TIMEOUT_S
-    ) -> AsyncIterator[bytes]:
+    async def read(self, request: Request, max_bytes: int = MAX_BODY_BYTES) -> AsyncIterator[bytes]:
         """Yield a body; it counts until the block ends. Raises ApiError, Exhausted."""
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > max_bytes:
             raise _too_large(max_bytes)
         body = bytearray()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(BODY_TIMEOUT_S):
                 async for chunk in request.stream():
                     self._num_bytes += len(chunk)
                     body += chunk

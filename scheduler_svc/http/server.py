@@ -41,6 +41,7 @@ class HttpServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # who sends no HTTP is told so; it is nothing to write down
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
