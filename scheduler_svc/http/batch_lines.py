@@ -14,8 +14,8 @@ from scheduler_svc.http.errors import ApiError
 MAX_LINES = 50_000
 MAX_CUSTOM_ID_CHARS = 512
 MAX_ERRORS = 100
-# What waits for a while is better off last; a line may say otherwise.
-DEFAULT_PRIORITY = -5
+# As requests say it: the lowest goes first. A line may say otherwise.
+DEFAULT_PRIORITY = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from scheduler_svc.http.logprobs import TokenNames
 from scheduler_svc.http.messages import messages_of
 from scheduler_svc.http.parameters import CHAT, check
 from scheduler_svc.http.resume import place_of, resumed
-from scheduler_svc.http.sampling import sampling_of
+from scheduler_svc.http.sampling import priority_of, sampling_of
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.usage import UsageShown
 from scheduler_svc.http.values import boolean, integer, mapping, text
@@ -103,7 +103,7 @@ class Chat:
             prompt_token_ids=rendered.token_ids,
             sampling=sampling_of(body, body.get(_max_tokens_name(body)), logprobs),
             model=text(body, "model"),
-            priority=body.get("priority") or 0,
+            priority=priority_of(body),
             tenant=call.tenant,
             idempotency_key=call.key,
             deadline_s=body.get("deadline_s") or 0.0,

@@ -18,7 +18,7 @@ from scheduler_svc.http.logprobs import TokenNames
 from scheduler_svc.http.parameters import COMPLETION, check
 from scheduler_svc.http.prompts import prompts_of
 from scheduler_svc.http.resume import place_of, resumed
-from scheduler_svc.http.sampling import sampling_of
+from scheduler_svc.http.sampling import priority_of, sampling_of
 from scheduler_svc.http.usage import UsageShown
 from scheduler_svc.http.values import boolean, integer, text
 from stepserve.protocol.inference import Request, StreamEvent
@@ -114,7 +114,7 @@ class Completions:
             prompt_token_ids=prompt if isinstance(prompt, list) else None,
             sampling=sampling_of(body, max_tokens, logprobs),
             model=text(body, "model"),
-            priority=body.get("priority") or 0,
+            priority=priority_of(body),
             tenant=call.tenant,
             idempotency_key=f"{call.key}#{position}" if call.key and position else call.key,
             deadline_s=body.get("deadline_s") or 0.0,

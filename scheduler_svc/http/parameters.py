@@ -64,7 +64,7 @@ _STREAMED = _used("model", "stream", "stream_options")
 _LABELS = _accepted(
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "prompt_cache_options", "request_id", "session_id",
-    note="labels; prefixes are cached anyway",
+    note="a label; prefixes are cached anyway",
 )  # fmt: skip
 _ABSENT = (
     _refused("min_tokens", "not there yet", 0),

@@ -23,7 +23,7 @@ from scheduler_svc.http.response_items import ResponseItems
 from scheduler_svc.http.response_record import ResponseRecord, decode_record
 from scheduler_svc.http.response_shown import shown_of
 from scheduler_svc.http.response_stream import ResponseStream
-from scheduler_svc.http.sampling import sampling_of
+from scheduler_svc.http.sampling import priority_of, sampling_of
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.values import boolean, mapping, text
 from scheduler_svc.text.speech import manner_of
@@ -157,7 +157,7 @@ class Responses:
             prompt_token_ids=rendered.token_ids,
             sampling=sampling_of(body, body.get("max_output_tokens")),
             model=text(body, "model"),
-            priority=body.get("priority") or 0,
+            priority=priority_of(body),
             tenant=call.tenant,
             idempotency_key=call.key,
             deadline_s=body.get("deadline_s") or 0.0,

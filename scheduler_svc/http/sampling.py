@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scheduler_svc.frontend.validate import MAX_PRIORITY
 from scheduler_svc.http.errors import invalid
-from scheduler_svc.http.values import mapping, wrong_type
+from scheduler_svc.http.values import integer, mapping, wrong_type
 from stepserve.protocol.sampling import SamplingParams
 
 # Those that are called the same there; what is in them the front end looks at.
@@ -40,6 +41,11 @@ def sampling_of(
         logprobs=logprobs,
         **same,
     )
+
+
+def priority_of(body: Mapping[str, Any]) -> int:
+    """Return a request's priority as ours has it, the highest first; vLLM's is the lowest first."""
+    return -(integer(body, "priority", -MAX_PRIORITY, MAX_PRIORITY) or 0)
 
 
 def _top_k(value: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -17,9 +18,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
+from scheduler_svc.http.openapi import document
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol.step import TokenLogprobs
 from tests.scheduler_svc.http.served import HttpServed, http_serving
 
 NUM_REQUESTS = 10_000
@@ -73,47 +77,46 @@ async def _answer_all(served: HttpServed) -> None:
         except TimeoutError:
             continue
         asks = job.spec.sampling.logprobs >= 0
-        await served.queue.fail(job.spec.job_id, "no") if asks else await served.say_in(job, "y")
+        told = (lambda _id: TokenLogprobs(-1.0, ())) if asks else None
+        with contextlib.suppress(AssertionError):  # it has ended meanwhile: a short deadline, say
+            await served.say_in(job, "y", logprobs=told)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_no_request_makes_us_fail(redis_url: str, tiny_card: ModelCard) -> None:
-    from dataclasses import replace
-
     card = replace(tiny_card, name=f"fuzz-{uuid4().hex[:8]}")
     with served_elsewhere(redis_url, card) as served:
-        base = f"http://{served.address}"
-        document = httpx2.get(f"{base}/openapi.json").json()
-        schema = schemathesis.openapi.from_dict(document)
+        base_url = f"http://{served.address}"
+        schema = schemathesis.openapi.from_dict(document())
         operations = [result.ok() for result in schema.get_all_operations()]
-        each = NUM_REQUESTS // (2 * len(operations)) + 1
-        process, sizes = psutil.Process(), []
-        with httpx2.Client(base_url=base, timeout=30) as client:
-            for _ in range(2):
-                for operation in operations:
-                    for mode in GenerationMode.ALL if hasattr(GenerationMode, "ALL") else (
-                        GenerationMode.POSITIVE,
-                        GenerationMode.NEGATIVE,
-                    ):
-                        _fuzz(client, operation, mode, each // 2 + 1)
-                gc.collect()
-                sizes.append(process.memory_info().rss)
-            assert client.get("/live").status_code == 200
-        assert sizes[1] - sizes[0] < 100 * MIB
+        # Hardly anything is wrong with a path: what is sent may be wrong, not where.
+        asked = [(each, GenerationMode.POSITIVE) for each in operations]
+        asked += [(each, GenerationMode.NEGATIVE) for each in operations if len(each.body)]
+        count = NUM_REQUESTS // (2 * len(asked)) + 1
+        process, sizes, num_asked = psutil.Process(), [], 0
+        while num_asked < NUM_REQUESTS or len(sizes) < 2:
+            for operation, mode in asked:
+                num_asked += _fuzz(base_url, operation, mode, count)
+            gc.collect()
+            sizes.append(process.memory_info().rss)
+        assert httpx2.get(f"{base_url}/live").status_code == 200
+        assert sizes[-1] - sizes[0] < 100 * MIB
 
 
-def _fuzz(client: httpx2.Client, operation: Any, mode: GenerationMode, count: int) -> None:
+def _fuzz(base_url: str, operation: Any, mode: GenerationMode, count: int) -> int:
+    """Ask so often, and return how often it was: never where nothing could be asked."""
+    num_asked = 0
+
     @settings(SETTINGS, max_examples=count)
     @given(st.data())
     def ask(data: st.DataObject) -> None:
+        nonlocal num_asked
         case = data.draw(operation.as_strategy(generation_mode=mode))
-        sent = case.as_transport_kwargs(base_url=str(client.base_url))
-        with client.stream(
-            sent["method"], sent["url"], params=sent.get("params"), json=sent.get("json"),
-            content=sent.get("data"), files=sent.get("files"),
-        ) as answer:  # fmt: skip
-            text = answer.read()
-        assert answer.status_code not in range(500, 600) or b"job_failed" in text, (sent, text)
+        answer = case.call(base_url=base_url, timeout=60)
+        num_asked += 1
+        assert answer.status_code != 500, (case.method, case.path, case.body, answer.text)
 
-    ask()
+    with contextlib.suppress(Unsatisfiable):
+        ask()
+    return num_asked

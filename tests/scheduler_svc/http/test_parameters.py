@@ -20,7 +20,7 @@ from scheduler_svc.http.parameters import (
     Parameter,
     check,
 )
-from scheduler_svc.http.sampling import sampling_of
+from scheduler_svc.http.sampling import priority_of, sampling_of
 from stepserve.protocol.step import TokenLogprobs
 from tests.scheduler_svc.http.parameter_table import DOCUMENT, written
 from tests.scheduler_svc.http.served import HttpServed
@@ -131,6 +131,7 @@ def test_the_sampling_that_is_asked_for_is_the_jobs() -> None:
         wanted = 2**64 - 7 if name == "seed" else VALUES[name]
         assert getattr(sampling, name) == wanted
     assert (sampling.max_tokens, sampling.logprobs, sampling.top_k) == (5, 3, None)
+    assert [priority_of({"priority": given}) for given in (None, 3, -10)] == [0, -3, 10]
     assert (sampling.stop, sampling.logit_bias) == (["x", "y"], {5: 1})
 
 
