@@ -126,7 +126,7 @@ class SchedulerSettings(LaneSettings, ApiSettings):
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")
     model_name: str = Field("", description="name to serve it under; default: its last part")
-    host: str = Field("127.0.0.1", description="address to serve gRPC on")
+    host: str = Field("127.0.0.1", description="address to serve on")
     port: int | None = Field(
         None,
         ge=0,

@@ -14,7 +14,6 @@ from scheduler_svc.http.chat_form import ChatForm, whole
 from scheduler_svc.http.chat_stream import ChatStream
 from scheduler_svc.http.choice import collect_all
 from scheduler_svc.http.errors import api_error, invalid, json_response
-from scheduler_svc.http.ids import job_of
 from scheduler_svc.http.logprobs import TokenNames
 from scheduler_svc.http.messages import messages_of
 from scheduler_svc.http.parameters import CHAT, check
@@ -53,8 +52,7 @@ class Chat:
             job = self._job(call, asked)
             if place is not None:
                 # From its beginning, since what a text means is told by all that is before it.
-                job_id = job_of("", place.unique, self._front_end.model)
-                job = resumed(self._front_end, job_id, (), call)
+                job = resumed(self._front_end, place, (), call)
             chunks = await ChatStream(self._front_end, asked.form, place).begin(job)
             return sse.EventStream(chunks, self._streams)
         except Exception as error:

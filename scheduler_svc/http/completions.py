@@ -13,7 +13,6 @@ from scheduler_svc.http.choice import Collected, collect_all
 from scheduler_svc.http.completion_form import CompletionForm, whole
 from scheduler_svc.http.completion_stream import CompletionStream
 from scheduler_svc.http.errors import api_error, invalid, json_response
-from scheduler_svc.http.ids import job_of
 from scheduler_svc.http.logprobs import TokenNames
 from scheduler_svc.http.parameters import COMPLETION, check
 from scheduler_svc.http.prompts import prompts_of
@@ -70,8 +69,7 @@ class Completions:
         if place is None:
             jobs = self._jobs(call, asked.requests)
         else:
-            job_id = job_of("", place.unique, self._front_end.model)
-            jobs = [resumed(self._front_end, job_id, place.num_tokens, call)]
+            jobs = [resumed(self._front_end, place, place.num_tokens, call)]
         chunks = await CompletionStream(self._front_end, asked.form, place).begin(jobs)
         return sse.EventStream(chunks, self._streams)
 

@@ -94,8 +94,9 @@ def api_error(error: Exception, names: Mapping[str, str] | None = None) -> ApiEr
         case InvalidRequest():
             return _invalid(error, names or {})
         case NotFound():
-            code = "model_not_found" if str(error).startswith("model ") else "not_found"
-            told = ApiError(404, str(error), code=code)
+            is_model = str(error).startswith("model ")
+            code, param = ("model_not_found", "model") if is_model else ("not_found", None)
+            told = ApiError(404, str(error), param=param, code=code)
         case BegunAnew():
             told = ApiError(409, str(error), code="begun_anew")
         case Exhausted():

@@ -10,7 +10,7 @@ from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from scheduler_svc.http.errors import INVALID
-from scheduler_svc.http.loss import loss_of
+from scheduler_svc.http.loss import Loss, tell_of
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
@@ -31,13 +31,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._loss = Loss()
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_timer()
         super().connection_lost(exc)
-        if self.cycle is not None and not self.cycle.response_complete:
-            loss_of(self.cycle.scope).happen()  # type: ignore[arg-type]
+        self._loss.happen()
 
     def data_received(self, data: bytes) -> None:
         if self._is_in_head and self._timer is None:
@@ -51,6 +51,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        tell_of(self._loss, self.scope)  # type: ignore[arg-type]
         self._is_in_head, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -13,7 +13,10 @@ _LEAST = -9999.0
 
 
 class TokenNames:
-    """How single tokens are written; an id stands for itself where there is no tokenizer."""
+    """How single tokens are written; an id stands for itself where there is no tokenizer.
+
+    A stream that is resumed may be of a job without log-probabilities: then there are none.
+    """
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self._tokenizer = tokenizer
@@ -42,7 +45,7 @@ class TokenNames:
                 **self.entry(token_id, each.logprob),
                 "top_logprobs": [self.entry(*likely) for likely in each.top],
             }
-            for token_id, each in zip(token_ids, logprobs, strict=True)
+            for token_id, each in zip(token_ids, logprobs, strict=False)
         ]
 
     def completion(
@@ -60,7 +63,7 @@ class TokenNames:
             "top_logprobs": [
                 {self.name(i): max(logprob, _LEAST) for i, logprob in each.top}
                 | {token: max(each.logprob, _LEAST)}
-                for token, each in zip(tokens, logprobs, strict=True)
+                for token, each in zip(tokens, logprobs, strict=False)
             ],
             "text_offset": offsets,
         }

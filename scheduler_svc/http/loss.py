@@ -13,8 +13,8 @@ _KEY = "stepserve.loss"
 class Loss:
     """Cancels the task that answers a request as soon as nobody would hear the answer.
 
-    ASGI tells a loss only to who waits for a message, which would take a second task for each
-    stream.
+    A connection has one, since it answers one request at a time. ASGI tells a loss only to who
+    waits for a message, which would take a second task for each stream.
     """
 
     def __init__(self) -> None:
@@ -42,6 +42,11 @@ class Loss:
         self.has_happened = True
         if self._task is not None:
             self._task.cancel()
+
+
+def tell_of(loss: Loss, scope: MutableMapping[str, Any]) -> None:
+    """Let a request know of its connection's."""
+    scope[_KEY] = loss
 
 
 def loss_of(scope: MutableMapping[str, Any]) -> Loss:

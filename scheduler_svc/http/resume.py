@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.http.call import Call
 from scheduler_svc.http.errors import ApiError, not_found
-from scheduler_svc.http.ids import unique_of
+from scheduler_svc.http.ids import job_of, unique_of
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
@@ -49,20 +49,27 @@ def place_of(call: Call, num_outputs: int) -> Place | None:
     match = _PLACE.fullmatch(call.last_event_id)
     pairs = match[2].split(".") if match else []
     if match is None or len(pairs) != num_outputs or num_outputs > MAX_OUTPUTS:
-        problem = "the Last-Event-ID is of no stream of this request"
-        raise ApiError(400, problem, param="last_event_id", code="invalid_event_id")
+        raise _no_place()
     numbers = [tuple(map(int, pair.split("-"))) for pair in pairs]
     return Place(match[1], [tokens for tokens, _ in numbers], [chars for _, chars in numbers])
 
 
 async def resumed(
-    front_end: FrontEnd, job_id: str, offsets: Sequence[int], call: Call
+    front_end: FrontEnd, place: Place, offsets: Sequence[int], call: Call
 ) -> AsyncGenerator[StreamEvent, None]:
     """Stream a job of the caller's own from offsets on; as ``generate`` does, its id first."""
+    job_id = job_of("", place.unique, front_end.model)
     job = await front_end.get(job_id)
     if job.tenant != call.tenant:
         raise not_found(f"job {job_id!r}")
+    if len(job.outputs) != len(place.num_tokens):
+        raise _no_place()
     yield StreamEvent(job_id)
     async with aclosing(front_end.events(job_id, offsets=offsets, grace_s=call.grace_s)) as events:
         async for event in events:
             yield event
+
+
+def _no_place() -> ApiError:
+    problem = "the Last-Event-ID is of no stream of this request"
+    return ApiError(400, problem, param="last_event_id", code="invalid_event_id")

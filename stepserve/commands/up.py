@@ -38,7 +38,7 @@ class Up(LaneSettings, ApiSettings):
 
     model: str = Field(description="checkpoint directory or Hugging Face id")
     model_name: str = Field("", description="name to serve it under; default: its last part")
-    host: str = Field("127.0.0.1", description="address to serve gRPC on")
+    host: str = Field("127.0.0.1", description="address to serve on")
     port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
     http: bool = Field(True, description="serve OpenAI's HTTP as well")
     http_port: int | None = Field(

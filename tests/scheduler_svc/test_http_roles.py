@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,6 +74,33 @@ async def test_http_is_served_only_where_it_is_asked_for(model: Path, redis_url:
     async with running(model, redis_url, name, roles="api", port=0) as found:
         assert found.http_address == ""
         assert _ready_line(found) == f"ready grpc={found.address} model={name}"
+
+
+async def test_a_process_of_http_alone_serves_until_it_is_told_to_stop(
+    model: Path, redis_url: str
+) -> None:
+    command = ["scheduler_svc", f"--model={model}", "--roles=http", "--http-port=0"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "STEPSERVE_REDIS_URL": redis_url},
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            fields = ready_fields((await process.stdout.readline()).decode())
+        assert fields.keys() == {"http", "model"}
+        async with httpx2.AsyncClient(base_url=f"http://{fields['http']}") as client:
+            assert (await client.get("/v1/models")).json()["data"][0]["id"] == fields["model"]
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.http.server import HttpServer
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.job import ClaimedJob, Finish
@@ -101,10 +101,10 @@ async def _told(_now: object) -> None:
 
 @asynccontextmanager
 async def http_serving(
-    redis_url: str, card: ModelCard, grace_s: float = 5.0
+    redis_url: str, card: ModelCard, grace_s: float = 5.0, limits: QueueLimits | None = None
 ) -> AsyncIterator[HttpServed]:
     """Serve ``card`` on a free port for the time of the block."""
-    async with JobQueue(redis_url, card.name) as queue:
+    async with JobQueue(redis_url, card.name, limits) as queue:
         await queue.adopt_order()
         lease = await queue.acquire("worker", "test", ttl_ms=60_000)
         assert lease is not None

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from scheduler_svc.queue import QueueLimits
+from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.job import Finish
 from stepserve.protocol.step import TokenLogprobs
-from tests.scheduler_svc.http.served import HttpServed, events_of
+from tests.scheduler_svc.http.served import HttpServed, events_of, http_serving
 
 
 async def both(served: HttpServed, body: dict[str, Any], *texts: str) -> Any:
@@ -155,3 +157,41 @@ async def test_an_idempotency_key_finds_its_job(served: HttpServed) -> None:
     other = await served.post("/v1/completions", {"prompt": "z"}, idempotency_key="k")
     assert other.status_code == 400
     assert other.json()["error"]["code"] == "idempotency_key_in_use"
+
+
+async def test_no_other_stream_is_gone_on_with(served: HttpServed) -> None:
+    """An id of a job with another number of outputs, of another tenant, or of none."""
+    body = {"prompt": "x", "stream": True}
+    asked = asyncio.create_task(served.post("/v1/completions", body))
+    job = await served.say("a dog")
+    await asked
+    unique = job.spec.job_id.rpartition("~")[2]
+    chat = {"messages": [{"role": "user", "content": "x"}], "stream": True, "logprobs": True}
+    for path, given in (("/v1/completions", body), ("/v1/chat/completions", chat)):
+        for place, status, more in (
+            ("nonsense", 400, {}),
+            (f"{unique}:1-1.1-1", 400, {}),
+            (f"{unique}:1-1.1-1", 400, {"n": 2}),
+            (f"{'0' * 32}:1-1", 404, {}),
+            (f"{unique}:1-1", 200, {}),
+        ):
+            answer = await served.post(path, {**given, **more}, last_event_id=place)
+            assert answer.status_code == status, (path, place, answer.text)
+        own = {"last_event_id": f"{unique}:1-1", "x_tenant": "another"}
+        assert (await served.post(path, given, **own)).status_code == 404
+
+
+async def test_a_full_queue_says_when_to_try_again(redis_url: str, card: ModelCard) -> None:
+    limits = QueueLimits(max_queued_jobs=1)
+    async with http_serving(redis_url, card, limits=limits) as served:
+        background = {"input": "x", "background": True}
+        assert (await served.post("/v1/responses", background)).status_code == 200
+        for path, body in (
+            ("/v1/completions", {"prompt": "x"}),
+            ("/v1/completions", {"prompt": "x", "stream": True}),
+            ("/v1/responses", background),
+        ):
+            answer = await served.post(path, body)
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["error"]["code"] == "rate_limit_exceeded"

@@ -19,7 +19,8 @@ from tests.scheduler_svc.http.served import HttpServed, events_of, http_serving
 from tests.scheduler_svc.http.test_chat import CALL, TEMPLATE
 
 TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
-TEXT = f"<think>so</think>I ask now. {CALL}"
+SAID = "Iaskeveryonewhatitislikethere."
+TEXT = f"<think>so</think>{SAID} {CALL}"
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def test_openais_client_reads_a_response(qwen: HttpServed) -> None:
         job = await qwen.say(TEXT, chunk=3)
         answer = await asked
         assert answer.status == "completed"
-        assert answer.output_text == "I ask now."
+        assert answer.output_text == SAID
         assert [item.type for item in answer.output] == ["reasoning", "message", "function_call"]
         assert json.loads(answer.output[2].arguments) == {"place": "Bonn", "days": [1, 2]}
         assert answer.metadata == {"of": "me"}
@@ -71,28 +72,35 @@ async def test_a_background_response_is_followed_with_the_connection_cut_ten_tim
             model=qwen.card.name, input="Hi", background=True, tools=[TOOL]
         )
         assert made.status == "queued"
-        saying = asyncio.create_task(qwen.say(TEXT))
+        job, ids = await qwen.lane.claim(), qwen.ids(TEXT)
         events: list[Any] = []
-        num_cuts = 0
-        while not events or events[-1].type != "response.completed":
+
+        async def follow(until: str) -> None:
+            """Go on after what was read, as far as an event of a kind; then cut it off."""
             after = {"starting_after": events[-1].sequence_number} if events else {}
             stream = await client.responses.retrieve(made.id, stream=True, **after)
-            num_read = 0
             async for event in stream:
                 events.append(event)
-                num_read += 1
-                if num_cuts < 10 and num_read == 2:
-                    num_cuts += 1
-                    await stream.close()
+                if event.type.endswith(until):
                     break
-        await saying
-        assert num_cuts == 10
+            await stream.close()
+
+        # What is between two cuts has a text to tell: an event of it comes each time.
+        start = len(qwen.ids("<think>so</think>"))
+        await qwen.lane.commit(job.spec.job_id, ids[:start])
+        for token_id in ids[start : start + 10]:
+            await qwen.lane.commit(job.spec.job_id, [token_id])
+            await follow(".delta")
+        for token_id in ids[start + 10 :]:
+            await qwen.lane.commit(job.spec.job_id, [token_id])
+        await qwen.lane.commit(job.spec.job_id, [], Finish("stop"))
+        await follow(".completed")
         numbers = [event.sequence_number for event in events]
         assert numbers == sorted(set(numbers))
         whole = await client.responses.retrieve(made.id)
         assert events[-1].response.model_dump() == whole.model_dump()
         said = "".join(e.delta for e in events if e.type == "response.output_text.delta")
-        assert said == whole.output_text == "I ask now."
+        assert said == whole.output_text == SAID
         dones = [e.item.model_dump() for e in events if e.type == "response.output_item.done"]
         assert dones == [item.model_dump() for item in whole.output]
 
@@ -199,7 +207,7 @@ async def test_a_conversation_goes_on_from_a_response(qwen: HttpServed) -> None:
     assert qwen.card.tokenizer is not None
     prompt = qwen.card.tokenizer.decode(job.spec.prompt_token_ids)
     assert prompt == (
-        "<system>short<user>Hi<assistant>I ask now.<tool_call>weather(Bonn)</tool_call><tool>rain"
+        f"<system>short<user>Hi<assistant>{SAID}<tool_call>weather(Bonn)</tool_call><tool>rain"
     )
 
 
