@@ -76,6 +76,7 @@ async def test_http_is_served_only_where_it_is_asked_for(model: Path, redis_url:
         assert _ready_line(found) == f"ready grpc={found.address} model={name}"
 
 
+@pytest.mark.long
 async def test_a_process_of_http_alone_serves_until_it_is_told_to_stop(
     model: Path, redis_url: str
 ) -> None:
