@@ -55,6 +55,9 @@ class BatchRunner:
                     await self._look()
                 except StepserveError as error:
                     log.warning("batches wait: %s", error)
+                except Exception:
+                    # Of one stored batch, as like as not: the others are worked on all the same.
+                    log.exception("batches could not be looked for")
                 await asyncio.sleep(POLL_INTERVAL_S)
         finally:
             for task in self._tasks.values():

@@ -97,7 +97,8 @@ class EventStream:
         """Send what no client takes for an event."""
         self.sent_s = monotonic()
         if self._send is not None:
-            with contextlib.suppress(TimeoutError):  # who does not read needs no comments
+            # Who does not read needs no comments; and it may end meanwhile.
+            with contextlib.suppress(TimeoutError, RuntimeError):
                 async with asyncio.timeout(_COMMENT_TIMEOUT_S):
                     await self._send(_COMMENT)
 

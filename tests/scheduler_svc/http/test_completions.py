@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scheduler_svc.http import server, sse
 from scheduler_svc.queue import QueueLimits
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.job import Finish
@@ -195,3 +196,18 @@ async def test_a_full_queue_says_when_to_try_again(redis_url: str, card: ModelCa
             assert answer.status_code == 429
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_a_stream_that_waits_is_not_silent(
+    redis_url: str, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "SILENCE_S", 0.0)
+    monkeypatch.setattr(server, "PULSE_S", 0.01)
+    async with http_serving(redis_url, card) as served:
+        body = {"prompt": "x", "stream": True}
+        async with served.http.stream("POST", "/v1/completions", json=body) as stream:
+            lines = stream.aiter_lines()
+            assert await anext(lines) == ": waiting"
+            await served.say("dog")
+            told = [line async for line in lines]
+        assert told[-2:] == ["data: [DONE]", ""]
