@@ -13,12 +13,18 @@ import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.fleet.lanes import Lanes
+from scheduler_svc.frontend.front_end import FrontEnd, Readiness
 from scheduler_svc.health import serve_health
+from scheduler_svc.http.server import DEFAULT_PORT as DEFAULT_HTTP_PORT
+from scheduler_svc.http.server import HttpServer
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.metrics.scheduler_metrics import SchedulerMetrics
 from scheduler_svc.queue import JobQueue, QueueLimits
@@ -42,16 +48,19 @@ POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A scheduler that runs: its gRPC address ("" where it serves none), model and queue."""
+    """A scheduler that runs: its addresses ("" where it serves none), model and queue."""
 
     address: str
+    http_address: str
     model: str
     queue: JobQueue
     status: Status
 
     @property
     def ready_line(self) -> str:
-        return f"ready grpc={self.address}{self.status.ready_field} model={self.model}"
+        addresses = [f"grpc={self.address}"] if self.address or not self.http_address else []
+        addresses += [f"http={self.http_address}"] if self.http_address else []
+        return f"ready {' '.join(addresses)}{self.status.ready_field} model={self.model}"
 
 
 class _Stopped(Exception):
@@ -84,27 +93,20 @@ async def scheduler(
         queue = await stack.enter_async_context(
             JobQueue(redis_url(settings), card.name, limits, settings.order)
         )
-        address, status = "", Status(settings, card.name)
+        status = Status(settings, card.name)
         metrics = SchedulerMetrics(queue, settings, status)
         await stack.enter_async_context(_told(settings, metrics, status))
-        if settings.roles != "lane":
-            api = ApiServer(queue, card, settings)
-            status.vitals.require(ready=lambda: api.problem)
-            port = DEFAULT_PORT if settings.port is None else settings.port
-            address = await api.start(settings.host, port)
-            stack.push_async_callback(api.stop)
-        elif settings.port is not None:
-            address = await stack.enter_async_context(serve_health(settings.host, settings.port))
+        addresses = await _serve_clients(stack, queue, card, settings, status)
         await _prepare(queue, settings, stop or asyncio.Event())
         await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
-        if settings.roles != "api":
+        if settings.roles in ("all", "lane"):
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
             replica = Replica(queue, card, settings, holder, metrics.turns)
             lanes = Lanes(replica, settings.worker_addresses)
             await stack.enter_async_context(_background(lanes.run()))
             stack.push_async_callback(lanes.drain)
         stack.callback(status.vitals.end)
-        yield Running(address, card.name, queue, status)
+        yield Running(*addresses, card.name, queue, status)
 
 
 @asynccontextmanager
@@ -118,6 +120,49 @@ async def _told(
     async with _background(metrics.queue.run()), _background(status.vitals.beat()):
         with status.served(settings.host):
             yield
+
+
+async def _serve_clients(
+    stack: AsyncExitStack,
+    queue: JobQueue,
+    card: ModelCard,
+    settings: SchedulerSettings,
+    status: Status,
+) -> tuple[str, str]:
+    """Serve what the role and the ports say; return the addresses of gRPC and HTTP, or nothing."""
+    address, front_end = "", None
+    if settings.roles in ("all", "api"):
+        api = ApiServer(queue, card, settings)
+        status.vitals.require(ready=lambda: api.problem)
+        port = DEFAULT_PORT if settings.port is None else settings.port
+        address, front_end = await api.start(settings.host, port), api.front_end
+        stack.push_async_callback(api.stop)
+    elif settings.port is not None:
+        address = await stack.enter_async_context(serve_health(settings.host, settings.port))
+    if settings.roles == "http":
+        front_end = FrontEnd(queue, card, settings)
+        status.vitals.require(ready=partial(_problem, front_end))
+        await stack.enter_async_context(_background(front_end.run(_tell_nobody)))
+    http_port = settings.http_port
+    if settings.roles == "http" and http_port is None:
+        http_port = DEFAULT_HTTP_PORT
+    if front_end is None or http_port is None:
+        return address, ""
+    http = HttpServer(front_end)
+    http_address = await http.start(settings.host, http_port)
+    stack.push_async_callback(http.stop)
+    # First of all, so that streams that are cut off with the process cancel nothing.
+    stack.push_async_callback(front_end.close)
+    return address, http_address
+
+
+def _problem(front_end: FrontEnd) -> str:
+    """Why no job is taken now; empty where jobs are."""
+    return "" if front_end.readiness.takes_jobs else "Redis does not answer, or has no memory left"
+
+
+async def _tell_nobody(_now: Readiness) -> None:
+    """HTTP's routes look at the front end themselves."""
 
 
 def redis_url(settings: SchedulerSettings) -> str:
@@ -213,7 +258,10 @@ def _surface(task: asyncio.Task[None]) -> None:
 
 
 async def serve(settings: SchedulerSettings) -> None:
-    """Serve until SIGTERM or SIGINT; prints ``ready grpc=HOST:PORT model=NAME``."""
+    """Serve until SIGTERM or SIGINT; prints ``ready grpc=HOST:PORT http=HOST:PORT model=NAME``.
+
+    What is not served is left out.
+    """
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -238,8 +286,10 @@ def run(settings: SchedulerSettings) -> int:
     """Serve; return the exit status: 1 where it cannot be served, with one line saying why."""
     try:
         start_logging()
+        # gRPC has a loop of its own beneath asyncio's; where it serves nothing, uvloop may.
+        run_loop = uvloop.run if settings.roles == "http" else asyncio.run
         with contextlib.suppress(_Stopped):
-            asyncio.run(serve(settings))
+            run_loop(serve(settings))
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

@@ -161,7 +161,7 @@ class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings):
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")
     model_name: str = Field("", description="name to serve it under; default: its last part")
-    host: str = Field("127.0.0.1", description="address to serve gRPC on")
+    host: str = Field("127.0.0.1", description="address to serve on")
     port: int | None = Field(
         None,
         ge=0,
@@ -172,7 +172,18 @@ class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings):
     workers: str = Field(
         "", description="worker addresses, HOST:PORT[,HOST:PORT]; a name stands for all its hosts"
     )
-    roles: Literal["all", "api", "lane"] = Field("all", description="what this process does")
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port to serve OpenAI's HTTP on, beside gRPC; 0: any free one; default: "
+        "none, or with the role http, which serves nothing else, 8000",
+    )
+    roles: Literal["all", "api", "http", "lane"] = Field(
+        "all",
+        description="what this process does: api: serve clients over gRPC, and over HTTP where it "
+        "has a port; http: over HTTP only; lane: drive workers; all: api and lane",
+    )
     redis_url: str = Field("", description="redis://HOST:PORT/DB or unix:///PATH of a real Redis")
     durability: Durability = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"

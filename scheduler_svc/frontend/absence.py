@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from scheduler_svc.frontend.trouble import Trouble
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import JobQueue, Submitted
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import Finish
 
@@ -40,6 +40,7 @@ class Absence:
         self._num_streams: Counter[str] = Counter()
         self._watched: set[str] = set()
         self._timers: dict[str, asyncio.Task[None]] = {}
+        self._storing: set[asyncio.Task[Submitted]] = set()
         self._is_closed = False
         self._trouble = Trouble(log, "others are not told what is followed here")
 
@@ -49,11 +50,13 @@ class Absence:
         return len(self._timers)
 
     @asynccontextmanager
-    async def stream(self, job_id: str, watch: bool) -> AsyncIterator[None]:
+    async def stream(
+        self, job_id: str, watch: bool, grace_s: float | None = None
+    ) -> AsyncIterator[None]:
         """Count a stream of the job while it is open; leave by an exception if it was cut off.
 
         With ``watch``, or if the job is watched already, the job is cancelled when its last
-        stream has been cut off for ``grace_s``.
+        stream has been cut off for ``grace_s`` (None: as long as is usual).
         """
         if watch:
             self._watched.add(job_id)
@@ -69,7 +72,21 @@ class Absence:
             self._num_streams[job_id] -= 1
             if not self._num_streams[job_id]:
                 del self._num_streams[job_id]
-                self._left(job_id, cut_off)
+                self._left(job_id, cut_off, self._grace_s if grace_s is None else grace_s)
+
+    def abandon(self, storing: asyncio.Task[Submitted], grace_s: float | None) -> None:
+        """Let the job that is being stored be as one whose last stream was cut off."""
+        self._storing.add(storing)
+
+        def stored(task: asyncio.Task[Submitted]) -> None:
+            self._storing.discard(task)
+            if task.cancelled() or task.exception() is not None or task.result().existed:
+                return
+            job_id = task.result().job_id
+            self._watched.add(job_id)
+            self._left(job_id, True, self._grace_s if grace_s is None else grace_s)
+
+        storing.add_done_callback(stored)
 
     async def run(self) -> None:
         """Go on telling the others what is followed here, until cancelled."""
@@ -97,17 +114,17 @@ class Absence:
         with contextlib.suppress(Unavailable):
             await self._presence.follow([i for i in job_ids if i in self._watched])
 
-    def _left(self, job_id: str, cut_off: bool) -> None:
+    def _left(self, job_id: str, cut_off: bool, grace_s: float) -> None:
         if not cut_off:
             self._watched.discard(job_id)
         elif job_id in self._watched and not self._is_closed:
-            self._timers[job_id] = asyncio.create_task(self._cancel_later(job_id))
+            self._timers[job_id] = asyncio.create_task(self._cancel_later(job_id, grace_s))
 
-    async def _cancel_later(self, job_id: str) -> None:
+    async def _cancel_later(self, job_id: str, grace_s: float) -> None:
         try:
             with contextlib.suppress(Unavailable):
-                await self._presence.leave(job_id, int(self._grace_s * 1000))
-            await asyncio.sleep(self._grace_s)
+                await self._presence.leave(job_id, int(grace_s * 1000))
+            await asyncio.sleep(grace_s)
             await self._cancel(job_id)
         except Exception as error:
             log.error("could not cancel a job whose client went away", exc_info=error)

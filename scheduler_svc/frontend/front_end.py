@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 
 from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
+from scheduler_svc.frontend.batches import Batches
+from scheduler_svc.frontend.files import Files
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
 from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.redis_watch import RedisWatch
+from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.frontend.validate import check_deadline, check_model, resolve
 from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
@@ -72,6 +75,10 @@ class FrontEnd:
         self._watch = RedisWatch(queue)
         self._trouble = Trouble(log, "the api cannot say how it stands")
         self.absence = Absence(queue, settings.disconnect_grace_s)
+        self.texts = Texts(self._live_card)
+        self.files = Files(queue)
+        self.batches = Batches(queue)
+        self.readiness = Readiness(takes_jobs=False, computes=False)
 
     @property
     def model(self) -> str:
@@ -100,11 +107,13 @@ class FrontEnd:
         try:
             await self._watch.look()
             takes_jobs = self._watch.is_ready
-            await tell(Readiness(takes_jobs, takes_jobs and await self._computes()))
+            self.readiness = Readiness(takes_jobs, takes_jobs and await self._computes())
+            await tell(self.readiness)
         except Exception as error:
             self._trouble.is_there(error)
+            self.readiness = Readiness(takes_jobs=False, computes=False)
             with contextlib.suppress(Exception):  # the same again, if it was the telling
-                await tell(Readiness(takes_jobs=False, computes=False))
+                await tell(self.readiness)
         else:
             self._trouble.is_gone()
 
@@ -112,39 +121,58 @@ class FrontEnd:
         """Streams that are cut off from now on cancel no job."""
         await self.absence.close()
 
-    async def submit(self, request: Request) -> Submitted:
+    async def submit(self, request: Request, edge: str = "") -> Submitted:
         """Store the request's job, or find it where an idempotency key says that it is there.
 
-        A retry of what was accepted has its job, whatever would be accepted by now.
+        A retry of what was accepted has its job, whatever would be accepted by now. ``edge`` is
+        kept with the job for whoever serves it, see ``edge_of``.
         """
         # Only what is generated has a stream whose end could mean anything.
-        return await self._submit(request, is_streamed=False)
+        return await self._submit(request, edge, is_streamed=False)
 
-    async def generate(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
-        """Submit and stream; the first event carries the job's id and nothing else."""
-        submitted = await self._submit(request, is_streamed=True)
-        job = await self._snapshot(submitted.job_id)
-        # It may have been stored by a submit, which has no stream.
-        async with self.absence.stream(submitted.job_id, job.spec.cancel_on_disconnect):
-            yield StreamEvent(submitted.job_id, existed=submitted.existed)
+    async def generate(
+        self, request: Request, edge: str = "", grace_s: float | None = None
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Submit and stream; the first event carries the job's id and nothing else.
+
+        Where its client going away cancels the job, it does so after ``grace_s`` (None: as the
+        settings say).
+        """
+        submitted = await self._submit_for_stream(request, edge, grace_s)
+        job_id, watch = submitted.job_id, request.cancel_on_disconnect
+        if submitted.existed:
+            # It may have been stored by a submit, which has no stream.
+            watch = (await self._snapshot(job_id)).spec.cancel_on_disconnect
+        async with self.absence.stream(job_id, watch, grace_s):
+            job = await self._snapshot(job_id)
+            yield StreamEvent(job_id, existed=submitted.existed)
             async with aclosing(await self._follow(job, 0, ())) as events:
                 async for event in events:
                     yield event
 
     async def events(
-        self, job_id: str, offset: int = 0, offsets: Sequence[int] = ()
+        self,
+        job_id: str,
+        offset: int = 0,
+        offsets: Sequence[int] = (),
+        grace_s: float | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Stream a job's output from an offset on, or from one offset for each output.
 
-        Close it, for a stream that is left before its end says that the client went away.
+        Close it, for a stream that is left before its end says that the client went away; for
+        ``grace_s`` see ``generate``.
         """
         job = await self._snapshot(job_id)
         async with (
-            self.absence.stream(job_id, job.spec.cancel_on_disconnect),
+            self.absence.stream(job_id, job.spec.cancel_on_disconnect, grace_s),
             aclosing(await self._follow(job, offset, offsets)) as events,
         ):
             async for event in events:
                 yield event
+
+    async def edge_of(self, job_id: str) -> str:
+        """Return what was kept with a job when it was submitted; maybe nothing."""
+        return await self._queue.edge_of(job_id)
 
     async def get(self, job_id: str) -> JobInfo:
         return _job_info(await self._snapshot(job_id))
@@ -189,7 +217,19 @@ class FrontEnd:
         )
         return (model,)
 
-    async def _submit(self, request: Request, *, is_streamed: bool) -> Submitted:
+    async def _submit_for_stream(
+        self, request: Request, edge: str, grace_s: float | None
+    ) -> Submitted:
+        """Submit; a client that goes away meanwhile leaves a job, which is to end like others."""
+        storing = asyncio.create_task(self._submit(request, edge, is_streamed=True))
+        try:
+            return await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            if request.cancel_on_disconnect:
+                self.absence.abandon(storing, grace_s)
+            raise
+
+    async def _submit(self, request: Request, edge: str, *, is_streamed: bool) -> Submitted:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
@@ -199,7 +239,7 @@ class FrontEnd:
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
-        return await self._store(replace(spec, cancel_on_disconnect=watched), request)
+        return await self._store(replace(spec, cancel_on_disconnect=watched), request, edge)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -221,13 +261,13 @@ class FrontEnd:
         if num_tokens is not None:
             check_deadline(spec, num_tokens, step_s)
 
-    async def _store(self, spec: JobSpec, request: Request) -> Submitted:
+    async def _store(self, spec: JobSpec, request: Request, edge: str) -> Submitted:
         async with self._gate.passage():
             self._watch.check()
             # Not before it is known that there is room: a request may be large.
             digest = request_digest(request, self.model)
             try:
-                return await self._queue.submit(spec, digest)
+                return await self._queue.submit(spec, digest, edge)
             except Unavailable as error:
                 self._watch.failed(error)
                 raise

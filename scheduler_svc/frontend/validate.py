@@ -82,8 +82,13 @@ def check_model(model: str, card: ModelCard) -> None:
 
 def new_job_id(model: str) -> str:
     """Return MODEL~UUID: the id names its shard. Safe in URLs, file names and shells."""
+    return job_id_of(model, uuid.uuid4().hex)
+
+
+def job_id_of(model: str, unique: str) -> str:
+    """Return the id of the model's job with this UUID, in hexadecimal."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model)[:48]
-    return f"{slug}~{uuid.uuid4().hex}"
+    return f"{slug}~{unique}"
 
 
 def _check_envelope(request: Request) -> None:
@@ -115,7 +120,7 @@ async def _prompt_token_ids(request: Request, card: ModelCard) -> Sequence[int]:
     field = _prompt_field(request)
     if field == "prompt_token_ids":
         asked = request.prompt_token_ids or ()
-        _check_room(field, len(asked), card)
+        check_room(field, len(asked), card)
         token_ids = fitting_token_ids(asked, field)
         check_token_ids(field, token_ids, card.vocab_size)
         return token_ids
@@ -125,10 +130,10 @@ async def _prompt_token_ids(request: Request, card: ModelCard) -> Sequence[int]:
     if field == "messages":
         conversation = _conversation(request, card.tokenizer, card.max_context)
         text = await _rendered(conversation, _template_names(request), card)
-    _check_size(field, len(text), card.tokenizer, card.max_context)
+    check_size(field, len(text), card.tokenizer, card.max_context)
     # A chat template writes the special tokens itself.
     token_ids = await card.tokenizer.encode_async(text, add_special_tokens=field == "prompt")
-    _check_room(field, len(token_ids), card)
+    check_room(field, len(token_ids), card)
     if max(token_ids) >= card.vocab_size:
         raise InvalidRequest(field, "has a token that the model's vocabulary lacks")
     return token_ids
@@ -154,7 +159,7 @@ def _conversation(request: Request, tokenizer: Tokenizer, max_context: int) -> l
             path = f"messages[{position}].role"
             raise InvalidRequest(path, f"must have 1 to {MAX_ROLE_CHARS} characters")
         num_chars += len(message.content)
-    _check_size("messages", num_chars, tokenizer, max_context)
+    check_size("messages", num_chars, tokenizer, max_context)
     return [{"role": message.role, "content": message.content} for message in request.messages]
 
 
@@ -169,14 +174,14 @@ async def _rendered(
     return await asyncio.to_thread(card.chat_template.render, messages, (), names)
 
 
-def _check_size(field: str, num_chars: int, tokenizer: Tokenizer, max_context: int) -> None:
+def check_size(field: str, num_chars: int, tokenizer: Tokenizer, max_context: int) -> None:
     """Refuse what can't fit before the work of tokenizing it."""
     if num_chars > max_context * tokenizer.max_token_chars:
         problem = f"{num_chars} characters do not fit in a context of {max_context} tokens"
         raise InvalidRequest(field, problem)
 
 
-def _check_room(field: str, num_tokens: int, card: ModelCard) -> None:
+def check_room(field: str, num_tokens: int, card: ModelCard) -> None:
     if not num_tokens:
         raise InvalidRequest(field, "has no tokens")
     if num_tokens >= card.max_context:

@@ -17,7 +17,7 @@ class SchedulerMetrics:
         self.turns = Turns()
         weights = settings.order.tenant_weights
         tenants = Tenants(settings.metrics_tenants, weights)
-        has_lanes = settings.roles != "api"
+        has_lanes = settings.roles in ("all", "lane")
         self.queue = QueueMeter(queue, self.turns, tenants, has_lanes=has_lanes)
         status.metrics.add(self.queue)
         status.vitals.require(ready=lambda: self.queue.problem)

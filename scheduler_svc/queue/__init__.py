@@ -12,6 +12,7 @@ from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
 from scheduler_svc.queue.listing import Place
 from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
+from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
 from scheduler_svc.queue.submitting import Submitted
 
@@ -39,6 +40,9 @@ __all__ = [
     "Renewal",
     "RowAnswer",
     "RowKind",
+    "Shelf",
+    "ShelfFull",
+    "Shelved",
     "Submitted",
     "SuspectClaim",
     "Waiting",

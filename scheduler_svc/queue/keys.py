@@ -16,6 +16,7 @@ class Keys:
         if not model:
             raise ValueError("a shard is named by a model; the name is empty")
         prefix = f"ss:{{{quote(model, safe='/')}}}:"
+        self._prefix = prefix
         self.queue = prefix + "queue"
         self.jobs = prefix + "jobs"
         self.ahead = prefix + "ahead"
@@ -43,6 +44,13 @@ class Keys:
         self._idem = prefix + "idem:"
         self._lease = prefix + "lease:"
         self._claims = prefix + "claims:"
+
+    def shelf(self, kind: str) -> str:
+        return f"{self._prefix}shelf:{kind}"
+
+    def shelved(self, part: str, kind: str, record_id: str) -> str:
+        """``part``: "record", "data", "lines" or "minder"."""
+        return f"{self._prefix}{part}:{kind}:{record_id}"
 
     def job(self, job_id: str) -> str:
         return self.job_prefix + job_id

@@ -24,7 +24,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           started (when a lane first claimed it),
                           fingerprint (of the model its output is from), ended (when), bytes
                           (of memory, once it has ended and was weighed),
-                          need (tokens that a worker must have room for), restarts (how often
+                          need (tokens that a worker must have room for), edge (what the edge
+                          that took the job keeps with it, for its own answers), restarts (how often
                           it was begun anew),
                           strikes (1, 2: it was in a lane that failed, once or again; 3: one
                           failed while it was alone there; 4: two did, and the sweep ends it),
@@ -61,6 +62,12 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           ("queued", "moved", "ended") and the job ids, NUL between them; after
                           an empty one those again of which an output was ended by its lane,
                           or ("queued") the worker that was handed over with its claims
+  shelf:KIND      zset    id -> when it was put there (s); records of an edge (files, batches)
+  shelf:KIND:open set     ids of those that somebody is to work on
+  record:KIND:ID  hash    record (JSON), version (grows with each change)
+  data:KIND:ID    string  what belongs to it
+  lines:KIND:ID   hash    number -> what came of a line of it; "#good" and "#bad" count them
+  minder:KIND:ID  string  who works on it now; expires
 
 A job is queued while it is in queue, running while it is in a claims set, and ended
 for good once its hash has "ended". Times are Redis's own; job times are seconds with
@@ -189,7 +196,7 @@ end
 --@ submit
 -- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
---       tenant, priority, max_tokens, digest of the request, need
+--       tenant, priority, max_tokens, digest of the request, need, edge
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0},
 -- nil where the queue is full, 'order' where none is stored.
 local known = KEYS[13] and redis.call('GET', KEYS[13])
@@ -227,6 +234,7 @@ local turn = turn_of(now)
 redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
   'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
   'priority', ARGV[9], 'max_tokens', ARGV[10], 'need', ARGV[12])
+if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'edge', ARGV[13]) end
 if tonumber(ARGV[3]) > 0 then
   local deadline = seconds(now + ARGV[3] * 1000000)
   redis.call('HSET', KEYS[1], 'deadline', deadline, 'within', ARGV[3])
@@ -926,3 +934,55 @@ for i, id in ipairs(ARGV) do
   answers[i] = job[1] and job or false
 end
 return answers
+
+--@ shelve
+-- KEYS  record shelf open data lines
+-- ARGV  id, the version that it is to have had (0: none), record, 1 if it is open, ttl (s)
+-- Puts a record on its shelf, or changes it. Answers 1, 0 where it has another version, or that
+-- of a change which is made already.
+local version = tonumber(redis.call('HGET', KEYS[1], 'version')) or 0
+if version ~= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], 'record', ARGV[3], 'version', version + 1)
+redis.call('ZADD', KEYS[2], 'NX', seconds(time_us()), ARGV[1])
+redis.call(ARGV[4] == '1' and 'SADD' or 'SREM', KEYS[3], ARGV[1])
+for _, key in ipairs({KEYS[1], KEYS[4], KEYS[5]}) do redis.call('EXPIRE', key, ARGV[5]) end
+return 1
+
+--@ unshelve
+-- KEYS  record shelf open data lines minder
+-- ARGV  id
+-- Drops a record and all that belongs to it. Answers 1 if it was there.
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('SREM', KEYS[3], ARGV[1])
+return redis.call('DEL', KEYS[1], KEYS[4], KEYS[5], KEYS[6]) > 0 and 1 or 0
+
+--@ fill
+-- KEYS  data
+-- ARGV  offset, bytes, ttl (s)
+-- Appends to a record's data at its end. Answers 1, 0 where that is elsewhere.
+local length = redis.call('STRLEN', KEYS[1])
+if length == ARGV[1] + #ARGV[2] then return 1 end
+if length ~= tonumber(ARGV[1]) then return 0 end
+redis.call('APPEND', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+
+--@ jot
+-- KEYS  record lines
+-- ARGV  number, "#good" or "#bad", text, ttl (s)
+-- Notes what came of a line, once: what came first stays. Answers nil where there is no record.
+if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[3]) == 1 then
+  redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
+  redis.call('EXPIRE', KEYS[2], ARGV[4])
+end
+return 1
+
+--@ mind
+-- KEYS  minder
+-- ARGV  who, for how long (ms)
+-- Answers 1 if nobody else works on it.
+local other = redis.call('GET', KEYS[1])
+if other and other ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1

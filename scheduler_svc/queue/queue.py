@@ -34,10 +34,12 @@ from scheduler_svc.queue.rows import (
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server, server_memory
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.shelf import Shelf
 from scheduler_svc.queue.snapshot import (
     JobSnapshot,
     JobState,
     ended_ids,
+    read_edge,
     read_prompt,
     read_snapshot,
 )
@@ -127,13 +129,14 @@ class JobQueue:
 
     # Clients' side.
 
-    async def submit(self, spec: JobSpec, request_digest: str = "") -> Submitted:
+    async def submit(self, spec: JobSpec, request_digest: str = "", edge: str = "") -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now.
 
-        ``request_digest`` tells what was asked from anything else. Raises Exhausted where
+        ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
+        for ``edge_of``. Raises Exhausted where
         the queue is full, InvalidRequest where the idempotency key has another request's job.
         """
-        return await self._submitting.submit(spec, request_digest)
+        return await self._submitting.submit(spec, request_digest, edge)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         """Return the job that this request was stored as, "" where there is none."""
@@ -158,6 +161,10 @@ class JobQueue:
         """Drops all that is kept of a job that has ended. False where it has not, or is gone."""
         return await self._ending.forget(job_id)
 
+    def shelf(self, kind: str) -> Shelf:
+        """Records of a kind that an edge keeps beside jobs."""
+        return Shelf(self._shard, kind)
+
     def presence(self, replica: str, ttl_ms: int) -> Presence:
         """For a replica whose clients follow jobs that are to end when nobody does."""
         return Presence(self._shard, self._ending, replica, ttl_ms)
@@ -169,6 +176,10 @@ class JobQueue:
     async def prompt(self, job_id: str) -> Sequence[int]:
         """A job's prompt, which its snapshot lacks; none for an unknown job. Raises Corrupt."""
         return await read_prompt(self._shard, job_id)
+
+    async def edge_of(self, job_id: str) -> str:
+        """What was kept with a job at its submit; empty for an unknown job, or where it was."""
+        return await read_edge(self._shard, job_id)
 
     async def jobs(
         self, *, state: JobState | None = None, tenant: str = "", limit: int = 100

@@ -61,6 +61,12 @@ async def read_prompt(shard: Shard, job_id: str) -> tuple[int, ...]:
     return unpack_u32(await shard.link.call("HGET", shard.keys.job(job_id), "prompt") or b"")
 
 
+async def read_edge(shard: Shard, job_id: str) -> str:
+    """What the edge that took the job keeps with it; empty where it keeps nothing."""
+    stored: bytes = await shard.link.call("HGET", shard.keys.job(job_id), "edge") or b""
+    return stored.decode(errors="replace")
+
+
 async def read_records(shard: Shard, job_ids: Sequence[str]) -> list[Record]:
     """Of the jobs that are known, in the order asked for."""
     if not job_ids:

@@ -34,14 +34,14 @@ class Submitting:
         self._shard = shard
         self._ranking = ranking
 
-    async def submit(self, spec: JobSpec, request_digest: str) -> Submitted:
+    async def submit(self, spec: JobSpec, request_digest: str, edge: str = "") -> Submitted:
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
             raise ValueError(f"a job needs an id without NUL and 1 to {MAX_OUTPUTS} outputs")
         try:
-            answer = await self._store(spec, request_digest)
+            answer = await self._store(spec, request_digest, edge)
             if answer == b"order":
                 await self._ranking.adopt()
-                answer = await self._store(spec, request_digest)
+                answer = await self._store(spec, request_digest, edge)
         except Full as error:
             raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
         if answer is None:
@@ -51,7 +51,7 @@ class Submitting:
             raise InvalidRequest("idempotency_key", problem)
         return Submitted(answer[0].decode(), answer[1] == 1)
 
-    async def _store(self, spec: JobSpec, request_digest: str) -> Any:
+    async def _store(self, spec: JobSpec, request_digest: str, edge: str) -> Any:
         keys = self._shard.keys
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
         return await self._shard.run(
@@ -84,6 +84,7 @@ class Submitting:
                 spec.sampling.max_tokens,
                 request_digest,
                 spec.num_tokens_needed,
+                edge,
             ],
             durable=True,
         )

@@ -57,6 +57,10 @@ class Tokenizer:
         """Return the id of ``token``, or None where it has none."""
         return self._backend.token_to_id(token)
 
+    def name(self, token_id: int) -> str:
+        """Return how a token is written alone; that of a special one is its name."""
+        return self._backend.decode([token_id], skip_special_tokens=False)
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of ``text``, with BOS and the like where the model has them."""
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids

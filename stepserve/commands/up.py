@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import model_validator
 
 from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.commands.up_options import ServingOptions, WorkerOptions
-from stepserve.local.processes import Service, Stopped, Supervisor, check_port
+from stepserve.local.processes import Service, Stopped, Supervisor, check_port, is_free
 from stepserve.local.starting import Starting
 from stepserve.local.stop_flag import StopFlag
 from stepserve.metrics.settings import MetricsSettings
@@ -26,6 +26,7 @@ from stepserve.process.extras import require_local
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
 CORES_FOR_ROLES_APART = 4
+DEFAULT_HTTP_PORT = 8000
 
 Role = Literal["all", "api", "lane"]
 
@@ -34,7 +35,8 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
-    what dies, and prints `ready grpc=HOST:PORT model=NAME` when a job can be submitted.
+    what dies, and prints `ready grpc=HOST:PORT http=HOST:PORT model=NAME` when a job can be
+    submitted.
     """
 
     @model_validator(mode="after")
@@ -43,13 +45,15 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
             raise ValueError(f"there are no {self.schedulers} ports from {self.port} on")
         if (last := max(self._metrics_ports(), default=0)) > 65535:
             raise ValueError(f"metrics_port: there is no port {last} for the last process")
+        if (self.http_port or 0) + self.schedulers > 65536:
+            raise ValueError(f"there are no {self.schedulers} ports from {self.http_port} on")
         return self
 
     def run(self) -> int:
         """Serve; return the exit status."""
         require_local("up")
         # Before anything is started, which takes a while.
-        for port in self._scheduler_ports():
+        for port in self._asked_ports():
             check_port(self.host, port)
         starting = Starting(is_silent=not self.progress)
         for port in self._metrics_ports():
@@ -82,9 +86,9 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
             [child.wait_ready(starting.goes_on) for child in children] for children in of_roles
         ]
         target = ready[0]["grpc"]
-        print(f"ready grpc={target} model={ready[0]['model']}", flush=True)
+        print(f"ready {_addresses(ready[0])} model={ready[0]['model']}", flush=True)
         for other in ready[1:]:
-            print(f"also grpc={other['grpc']}", flush=True)
+            print(f"also {_addresses(other)}", flush=True)
         for child in (*chain.from_iterable(of_roles), *workers):
             if metrics := child.fields.get("metrics"):
                 print(f"also metrics={metrics} of {child.service.name}", flush=True)
@@ -109,9 +113,17 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
         host = flag("metrics_host", self.metrics_host or self.host)
         return [host, flag("metrics_port", port), flag("metrics_prefix", self.metrics_prefix)]
 
-    def _scheduler_ports(self) -> list[int]:
+    def _asked_ports(self) -> list[int]:
         """Return the ports that are asked for; none where any will do."""
-        return [self.port + i for i in range(self.schedulers)] if self.port else []
+        firsts = (self.port, self.http_port if self.http else 0)
+        return [first + i for first in firsts if first for i in range(self.schedulers)]
+
+    def _http_port(self, number: int) -> int:
+        """Return the port for HTTP of a scheduler, 0 for any."""
+        if self.http_port is not None:
+            return self.http_port and self.http_port + number
+        port = DEFAULT_HTTP_PORT + number
+        return port if self.port and is_free(self.host, port) else 0
 
     @contextmanager
     def _redis(self, starting: Starting) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -174,6 +186,8 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
             port = self.port + number if self.port else 0
             name = f"scheduler {number}"
             serving = [f"--host={self.host}", f"--port={port}", "--wait-for-worker"]
+            if self.http:
+                serving.append(f"--http-port={self._http_port(number)}")
         serving += self._metrics(int(role == "lane"), number)
         return Service(
             name,
@@ -190,6 +204,11 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _addresses(ready: Mapping[str, str]) -> str:
+    """Return where a scheduler serves, as its line and ours say it."""
+    return " ".join(f"{name}={ready[name]}" for name in ("grpc", "http") if name in ready)
 
 
 @contextmanager

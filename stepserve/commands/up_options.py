@@ -19,8 +19,16 @@ class ServingOptions(BaseSettings):
 
     model: str = Field(description="checkpoint directory or Hugging Face id")
     model_name: str = Field("", description="name to serve it under; default: its last part")
-    host: str = Field("127.0.0.1", description="address to serve gRPC on")
+    host: str = Field("127.0.0.1", description="address to serve on")
     port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
+    http: bool = Field(True, description="serve OpenAI's HTTP as well")
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port to serve HTTP on; 0: any free one; default: 8000, or any free one "
+        "where that is taken or --port is 0",
+    )
     workers: int = Field(1, ge=1, le=64, description="worker processes")
     schedulers: int = Field(1, ge=1, le=16, description="scheduler processes, on PORT, PORT+1, ...")
     roles_apart: Literal["auto", "yes", "no"] = Field(

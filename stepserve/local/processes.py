@@ -65,6 +65,16 @@ def check_port(host: str, port: int) -> None:
             return
 
 
+def is_free(host: str, port: int) -> bool:
+    """Return whether ``port`` could be served on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), port), family=family).close()
+    except OSError:
+        return False
+    return True
+
+
 class Child:
     """One running service and the ready line that it prints."""
 
@@ -134,12 +144,15 @@ class Child:
 
     def restart(self) -> None:
         """Start it again, on the ports that it had, so that others find it."""
-        pinned = [f"--port={self._address.rpartition(':')[2]}"]
-        if metrics := self.fields.get("metrics"):
-            pinned.append(f"--metrics-port={metrics.rpartition(':')[2]}")
-        chosen = ("--port=", "--metrics-port=") if metrics else ("--port=",)
-        flags = [flag for flag in self.service.arguments if not flag.startswith(chosen)]
-        self.service = replace(self.service, arguments=[*flags, *pinned])
+        ports = {
+            "--port": self._address,
+            "--http-port": self.fields.get("http", ""),
+            "--metrics-port": self.fields.get("metrics", ""),
+        }
+        served = {flag: address.rpartition(":")[2] for flag, address in ports.items() if address}
+        flags = [f for f in self.service.arguments if f.partition("=")[0] not in served]
+        flags += [f"{flag}={port}" for flag, port in served.items()]
+        self.service = replace(self.service, arguments=flags)
         self._ready = queue.SimpleQueue()
         if self._pulse is not None:
             self._pulse.forget()

@@ -29,6 +29,7 @@ class Stack:
     model: str
     queue: JobQueue
     workers: Sequence[str]
+    http: str = ""
 
 
 @asynccontextmanager
@@ -68,4 +69,4 @@ async def stack(
         async with scheduler(chosen) as running:
             while not await running.queue.workers():
                 await asyncio.sleep(0.01)
-            yield Stack(running.address, model, running.queue, (address,))
+            yield Stack(running.address, model, running.queue, (address,), running.http_address)

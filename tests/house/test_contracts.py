@@ -50,7 +50,8 @@ OFFENCES = {
         ("stepserve/client/retry.py", "import kvstore.blocks"),
     ],
     "Who serves clients meets the lanes only in Redis": [
-        ("scheduler_svc/api/__init__.py", "import scheduler_svc.core.scheduler")
+        ("scheduler_svc/api/__init__.py", "import scheduler_svc.core.scheduler"),
+        ("scheduler_svc/http/__init__.py", "import scheduler_svc.core.scheduler"),
     ],
     "The lanes meet clients only in Redis": [
         ("scheduler_svc/lane/lane.py", "import scheduler_svc.frontend.follow")
@@ -62,6 +63,13 @@ OFFENCES = {
         ("scheduler_svc/queue/attendance.py", "import scheduler_svc.fleet.owners")
     ],
     "The front end knows values, not gRPC": [("scheduler_svc/frontend/gate.py", "import grpc")],
+    "HTTP is an edge of the front end: it knows neither gRPC nor the queue": [
+        ("scheduler_svc/http/tenant.py", "import grpc"),
+        ("scheduler_svc/http/tenant.py", "import scheduler_svc.queue"),
+    ],
+    "HTTP's libraries are behind its edge": [
+        ("scheduler_svc/frontend/gate.py", "import starlette")
+    ],
     "Tensors live in the worker and in kvstore's cache": [
         ("stepserve/__init__.py", "import torch")
     ],

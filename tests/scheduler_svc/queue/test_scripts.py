@@ -25,6 +25,16 @@ from tests.scheduler_svc.queue.build import (
 KEYLESS = {"TIME"}
 
 
+async def every_shelf_script(queue: JobQueue) -> None:
+    shelf = queue.shelf("file")
+    await shelf.append("f", 0, b"data", 60)
+    await shelf.put("f", "{}", is_open=True, ttl_s=60)
+    await shelf.put("f", "{}", version=1, ttl_s=60)
+    await shelf.jot("f", 1, "good", is_good=True, ttl_s=60)
+    await shelf.mind("f", "me", 1000)
+    await shelf.remove("f")
+
+
 async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], None]) -> None:
     """Runs every script through its branches that write; ``other`` has another order."""
     await queue.estimate("", 5)
@@ -49,6 +59,7 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     set_back()
     await queue.submit(spec())
     await queue.sweep()
+    await every_shelf_script(queue)
     presence = queue.presence("replica", 1000)
     await presence.follow([ids[3]])
     await presence.cancel(ids[3], STOP)

@@ -1,0 +1,219 @@
+"""The routes, and what is the same for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.http.batch_runner import BatchRunner
+from scheduler_svc.http.batches import BatchRoutes
+from scheduler_svc.http.body import Bodies, json_object
+from scheduler_svc.http.call import Answer, Call, call_of
+from scheduler_svc.http.chat import Chat
+from scheduler_svc.http.completions import Completions
+from scheduler_svc.http.errors import ApiError, api_error, json_response
+from scheduler_svc.http.files import MAX_FORM_BYTES, UPLOAD_TIMEOUT_S, FileRoutes
+from scheduler_svc.http.loss import loss_of
+from scheduler_svc.http.models import Models
+from scheduler_svc.http.openapi import document
+from scheduler_svc.http.responses import Responses
+from scheduler_svc.http.sse import OpenStreams
+from scheduler_svc.http.tenant import tenant_of
+from scheduler_svc.http.tokenize import Tokenize
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
+
+
+class Endpoint:
+    """Answers a request in its own task, which ends with the connection; errors are answers."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with loss_of(scope).cancels_us():
+            answer = await self._answer(Request(scope, receive))
+            await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Answer:
+        try:
+            return await self._handler(request)
+        except Exception as error:
+            return api_error(error).response()
+
+
+class App:
+    """All routes over one front end."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._front_end = front_end
+        self._bodies = Bodies()
+        self.streams = OpenStreams()
+        self._models = Models(front_end)
+        self._tokenize = Tokenize(front_end)
+        self._completions = Completions(front_end, self.streams)
+        self._chat = Chat(front_end, self.streams)
+        self._responses = Responses(front_end, self.streams)
+        self._files = FileRoutes(front_end.files)
+        self._batches = BatchRoutes(front_end.batches, front_end.files)
+        self.runner = BatchRunner(
+            front_end.batches,
+            front_end.files,
+            {
+                "/v1/completions": self._completions.complete,
+                "/v1/chat/completions": self._chat.complete,
+                "/v1/responses": self._responses.complete,
+            },
+        )
+
+    def asgi(self) -> ASGIApp:
+        """Return it as a server runs it."""
+        return Starlette(
+            routes=self._routes(),
+            exception_handlers={HTTPException: _http_error, Exception: _bug},
+        )
+
+    def _routes(self) -> list[BaseRoute]:
+        tokenize = self._object(self._tokenize.tokenize)
+        detokenize = self._object(self._tokenize.detokenize)
+        return [
+            _route("POST", "/v1/completions", self._posted(self._completions)),
+            _route("POST", "/v1/chat/completions", self._posted(self._chat)),
+            _route("GET", "/v1/models", self._list_models),
+            _route("GET", "/v1/models/{name:path}", self._one_model),
+            _route("POST", "/v1/responses", self._posted(self._responses.create)),
+            _route("GET", "/v1/responses/{id}", self._get_response),
+            _route("POST", "/v1/responses/{id}/cancel", _named(self._responses.cancel)),
+            *self._batch_routes(),
+            _route("POST", "/tokenize", tokenize),
+            _route("POST", "/detokenize", detokenize),
+            _route("GET", "/health", self._health),
+            _route("GET", "/ready", self._ready),
+            _route("GET", "/live", self._live),
+            _route("GET", "/ping", self._live),
+            _route("GET", "/version", self._version),
+            _route("GET", "/openapi.json", self._openapi),
+        ]
+
+    def _batch_routes(self) -> list[BaseRoute]:
+        files, batches = self._files, self._batches
+        return [
+            _route("POST", "/v1/files", self._upload),
+            _route("GET", "/v1/files", _listed(files.all)),
+            _route("GET", "/v1/files/{id}", _named(files.get)),
+            _route("DELETE", "/v1/files/{id}", _named(files.delete)),
+            _route("GET", "/v1/files/{id}/content", self._file_content),
+            _route("POST", "/v1/batches", self._create_batch),
+            _route("GET", "/v1/batches", _listed(batches.all)),
+            _route("GET", "/v1/batches/{id}", _named(batches.get)),
+            _route("POST", "/v1/batches/{id}/cancel", _named(batches.cancel)),
+        ]
+
+    async def _upload(self, request: Request) -> Answer:
+        async with self._bodies.form(request, MAX_FORM_BYTES, UPLOAD_TIMEOUT_S) as form:
+            return json_response(await self._files.create(form, tenant_of(request)))
+
+    async def _file_content(self, request: Request) -> Answer:
+        return await self._files.content(request.path_params["id"], tenant_of(request))
+
+    async def _create_batch(self, request: Request) -> Answer:
+        async with self._bodies.read(request) as body:
+            given = json_object(body)
+        return json_response(await self._batches.create(given, tenant_of(request)))
+
+    def _posted(self, answer: Callable[[Call], Awaitable[Answer]]) -> Handler:
+        async def handle(request: Request) -> Answer:
+            async with self._bodies.read(request) as body:
+                call = call_of(request, json_object(body))
+            return await answer(call)
+
+        return handle
+
+    def _object(self, answer: Callable[[dict[str, Any]], Awaitable[Any]]) -> Handler:
+        async def handle(request: Request) -> Answer:
+            async with self._bodies.read(request) as body:
+                return json_response(await answer(json_object(body)))
+
+        return handle
+
+    async def _list_models(self, _request: Request) -> Answer:
+        return json_response(await self._models.all())
+
+    async def _one_model(self, request: Request) -> Answer:
+        return json_response(await self._models.one(request.path_params["name"]))
+
+    async def _get_response(self, request: Request) -> Answer:
+        response_id, asked = request.path_params["id"], request.query_params
+        if asked.get("stream", "").lower() in ("true", "1"):
+            after = asked.get("starting_after", "")
+            return await self._responses.follow(response_id, call_of(request, {}), after)
+        return json_response(await self._responses.get(response_id, tenant_of(request)))
+
+    async def _health(self, _request: Request) -> Answer:
+        """Whether jobs are taken."""
+        return _state(self._front_end.readiness.takes_jobs)
+
+    async def _ready(self, _request: Request) -> Answer:
+        """Whether jobs are taken, and computed by some worker."""
+        return _state(self._front_end.readiness.computes)
+
+    async def _live(self, _request: Request) -> Answer:
+        """Whether this process answers."""
+        return _state(is_well=True)
+
+    async def _openapi(self, _request: Request) -> Answer:
+        return json_response(document())
+
+    async def _version(self, _request: Request) -> Answer:
+        return json_response({"version": version("stepserve")})
+
+
+def _route(method: str, path: str, handler: Handler) -> Route:
+    return Route(path, endpoint=Endpoint(handler), methods=[method])
+
+
+def _named(answer: Callable[[str, str], Awaitable[Any]]) -> Handler:
+    """Return what answers for one of something, of the caller's own."""
+
+    async def handle(request: Request) -> Answer:
+        return json_response(await answer(request.path_params["id"], tenant_of(request)))
+
+    return handle
+
+
+def _listed(answer: Callable[[Mapping[str, str], str], Awaitable[Any]]) -> Handler:
+    """Return what answers with a page of a list, of the caller's own."""
+
+    async def handle(request: Request) -> Answer:
+        return json_response(await answer(request.query_params, tenant_of(request)))
+
+    return handle
+
+
+def _state(is_well: bool) -> Response:
+    return Response(status_code=200 if is_well else 503)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, or another method."""
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path[:200]}"
+    message = f"{what} is not served here" if error.status_code in (404, 405) else error.detail
+    told = ApiError(error.status_code, message, code="unknown_url")
+    told.headers = dict(error.headers or {})
+    return told.response()
+
+
+async def _bug(_request: Request, error: Exception) -> Response:
+    await asyncio.sleep(0)
+    return api_error(error).response()

@@ -1,0 +1,219 @@
+"""Works on batches: one replica at a time on each, and another where that one is gone.
+
+A line is a job under a key that names the batch and the line: who works on it anew finds it.
+What came of a line is noted once, in Redis; the rest of a batch is made from these notes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from time import time
+from typing import Any, TypeAlias
+
+from scheduler_svc.frontend.batches import Batch, Batches
+from scheduler_svc.frontend.files import Files
+from scheduler_svc.http.batch_lines import answered, line_of, lines_of, numbers_of, unanswered
+from scheduler_svc.http.batch_output import write_outputs
+from scheduler_svc.http.call import Call
+from scheduler_svc.http.errors import api_error
+from stepserve.protocol.errors import NotFound, StepserveError
+
+log = logging.getLogger(__name__)
+
+MAX_BATCHES_AT_ONCE = 4
+# So few of a batch's jobs wait in the queue at once: others' wait behind no more than these.
+MAX_LINES_AT_ONCE = 32
+POLL_INTERVAL_S = 1.0
+_RETRY_S = 1.0
+# Among a batch's times: that it ran out of it.
+_LATE = "late"
+# Answers that say "not now": the line is tried again while the batch has time.
+_NOT_NOW = (408, 429, 503)
+_CANCELLED, _MAX_CANCELLED = 409, 3
+
+Complete: TypeAlias = Callable[[Call], Awaitable[dict[str, Any]]]
+
+
+class BatchRunner:
+    """Works on what is open, in its own tasks, while ``run`` runs."""
+
+    def __init__(self, batches: Batches, files: Files, complete: Mapping[str, Complete]) -> None:
+        self._batches = batches
+        self._files = files
+        self._complete = complete
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Look for work until cancelled."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                except StepserveError as error:
+                    log.warning("batches wait: %s", error)
+                except Exception:
+                    # Of one stored batch, as like as not: the others are worked on all the same.
+                    log.exception("batches could not be looked for")
+                await asyncio.sleep(POLL_INTERVAL_S)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _look(self) -> None:
+        for batch_id in await self._batches.open_ids():
+            if len(self._tasks) >= MAX_BATCHES_AT_ONCE:
+                return
+            if batch_id not in self._tasks and await self._batches.is_ours(batch_id):
+                task = asyncio.create_task(self._work(batch_id), name=f"batch-{batch_id}")
+                self._tasks[batch_id] = task
+                task.add_done_callback(partial(self._forget, batch_id))
+
+    def _forget(self, batch_id: str, _task: asyncio.Task[None]) -> None:
+        self._tasks.pop(batch_id, None)
+
+    async def _work(self, batch_id: str) -> None:
+        """Bring a batch as far as it goes; what goes wrong with us is tried again."""
+        try:
+            batch = await self._batches.look(batch_id)
+            if batch is None or not batch.is_open:
+                return
+            lines = await self._lines(batch)
+            if lines is None:
+                return
+            if batch.status in ("in_progress", "validating"):
+                await self._answer_all(batch, lines)
+            await self._end(batch_id, lines)
+        except StepserveError as error:
+            log.warning("batch %s waits: %s", batch_id, error)
+        except Exception as error:
+            log.error("batch %s failed for now", batch_id, exc_info=error)
+
+    async def _lines(self, batch: Batch) -> list[bytes] | None:
+        """Return the batch's lines; None where it has failed because of them."""
+        try:
+            file = await self._files.get(batch.input_file_id, batch.tenant)
+            content = b"".join([piece async for piece in self._files.content(file)])
+        except NotFound:
+            errors = [
+                {"code": "no_file", "line": None, "message": "its file is gone", "param": None}
+            ]
+            await self._fail(batch, errors)
+            return None
+        lines, errors = await asyncio.to_thread(lines_of, content, batch.endpoint)
+        if batch.status == "validating":
+            if errors:
+                await self._fail(batch, errors)
+                return None
+            total = len(numbers_of(lines))
+            await self._batches.change(batch.batch_id, lambda b: _begun(b, total))
+        return lines
+
+    async def _fail(self, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
+        await self._batches.change(
+            batch.batch_id, lambda b: replace(b.come_to("failed"), errors=errors)
+        )
+
+    async def _answer_all(self, batch: Batch, lines: Sequence[bytes]) -> None:
+        """Answer every line that has no answer yet, until it is cancelled or out of time."""
+        done = await self._batches.noted(batch.batch_id)
+        waiting = [number for number in numbers_of(lines) if number not in done]
+        room = asyncio.Semaphore(MAX_LINES_AT_ONCE)
+        answering = asyncio.create_task(self._answer_each(batch, lines, waiting, room))
+        try:
+            while not answering.done():
+                await asyncio.wait((answering,), timeout=POLL_INTERVAL_S)
+                if not await self._goes_on(batch):
+                    break
+            if answering.done():
+                await answering
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+    async def _goes_on(self, batch: Batch) -> bool:
+        """Whether its lines are to be answered still. Raises StepserveError where not by us."""
+        if not await self._batches.is_ours(batch.batch_id):
+            raise StepserveError("another replica works on it")
+        now = await self._batches.look(batch.batch_id)
+        return now is not None and now.status == "in_progress" and time() < now.expires_s
+
+    async def _answer_each(
+        self,
+        batch: Batch,
+        lines: Sequence[bytes],
+        numbers: Sequence[int],
+        room: asyncio.Semaphore,
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in numbers:
+                await room.acquire()
+                task = group.create_task(self._answer(batch, lines[number - 1], number))
+                task.add_done_callback(lambda _task: room.release())
+
+    async def _answer(self, batch: Batch, raw: bytes, number: int) -> None:
+        line, num_cancelled = line_of(raw, number, batch.endpoint), 0
+        while True:
+            # A job that was cancelled is no answer of the batch's: then another one is made.
+            key = f"{batch.batch_id}/{number}/{num_cancelled}"
+            status, body = await self._ask(batch.endpoint, Call(line.body, batch.tenant, key))
+            if status == _CANCELLED and num_cancelled < _MAX_CANCELLED:
+                num_cancelled += 1
+            elif status not in _NOT_NOW:
+                break
+            await asyncio.sleep(_RETRY_S)
+        note = answered(line.custom_id, status, body)
+        await self._batches.note(batch.batch_id, number, note, is_good=status == 200)
+
+    async def _ask(self, endpoint: str, call: Call) -> tuple[int, dict[str, Any]]:
+        """Return the status and the body of a request's answer."""
+        try:
+            return 200, await self._complete[endpoint](call)
+        except Exception as error:
+            told = api_error(error)
+            return told.status, {"error": told.body}
+
+    async def _end(self, batch_id: str, lines: Sequence[bytes]) -> None:
+        """Make the batch's files of its notes; lines without any are told to have none."""
+        done = await self._batches.noted(batch_id)
+        is_done = done.issuperset(numbers_of(lines))
+        batch = await self._batches.change(batch_id, lambda b: _finalizing(b, is_done))
+        if batch is None:
+            return
+        end = _end_of(batch)
+        code = f"batch_{end}"
+        for number in numbers_of(lines):
+            if number not in done:
+                custom_id = line_of(lines[number - 1], number, batch.endpoint).custom_id
+                note = unanswered(custom_id, code, f"the batch was {end} before this was done")
+                await self._batches.note(batch_id, number, note, is_good=False)
+        output, errors = await write_outputs(self._batches, self._files, batch, numbers_of(lines))
+        await self._batches.change(
+            batch_id,
+            lambda b: replace(b.come_to(end), output_file_id=output, error_file_id=errors),
+        )
+
+
+def _begun(batch: Batch, total: int) -> Batch:
+    if batch.status != "validating":
+        return batch
+    return replace(batch.come_to("in_progress"), total=total)
+
+
+def _finalizing(batch: Batch, is_done: bool) -> Batch:
+    """A batch that is being cancelled ends as that; it says so until it has ended."""
+    if batch.status != "in_progress":
+        return batch
+    ending = batch.come_to("finalizing")
+    late = {} if is_done else {_LATE: batch.expires_s}
+    return replace(ending, times={**ending.times, **late})
+
+
+def _end_of(batch: Batch) -> str:
+    if "cancelling" in batch.times:
+        return "cancelled"
+    return "expired" if _LATE in batch.times else "completed"

@@ -1,0 +1,59 @@
+"""A completion as a stream of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.http import sse
+from scheduler_svc.http.choice import checked
+from scheduler_svc.http.completion_form import CompletionForm
+from scheduler_svc.http.merge import begun, merged
+from scheduler_svc.http.resume import Place
+from scheduler_svc.http.usage import RunningUsage, running_usage
+from stepserve.protocol.inference import StreamEvent
+
+
+class CompletionStream:
+    """Makes chunks of jobs' events. ``place``: what the client has read of it already."""
+
+    def __init__(self, front_end: FrontEnd, form: CompletionForm, place: Place | None) -> None:
+        self._front_end = front_end
+        self._form = form
+        self._place = place
+
+    async def begin(
+        self, jobs: Sequence[AsyncGenerator[StreamEvent, None]]
+    ) -> AsyncGenerator[bytes, None]:
+        """Return the chunks, once all jobs are stored. Raises what storing them raises."""
+        job_ids = await begun(jobs)
+        usage = await running_usage(self._form.usage, self._front_end, job_ids)
+        return self._chunks(jobs, job_ids, usage)
+
+    async def _chunks(
+        self,
+        jobs: Sequence[AsyncGenerator[StreamEvent, None]],
+        job_ids: Sequence[str],
+        usage: RunningUsage,
+    ) -> AsyncGenerator[bytes, None]:
+        form = self._form
+        envelope = form.envelope(job_ids[0])
+        places = [Place.start(job_id, form.num_outputs) for job_id in job_ids]
+        if self._place is not None:
+            places = [self._place]
+        async with aclosing(merged(jobs)) as news:
+            async for position, event in news:
+                checked(event)
+                place = places[position]
+                chars = place.num_chars[event.index]
+                is_first = not place.num_tokens[event.index] and not chars
+                choice = form.choice(position, event, chars, is_first=is_first)
+                place.advance(event)
+                usage.add(position, event)
+                # Of several jobs an id would be as long as all of them.
+                event_id = place.event_id if len(jobs) == 1 else ""
+                yield sse.event({**envelope, "choices": [choice], **usage.running()}, event_id)
+        if usage.shown.at_end:
+            yield sse.event({**envelope, "choices": [], "usage": usage.final()})
+        yield sse.DONE

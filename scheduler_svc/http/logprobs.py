@@ -1,0 +1,69 @@
+"""Log-probabilities in the two forms that OpenAI has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scheduler_svc.text.tokenizer import Tokenizer
+from stepserve.protocol.step import TokenLogprobs
+
+# What stands for a probability of zero: JSON has no infinity.
+_LEAST = -9999.0
+
+
+class TokenNames:
+    """How single tokens are written; an id stands for itself where there is no tokenizer.
+
+    A stream that is resumed may be of a job without log-probabilities: then there are none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
+
+    def name(self, token_id: int) -> str:
+        """Return the text of a token alone; that of a special one is its name."""
+        if self._tokenizer is None:
+            return f"token_id:{token_id}"
+        return self._tokenizer.name(token_id)
+
+    def entry(self, token_id: int, logprob: float) -> dict[str, Any]:
+        """Return a token as chats have it."""
+        name = self.name(token_id)
+        return {
+            "token": name,
+            "logprob": max(logprob, _LEAST),
+            "bytes": list(name.encode(errors="replace")),
+        }
+
+    def chat(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+    ) -> list[dict[str, Any]]:
+        """Return chats' form: each token, and the likeliest ones in its place."""
+        return [
+            {
+                **self.entry(token_id, each.logprob),
+                "top_logprobs": [self.entry(*likely) for likely in each.top],
+            }
+            for token_id, each in zip(token_ids, logprobs, strict=False)
+        ]
+
+    def completion(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], text_offset: int
+    ) -> dict[str, Any]:
+        """Return completions' form; the first token's text begins at ``text_offset``."""
+        tokens = [self.name(token_id) for token_id in token_ids]
+        offsets = []
+        for token in tokens:
+            offsets.append(text_offset)
+            text_offset += len(token)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [max(each.logprob, _LEAST) for each in logprobs],
+            "top_logprobs": [
+                {self.name(i): max(logprob, _LEAST) for i, logprob in each.top}
+                | {token: max(each.logprob, _LEAST)}
+                for token, each in zip(tokens, logprobs, strict=False)
+            ],
+            "text_offset": offsets,
+        }

@@ -1,0 +1,65 @@
+"""The fields of a request for a response that every answer repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scheduler_svc.http.errors import invalid
+from scheduler_svc.http.values import array, boolean, mapping, text, wrong_type
+
+MAX_METADATA = 16
+MAX_METADATA_CHARS = 512
+_LABELS = ("user", "safety_identifier", "prompt_cache_key")
+
+
+def shown_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return them, defaults filled in. Raises ApiError for what is not there, or is wrong."""
+    _check_text(body)
+    reasoning = mapping(body, "reasoning")
+    for name, value in reasoning.items():
+        if name != "effort" and value is not None:
+            raise invalid(
+                f"reasoning.{name[:50]}", "is not supported here", "unsupported_parameter"
+            )
+    return {
+        "background": boolean(body, "background"),
+        "instructions": body.get("instructions"),
+        "max_output_tokens": body.get("max_output_tokens"),
+        "metadata": metadata_of(body),
+        "parallel_tool_calls": boolean(body, "parallel_tool_calls", default=True),
+        "previous_response_id": body.get("previous_response_id"),
+        "reasoning": {"effort": text(reasoning, "effort") or None, "summary": None},
+        "store": boolean(body, "store", default=True),
+        "temperature": _or(body.get("temperature"), 1.0),
+        "tool_choice": _or(body.get("tool_choice"), "auto"),
+        "tools": array(body, "tools", 128),
+        "top_p": _or(body.get("top_p"), 1.0),
+        **{name: text(body, name) for name in _LABELS if body.get(name) is not None},
+    }
+
+
+def _check_text(body: Mapping[str, Any]) -> None:
+    settings = mapping(body, "text")
+    kind = mapping(settings, "format").get("type", "text")
+    if kind != "text":
+        problem = "only 'text' is supported here: structured output is not there"
+        raise invalid("text.format", problem, "unsupported_parameter")
+    if settings.get("verbosity") not in (None, "medium"):
+        raise invalid("text.verbosity", "is not supported here", "unsupported_parameter")
+
+
+def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:
+    metadata = mapping(body, "metadata")
+    if len(metadata) > MAX_METADATA:
+        raise invalid("metadata", f"at most {MAX_METADATA} are possible")
+    for name, value in metadata.items():
+        if not isinstance(value, str):
+            raise wrong_type(f"metadata.{name[:50]}", "a string", value)
+        if len(name) > MAX_METADATA_CHARS or len(value) > MAX_METADATA_CHARS:
+            raise invalid("metadata", f"texts have at most {MAX_METADATA_CHARS} characters")
+    return metadata
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

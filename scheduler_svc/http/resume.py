@@ -1,0 +1,75 @@
+"""Where in a stream a client is: what the id of an event says, and what goes on after it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.http.call import Call
+from scheduler_svc.http.errors import ApiError, not_found
+from scheduler_svc.http.ids import job_of, unique_of
+from stepserve.protocol.inference import StreamEvent
+from stepserve.protocol.sampling import MAX_OUTPUTS
+
+_PLACE = re.compile(r"([0-9a-f]{32}):((?:\d{1,9}-\d{1,10}\.?)+)")
+
+
+@dataclass(slots=True)
+class Place:
+    """How much of each output of a job was sent: tokens, and characters of its text."""
+
+    unique: str
+    num_tokens: list[int]
+    num_chars: list[int]
+
+    @classmethod
+    def start(cls, job_id: str, num_outputs: int) -> Place:
+        """Return the place before everything."""
+        return cls(unique_of(job_id), [0] * num_outputs, [0] * num_outputs)
+
+    @property
+    def event_id(self) -> str:
+        """The id of the event that ends here."""
+        pairs = zip(self.num_tokens, self.num_chars, strict=True)
+        return f"{self.unique}:" + ".".join(f"{tokens}-{chars}" for tokens, chars in pairs)
+
+    def advance(self, event: StreamEvent) -> None:
+        """Go on to the end of an event."""
+        self.num_tokens[event.index] = event.offset + len(event.token_ids)
+        self.num_chars[event.index] += len(event.text)
+
+
+def place_of(call: Call, num_outputs: int) -> Place | None:
+    """Return where a client goes on, None where it begins. Raises ApiError for no place."""
+    if not call.last_event_id:
+        return None
+    match = _PLACE.fullmatch(call.last_event_id)
+    pairs = match[2].split(".") if match else []
+    if match is None or len(pairs) != num_outputs or num_outputs > MAX_OUTPUTS:
+        raise _no_place()
+    numbers = [tuple(map(int, pair.split("-"))) for pair in pairs]
+    return Place(match[1], [tokens for tokens, _ in numbers], [chars for _, chars in numbers])
+
+
+async def resumed(
+    front_end: FrontEnd, place: Place, offsets: Sequence[int], call: Call
+) -> AsyncGenerator[StreamEvent, None]:
+    """Stream a job of the caller's own from offsets on; as ``generate`` does, its id first."""
+    job_id = job_of("", place.unique, front_end.model)
+    job = await front_end.get(job_id)
+    if job.tenant != call.tenant:
+        raise not_found(f"job {job_id!r}")
+    if len(job.outputs) != len(place.num_tokens):
+        raise _no_place()
+    yield StreamEvent(job_id)
+    async with aclosing(front_end.events(job_id, offsets=offsets, grace_s=call.grace_s)) as events:
+        async for event in events:
+            yield event
+
+
+def _no_place() -> ApiError:
+    problem = "the Last-Event-ID is of no stream of this request"
+    return ApiError(400, problem, param="last_event_id", code="invalid_event_id")

@@ -1,0 +1,214 @@
+"""Files and batches: handed in, answered whatever happens, given back; by OpenAI's client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import openai
+import pytest
+
+from scheduler_svc.frontend import batches as frontend_batches
+from scheduler_svc.http import batch_runner
+from stepserve.protocol.job import Finish
+from tests.scheduler_svc.http.served import HttpServed
+
+ENDPOINT = "/v1/completions"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_runner, "POLL_INTERVAL_S", 0.02)
+    monkeypatch.setattr(batch_runner, "_RETRY_S", 0.02)
+    monkeypatch.setattr(frontend_batches, "MINDER_TTL_MS", 300)
+
+
+def line(custom_id: str, endpoint: str = ENDPOINT, **body: Any) -> str:
+    given = {"prompt": "Once", "max_tokens": 20, **body}
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": given})
+
+
+async def started(client: openai.AsyncOpenAI, lines: Sequence[str], **more: Any) -> Any:
+    content = "\n".join(lines).encode()
+    file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+    assert (file.bytes, file.filename) == (len(content), "in.jsonl")
+    return await client.batches.create(
+        input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h", **more
+    )
+
+
+async def ended(served: HttpServed, client: openai.AsyncOpenAI, batch_id: str) -> Any:
+    async def is_over() -> bool:
+        return (await client.batches.retrieve(batch_id)).status in (
+            "completed", "failed", "expired", "cancelled",
+        )  # fmt: skip
+
+    await served.until(is_over)
+    return await client.batches.retrieve(batch_id)
+
+
+async def results(client: openai.AsyncOpenAI, file_id: str | None) -> dict[str, Any]:
+    assert file_id is not None
+    content = (await client.files.content(file_id)).text
+    return {each["custom_id"]: each for each in map(json.loads, content.splitlines())}
+
+
+@asynccontextmanager
+async def answering(served: HttpServed, texts: dict[str, str]) -> AsyncIterator[list[str]]:
+    """Answer each job that comes by what its prompt is; tells the jobs."""
+    seen: list[str] = []
+
+    async def answer() -> None:
+        assert served.card.tokenizer is not None
+        while True:
+            job = await served.lane.claim()
+            seen.append(job.spec.job_id)
+            prompt = served.card.tokenizer.decode(job.spec.prompt_token_ids)
+            await served.say_in(job, texts[prompt], chunk=100)
+
+    task = asyncio.create_task(answer())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_batch_is_answered(served: HttpServed) -> None:
+    async with served.openai() as client, answering(served, {"a": "one", "b": "two"}) as jobs:
+        lines = [line("x", prompt="a"), line("y", prompt="b", n=2), line("z", top_p=7)]
+        batch = await started(client, [*lines, ""], metadata={"of": "me"})
+        assert batch.status == "validating"
+        batch = await ended(served, client, batch.id)
+        assert batch.status == "completed"
+        assert batch.metadata == {"of": "me"}
+        counts = batch.request_counts
+        assert (counts.total, counts.completed, counts.failed) == (3, 2, 1)
+        good = await results(client, batch.output_file_id)
+        said = {i: [c["text"] for c in r["response"]["body"]["choices"]] for i, r in good.items()}
+        assert said == {"x": ["one"], "y": ["two", "two"]}
+        bad = await results(client, batch.error_file_id)
+        assert bad["z"]["response"]["status_code"] == 400
+        assert bad["z"]["response"]["body"]["error"]["param"] == "top_p"
+        specs = [(await served.queue.job(job)) for job in jobs]
+        assert {job.spec.priority for job in specs if job is not None} == {-5}
+        assert [each.id async for each in client.batches.list()] == [batch.id]
+
+
+async def test_a_batch_goes_on_where_another_replica_left_it(served: HttpServed) -> None:
+    async with served.openai() as client:
+        batch = await started(client, [line("x", prompt="a"), line("y", prompt="b")])
+        jobs = [await served.lane.claim() for _ in range(2)]
+        await served.say_in(jobs[0], "one")
+        address = served.address
+
+        async def is_noted() -> bool:
+            counts = (await client.batches.retrieve(batch.id)).request_counts
+            return counts is not None and counts.completed == 1
+
+        await served.until(is_noted)
+        await served.stop()
+        await served.start()
+        assert served.address == address
+        await served.say_in(jobs[1], "two")
+        found = await ended(served, client, batch.id)
+        assert found.status == "completed"
+        said = await results(client, found.output_file_id)
+        texts = [r["response"]["body"]["choices"][0]["text"] for r in said.values()]
+        assert sorted(texts) == ["one", "two"]
+        assert len(await served.queue.jobs()) == 2  # neither was made twice
+
+
+async def test_a_cancelled_batch_ends_with_what_it_has(served: HttpServed) -> None:
+    async with served.openai() as client:
+        batch = await started(client, [line("x"), line("y")])
+        jobs = [await served.lane.claim() for _ in range(2)]
+        await served.say_in(jobs[0], "one")
+
+        async def is_noted() -> bool:
+            counts = (await client.batches.retrieve(batch.id)).request_counts
+            return counts is not None and counts.completed == 1
+
+        await served.until(is_noted)
+        assert (await client.batches.cancel(batch.id)).status == "cancelling"
+        found = await ended(served, client, batch.id)
+        assert found.status == "cancelled"
+        assert len(await results(client, found.output_file_id)) == 1
+        [left] = (await results(client, found.error_file_id)).values()
+        assert left["error"]["code"] == "batch_cancelled"
+        with pytest.raises(openai.ConflictError):
+            await client.with_options(max_retries=0).batches.cancel(batch.id)
+
+
+async def test_a_batch_has_a_day(served: HttpServed) -> None:
+    assert served.front_end is not None
+    async with served.openai() as client:
+        batch = await started(client, [line("x")])
+        await served.lane.claim()
+        changed = await served.front_end.batches.change(batch.id, lambda b: replace(b, expires_s=1))
+        assert changed is not None
+        found = await ended(served, client, batch.id)
+        assert found.status == "expired"
+        [left] = (await results(client, found.error_file_id)).values()
+        assert left["error"]["code"] == "batch_expired"
+
+
+async def test_a_job_that_somebody_else_cancelled_is_made_again(served: HttpServed) -> None:
+    async with served.openai() as client:
+        batch = await started(client, [line("x")])
+        job = await served.lane.claim()
+        await served.lane.commit(job.spec.job_id, [], Finish("cancelled"))
+        await served.say("again")
+        found = await ended(served, client, batch.id)
+        said = await results(client, found.output_file_id)
+        assert said["x"]["response"]["body"]["choices"][0]["text"] == "again"
+
+
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [
+        ([line("x"), "no json"], 2),
+        ([line("x"), line("x")], 2),
+        ([line("")], 1),
+        ([line("x", endpoint="/v1/other")], 1),
+        ([line("x", stream=True)], 1),
+        (["[1]"], 1),
+        ([" "], None),
+    ],
+)
+async def test_a_file_that_is_no_batch_fails_and_says_where(
+    served: HttpServed, lines: list[str], number: int | None
+) -> None:
+    async with served.openai() as client:
+        batch = await started(client, lines)
+        found = await ended(served, client, batch.id)
+        assert found.status == "failed"
+        assert [error.line for error in found.errors.data] == [number]
+        assert not await served.queue.jobs()
+
+
+async def test_files_are_kept_listed_and_forgotten(served: HttpServed) -> None:
+    async with served.openai(max_retries=0) as client:
+        content = bytes(range(256)) * 3000  # several pieces
+        made = await client.files.create(file=("b.bin", content), purpose="batch")
+        other = await client.files.create(file=("c.bin", b"c"), purpose="batch")
+        assert [file.id async for file in client.files.list()] == [other.id, made.id]
+        assert [file.id for file in (await client.files.list(limit=1)).data] == [other.id]
+        assert (await client.files.content(made.id)).content == content
+        assert (await client.files.retrieve(made.id)).model_dump() == made.model_dump()
+        elsewhere = client.with_options(default_headers={"x-tenant": "another"})
+        with pytest.raises(openai.NotFoundError):
+            await elsewhere.files.content(made.id)
+        assert (await elsewhere.files.list()).data == []
+        assert (await client.files.delete(made.id)).deleted
+        with pytest.raises(openai.NotFoundError):
+            await client.files.retrieve(made.id)
+        for name, given in (("purpose", {"purpose": "vision"}), ("file", {"purpose": "batch"})):
+            files = {"file": ("x", b"x")} if name == "purpose" else {"other": ("x", b"x")}
+            answer = await served.http.post("/v1/files", data=given, files=files)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == name
