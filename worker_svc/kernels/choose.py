@@ -54,7 +54,7 @@ def choose_reference(
     logprobs = None
     if needs.num_logprobs >= 0:
         at = (columns.num_logprobs >= 0).nonzero().squeeze(1)
-        shifted = scores[at] - peaks[at, None]
+        shifted = scores[at].sub_(peaks[at, None])
         told = _logprobs(shifted, token_ids[at], needs.num_logprobs, vocabulary)
         logprobs = _spread(told, at, len(scores))
     return Choice(token_ids.int(), is_finite.int(), logprobs)
@@ -138,13 +138,13 @@ def _draw(scores: Tensor, columns: Columns, positions: Tensor, vocabulary: Vocab
 
 
 def _logprobs(shifted: Tensor, token_ids: Tensor, most: int, vocabulary: Vocabulary) -> Logprobs:
-    """Of rows of scores less the largest: of the tokens they chose, and of the ``most`` likeliest.
+    """Of the tokens that rows chose and of the ``most`` likeliest, in the scores' dtype.
 
-    In their dtype.
+    ``shifted`` are scores less the row's largest; nothing is left of them.
     """
-    norm = vocabulary.total(shifted.exp().sum(-1, dtype=torch.float64)).log().to(shifted.dtype)
     top = vocabulary.top(shifted, min(most, vocabulary.num_tokens(shifted)))
     chosen = vocabulary.take(shifted, token_ids)
+    norm = vocabulary.total(shifted.exp_().sum(-1).double()).log().to(shifted.dtype)
     return Logprobs(chosen - norm, top.indices, top.values - norm[:, None])
 
 

@@ -84,8 +84,7 @@ class WholeVocabulary:
         return scores.shape[1]
 
     def best(self, scores: Tensor) -> Best:
-        token_ids = scores.argmax(-1)
-        return Best(self.take(scores, token_ids), token_ids, is_finite(scores))
+        return best_of(scores)
 
     def top(self, scores: Tensor, width: int) -> Top:
         return Top(*scores.topk(width))
@@ -103,9 +102,11 @@ class WholeVocabulary:
         return self.categorical(scores, uniforms)
 
 
-def is_finite(scores: Tensor) -> Tensor:
-    """``[S]`` bool: all of a row is. What is not stays so in its least or its largest."""
-    return torch.isfinite(scores.amin(-1)) & torch.isfinite(scores.amax(-1))
+def best_of(scores: Tensor) -> Best:
+    """Of scores that are all at hand. What is not finite is so in the largest or in the least."""
+    token_ids = scores.argmax(-1)
+    values = scores.gather(1, token_ids[:, None]).squeeze(1)
+    return Best(values, token_ids, torch.isfinite(values) & torch.isfinite(scores.amin(-1)))
 
 
 WHOLE = WholeVocabulary()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worker_svc.kernels.ranks import Ranks
-from worker_svc.kernels.vocabulary import Best, Categorical, Top, is_finite
+from worker_svc.kernels.vocabulary import Best, Categorical, Top, best_of
 
 # The largest number below one.
 ALMOST_ONE = 1 - 2.0**-53
@@ -42,10 +42,9 @@ class VocabularyShare:
         return self.num_all
 
     def best(self, scores: Tensor) -> Best:
-        token_ids = scores.argmax(-1)
-        values = scores.gather(1, token_ids[:, None]).squeeze(1)
+        values, token_ids, is_finite = best_of(scores)
         # float64 holds each of them exactly.
-        columns = (values.double(), (token_ids + self.begin).double(), is_finite(scores).double())
+        columns = (values.double(), (token_ids + self.begin).double(), is_finite.double())
         gathered = self.ranks.all_gather(torch.stack(columns))
         winner = gathered[:, 0].argmax(0, keepdim=True)  # of equals the first rank's
         scores_of_all, ids_of_all = (
