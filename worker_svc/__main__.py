@@ -13,7 +13,6 @@ from stepserve.process.command_line import parse_settings, print_any_character
 from stepserve.process.extras import needs_extra
 from stepserve.process.logs import start_logging
 from stepserve.protocol.errors import StepserveError
-from worker_svc.errors import WorkerUnavailable
 from worker_svc.group.launcher import run_ranks
 from worker_svc.group.place import is_group, machine_of
 from worker_svc.machine.address import check_address
@@ -64,8 +63,6 @@ def run(settings: WorkerSettings) -> int:
 def _run_group(settings: WorkerSettings) -> int:
     """Run the ranks of a group that are this machine's. Raises StepserveError."""
     machine = machine_of(settings)
-    if settings.tensor_parallel > 1:
-        raise WorkerUnavailable("--tensor-parallel: this version has no tensor parallel ranks")
     if machine.index == 0:
         check_address(settings.host, settings.port)
     return run_ranks(settings, machine)

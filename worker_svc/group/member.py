@@ -20,6 +20,7 @@ from worker_svc.group.link import GroupLink
 from worker_svc.group.spans import NOWHERE, SpanFile
 from worker_svc.group.team import Team
 from worker_svc.group.turns import Turn, TurnWriter, turns
+from worker_svc.group.wire import Wires
 from worker_svc.model.model import Model
 from worker_svc.model.share import Share
 from worker_svc.runner import Runner
@@ -35,6 +36,8 @@ class Member:
         self._place = team.place
         self._leader: Leader | None = None
         self._follower: Follower | None = None
+        self._device = torch.device("cpu")
+        self._wires: Wires | None = None
 
     def settings(self, settings: WorkerSettings, device: torch.device) -> WorkerSettings:
         """This rank's part of what the settings give the worker on this machine."""
@@ -59,11 +62,13 @@ class Member:
             )
         own = torch.device("cuda", self._place.local_rank)
         torch.cuda.set_device(own)
+        self._device = own
         return own
 
     def share(self) -> Share:
-        """What it loads."""
-        return self._team.share()
+        """What it loads; opens the connections that it computes with."""
+        self._wires = self._team.connect(self._device)
+        return self._team.share(self._team.ranks(self._device))
 
     def agree(self, num_blocks: int) -> int:
         """Every rank has the same blocks: as many as the poorest has room for."""
@@ -74,7 +79,8 @@ class Member:
     ) -> Runner:
         """What runs this rank's steps."""
         into = settings.record_stages_dir
-        wires = self._team.connect(model.device)
+        wires = self._wires
+        assert wires is not None, "what computes has been loaded"
         spans = SpanFile(Path(into), self._place) if into else NOWHERE
         link = GroupLink(self._place, wires, model, spans)
         others = list(range(1, self._place.world_size))

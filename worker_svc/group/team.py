@@ -22,6 +22,7 @@ from worker_svc.errors import WorkerUnavailable
 from worker_svc.group.life import FAILURE, Life, beat_key
 from worker_svc.group.place import Place, name_of
 from worker_svc.group.wire import GroupWire, Wires
+from worker_svc.kernels.ranks import LONE, GroupRanks, Ranks
 from worker_svc.model.share import Digests, Share
 
 log = logging.getLogger(__name__)
@@ -87,10 +88,21 @@ class Team:
             world_size=place.world_size,
             timeout=FOR_EVER,
         )
-        between = "nccl" if device.type == "cuda" else "gloo"
-        backends = {"turns": "gloo", "states": between, "choices": "gloo"}
+        backends = {"turns": "gloo", "states": _backend(device), "choices": "gloo"}
         groups = {kind: dist.new_group(backend=b, timeout=FOR_EVER) for kind, b in backends.items()}
         return Wires(**{kind: GroupWire(group) for kind, group in groups.items()})
+
+    def ranks(self, device: torch.device) -> Ranks:
+        """Those of this rank's stage, once the connections are there: they have their own."""
+        size = self.place.num_ranks
+        found: Ranks = LONE
+        for first in range(0, self.place.world_size, size) if size > 1 else ():
+            members = list(range(first, first + size))
+            # Every rank takes part in making each of the groups.
+            group = dist.new_group(members, backend=_backend(device), timeout=FOR_EVER)
+            if self.place.rank in members:
+                found = GroupRanks(group)
+        return found
 
     def gather(self, topic: str, word: str) -> list[str]:
         """Every rank's word on a topic, by rank; each topic is spoken of once."""
@@ -103,9 +115,9 @@ class Team:
         """The least of every rank's number."""
         return min(map(int, self.gather(topic, str(number))))
 
-    def share(self) -> Share:
-        """How this rank loads its part of the model."""
-        return Share(self.place.part, self._check_checkpoint, self._all_digests)
+    def share(self, ranks: Ranks) -> Share:
+        """How this rank loads its part of the model, and who has the rest of its stage."""
+        return Share(self.place.part, self._check_checkpoint, self._all_digests, ranks)
 
     def _all_digests(self, digests: Digests) -> Digests:
         found: Digests = {}
@@ -132,6 +144,11 @@ class Team:
             if self._store.check(others):
                 return
             time.sleep(LOOK_S)
+
+
+def _backend(device: torch.device) -> str:
+    """What tensors on such a device go through."""
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def _store(place: Place) -> Any:

@@ -9,10 +9,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 from torch import Tensor
 
-
-class RankGone(Exception):
-    """Another rank has ended."""
-
+from worker_svc.kernels.ranks import RankGone
 
 # Sent and not known to have arrived; a neighbour that is so far behind is waited for.
 MAX_SENDS = 64

@@ -10,14 +10,17 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
+from torch.distributed import ProcessGroup, Work
+
+
+class RankGone(Exception):
+    """Another rank has ended, or can't be reached."""
 
 
 class Ranks(Protocol):
     """``size`` processes, this one being ``rank``. All of them make the same calls in one order.
 
-    A call waits for the others as the group behind it does, and raises RuntimeError where one of
-    them is gone.
+    A call waits for the others, and raises RankGone where one of them has ended.
     """
 
     @property
@@ -54,14 +57,21 @@ class GroupRanks:
     def all_reduce(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         if x.numel():
-            self._group.allreduce([x]).wait()
+            self._wait_for(self._group.allreduce([x]))
         return x
 
     def all_gather(self, x: Tensor) -> Tensor:
         gathered = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
         if x.numel():
-            self._group.allgather([list(gathered.unbind())], [x.contiguous()]).wait()
+            self._wait_for(self._group.allgather([list(gathered.unbind())], [x.contiguous()]))
         return gathered
+
+    def _wait_for(self, work: Work) -> None:
+        """On a GPU only its stream waits."""
+        try:
+            work.wait()
+        except RuntimeError as error:  # of torch
+            raise RankGone("another rank of the stage has ended") from error
 
 
 LONE = LoneRank()

@@ -19,7 +19,10 @@ from worker_svc.model.weights import DecoderWeights, LayerWeights, Linear
 
 
 class Decoder:
-    """The ``Model`` of one device: config, weights, the kernels to use; or a stage of it."""
+    """The ``Model`` of one device: weights, and the kernels to use.
+
+    All of it or a part: ``config`` is that of the rank, as narrow as its share of the layers.
+    """
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class Decoder:
             update = self._attend(index, layer, normed, batch, cache)
             normed, residual = kernels.add_rms_norm(update, residual, layer.mlp_norm, eps)
             gated = kernels.silu_mul(self._linear(normed, layer.gate_up))
-            update = self._linear(gated, layer.down)
+            update = kernels.all_reduce(self._linear(gated, layer.down))
         if weights.final_norm is None:
             return update + residual
         update, residual = update[batch.sample_positions], residual[batch.sample_positions]
@@ -108,10 +111,13 @@ class Decoder:
 
     def _embedded(self, batch: Batch) -> Tensor:
         assert self._weights.embedding is not None, "a later stage takes what has arrived"
-        return self._weights.embedding[batch.token_ids]
+        return self.kernels.vocabulary.embed(self._weights.embedding, batch.token_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """``[S, hidden_size]`` to ``[S, vocab_size]``; only what is sampled pays for it."""
+        """``[S, hidden_size]`` to ``[S, n]``, one for each token that the rank has.
+
+        Only what is sampled pays for it.
+        """
         assert self._weights.vocabulary is not None, "only the last stage has it"
         return self._linear(hidden, self._weights.vocabulary)
 
@@ -139,7 +145,8 @@ class Decoder:
         mixed = kernels.paged_attention(
             query, k_cache, v_cache, batch.context, config.head_dim**-0.5, self._windows[index]
         )
-        return self._linear(mixed.reshape(-1, config.num_heads * config.head_dim), layer.output)
+        mixed = mixed.reshape(-1, config.num_heads * config.head_dim)
+        return kernels.all_reduce(self._linear(mixed, layer.output))
 
     def _linear(self, x: Tensor, projection: Linear) -> Tensor:
         return self.kernels.linear(x, projection.weight, projection.bias)

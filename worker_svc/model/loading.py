@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from worker_svc.machine.progress import progress
 from worker_svc.model.checkpoint import Checkpoint, find, opened
 from worker_svc.model.config import ModelConfig, read_config
 from worker_svc.model.decoder import Decoder
+from worker_svc.model.division import Division, indivisible
 from worker_svc.model.part import Part
 from worker_svc.model.share import Digests, Share
 from worker_svc.model.weights import EMBEDDING, VOCABULARY, Targets, allocate
@@ -81,19 +83,23 @@ def load_model(
     kernels.check(compute_dtype, config.head_dim)
     part = share.part
     _check_part(checkpoint, config, part)
-    whole, expected = (Targets(compute_dtype, torch.device("meta")) for _ in range(2))
+    whole, stage, expected = (Targets(compute_dtype, torch.device("meta")) for _ in range(3))
     allocate(config, tied, whole)
+    allocate(config, tied, stage, part.stage_alone)
     allocate(config, tied, expected, part)
     _check_tensors(checkpoint, whole)
     _check_memory(checkpoint, expected, device)
     _check_tables(checkpoint, config)
-    share.check(_fingerprint(config, compute_dtype, checkpoint, dict.fromkeys(whole.views, "")))
+    share.check(_fingerprint(config, compute_dtype, checkpoint, dict.fromkeys(whole.pieces, "")))
     targets = Targets(compute_dtype, device)
     weights = allocate(config, tied, targets, part)
-    digests = share.digests(_fill(checkpoint, targets))
+    digests = share.digests(_fill(checkpoint, targets, _hashed(checkpoint, stage, part)))
     if tied:
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
+    division = Division.of(config, part)
+    kernels = kernels.of_rank(share.ranks, division.tokens.range, config.vocab_size)
+    config = division.narrow(config)
     return Decoder(config, weights, kernels, part, checkpoint.name, fingerprint)
 
 
@@ -102,6 +108,11 @@ def _check_part(checkpoint: Checkpoint, config: ModelConfig, part: Part) -> None
         raise CheckpointError(
             f"--pipeline-stages {part.num_stages}: {checkpoint.name} has {config.num_layers} "
             "layers, and every stage needs one"
+        )
+    if found := indivisible(config, part.num_ranks):
+        raise CheckpointError(
+            f"--tensor-parallel {part.num_ranks}: {checkpoint.name} has {' and '.join(found)}, "
+            "which so many ranks cannot share evenly"
         )
 
 
@@ -141,17 +152,17 @@ def _compute_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> t
 def _check_tensors(checkpoint: Checkpoint, expected: Targets) -> None:
     """Every tensor that the config asks for is there, in its shape; others are warned of."""
     where = checkpoint.directory
-    missing = sorted(expected.views.keys() - checkpoint.tensors.keys())
+    missing = sorted(expected.pieces.keys() - checkpoint.tensors.keys())
     if missing:
         raise CheckpointError(f"{where} lacks tensor {_first(missing)}")
-    for name, view in expected.views.items():
+    for name, piece in expected.pieces.items():
         info = checkpoint.tensors[name]
-        if info.shape != tuple(view.shape):
-            shapes = f"shape {list(info.shape)}, config.json asks for {list(view.shape)}"
+        if info.shape != piece.stored_shape:
+            shapes = f"shape {list(info.shape)}, config.json asks for {list(piece.stored_shape)}"
             raise CheckpointError(f"{info.file}: tensor {name} has {shapes}")
         if info.dtype not in STORED_DTYPES:
             raise CheckpointError(f"{info.file}: tensor {name} is {info.dtype}, not a plain float")
-    unknown = sorted(checkpoint.tensors.keys() - expected.views.keys())
+    unknown = sorted(checkpoint.tensors.keys() - expected.pieces.keys())
     unknown = [name for name in unknown if not name.endswith(IGNORED_SUFFIX)]
     if unknown:
         log.warning("%s: this model has no use for tensor %s", where, _first(unknown))
@@ -163,7 +174,7 @@ def _first(names: list[str]) -> str:
 
 
 def _check_memory(checkpoint: Checkpoint, expected: Targets, device: torch.device) -> None:
-    needed, free = sum(view.nbytes for view in expected.views.values()), free_bytes(device)
+    needed, free = sum(piece.view.nbytes for piece in expected.pieces.values()), free_bytes(device)
     if needed > free:
         raise CheckpointError(
             f"{checkpoint.directory} needs {needed / 2**30:.1f} GiB for its weights in "
@@ -182,9 +193,26 @@ def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
         )
 
 
-def _fill(checkpoint: Checkpoint, targets: Targets) -> Digests:
-    """Copy every tensor to its target, one at a time; returns the SHA-256 of each one's bytes."""
-    names = sorted(targets.views, key=lambda name: (checkpoint.tensors[name].file, name))
+def _hashed(checkpoint: Checkpoint, stage: Targets, part: Part) -> frozenset[str]:
+    """Which tensors of the stage this rank reads whole: each is one rank's, in even shares."""
+    names = _in_file_order(checkpoint, stage.pieces)
+    sizes = [_stored_bytes(checkpoint, name) for name in names]
+    ends = [*accumulate(sizes)]
+    middles = [end - size // 2 for end, size in zip(ends, sizes, strict=True)]
+    return frozenset(
+        name
+        for name, middle in zip(names, middles, strict=True)
+        if middle * part.num_ranks // (ends[-1] + 1) == part.rank
+    )
+
+
+def _fill(checkpoint: Checkpoint, targets: Targets, hashed: frozenset[str]) -> Digests:
+    """Copy every tensor's piece to its target, one at a time.
+
+    Returns the SHA-256 of the bytes of each that is ``hashed``; of the others no more is read than
+    the piece.
+    """
+    names = _in_file_order(checkpoint, targets.pieces.keys() | hashed)
     files = dict.fromkeys(checkpoint.tensors[name].file for name in names)
     total_bytes = sum(_stored_bytes(checkpoint, name) for name in names)
     digests: Digests = {}
@@ -192,12 +220,21 @@ def _fill(checkpoint: Checkpoint, targets: Targets) -> Digests:
         for file in files:
             with opened(file) as handle:
                 for name in (name for name in names if checkpoint.tensors[name].file == file):
-                    tensor = handle.get_tensor(name)
-                    digest = hasher.submit(_digest, tensor)
-                    _copy(file, name, tensor, targets.views[name])
-                    digests[name] = digest.result()
-                    advance(tensor.nbytes)
+                    piece = targets.pieces.get(name)
+                    if name in hashed:
+                        tensor = handle.get_tensor(name)
+                        digest = hasher.submit(_digest, tensor)
+                        if piece is not None:
+                            _copy(file, name, tensor[piece.slices], piece.view)
+                        digests[name] = digest.result()
+                    elif piece is not None:
+                        _copy(file, name, handle.get_slice(name)[piece.slices], piece.view)
+                    advance(_stored_bytes(checkpoint, name))
     return digests
+
+
+def _in_file_order(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (checkpoint.tensors[name].file, name))
 
 
 def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:

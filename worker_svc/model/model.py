@@ -33,7 +33,7 @@ class Model(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """V, the numbers in a token's logits."""
+        """V, the tokens there are."""
 
     @property
     def hidden_size(self) -> int:
@@ -81,4 +81,7 @@ class Model(Protocol):
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """``[S, hidden_size]`` to ``[S, V]``; only what is sampled pays for it."""
+        """``[S, hidden_size]`` to ``[S, V]``; a rank gives those of its own tokens.
+
+        They are for the model's kernels to choose by. Only what is sampled pays for it.
+        """

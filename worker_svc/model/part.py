@@ -28,6 +28,11 @@ class Part:
         """Whether it has the final norm and the vocabulary, hence samples."""
         return self.stage == self.num_stages - 1
 
+    @property
+    def stage_alone(self) -> Part:
+        """Its stage, as one process would have it."""
+        return Part(self.stage, self.num_stages)
+
     def layers(self, num_layers: int) -> range:
         """The layers of its stage: as even as it goes, the last stages have fewer.
 
