@@ -48,7 +48,7 @@ class Ends:
 
     def end(self, status: int) -> None:
         self.statuses.put(status)
-        threading.Event().wait(WAIT_S)  # the process is gone
+        threading.Event().wait()  # the process is gone: its threads do nothing any more
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""A group whose ranks are threads: all of it is real but the wires, which are queues."""
+"""A group whose ranks are threads: all of it is real but the wires, which are queues.
+
+The ranks of a stage compute together over Gloo.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from kvstore.cache import KVCache
 from stepserve.protocol.step import ResidentSequence
+from tests.worker_svc.ranks import join
 from worker_svc.assembly import Assembly, assemble
 from worker_svc.core.limits import Limits
 from worker_svc.group.follower import Follower
@@ -23,6 +28,7 @@ from worker_svc.group.link import GroupLink
 from worker_svc.group.place import Machine, Place, places
 from worker_svc.group.turns import Turn, TurnWriter, turns
 from worker_svc.group.wire import Wires
+from worker_svc.kernels.ranks import LONE
 from worker_svc.model.model import Model
 from worker_svc.model.share import Digests, Share
 from worker_svc.runner import Runner
@@ -41,6 +47,7 @@ class Post:
             queue.SimpleQueue
         )
         self.failures: list[Exception] = []
+        self.meeting = dist.HashStore()
         # What each rank held in the end.
         self.held: dict[int, tuple[ResidentSequence, ...]] = {}
 
@@ -104,7 +111,11 @@ class ThreadCompany:
         return device
 
     def share(self) -> Share:
-        return Share(self._place.part, digests=self._all_digests.gather)
+        part, ranks = self._place.part, LONE
+        if part.num_ranks > 1:
+            meeting = dist.PrefixStore(f"stage {part.stage}", self._post.meeting)
+            ranks = join(meeting, part.rank, part.num_ranks)
+        return Share(part, digests=self._all_digests.gather, ranks=ranks)
 
     def agree(self, num_blocks: int) -> int:
         return num_blocks
@@ -159,7 +170,8 @@ class AllDigests:
 @contextmanager
 def group(settings: WorkerSettings, incarnation: str = "me") -> Iterator[tuple[Assembly, Leader]]:
     """Rank 0, assembled; the others follow it until the end of the block."""
-    post, digests = Post(), AllDigests(settings.pipeline_stages)
+    num_ranks = settings.pipeline_stages * settings.tensor_parallel
+    post, digests = Post(), AllDigests(num_ranks)
     first, *others = (ThreadCompany(place, post, digests) for place in places(settings, Machine()))
     threads = [
         threading.Thread(target=company.follow, args=(settings,), daemon=True) for company in others
