@@ -71,16 +71,16 @@ def indivisible(config: ModelConfig, num_ranks: int) -> list[str]:
     """What such ranks cannot divide, in words; nothing where they can divide all."""
     found = []
     for count, what in (
-        (config.num_heads, "attention heads"),
+        (config.num_heads, "attention heads (num_attention_heads)"),
         (config.intermediate_size, "columns of the MLP (intermediate_size)"),
     ):
         if count % num_ranks:
             found.append(f"{count} {what}")
     kv_heads = config.num_kv_heads
     if kv_heads % num_ranks and num_ranks % kv_heads:
-        found.append(f"{kv_heads} key-value heads")
+        found.append(f"{kv_heads} key-value heads (num_key_value_heads)")
     if config.vocab_size < num_ranks:
-        found.append(f"{config.vocab_size} tokens")
+        found.append(f"{config.vocab_size} tokens (vocab_size)")
     return found
 
 

@@ -111,8 +111,8 @@ def _check_part(checkpoint: Checkpoint, config: ModelConfig, part: Part) -> None
         )
     if found := indivisible(config, part.num_ranks):
         raise CheckpointError(
-            f"--tensor-parallel {part.num_ranks}: {checkpoint.name} has {' and '.join(found)}, "
-            "which so many ranks cannot share evenly"
+            f"--tensor-parallel {part.num_ranks}: {checkpoint.name} has {' and '.join(found)}: "
+            f"{part.num_ranks} ranks cannot share them evenly"
         )
 
 

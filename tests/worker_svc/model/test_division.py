@@ -67,10 +67,10 @@ def test_a_rank_has_its_key_value_heads_queries(
 @pytest.mark.parametrize(
     ("variant", "num_ranks", "message"),
     [
-        ("llama3-rope", 2, "has 5 attention heads and 5 key-value heads, which so many ranks"),
-        ("qwen3-layer-types", 2, "has 3 key-value heads, which"),
-        ("llama", 3, "has 4 attention heads and 136 columns of the MLP (intermediate_size) and 2"),
-        ("mistral", 3, "has 4 attention heads and 104 columns of the MLP (intermediate_size), wh"),
+        ("llama3-rope", 2, "5 attention heads (num_attention_heads) and 5 key-value heads (num"),
+        ("qwen3-layer-types", 2, "has 3 key-value heads (num_key_value_heads): 2 ranks cannot"),
+        ("mistral", 3, "has 4 attention heads (num_attention_heads) and 104 columns of the MLP ("),
+        ("llama", 3, " and 136 columns of the MLP (intermediate_size) and 2 key-value heads"),
     ],
 )
 def test_what_ranks_cannot_divide_is_refused_by_name(
