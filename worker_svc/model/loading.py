@@ -93,7 +93,7 @@ def load_model(
     share.check(_fingerprint(config, compute_dtype, checkpoint, dict.fromkeys(whole.pieces, "")))
     targets = Targets(compute_dtype, device)
     weights = allocate(config, tied, targets, part)
-    digests = share.digests(_fill(checkpoint, targets, _hashed(checkpoint, stage, part)))
+    digests = share.digests(_fill(checkpoint, targets, stage, part))
     if tied:
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
@@ -193,30 +193,20 @@ def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
         )
 
 
-def _hashed(checkpoint: Checkpoint, stage: Targets, part: Part) -> frozenset[str]:
-    """Which tensors of the stage this rank reads whole: each is one rank's, in even shares."""
-    names = _in_file_order(checkpoint, stage.pieces)
-    sizes = [_stored_bytes(checkpoint, name) for name in names]
-    ends = [*accumulate(sizes)]
-    middles = [end - size // 2 for end, size in zip(ends, sizes, strict=True)]
-    return frozenset(
-        name
-        for name, middle in zip(names, middles, strict=True)
-        if middle * part.num_ranks // (ends[-1] + 1) == part.rank
-    )
-
-
-def _fill(checkpoint: Checkpoint, targets: Targets, hashed: frozenset[str]) -> Digests:
+def _fill(checkpoint: Checkpoint, targets: Targets, stage: Targets, part: Part) -> Digests:
     """Copy every tensor's piece to its target, one at a time.
 
-    Returns the SHA-256 of the bytes of each that is ``hashed``; of the others no more is read than
-    the piece.
+    Returns the SHA-256 of the bytes of each that this rank hashes of its ``stage``; of the others
+    no more is read than the piece.
     """
+    hashed = _hashed(checkpoint, stage, part)
     names = _in_file_order(checkpoint, targets.pieces.keys() | hashed)
     files = dict.fromkeys(checkpoint.tensors[name].file for name in names)
     total_bytes = sum(_stored_bytes(checkpoint, name) for name in names)
     digests: Digests = {}
-    with progress(checkpoint.name, total_bytes) as advance, ThreadPoolExecutor(1) as hasher:
+    name = checkpoint.name if part.is_whole else f"{checkpoint.name}, {part.name}"
+    shown = progress(name, total_bytes, is_alone=part.is_whole)
+    with shown as advance, ThreadPoolExecutor(1) as hasher:
         for file in files:
             with opened(file) as handle:
                 for name in (name for name in names if checkpoint.tensors[name].file == file):
@@ -231,6 +221,19 @@ def _fill(checkpoint: Checkpoint, targets: Targets, hashed: frozenset[str]) -> D
                         _copy(file, name, handle.get_slice(name)[piece.slices], piece.view)
                     advance(_stored_bytes(checkpoint, name))
     return digests
+
+
+def _hashed(checkpoint: Checkpoint, stage: Targets, part: Part) -> frozenset[str]:
+    """Which tensors of the stage this rank reads whole: each is one rank's, in even shares."""
+    names = _in_file_order(checkpoint, stage.pieces)
+    sizes = [_stored_bytes(checkpoint, name) for name in names]
+    ends = [*accumulate(sizes)]
+    middles = [end - size // 2 for end, size in zip(ends, sizes, strict=True)]
+    return frozenset(
+        name
+        for name, middle in zip(names, middles, strict=True)
+        if middle * part.num_ranks // (ends[-1] + 1) == part.rank
+    )
 
 
 def _in_file_order(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
