@@ -56,6 +56,7 @@ async def test_every_way_over_the_families(
         await check(client, checkpoint)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("num_stages", [1, 2])
 def test_every_rank_killed_and_stopped_in_the_middle(root: Path, num_stages: int) -> None:
     """Each once, by SIGKILL and by SIGSTOP: all end within 5 s, and the texts are the lone ones."""
