@@ -76,7 +76,8 @@ class StepService(step_wire.WorkerServicer):
         hello = await _read_hello(messages)
         reply = await self._engine.greet(hello, commands)
         await context.write(step_wire.encode_worker_message(reply))
-        reports: Reports = asyncio.Queue(MAX_WAITING_REPORTS)
+        # Those of steps that are in later stages are not there to be written.
+        reports: Reports = asyncio.Queue(MAX_WAITING_REPORTS + self._engine.info.num_stages - 1)
         reader = asyncio.create_task(_read_commands(messages, commands))
         executor = asyncio.create_task(self._execute(commands, reports))
         try:

@@ -6,6 +6,7 @@ between GPUs. Each kind of message has connections of its own, so that none wait
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -137,7 +138,8 @@ class Team:
     def part_company(self) -> None:
         """The group ends as it should: leave once the others have heard of it."""
         self.life.close()
-        self._store.set(f"gone/{self.place.rank}", "")
+        with contextlib.suppress(RuntimeError):  # rank 0 waited for us, and not for ever
+            self._store.set(f"gone/{self.place.rank}", "")
         others = [f"gone/{rank}" for rank in range(1, self.place.world_size)]
         give_up_s = time.monotonic() + FAREWELL_S
         while self.place.rank == 0 and time.monotonic() < give_up_s:
