@@ -6,11 +6,13 @@ Parallelism", section 3: two sums over the ranks a layer are all that they excha
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup, Work
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup, Work
 
 
 class RankGone(Exception):
