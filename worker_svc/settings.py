@@ -86,7 +86,11 @@ class WorkerSettings(BaseSettings):
         "its own; steps run through them concurrently",
     )
     tensor_parallel: int = Field(
-        1, ge=1, le=64, description="processes that share the heads and columns of each layer"
+        1,
+        ge=1,
+        le=64,
+        description="processes that have each layer of a stage side by side, each on a GPU of its "
+        "own; the number has to divide the attention heads and the columns of the MLP",
     )
     nodes: int | None = Field(
         None,
