@@ -81,7 +81,8 @@ class StepService(step_wire.WorkerServicer):
         await context.write(step_wire.encode_worker_message(reply))
         for report in kept:
             await context.write(step_wire.encode_worker_message(report))
-        reports: Reports = asyncio.Queue(MAX_WAITING_REPORTS)
+        # Those of steps that are in later stages are not there to be written.
+        reports: Reports = asyncio.Queue(MAX_WAITING_REPORTS + self._engine.info.num_stages - 1)
         reader = asyncio.create_task(_read_commands(messages, commands))
         executor = asyncio.create_task(self._execute(commands, reports))
         try:
@@ -147,6 +148,7 @@ class WorkerServer:
 
     def __init__(self, settings: WorkerSettings, assembly: Assembly) -> None:
         self._settings = settings
+        self._lost = assembly.lost
         self._engine = Engine(assembly.runner, assembly.info, assembly.launch_ahead)
         self.metrics = WorkerMetrics(self._engine)
         self._health = health.aio.HealthServicer()
@@ -204,6 +206,8 @@ class WorkerServer:
             is_stuck = self._engine.is_stuck
             if is_stuck is not was_stuck:
                 log.warning(STUCK if is_stuck else "the step has ended after all")
+                if is_stuck:
+                    self._lost(STUCK)
                 await self._set_health(is_serving=not is_stuck)
             was_stuck = is_stuck
 
@@ -234,6 +238,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly, status: Status | N
     calm_collector()
     where = f"worker={address}{status.ready_field}"
     print(f"ready {where} model={info.model} blocks={info.num_blocks}", flush=True)
+    server.failure.add_done_callback(lambda failure: assembly.lost(failure.result()))
     server.failure.add_done_callback(lambda _: stop.set())
     await stop.wait()
     status.vitals.end()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import Literal, Self
 
 from pydantic import model_validator
@@ -18,10 +16,10 @@ from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.commands.up_options import ServingOptions, WorkerOptions
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port, is_free
 from stepserve.local.starting import Starting
-from stepserve.local.stop_flag import StopFlag
 from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
+from stepserve.process.stopping import stop_signals
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
@@ -59,7 +57,7 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
         for port in self._metrics_ports():
             check_port(self.metrics_host or self.host, port)
         with ExitStack() as stack:
-            stop = stack.enter_context(_stop_signals())
+            stop = stack.enter_context(stop_signals())
             redis_url, revive_redis = stack.enter_context(self._redis(starting))
             supervisor = stack.enter_context(Supervisor(stop))
             with suppress(Stopped):
@@ -154,8 +152,10 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
         flags = self._flags(
             "model", "model_name", "attention", "batching", "block_size", "num_blocks",
             "max_batch_size", "max_step_tokens", "max_context", "dtype", "device", "kernels",
-            "num_threads", "launch_ahead", "cuda_graphs",
+            "num_threads", "launch_ahead", "cuda_graphs", "pipeline_stages", "tensor_parallel",
         )  # fmt: skip
+        if self.record_stages_dir:
+            flags.append(f"--record-stages-dir={Path(self.record_stages_dir) / str(number)}")
         if (fraction := self._memory_fraction) is not None:
             flags.append(f"--memory-fraction={fraction:.4f}")
         serving = ["--host=127.0.0.1", "--port=0", *self._metrics(2, number)]
@@ -209,19 +209,3 @@ def _count(number: int, what: str) -> str:
 def _addresses(ready: Mapping[str, str]) -> str:
     """Return where a scheduler serves, as its line and ours say it."""
     return " ".join(f"{name}={ready[name]}" for name in ("grpc", "http") if name in ready)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[StopFlag]:
-    """Set a flag on SIGINT or SIGTERM, until the block ends."""
-    stop = StopFlag()
-
-    def handler(_signum: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

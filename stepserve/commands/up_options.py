@@ -89,4 +89,22 @@ class WorkerOptions(BaseSettings):
         description="cuda: share of the GPU's memory to be used in all, default 0.9; cpu: share "
         "of the available memory for the KV caches of all workers, default 0.3",
     )
-    num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads of each worker, or of each process of one"
+    )
+    pipeline_stages: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes of each worker that have the model's layers one after another, "
+        "each on a GPU of its own",
+    )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes of each worker that share the heads and columns of each layer",
+    )
+    record_stages_dir: str = Field(
+        "", description="write when each stage computed which step into this directory, by worker"
+    )

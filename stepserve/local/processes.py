@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from stepserve.local.ready import ready_fields
 from stepserve.local.spawn import spawn, stop
-from stepserve.local.stop_flag import Stop
+from stepserve.process.stopping import Stop
 from stepserve.protocol.errors import StepserveError
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ K8S = Path(__file__).resolve().parents[2] / "k8s"
 VARIANTS = {
     "dev": K8S / "overlays/dev",
     "prod": K8S / "overlays/prod",
+    "stages": K8S / "overlays/stages",
 }
 # An overlay of a user's own: prod, and Redis behind TLS.
 TLS = """

@@ -71,23 +71,29 @@ def test_no_overlay_holds_a_namespace(objects: list[Object]) -> None:
     assert inside in ({None}, {namespace["metadata"]["name"]})
 
 
+def check_restricted(workload: Object) -> None:
+    """Assert that its pods meet the restricted standard."""
+    pod = pod_spec(workload)
+    assert pod is not None
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+    assert all("hostPath" not in volume for volume in pod["volumes"])
+    for container in containers(workload):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
 def test_pods_meet_the_restricted_standard(objects: list[Object]) -> None:
     for found in workloads(objects):
-        pod = pod_spec(found)
-        assert pod is not None
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["enableServiceLinks"] is False
-        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
-        assert all("hostPath" not in volume for volume in pod["volumes"])
+        check_restricted(found)
         for container in containers(found):
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
             assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
             assert "memory" in container["resources"]["limits"]
 

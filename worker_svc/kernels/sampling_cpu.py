@@ -14,6 +14,7 @@ from torch import Tensor
 from worker_svc.kernels.choose import choose_reference
 from worker_svc.kernels.compiled import Array, available_threads, compiled, exp
 from worker_svc.kernels.sampling import categorical_reference
+from worker_svc.kernels.vocabulary import WholeVocabulary
 
 # Weights are summed by blocks, so that only one of them is passed a second time.
 BLOCK_SIZE = 1024
@@ -83,4 +84,5 @@ def _weight(score: Any, top: Any) -> float:
     return np.float64(weight if exponent > MIN_EXPONENT else 0.0)
 
 
-choose_cpu = partial(choose_reference, categorical=categorical_cpu)
+vocabulary_cpu = WholeVocabulary(categorical_cpu)
+choose_cpu = partial(choose_reference, vocabulary=vocabulary_cpu)

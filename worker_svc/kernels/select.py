@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ from worker_svc.kernels.linear import linear_reference
 from worker_svc.kernels.locate import RowTables, locate_reference
 from worker_svc.kernels.norm import add_rms_norm_reference
 from worker_svc.kernels.ragged import Ragged
+from worker_svc.kernels.ranks import LONE, Ranks
 from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference
 from worker_svc.kernels.scratch import Scratch
+from worker_svc.kernels.vocabulary import WHOLE, Vocabulary
+from worker_svc.kernels.vocabulary_share import VocabularyShare
 
 # Where a step's tokens stand, and what each kind of attention takes: paged, grouped, padded.
 Context = Ragged | Groups | Rectangle
@@ -49,6 +53,8 @@ class Kernels:
         choose: ``(logits [S, V], SampledRows, SamplingTable, StepNeeds, Scratch) -> Choice``.
         advance: ``(Choice, SampledRows, SamplingTable)``; writes the tokens into the table, and
             which sequences ended.
+        vocabulary: looks embeddings up, and is what ``choose`` takes logits to be about.
+        all_reduce: ``[...] -> [...]``, the sum over the ranks that have a layer side by side.
     """
 
     name: str
@@ -60,6 +66,22 @@ class Kernels:
     locate: Callable[[Tensor, Tensor, RowTables], tuple[Tensor, Tensor]]
     choose: Callable[[Tensor, SampledRows, SamplingTable, StepNeeds, Scratch], Choice]
     advance: Callable[[Choice, SampledRows, SamplingTable], None]
+    vocabulary: Vocabulary = WHOLE
+    all_reduce: Callable[[Tensor], Tensor] = LONE.all_reduce
+
+    def of_rank(self, ranks: Ranks, tokens: range, vocab_size: int) -> Kernels:
+        """For one of several ranks, which has these ``tokens`` of a vocabulary.
+
+        Where a row draws, tokens are chosen by the reference, whatever the others are: on a GPU
+        it waits for the device.
+        """
+        if ranks.size == 1:
+            return self
+        vocabulary = VocabularyShare(
+            ranks, tokens.start, len(tokens), vocab_size, self.vocabulary.categorical
+        )
+        choose = partial(choose_reference, vocabulary=vocabulary)
+        return replace(self, choose=choose, vocabulary=vocabulary, all_reduce=ranks.all_reduce)
 
     def check(self, dtype: torch.dtype, head_dim: int) -> None:
         """Raise KernelsUnavailable where they can't serve a model of ``dtype`` and ``head_dim``."""
@@ -134,7 +156,7 @@ def _cpu(device: torch.device) -> Kernels:
         from worker_svc.kernels.attention_cpu import paged_attention_cpu
         from worker_svc.kernels.norm_cpu import add_rms_norm_cpu
         from worker_svc.kernels.rotary_cpu import rotary_write_cpu
-        from worker_svc.kernels.sampling_cpu import choose_cpu
+        from worker_svc.kernels.sampling_cpu import choose_cpu, vocabulary_cpu
     except ImportError as error:
         raise KernelsUnavailable(
             f"the cpu kernels need numba ({error}); without it choose the kernels torch, "
@@ -147,6 +169,7 @@ def _cpu(device: torch.device) -> Kernels:
         rotary_write=rotary_write_cpu,
         paged_attention=paged_attention_cpu,
         choose=choose_cpu,
+        vocabulary=vocabulary_cpu,
     )
 
 

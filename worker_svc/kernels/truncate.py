@@ -7,16 +7,15 @@ was looked changes no result, and no row's result depends on another row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from worker_svc.kernels.vocabulary import WHOLE, Categorical, Vocabulary
+
 # How many tokens are looked at first, and where those were not enough; then all are.
 WIDTHS = (128, 2048)
-
-Categorical = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,42 +51,42 @@ class Likeliest:
         return token_ids.gather(1, drawn[:, None]).squeeze(1)
 
 
-def draw_within(
-    scores: Tensor, bounds: Bounds, uniforms: Tensor, categorical: Categorical
-) -> Tensor:
+def draw_within(scores: Tensor, bounds: Bounds, uniforms: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Draw a token of each row.
 
     Args:
-        scores: ``[D, V]`` logits over the temperature, less the largest; float32 or float64.
+        scores: ``[D, n]`` logits over the temperature, less the largest; float32 or float64.
         bounds: of the D rows.
         uniforms: ``[D]`` in [0, 1).
-        categorical: as in Kernels.
+        vocabulary: what the scores are about.
 
     Returns:
         ``[D]`` int64.
     """
-    num_rows, vocab_size = scores.shape
+    num_rows, vocab_size = len(scores), vocabulary.num_tokens(scores)
     drawn = torch.zeros(num_rows, dtype=torch.int64, device=scores.device)
     left = torch.arange(num_rows, device=scores.device)
     for width in (*(width for width in WIDTHS if width < vocab_size), vocab_size):
-        part = likeliest(scores[left], bounds[left], width)
-        drawn[left] = part.draw(uniforms[left], categorical)
+        part = likeliest(scores[left], bounds[left], width, vocabulary)
+        drawn[left] = part.draw(uniforms[left], vocabulary.categorical)
         left = left[~part.is_sure]
         if left.numel() == 0:
             break
     return drawn
 
 
-def likeliest(scores: Tensor, bounds: Bounds, width: int) -> Likeliest:
-    """Look at the ``width`` likeliest of ``scores [D, V]``.
+def likeliest(
+    scores: Tensor, bounds: Bounds, width: int, vocabulary: Vocabulary = WHOLE
+) -> Likeliest:
+    """Look at the ``width`` likeliest of the vocabulary's tokens.
 
     The token that reaches ``top_p`` may be drawn (Holtzman et al., "The Curious Case of Neural
     Text Degeneration", section 3.1), and so may those exactly as likely as the last one that
     may: the order in which equals are sorted decides nothing. Masses are summed in float64:
     at a bound the order of summation must not matter either.
     """
-    vocab_size = scores.shape[1]
-    top = scores.topk(width)
+    vocab_size = vocabulary.num_tokens(scores)
+    top = vocabulary.top(scores, width)
     values = top.values
     top_k = torch.where(bounds.top_k == 0, vocab_size, bounds.top_k).clamp(max=vocab_size)
     floor = values[:, 0] + bounds.min_p.to(scores.dtype).log()
@@ -98,7 +97,8 @@ def likeliest(scores: Tensor, bounds: Bounds, width: int) -> Likeliest:
     is_all_seen = (top_k <= width) | (values[:, -1] < floor)
     total = reached[:, -1]
     if not is_all_seen.all():
-        total = torch.where(is_all_seen, total, _mass(scores, values[:, 0], floor))
+        mass = vocabulary.total(_mass(scores, values[:, 0], floor))
+        total = torch.where(is_all_seen, total, mass)
     target = torch.where(bounds.top_p < 1, bounds.top_p * total, torch.inf)
     num_kept = (in_play & (reached - masses < target[:, None])).sum(-1, keepdim=True).clamp(min=1)
     lowest = values.gather(1, num_kept - 1)
@@ -114,6 +114,6 @@ def likeliest(scores: Tensor, bounds: Bounds, width: int) -> Likeliest:
 
 
 def _mass(scores: Tensor, peak: Tensor, floor: Tensor) -> Tensor:
-    """The mass ``[D]`` float64 of all tokens not below ``floor``, the likeliest one's being 1."""
+    """``[D]`` float64: what the tokens at hand not below ``floor`` weigh; the likeliest one: 1."""
     weights = (scores - peak[:, None]).exp_()
     return weights.masked_fill_(scores < floor[:, None], 0.0).sum(-1, dtype=torch.float64)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from worker_svc.machine.progress import progress
 from worker_svc.model.checkpoint import Checkpoint, find, opened
 from worker_svc.model.config import ModelConfig, read_config
 from worker_svc.model.decoder import Decoder
+from worker_svc.model.division import Division, indivisible
+from worker_svc.model.part import Part
+from worker_svc.model.share import Digests, Share
 from worker_svc.model.weights import EMBEDDING, VOCABULARY, Targets, allocate
 
 log = logging.getLogger(__name__)
@@ -44,14 +48,18 @@ IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 NUM_TABLES = 5
 
 
+ALL = Share()
+
+
 def load_model(
     source: str | Path,
     dtype: str,
     device: torch.device | str,
     kernels: Kernels,
     max_context: int | None = None,
+    share: Share = ALL,
 ) -> Decoder:
-    """Load the checkpoint ``source``, a directory or a hub id.
+    """Load the checkpoint ``source``, a directory or a hub id, or a part of it.
 
     Args:
         source: where the checkpoint is.
@@ -61,6 +69,7 @@ def load_model(
         kernels: what the decoder computes with.
         max_context: tokens of a sequence at most, instead of what the checkpoint says; a warning
             says where that is more.
+        share: which part of it; only that part's tensors are read, and have to fit.
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, not supported, or too large.
@@ -72,18 +81,39 @@ def load_model(
     tied = _tied(config, checkpoint)
     compute_dtype = _compute_dtype(dtype, device, checkpoint)
     kernels.check(compute_dtype, config.head_dim)
-    expected = Targets(compute_dtype, torch.device("meta"))
-    allocate(config, tied, expected)
-    _check_tensors(checkpoint, expected)
+    part = share.part
+    _check_part(checkpoint, config, part)
+    whole, stage, expected = (Targets(compute_dtype, torch.device("meta")) for _ in range(3))
+    allocate(config, tied, whole)
+    allocate(config, tied, stage, part.stage_alone)
+    allocate(config, tied, expected, part)
+    _check_tensors(checkpoint, whole)
     _check_memory(checkpoint, expected, device)
     _check_tables(checkpoint, config)
+    share.check(_fingerprint(config, compute_dtype, checkpoint, dict.fromkeys(whole.pieces, "")))
     targets = Targets(compute_dtype, device)
-    weights = allocate(config, tied, targets)
-    digests = _fill(checkpoint, targets)
+    weights = allocate(config, tied, targets, part)
+    digests = share.digests(_fill(checkpoint, targets, stage, part))
     if tied:
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
-    return Decoder(config, weights, kernels, checkpoint.name, fingerprint)
+    division = Division.of(config, part)
+    kernels = kernels.of_rank(share.ranks, division.tokens.range, config.vocab_size)
+    config = division.narrow(config)
+    return Decoder(config, weights, kernels, part, checkpoint.name, fingerprint)
+
+
+def _check_part(checkpoint: Checkpoint, config: ModelConfig, part: Part) -> None:
+    if part.num_stages > config.num_layers:
+        raise CheckpointError(
+            f"--pipeline-stages {part.num_stages}: {checkpoint.name} has {config.num_layers} "
+            "layers, and every stage needs one"
+        )
+    if found := indivisible(config, part.num_ranks):
+        raise CheckpointError(
+            f"--tensor-parallel {part.num_ranks}: {checkpoint.name} has {' and '.join(found)}: "
+            f"{part.num_ranks} ranks cannot share them evenly"
+        )
 
 
 def _with_context(config: ModelConfig, max_context: int | None) -> ModelConfig:
@@ -122,17 +152,17 @@ def _compute_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> t
 def _check_tensors(checkpoint: Checkpoint, expected: Targets) -> None:
     """Every tensor that the config asks for is there, in its shape; others are warned of."""
     where = checkpoint.directory
-    missing = sorted(expected.views.keys() - checkpoint.tensors.keys())
+    missing = sorted(expected.pieces.keys() - checkpoint.tensors.keys())
     if missing:
         raise CheckpointError(f"{where} lacks tensor {_first(missing)}")
-    for name, view in expected.views.items():
+    for name, piece in expected.pieces.items():
         info = checkpoint.tensors[name]
-        if info.shape != tuple(view.shape):
-            shapes = f"shape {list(info.shape)}, config.json asks for {list(view.shape)}"
+        if info.shape != piece.stored_shape:
+            shapes = f"shape {list(info.shape)}, config.json asks for {list(piece.stored_shape)}"
             raise CheckpointError(f"{info.file}: tensor {name} has {shapes}")
         if info.dtype not in STORED_DTYPES:
             raise CheckpointError(f"{info.file}: tensor {name} is {info.dtype}, not a plain float")
-    unknown = sorted(checkpoint.tensors.keys() - expected.views.keys())
+    unknown = sorted(checkpoint.tensors.keys() - expected.pieces.keys())
     unknown = [name for name in unknown if not name.endswith(IGNORED_SUFFIX)]
     if unknown:
         log.warning("%s: this model has no use for tensor %s", where, _first(unknown))
@@ -144,7 +174,7 @@ def _first(names: list[str]) -> str:
 
 
 def _check_memory(checkpoint: Checkpoint, expected: Targets, device: torch.device) -> None:
-    needed, free = sum(view.nbytes for view in expected.views.values()), free_bytes(device)
+    needed, free = sum(piece.view.nbytes for piece in expected.pieces.values()), free_bytes(device)
     if needed > free:
         raise CheckpointError(
             f"{checkpoint.directory} needs {needed / 2**30:.1f} GiB for its weights in "
@@ -163,22 +193,51 @@ def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
         )
 
 
-def _fill(checkpoint: Checkpoint, targets: Targets) -> dict[str, str]:
-    """Copy every tensor to its target, one at a time; returns the SHA-256 of each one's bytes."""
-    names = sorted(targets.views, key=lambda name: (checkpoint.tensors[name].file, name))
+def _fill(checkpoint: Checkpoint, targets: Targets, stage: Targets, part: Part) -> Digests:
+    """Copy every tensor's piece to its target, one at a time.
+
+    Returns the SHA-256 of the bytes of each that this rank hashes of its ``stage``; of the others
+    no more is read than the piece.
+    """
+    hashed = _hashed(checkpoint, stage, part)
+    names = _in_file_order(checkpoint, targets.pieces.keys() | hashed)
     files = dict.fromkeys(checkpoint.tensors[name].file for name in names)
     total_bytes = sum(_stored_bytes(checkpoint, name) for name in names)
-    digests: dict[str, str] = {}
-    with progress(checkpoint.name, total_bytes) as advance, ThreadPoolExecutor(1) as hasher:
+    digests: Digests = {}
+    name = checkpoint.name if part.is_whole else f"{checkpoint.name}, {part.name}"
+    shown = progress(name, total_bytes, is_alone=part.is_whole)
+    with shown as advance, ThreadPoolExecutor(1) as hasher:
         for file in files:
             with opened(file) as handle:
                 for name in (name for name in names if checkpoint.tensors[name].file == file):
-                    tensor = handle.get_tensor(name)
-                    digest = hasher.submit(_digest, tensor)
-                    _copy(file, name, tensor, targets.views[name])
-                    digests[name] = digest.result()
-                    advance(tensor.nbytes)
+                    piece = targets.pieces.get(name)
+                    if name in hashed:
+                        tensor = handle.get_tensor(name)
+                        digest = hasher.submit(_digest, tensor)
+                        if piece is not None:
+                            _copy(file, name, tensor[piece.slices], piece.view)
+                        digests[name] = digest.result()
+                    elif piece is not None:
+                        _copy(file, name, handle.get_slice(name)[piece.slices], piece.view)
+                    advance(_stored_bytes(checkpoint, name))
     return digests
+
+
+def _hashed(checkpoint: Checkpoint, stage: Targets, part: Part) -> frozenset[str]:
+    """Which tensors of the stage this rank reads whole: each is one rank's, in even shares."""
+    names = _in_file_order(checkpoint, stage.pieces)
+    sizes = [_stored_bytes(checkpoint, name) for name in names]
+    ends = [*accumulate(sizes)]
+    middles = [end - size // 2 for end, size in zip(ends, sizes, strict=True)]
+    return frozenset(
+        name
+        for name, middle in zip(names, middles, strict=True)
+        if middle * part.num_ranks // (ends[-1] + 1) == part.rank
+    )
+
+
+def _in_file_order(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (checkpoint.tensors[name].file, name))
 
 
 def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:
@@ -201,7 +260,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _fingerprint(
-    config: ModelConfig, dtype: torch.dtype, checkpoint: Checkpoint, digests: dict[str, str]
+    config: ModelConfig, dtype: torch.dtype, checkpoint: Checkpoint, digests: Digests
 ) -> str:
     """SHA-256 over all that logits depend on; how the tensors are sharded is not part of it."""
     tensors: Iterable[tuple[str, object, str, str]] = (

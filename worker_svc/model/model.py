@@ -10,6 +10,7 @@ from torch import Tensor
 from kvstore.cache import CacheShape, KVCache
 from worker_svc.kernels import Kernels
 from worker_svc.model.batch import Batch
+from worker_svc.model.part import Part
 
 
 class Model(Protocol):
@@ -27,8 +28,12 @@ class Model(Protocol):
         """Equal where logits are computed from equals; a job goes on only where it is."""
 
     @property
+    def part(self) -> Part:
+        """Which part of the whole model it is."""
+
+    @property
     def vocab_size(self) -> int:
-        """V, the numbers in a token's logits."""
+        """V, the tokens there are."""
 
     @property
     def hidden_size(self) -> int:
@@ -60,7 +65,7 @@ class Model(Protocol):
         ``context_len`` tokens are gathered, with one mask for all of them.
         """
 
-    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+    def forward(self, batch: Batch, cache: KVCache, arrived: Tensor | None = None) -> Tensor:
         """Compute a step: write every token's keys and values, return what is sampled from.
 
         Reads nothing back from the device, so that it may be captured as a graph.
@@ -68,11 +73,15 @@ class Model(Protocol):
         Args:
             batch: T tokens, S sampled positions.
             cache: this model's KV cache; the batch's slots are written.
+            arrived: ``[T, hidden_size]``, what the stage before returned; the first takes none.
 
         Returns:
             Hidden states ``[S, hidden_size]`` in the order of ``batch.sample_positions``, for
-            ``logits``.
+            ``logits``; where the part is not the last stage, ``[T, hidden_size]`` for the next one.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """``[S, hidden_size]`` to ``[S, V]``; only what is sampled pays for it."""
+        """``[S, hidden_size]`` to ``[S, V]``; a rank gives those of its own tokens.
+
+        They are for the model's kernels to choose by. Only what is sampled pays for it.
+        """

@@ -19,6 +19,17 @@ class Part:
     num_ranks: int = 1
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the model."""
+        return self.num_stages * self.num_ranks == 1
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages: with its rank where stages have several."""
+        stage = f"stage {self.stage} of {self.num_stages}"
+        return stage if self.num_ranks == 1 else f"rank {self.rank} of {self.num_ranks} in {stage}"
+
+    @property
     def is_first(self) -> bool:
         """Whether it has the embedding."""
         return self.stage == 0
@@ -27,6 +38,11 @@ class Part:
     def is_last(self) -> bool:
         """Whether it has the final norm and the vocabulary, hence samples."""
         return self.stage == self.num_stages - 1
+
+    @property
+    def stage_alone(self) -> Part:
+        """Its stage, as one process would have it."""
+        return Part(self.stage, self.num_stages)
 
     def layers(self, num_layers: int) -> range:
         """The layers of its stage: as even as it goes, the last stages have fewer.

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from worker_svc.model.config import ModelConfig
+from worker_svc.model.division import Division, Run
+from worker_svc.model.part import Part
+from worker_svc.model.share import WHOLE
 
 # CPU matrices up to this size are stored [in, out]: MKL then multiplies 1 to 8 rows 1.2 to 2.4
 # times as fast and up to 128 rows no slower; above it [out, in] wins from 16 rows on.
@@ -41,96 +44,132 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """All of a decoder: ``embedding [vocab, hidden]``; ``vocabulary`` maps hidden to logits."""
+    """A decoder's, or those of a part: only its first stage embeds, only its last one gives logits.
 
-    embedding: Tensor
+    ``embedding [vocab, hidden]``; ``vocabulary`` maps hidden to logits.
+    """
+
+    embedding: Tensor | None
     layers: tuple[LayerWeights, ...]
-    final_norm: Tensor
-    vocabulary: Linear
+    final_norm: Tensor | None
+    vocabulary: Linear | None
 
     def with_tied_vocabulary(self) -> DecoderWeights:
         """The same with logits from the embedding, copied where another memory order pays."""
-        matrix = self.embedding.t()
-        if _is_row_major_better(self.embedding):
+        if self.vocabulary is None:
+            return self
+        matrix = self.vocabulary.weight
+        if _is_row_major_better(matrix):
             matrix = matrix.contiguous()
         return replace(self, vocabulary=Linear(matrix))
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A ``view`` of memory, and which run of each of a stored tensor's dimensions fills it."""
+
+    view: Tensor
+    runs: tuple[Run, ...]
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of the whole tensor."""
+        return tuple(run.whole for run in self.runs)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """What is taken of it."""
+        return tuple(run.slice for run in self.runs)
+
+
+@dataclass(frozen=True, slots=True)
 class Targets:
-    """Memory for weights, to be filled, and the ``views`` into it by a checkpoint's names."""
+    """Memory for weights, to be filled, and what of a checkpoint's tensors fills it, by name."""
 
     dtype: torch.dtype
     device: torch.device
-    views: dict[str, Tensor] = field(default_factory=dict)
+    pieces: dict[str, Piece] = field(default_factory=dict)
 
-    def vector(self, name: str, size: int) -> Tensor:
-        """A tensor ``[size]`` that ``name`` fills."""
-        tensor = torch.empty(size, dtype=self.dtype, device=self.device)
-        self.views[name] = tensor
+    @property
+    def views(self) -> dict[str, Tensor]:
+        """The memory that each name fills."""
+        return {name: piece.view for name, piece in self.pieces.items()}
+
+    def tensor(self, name: str, *runs: Run) -> Tensor:
+        """A tensor that the ``runs`` of ``name``, one of each of its dimensions, fill."""
+        sizes = [run.size for run in runs]
+        tensor = torch.empty(sizes, dtype=self.dtype, device=self.device)
+        self.pieces[name] = Piece(tensor, runs)
         return tensor
 
-    def embedding(self, name: str, num_rows: int, size: int) -> Tensor:
-        """A tensor ``[num_rows, size]`` that ``name`` fills."""
-        tensor = torch.empty((num_rows, size), dtype=self.dtype, device=self.device)
-        self.views[name] = tensor
-        return tensor
-
-    def linear(self, parts: Sequence[tuple[str, int]], num_inputs: int, has_bias: bool) -> Linear:
+    def linear(self, parts: Sequence[tuple[str, Run]], inputs: Run, has_bias: bool) -> Linear:
         """One matrix that the projections ``parts``, (name, outputs) each, fill side by side."""
-        num_outputs = sum(size for _, size in parts)
-        matrix = torch.empty((num_outputs, num_inputs), dtype=self.dtype, device=self.device)
+        num_outputs = sum(outputs.size for _, outputs in parts)
+        matrix = torch.empty((num_outputs, inputs.size), dtype=self.dtype, device=self.device)
         if _is_row_major_better(matrix):
-            matrix = matrix.view(num_inputs, num_outputs).t()
+            matrix = matrix.view(inputs.size, num_outputs).t()
         bias = matrix.new_empty(num_outputs) if has_bias else None
         start = 0
-        for name, size in parts:
-            self.views[f"{name}.weight"] = matrix[start : start + size]
+        for name, outputs in parts:
+            end = start + outputs.size
+            self.pieces[f"{name}.weight"] = Piece(matrix[start:end], (outputs, inputs))
             if bias is not None:
-                self.views[f"{name}.bias"] = bias[start : start + size]
-            start += size
+                self.pieces[f"{name}.bias"] = Piece(bias[start:end], (outputs,))
+            start = end
         return Linear(matrix.t(), bias)
 
 
-def allocate(config: ModelConfig, tied: str | None, targets: Targets) -> DecoderWeights:
-    """Weights that ``targets`` fill, not yet filled.
+def allocate(
+    config: ModelConfig, tied: str | None, targets: Targets, part: Part = WHOLE
+) -> DecoderWeights:
+    """Weights of a ``part`` that ``targets`` fill, not yet filled.
 
     ``tied`` names the one tensor that is the embedding and the vocabulary, where one is both.
     """
-    embedding = targets.embedding(tied or EMBEDDING, config.vocab_size, config.hidden_size)
-    layers = tuple(_layer(config, index, targets) for index in range(config.num_layers))
-    final_norm = targets.vector("model.norm.weight", config.hidden_size)
-    if tied:
-        return DecoderWeights(embedding, layers, final_norm, Linear(embedding.t()))
-    name = VOCABULARY.removesuffix(".weight")
-    vocabulary = targets.linear([(name, config.vocab_size)], config.hidden_size, False)
-    return DecoderWeights(embedding, layers, final_norm, vocabulary)
+    tokens, hidden = Division.of(config, part).tokens, Run.all_of(config.hidden_size)
+    embedding = final_norm = vocabulary = None
+    if part.is_first or (part.is_last and tied):
+        embedding = targets.tensor(tied or EMBEDDING, tokens, hidden)
+    layers = tuple(_layer(config, index, targets, part) for index in part.layers(config.num_layers))
+    if part.is_last:
+        final_norm = targets.tensor("model.norm.weight", hidden)
+    if part.is_last and tied and embedding is not None:
+        vocabulary = Linear(embedding.t())
+    elif part.is_last:
+        name = VOCABULARY.removesuffix(".weight")
+        vocabulary = targets.linear([(name, tokens)], hidden, False)
+    return DecoderWeights(embedding if part.is_first else None, layers, final_norm, vocabulary)
 
 
-def _layer(config: ModelConfig, index: int, targets: Targets) -> LayerWeights:
+def _layer(config: ModelConfig, index: int, targets: Targets, part: Part) -> LayerWeights:
     prefix = f"model.layers.{index}"
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-    hidden, head_dim = config.hidden_size, config.head_dim
-    query_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    qkv = [("q_proj", query_size), ("k_proj", kv_size), ("v_proj", kv_size)]
-    gate_up = [(f"{mlp}.{name}", config.intermediate_size) for name in ("gate_proj", "up_proj")]
+    division = Division.of(config, part)
+    hidden, head = Run.all_of(config.hidden_size), Run.all_of(config.head_dim)
+    query, kv = division.heads.times(head.size), division.kv_heads.times(head.size)
+    qkv = [("q_proj", query), ("k_proj", kv), ("v_proj", kv)]
+    gate_up = [(f"{mlp}.{name}", division.columns) for name in ("gate_proj", "up_proj")]
+    # What is summed over the ranks has its bias once.
+    adds_bias = part.rank == 0
     norms = (
-        [targets.vector(f"{attention}.{name}.weight", head_dim) for name in ("q_norm", "k_norm")]
+        [targets.tensor(f"{attention}.{name}.weight", head) for name in ("q_norm", "k_norm")]
         if config.qk_norm
         else [None, None]
     )
     return LayerWeights(
-        input_norm=targets.vector(f"{prefix}.input_layernorm.weight", hidden),
+        input_norm=targets.tensor(f"{prefix}.input_layernorm.weight", hidden),
         qkv=targets.linear(
-            [(f"{attention}.{name}", size) for name, size in qkv], hidden, config.qkv_bias
+            [(f"{attention}.{name}", outputs) for name, outputs in qkv], hidden, config.qkv_bias
         ),
         query_norm=norms[0],
         key_norm=norms[1],
-        output=targets.linear([(f"{attention}.o_proj", hidden)], query_size, config.output_bias),
-        mlp_norm=targets.vector(f"{prefix}.post_attention_layernorm.weight", hidden),
+        output=targets.linear(
+            [(f"{attention}.o_proj", hidden)], query, config.output_bias and adds_bias
+        ),
+        mlp_norm=targets.tensor(f"{prefix}.post_attention_layernorm.weight", hidden),
         gate_up=targets.linear(gate_up, hidden, config.mlp_bias),
         down=targets.linear(
-            [(f"{mlp}.down_proj", hidden)], config.intermediate_size, config.mlp_bias
+            [(f"{mlp}.down_proj", hidden)], division.columns, config.mlp_bias and adds_bias
         ),
     )
 

@@ -12,7 +12,8 @@ from worker_svc.core.residents import Row, StepPlan
 from worker_svc.model.model import Model
 from worker_svc.step.graphs import Computed, GraphedSteps
 from worker_svc.step.layout import Layout
-from worker_svc.step.pending import Pending
+from worker_svc.step.link import Alone, Link
+from worker_svc.step.pending import Launched, Pending
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
 from worker_svc.step.staging import pack
@@ -27,17 +28,27 @@ class Executor:
     ended, lie in the table on the device, and steps are computed in the order of their launches.
     """
 
-    def __init__(self, model: Model, cache: KVCache, limits: Limits, layout: Layout) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        limits: Limits,
+        layout: Layout,
+        link: Link | None = None,
+    ) -> None:
         self.model = model
         self.cache = cache
         self.table = RowTable(limits, model.device, model.kernels)
         self._layout = layout
+        self._link = link or Alone(model)
         self.sampler = Sampler(self.table, model.kernels)
         self.graphs: GraphedSteps | None = None
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> Pending:
+    def launch(self, plan: StepPlan) -> Launched:
         """Begin to compute a step."""
+        for choice, chosen in self._link.catch_up(plan):
+            self.sampler.advance(choice, chosen)
         timer = start_timer(self.model.device)
         self.table.write(plan.admitted, plan.rows)
         if not plan.rows:
@@ -45,16 +56,18 @@ class Executor:
             return Pending(timer)
         computed = self._forward(plan)
         pending = Pending(timer, computed.num_positions, computed.num_context)
-        if sampled := plan.sampled:
+        if self.model.part.is_last and (sampled := plan.sampled):
             pending.bring(self._choose(computed, sampled), sampled)
         timer.stop()
-        return pending
+        return self._link.pass_on(plan, computed.hidden, pending)
 
     def _forward(self, plan: StepPlan) -> Computed:
+        """Of a stage that is not the last the states are those of all positions."""
+        receive = self._link.receive
         if self.graphs is not None:
-            return self.graphs.forward(plan.rows)
+            return self.graphs.forward(plan.rows, receive)
         batch = self._layout.make_batch(plan.rows, self.table, plan.num_dead)
-        hidden = self.model.forward(batch, self.cache)
+        hidden = self.model.forward(batch, self.cache, receive(batch.num_positions))
         rows = plan.sampled
         row_ids, positions = pack(
             ([row.resident.row_id for row in rows], [row.position for row in rows]),

@@ -40,6 +40,8 @@ GRAPHED_NEEDS = (StepNeeds(draw=True), StepNeeds(draw=True, cut=True))
 BYTES_PER_GRAPH = 4 << 20
 
 Replay = Callable[[], Any]
+# Waits for what the stage before computed for so many positions; None where there is none.
+Receive = Callable[[int], Tensor | None]
 # Runs a function once, and returns what runs it again on the same memory.
 Recorder = Callable[[Callable[[], Any]], Replay]
 
@@ -127,7 +129,7 @@ class Computed(NamedTuple):
     """A step's forward, launched.
 
     Attributes:
-        hidden: ``[>= S, H]``, what is sampled first.
+        hidden: ``[>= S, H]``, what is sampled first; ``[T, H]`` of a stage that is not the last.
         sampled: the S rows.
         num_positions: positions that were computed, padding included.
         num_context: key positions that were attended to.
@@ -142,12 +144,16 @@ class Computed(NamedTuple):
 
 
 class _Graph:
-    """One bucket's buffer, what replays it, and where it leaves its results."""
+    """One bucket's buffers, what replays it, and where it leaves its results."""
 
-    def __init__(self, bucket: Bucket, device: torch.device) -> None:
+    def __init__(self, bucket: Bucket, model: Model) -> None:
         self.bucket = bucket
-        self.inputs = Buffer(bucket.input_sizes, device)
+        self.inputs = Buffer(bucket.input_sizes, model.device)
         self.sampled = SampledRows(*self.inputs.views()[-2:])
+        self.arrived: Tensor | None = None
+        if not model.part.is_first:
+            shape = (bucket.num_tokens, model.hidden_size)
+            self.arrived = torch.zeros(shape, dtype=model.dtype, device=model.device)
         self.hidden: Tensor | None = None
         self.replay: Replay | None = None
         self.choices: dict[StepNeeds, Choice] = {}
@@ -174,7 +180,7 @@ class GraphedSteps:
         self._cache = cache
         self._table = table
         self._sampler = sampler
-        self._graphs = [_Graph(bucket, model.device) for bucket in buckets]
+        self._graphs = [_Graph(bucket, model) for bucket in buckets]
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -189,30 +195,39 @@ class GraphedSteps:
         for graph in sorted(self._graphs, key=lambda graph: -graph.bucket.num_tokens):
             self._fill(graph, nothing)
             graph.replay = record(partial(self._compute, graph))
-            for needs in GRAPHED_NEEDS if graph.bucket.is_decode else ():
+            for needs in GRAPHED_NEEDS if self._chooses_by(graph) else ():
                 replay = record(partial(self._choose, graph, needs))
                 graph.choosers[needs] = partial(graph.choose, needs, replay)
             yield graph.bucket
 
-    def forward(self, rows: Sequence[Row]) -> Computed:
+    def forward(self, rows: Sequence[Row], receive: Receive) -> Computed:
         """Replay the smallest graph that holds the rows; where none does, launch every kernel."""
         step = FlatStep.of(rows)
         graph = next((graph for graph in self._graphs if graph.bucket.holds(step)), None)
         if graph is None or graph.replay is None:
             batch, sampled = step.on_device(self._table)
-            hidden = self._model.forward(batch, self._cache)
+            hidden = self._model.forward(batch, self._cache, receive(batch.num_positions))
             return Computed(hidden, sampled, batch.num_positions, batch.num_context)
         self._fill(graph, step)
+        arrived = receive(step.num_tokens)
+        if graph.arrived is not None and arrived is not None:
+            graph.arrived[: step.num_tokens] = arrived
         graph.replay()
         assert graph.hidden is not None
         num_sampled = len(step.sample_positions)
+        num_given = num_sampled if self._model.part.is_last else step.num_tokens
         return Computed(
-            hidden=graph.hidden[:num_sampled],
+            hidden=graph.hidden[:num_given],
             sampled=SampledRows(*(part[:num_sampled] for part in graph.sampled)),
             num_positions=graph.bucket.num_tokens,
             num_context=step.num_context,
             choosers=graph.choosers,
         )
+
+    def _chooses_by(self, graph: _Graph) -> bool:
+        """Whether its rows are sampled by graphs: ranks that share a vocabulary ask each other."""
+        part = self._model.part
+        return graph.bucket.is_decode and part.is_last and part.num_ranks == 1
 
     def _fill(self, graph: _Graph, step: FlatStep) -> None:
         graph.inputs.fill(step.arrays, step.paddings(self._table.nobody))
@@ -220,7 +235,7 @@ class GraphedSteps:
     def _compute(self, graph: _Graph) -> None:
         bounds = (graph.bucket.max_query_len, graph.bucket.max_context_len)
         batch, _ = on_device(graph.inputs.views(), self._table, bounds)
-        graph.hidden = self._model.forward(batch, self._cache)
+        graph.hidden = self._model.forward(batch, self._cache, graph.arrived)
 
     def _choose(self, graph: _Graph, needs: StepNeeds) -> None:
         assert graph.hidden is not None

@@ -37,7 +37,7 @@ def test_roles_are_apart_where_there_are_cores_for_it(
 # The second signal comes at each line of the first one's handler, one after another.
 SIGNALS_AT_ONCE = """
 import os, signal, sys
-from stepserve.commands.up import _stop_signals
+from stepserve.process.stopping import stop_signals
 
 def once(line):
     def trace(frame, event, argument):
@@ -49,7 +49,7 @@ def once(line):
     return trace
 
 for line in range(1, 40):
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         sys.settrace(once(line))
         os.kill(os.getpid(), signal.SIGTERM)
         sys.settrace(None)

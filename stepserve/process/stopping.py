@@ -1,13 +1,18 @@
-"""What a signal's handler sets and the main thread waits for, without a lock between them.
+"""Being told to stop, for a process that watches others.
 
 A handler runs in the middle of whatever the main thread does, of another handler too: where
 two signals come at once (``timeout`` sends two, an impatient person as well), a
-``threading.Event`` is set while it is being set, and waits for its own lock for ever.
+``threading.Event`` is set while it is being set, and waits for its own lock for ever. So what a
+handler sets here has no lock.
 """
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Protocol
 
 _INTERVAL_S = 0.05
@@ -39,3 +44,19 @@ class StopFlag:
         while not self._is_set and (left_s := end_s - time.monotonic()) > 0:
             time.sleep(min(left_s, _INTERVAL_S))
         return self._is_set
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopFlag]:
+    """Set a flag on SIGINT or SIGTERM, until the block ends."""
+    stop = StopFlag()
+
+    def handler(_signum: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
