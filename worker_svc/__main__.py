@@ -13,6 +13,9 @@ from stepserve.process.command_line import parse_settings, print_any_character
 from stepserve.process.extras import needs_extra
 from stepserve.process.logs import start_logging
 from stepserve.protocol.errors import StepserveError
+from worker_svc.errors import WorkerUnavailable
+from worker_svc.group.launcher import run_ranks
+from worker_svc.group.place import is_group, machine_of
 from worker_svc.machine.address import check_address
 from worker_svc.settings import WorkerSettings
 
@@ -38,6 +41,8 @@ def run(settings: WorkerSettings) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         start_logging()
+        if is_group(settings):
+            return _run_group(settings)
         check_address(settings.host, settings.port)
         with needs_extra("worker", "it"):
             from worker_svc.assembly import assemble
@@ -54,6 +59,16 @@ def run(settings: WorkerSettings) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_BROKEN if failure else 0)
+
+
+def _run_group(settings: WorkerSettings) -> int:
+    """Run the ranks of a group that are this machine's. Raises StepserveError."""
+    machine = machine_of(settings)
+    if settings.tensor_parallel > 1:
+        raise WorkerUnavailable("--tensor-parallel: this version has no tensor parallel ranks")
+    if machine.index == 0:
+        check_address(settings.host, settings.port)
+    return run_ranks(settings, machine)
 
 
 def main() -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
+from kvstore.cache import KVCache
 from stepserve.protocol.errors import first_line
 from stepserve.protocol.step import WorkerInfo
 from worker_svc.cache_size import make_cache
@@ -16,11 +19,12 @@ from worker_svc.kernels import KernelsUnavailable, select
 from worker_svc.machine.progress import counted
 from worker_svc.model.loading import load_model
 from worker_svc.model.model import Model
+from worker_svc.model.share import Share
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.executor import Executor
 from worker_svc.step.graphs import CudaRecorder, GraphedSteps, buckets_for
-from worker_svc.step.layout import layout_for
+from worker_svc.step.layout import Layout, layout_for
 
 log = logging.getLogger(__name__)
 
@@ -30,30 +34,95 @@ LAUNCH_AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A runner that has warmed up, what it tells of itself, and how far ahead it launches."""
+    """A runner that has warmed up, what it tells of itself, and how far ahead it launches.
+
+    ``lost`` is told at once of a failure, or of a step that hangs, where others depend on it; then
+    it does not return.
+    """
 
     runner: Runner
     info: WorkerInfo
     launch_ahead: int = 0
+    lost: Callable[[str], object] = str
 
 
-def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
+class Company(Protocol):
+    """The processes that a worker is made of, as one of them sees them."""
+
+    def settings(self, settings: WorkerSettings, device: torch.device) -> WorkerSettings:
+        """What of the settings is this process's part."""
+
+    def device(self, device: torch.device) -> torch.device:
+        """Which of the devices of its kind is this process's."""
+
+    def share(self) -> Share:
+        """What of the model it loads."""
+
+    def agree(self, num_blocks: int) -> int:
+        """How many blocks all have, where it has room for so many."""
+
+    def runner(
+        self, model: Model, cache: KVCache, limits: Limits, layout: Layout, settings: WorkerSettings
+    ) -> Runner:
+        """What runs its part of the steps."""
+
+    def warm_up(self, runner: Runner) -> None:
+        """Compute first steps."""
+
+    def fail(self, problem: str) -> None:
+        """Tell all that nothing can be trusted any more."""
+
+
+class Alone:
+    """One process is the whole worker."""
+
+    def settings(self, settings: WorkerSettings, _device: torch.device, /) -> WorkerSettings:
+        return settings
+
+    def device(self, device: torch.device) -> torch.device:
+        return device
+
+    def share(self) -> Share:
+        return Share()
+
+    def agree(self, num_blocks: int) -> int:
+        return num_blocks
+
+    def runner(
+        self, model: Model, cache: KVCache, limits: Limits, layout: Layout, _: WorkerSettings, /
+    ) -> Runner:
+        return Runner(model, cache, limits, layout)
+
+    def warm_up(self, runner: Runner) -> None:
+        runner.warm_up()
+
+    def fail(self, _problem: str, /) -> None:
+        """Nobody depends on it: it may end in order."""
+
+
+ALONE = Alone()
+
+
+def assemble(settings: WorkerSettings, incarnation: str, company: Company = ALONE) -> Assembly:
     """Load the model, take the memory for its cache, and execute a first step.
 
     Raises:
         CheckpointError: the checkpoint cannot be served.
         WorkerUnavailable: the device, the kernels or the memory are not there.
     """
+    device = company.device(_device(settings.device))
+    settings = company.settings(settings, device)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    device = _device(settings.device)
     try:
         kernels = select(settings.kernels, device, settings.attention)
-        model = load_model(settings.model, settings.dtype, device, kernels, settings.max_context)
+        model = load_model(
+            settings.model, settings.dtype, device, kernels, settings.max_context, company.share()
+        )
         layout = layout_for(settings.attention, settings.batching)
-        limits, cache = make_cache(settings, model, layout)
-        runner = Runner(model, cache, limits, layout)
-        runner.warm_up()
+        limits, cache = make_cache(settings, model, layout, company.agree)
+        runner = company.runner(model, cache, limits, layout, settings)
+        company.warm_up(runner)
         if settings.has_graphs(device.type):
             _capture(runner.executor, limits)
     except KernelsUnavailable as error:
@@ -65,7 +134,8 @@ def assemble(settings: WorkerSettings, incarnation: str) -> Assembly:
     ahead = settings.launch_ahead
     if ahead is None:
         ahead = LAUNCH_AHEAD if device.type == "cuda" else 0
-    return Assembly(runner, info, ahead)
+    # While a step is in a later stage the first one has others.
+    return Assembly(runner, info, ahead + info.num_stages - 1, company.fail)
 
 
 def _capture(executor: Executor, limits: Limits) -> None:
@@ -121,4 +191,5 @@ def _info(settings: WorkerSettings, model: Model, limits: Limits, incarnation: s
         max_batch_size=limits.max_batch_size,
         max_step_tokens=limits.max_step_tokens,
         max_kept_reports=settings.max_kept_reports,
+        num_stages=model.part.num_stages,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -24,8 +25,17 @@ from worker_svc.step.synthetic import largest_step
 MEMORY_FRACTIONS = {"cuda": 0.9, "cpu": 0.3}
 
 
-def make_cache(settings: WorkerSettings, model: Model, layout: Layout) -> tuple[Limits, KVCache]:
-    """The cache, and the limits that it and the model set. Raises WorkerUnavailable."""
+def make_cache(
+    settings: WorkerSettings,
+    model: Model,
+    layout: Layout,
+    agree: Callable[[int], int] = int,
+) -> tuple[Limits, KVCache]:
+    """The cache, and the limits that it and the model set. Raises WorkerUnavailable.
+
+    Of the blocks that fit here there are as many as ``agree`` says: all parts of a model have the
+    same ones.
+    """
     device = model.device
     shape = model.cache_shape(settings.block_size)
     limits = Limits(
@@ -46,6 +56,7 @@ def make_cache(settings: WorkerSettings, model: Model, layout: Layout) -> tuple[
         _check_num_blocks(num_blocks, shape, device)
     else:
         num_blocks = _num_blocks_free(settings, model, layout, limits)
+    num_blocks = agree(num_blocks)
     num_slots = num_blocks * settings.block_size
     limits = replace(limits, num_blocks=num_blocks, max_context=min(limits.max_context, num_slots))
     if settings.attention == "padded" and device.type == "cpu":
@@ -107,7 +118,8 @@ def _num_blocks_free(settings: WorkerSettings, model: Model, layout: Layout, lim
             command = largest_step(limits, layout)
             enough = replace(limits, max_step_tokens=sum(command.row_num_tokens))
             cache = KVCache(shape, limits.num_blocks, device)
-            Runner(model, cache, enough, layout).execute(command)
+            runner = Runner(model, cache, enough, layout)
+            runner.launch(runner.plan(command)).wait()
 
         step = peak_bytes(device, execute_the_largest)
         if settings.has_graphs(device.type):

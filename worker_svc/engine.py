@@ -16,7 +16,7 @@ from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, 
 from worker_svc.core.ledger import Ledger
 from worker_svc.core.residents import StepPlan
 from worker_svc.runner import Runner
-from worker_svc.step.pending import Pending
+from worker_svc.step.pending import Launched
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class Engine:
     async def _absorb(
         self,
         plan: StepPlan,
-        launched: asyncio.Future[Pending],
+        launched: asyncio.Future[Launched],
         before: asyncio.Task[StepReport] | None,
     ) -> StepReport:
         step, loop = plan.command.step, asyncio.get_running_loop()

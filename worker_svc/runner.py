@@ -10,20 +10,28 @@ from worker_svc.core.residents import Residents, StepPlan
 from worker_svc.model.model import Model
 from worker_svc.step.executor import Executor
 from worker_svc.step.layout import Layout
-from worker_svc.step.pending import Pending
+from worker_svc.step.link import Link
+from worker_svc.step.pending import Launched
 from worker_svc.step.synthetic import warm_up_steps
 
 
 class Runner:
     """Plans, launches and absorbs steps, each in the order of the commands.
 
-    ``plan`` and ``absorb`` belong to one thread, ``launch`` to another, and a ``Pending`` may be
-    waited for in a third. A step may be planned and launched before the one before it is
+    ``plan`` and ``absorb`` belong to one thread, ``launch`` to another, and what is ``Launched``
+    may be waited for in a third. A step may be planned and launched before the one before it is
     absorbed. What it is commanded twice, it does twice; the ledger before it sees to that.
     """
 
-    def __init__(self, model: Model, cache: KVCache, limits: Limits, layout: Layout) -> None:
-        self.executor = Executor(model, cache, limits, layout)
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        limits: Limits,
+        layout: Layout,
+        link: Link | None = None,
+    ) -> None:
+        self.executor = Executor(model, cache, limits, layout, link)
         self._limits = limits
         self._residents = Residents(limits)
 
@@ -39,7 +47,7 @@ class Runner:
         """Check a command and apply it. Raises StepRefused; then nothing was changed."""
         return self._residents.plan(command)
 
-    def launch(self, plan: StepPlan) -> Pending:
+    def launch(self, plan: StepPlan) -> Launched:
         """Begin to compute a planned step."""
         return self.executor.launch(plan)
 

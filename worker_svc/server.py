@@ -142,6 +142,7 @@ class WorkerServer:
 
     def __init__(self, settings: WorkerSettings, assembly: Assembly) -> None:
         self._settings = settings
+        self._lost = assembly.lost
         self._engine = Engine(assembly.runner, assembly.info, assembly.launch_ahead)
         self._health = health.aio.HealthServicer()
         self._watcher: asyncio.Task[None] | None = None
@@ -191,6 +192,8 @@ class WorkerServer:
             is_stuck = self._engine.is_stuck
             if is_stuck is not was_stuck:
                 log.warning(STUCK if is_stuck else "the step has ended after all")
+                if is_stuck:
+                    self._lost(STUCK)
                 await self._set_health(is_serving=not is_stuck)
             was_stuck = is_stuck
 
@@ -216,6 +219,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly) -> str:
     info = assembly.info
     calm_collector()
     print(f"ready worker={address} model={info.model} blocks={info.num_blocks}", flush=True)
+    server.failure.add_done_callback(lambda failure: assembly.lost(failure.result()))
     server.failure.add_done_callback(lambda _: stop.set())
     await stop.wait()
     await server.stop()

@@ -66,7 +66,8 @@ class WorkerSettings(BaseSettings):
         None,
         ge=0,
         le=8,
-        description="steps launched before the tokens of the step before are read; "
+        description="steps launched before the tokens of the step before are read, beside one "
+        "for each further pipeline stage; "
         "default: 2 on cuda, where the device would wait for the host; 0 on cpu",
     )
     cuda_graphs: bool = Field(
@@ -76,6 +77,31 @@ class WorkerSettings(BaseSettings):
     )
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads to compute with; default: torch's choice"
+    )
+    pipeline_stages: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes that have the model's layers one after another, each on a GPU of "
+        "its own; steps run through them concurrently",
+    )
+    tensor_parallel: int = Field(
+        1, ge=1, le=64, description="processes that share the heads and columns of each layer"
+    )
+    nodes: int | None = Field(
+        None,
+        ge=1,
+        description="machines that the processes of one worker are spread over; each runs this "
+        "command with the same settings; default: 1, or what a LeaderWorkerSet says",
+    )
+    node_rank: int | None = Field(
+        None, ge=0, description="which of the --nodes this is; 0 serves gRPC"
+    )
+    rendezvous: str = Field(
+        "", description="HOST:PORT of node 0 where the processes of all --nodes meet"
+    )
+    record_stages_dir: str = Field(
+        "", description="write when each process computed which step into files of this directory"
     )
     reflection: bool = Field(True, description="serve gRPC reflection")
 

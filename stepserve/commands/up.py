@@ -82,7 +82,25 @@ class Up(LaneSettings, ApiSettings):
     kernels: KernelSet = Field(
         "auto", description="auto: triton on cuda, compiled CPU kernels on cpu"
     )
-    num_threads: int | None = Field(None, ge=1, description="CPU threads of each worker")
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads of each worker, or of each process of one"
+    )
+    pipeline_stages: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes of each worker that have the model's layers one after another, "
+        "each on a GPU of its own",
+    )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes of each worker that share the heads and columns of each layer",
+    )
+    record_stages_dir: str = Field(
+        "", description="write when each stage computed which step into this directory, by worker"
+    )
 
     @model_validator(mode="after")
     def _has_ports(self) -> Self:
@@ -157,8 +175,10 @@ class Up(LaneSettings, ApiSettings):
         flags = self._flags(
             "model", "model_name", "attention", "batching", "block_size", "num_blocks",
             "max_batch_size", "max_step_tokens", "max_context", "dtype", "device", "kernels",
-            "num_threads", "launch_ahead", "cuda_graphs",
+            "num_threads", "launch_ahead", "cuda_graphs", "pipeline_stages", "tensor_parallel",
         )  # fmt: skip
+        if self.record_stages_dir:
+            flags.append(f"--record-stages-dir={Path(self.record_stages_dir) / str(number)}")
         if self.device == "cpu" and self.workers > 1:
             # They look at the free memory at the same moment; each takes its part of that.
             flags.append(f"--memory-fraction={CPU_MEMORY_FRACTION / self.workers:.4f}")

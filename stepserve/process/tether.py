@@ -37,13 +37,13 @@ def tethered_program(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-IS", __file__, str(os.getpid()), program, *arguments]
 
 
-def end_with(parent: int) -> None:
-    """Let the kernel send this process a SIGTERM when ``parent``, which started it, ends.
+def end_with(parent: int, signum: int = signal.SIGTERM) -> None:
+    """Let the kernel send this process a signal when ``parent``, which started it, ends.
 
     Raises SystemExit where the parent is gone already.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
         if os.getppid() != parent:
             sys.exit("the process that started this one is gone")
 

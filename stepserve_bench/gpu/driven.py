@@ -24,7 +24,7 @@ from worker_svc.model.weights import EMBEDDING, Targets, allocate
 from worker_svc.runner import Runner
 from worker_svc.step.graphs import Bucket, CudaRecorder, GraphedSteps
 from worker_svc.step.layout import layout_for
-from worker_svc.step.pending import Pending
+from worker_svc.step.pending import Launched
 
 BLOCK_SIZE = 16
 
@@ -106,16 +106,16 @@ class Driven:
         # By step, what its rows chose.
         self.chosen: list[tuple[int, ...]] = []
 
-    def first(self) -> tuple[StepPlan, Pending]:
+    def first(self) -> tuple[StepPlan, Launched]:
         """Launch the step that computes the rows as they are."""
         counts = tuple(count for count, _ in self._rows.lengths)
         return self._launch(counts, self._admissions())
 
-    def next(self) -> tuple[StepPlan, Pending]:
+    def next(self) -> tuple[StepPlan, Launched]:
         """Launch a step in which every row decodes."""
         return self._launch((1,) * len(self._rows.lengths), ())
 
-    def settle(self, launched: tuple[StepPlan, Pending]) -> int:
+    def settle(self, launched: tuple[StepPlan, Launched]) -> int:
         """Wait for a step and take what it chose; microseconds that the device was busy."""
         plan, pending = launched
         chosen = pending.wait()
@@ -125,7 +125,7 @@ class Driven:
 
     def _launch(
         self, counts: tuple[int, ...], admissions: tuple[Admission, ...]
-    ) -> tuple[StepPlan, Pending]:
+    ) -> tuple[StepPlan, Launched]:
         self._number += 1
         command = StepCommand(
             epoch=1,

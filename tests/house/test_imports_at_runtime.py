@@ -45,6 +45,12 @@ def test_scheduler_command_loads_no_tensor_library() -> None:
     assert loaded & TENSORS == set()
 
 
+def test_who_starts_the_ranks_of_a_worker_loads_no_tensor_library() -> None:
+    loaded = loaded_after("import worker_svc.__main__, worker_svc.group.launcher")
+    assert "worker_svc" in loaded
+    assert loaded & TENSORS == set()
+
+
 def test_client_loads_neither_service() -> None:
     loaded = loaded_after("import stepserve.cli; from stepserve import *")
     assert "stepserve" in loaded

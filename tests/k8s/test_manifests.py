@@ -48,23 +48,28 @@ def test_schemas(objects: list[Object], version: str) -> None:
         kubernetes_validate.validate(found, version, strict=True)
 
 
+def check_restricted(workload: Object) -> None:
+    """Assert that its pods meet the restricted standard."""
+    pod = pod_spec(workload)
+    assert pod is not None
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+    assert all("hostPath" not in volume for volume in pod["volumes"])
+    for container in containers(workload):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
 def test_pods_meet_the_restricted_standard(objects: list[Object]) -> None:
     for workload in workloads(objects):
-        pod = pod_spec(workload)
-        assert pod is not None
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["enableServiceLinks"] is False
-        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
-        assert all("hostPath" not in volume for volume in pod["volumes"])
-        for container in containers(workload):
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
+        check_restricted(workload)
 
 
 def test_service_accounts_exist_and_hold_no_token(objects: list[Object]) -> None:

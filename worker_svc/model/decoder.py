@@ -13,17 +13,20 @@ from kvstore.cache import CacheShape, KVCache
 from worker_svc.kernels import HeadNorms, Kernels, RotaryWrite
 from worker_svc.model.batch import Batch
 from worker_svc.model.config import ModelConfig
+from worker_svc.model.part import Part
+from worker_svc.model.share import WHOLE
 from worker_svc.model.weights import DecoderWeights, LayerWeights, Linear
 
 
 class Decoder:
-    """The ``Model`` of one device: config, weights, and the kernels to use."""
+    """The ``Model`` of one device: config, weights, the kernels to use; or a stage of it."""
 
     def __init__(
         self,
         config: ModelConfig,
         weights: DecoderWeights,
         kernels: Kernels,
+        part: Part = WHOLE,
         name: str = "",
         fingerprint: str = "",
     ) -> None:
@@ -31,7 +34,9 @@ class Decoder:
         self.fingerprint = fingerprint
         self.config = config
         self.kernels = kernels
+        self.part = part
         self._weights = weights
+        self._windows = [config.windows[layer] for layer in part.layers(config.num_layers)]
         self._cos, self._sin = rotary_tables(config, self.dtype, self.device)
 
     @property
@@ -52,18 +57,18 @@ class Decoder:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype it computes in."""
-        return self._weights.embedding.dtype
+        return self._weights.layers[0].input_norm.dtype
 
     @property
     def device(self) -> torch.device:
         """The device its weights are on."""
-        return self._weights.embedding.device
+        return self._weights.layers[0].input_norm.device
 
     def cache_shape(self, block_size: int) -> CacheShape:
         """What a block of ``block_size`` tokens of this model's KV cache holds."""
         config = self.config
         return CacheShape(
-            num_layers=config.num_layers,
+            num_layers=len(self._weights.layers),
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             block_size=block_size,
@@ -81,22 +86,33 @@ class Decoder:
         return (num_positions * layer + gathered) * itemsize + mask
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """As ``Model`` says; the hidden states are normalised."""
-        kernels, eps = self.kernels, self.config.rms_eps
-        residual = self._weights.embedding[batch.token_ids]
+    def forward(self, batch: Batch, cache: KVCache, arrived: Tensor | None = None) -> Tensor:
+        """As ``Model`` says; the last stage's hidden states are normalised.
+
+        What a stage hands on is the sum that the next layer would begin with, so that the layers'
+        values are the same, to the bit, however many stages there are.
+        """
+        kernels, weights, eps = self.kernels, self._weights, self.config.rms_eps
+        residual = self._embedded(batch) if arrived is None else arrived
         update = torch.zeros_like(residual)  # nothing yet: the first layer is like any other
-        for index, layer in enumerate(self._weights.layers):
+        for index, layer in enumerate(weights.layers):
             normed, residual = kernels.add_rms_norm(update, residual, layer.input_norm, eps)
             update = self._attend(index, layer, normed, batch, cache)
             normed, residual = kernels.add_rms_norm(update, residual, layer.mlp_norm, eps)
             gated = kernels.silu_mul(self._linear(normed, layer.gate_up))
             update = self._linear(gated, layer.down)
+        if weights.final_norm is None:
+            return update + residual
         update, residual = update[batch.sample_positions], residual[batch.sample_positions]
-        return kernels.add_rms_norm(update, residual, self._weights.final_norm, eps)[0]
+        return kernels.add_rms_norm(update, residual, weights.final_norm, eps)[0]
+
+    def _embedded(self, batch: Batch) -> Tensor:
+        assert self._weights.embedding is not None, "a later stage takes what has arrived"
+        return self._weights.embedding[batch.token_ids]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[S, hidden_size]`` to ``[S, vocab_size]``; only what is sampled pays for it."""
+        assert self._weights.vocabulary is not None, "only the last stage has it"
         return self._linear(hidden, self._weights.vocabulary)
 
     def _attend(
@@ -121,7 +137,7 @@ class Decoder:
         )
         kernels.rotary_write(query, key, value, write)
         mixed = kernels.paged_attention(
-            query, k_cache, v_cache, batch.context, config.head_dim**-0.5, config.windows[index]
+            query, k_cache, v_cache, batch.context, config.head_dim**-0.5, self._windows[index]
         )
         return self._linear(mixed.reshape(-1, config.num_heads * config.head_dim), layer.output)
 

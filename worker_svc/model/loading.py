@@ -21,6 +21,8 @@ from worker_svc.machine.progress import progress
 from worker_svc.model.checkpoint import Checkpoint, find, opened
 from worker_svc.model.config import ModelConfig, read_config
 from worker_svc.model.decoder import Decoder
+from worker_svc.model.part import Part
+from worker_svc.model.share import Digests, Share
 from worker_svc.model.weights import EMBEDDING, VOCABULARY, Targets, allocate
 
 log = logging.getLogger(__name__)
@@ -44,14 +46,18 @@ IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 NUM_TABLES = 5
 
 
+ALL = Share()
+
+
 def load_model(
     source: str | Path,
     dtype: str,
     device: torch.device | str,
     kernels: Kernels,
     max_context: int | None = None,
+    share: Share = ALL,
 ) -> Decoder:
-    """Load the checkpoint ``source``, a directory or a hub id.
+    """Load the checkpoint ``source``, a directory or a hub id, or a part of it.
 
     Args:
         source: where the checkpoint is.
@@ -61,6 +67,7 @@ def load_model(
         kernels: what the decoder computes with.
         max_context: tokens of a sequence at most, instead of what the checkpoint says; a warning
             says where that is more.
+        share: which part of it; only that part's tensors are read, and have to fit.
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, not supported, or too large.
@@ -72,18 +79,30 @@ def load_model(
     tied = _tied(config, checkpoint)
     compute_dtype = _compute_dtype(dtype, device, checkpoint)
     kernels.check(compute_dtype, config.head_dim)
-    expected = Targets(compute_dtype, torch.device("meta"))
-    allocate(config, tied, expected)
-    _check_tensors(checkpoint, expected)
+    part = share.part
+    _check_part(checkpoint, config, part)
+    whole, expected = (Targets(compute_dtype, torch.device("meta")) for _ in range(2))
+    allocate(config, tied, whole)
+    allocate(config, tied, expected, part)
+    _check_tensors(checkpoint, whole)
     _check_memory(checkpoint, expected, device)
     _check_tables(checkpoint, config)
+    share.check(_fingerprint(config, compute_dtype, checkpoint, dict.fromkeys(whole.views, "")))
     targets = Targets(compute_dtype, device)
-    weights = allocate(config, tied, targets)
-    digests = _fill(checkpoint, targets)
+    weights = allocate(config, tied, targets, part)
+    digests = share.digests(_fill(checkpoint, targets))
     if tied:
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
-    return Decoder(config, weights, kernels, checkpoint.name, fingerprint)
+    return Decoder(config, weights, kernels, part, checkpoint.name, fingerprint)
+
+
+def _check_part(checkpoint: Checkpoint, config: ModelConfig, part: Part) -> None:
+    if part.num_stages > config.num_layers:
+        raise CheckpointError(
+            f"--pipeline-stages {part.num_stages}: {checkpoint.name} has {config.num_layers} "
+            "layers, and every stage needs one"
+        )
 
 
 def _with_context(config: ModelConfig, max_context: int | None) -> ModelConfig:
@@ -163,12 +182,12 @@ def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
         )
 
 
-def _fill(checkpoint: Checkpoint, targets: Targets) -> dict[str, str]:
+def _fill(checkpoint: Checkpoint, targets: Targets) -> Digests:
     """Copy every tensor to its target, one at a time; returns the SHA-256 of each one's bytes."""
     names = sorted(targets.views, key=lambda name: (checkpoint.tensors[name].file, name))
     files = dict.fromkeys(checkpoint.tensors[name].file for name in names)
     total_bytes = sum(_stored_bytes(checkpoint, name) for name in names)
-    digests: dict[str, str] = {}
+    digests: Digests = {}
     with progress(checkpoint.name, total_bytes) as advance, ThreadPoolExecutor(1) as hasher:
         for file in files:
             with opened(file) as handle:
@@ -201,7 +220,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _fingerprint(
-    config: ModelConfig, dtype: torch.dtype, checkpoint: Checkpoint, digests: dict[str, str]
+    config: ModelConfig, dtype: torch.dtype, checkpoint: Checkpoint, digests: Digests
 ) -> str:
     """SHA-256 over all that logits depend on; how the tensors are sharded is not part of it."""
     tensors: Iterable[tuple[str, object, str, str]] = (

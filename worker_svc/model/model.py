@@ -10,6 +10,7 @@ from torch import Tensor
 from kvstore.cache import CacheShape, KVCache
 from worker_svc.kernels import Kernels
 from worker_svc.model.batch import Batch
+from worker_svc.model.part import Part
 
 
 class Model(Protocol):
@@ -25,6 +26,10 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str:
         """Equal where logits are computed from equals; a job goes on only where it is."""
+
+    @property
+    def part(self) -> Part:
+        """Which part of the whole model it is."""
 
     @property
     def vocab_size(self) -> int:
@@ -60,7 +65,7 @@ class Model(Protocol):
         ``context_len`` tokens are gathered, with one mask for all of them.
         """
 
-    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+    def forward(self, batch: Batch, cache: KVCache, arrived: Tensor | None = None) -> Tensor:
         """Compute a step: write every token's keys and values, return what is sampled from.
 
         Reads nothing back from the device, so that it may be captured as a graph.
@@ -68,10 +73,11 @@ class Model(Protocol):
         Args:
             batch: T tokens, S sampled positions.
             cache: this model's KV cache; the batch's slots are written.
+            arrived: ``[T, hidden_size]``, what the stage before returned; the first takes none.
 
         Returns:
             Hidden states ``[S, hidden_size]`` in the order of ``batch.sample_positions``, for
-            ``logits``.
+            ``logits``; where the part is not the last stage, ``[T, hidden_size]`` for the next one.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from worker_svc.model.config import ModelConfig
+from worker_svc.model.part import Part
+from worker_svc.model.share import WHOLE
 
 # CPU matrices up to this size are stored [in, out]: MKL then multiplies 1 to 8 rows 1.2 to 2.4
 # times as fast and up to 128 rows no slower; above it [out, in] wins from 16 rows on.
@@ -41,17 +43,22 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """All of a decoder: ``embedding [vocab, hidden]``; ``vocabulary`` maps hidden to logits."""
+    """A decoder's, or those of a part: only its first stage embeds, only its last one gives logits.
 
-    embedding: Tensor
+    ``embedding [vocab, hidden]``; ``vocabulary`` maps hidden to logits.
+    """
+
+    embedding: Tensor | None
     layers: tuple[LayerWeights, ...]
-    final_norm: Tensor
-    vocabulary: Linear
+    final_norm: Tensor | None
+    vocabulary: Linear | None
 
     def with_tied_vocabulary(self) -> DecoderWeights:
         """The same with logits from the embedding, copied where another memory order pays."""
-        matrix = self.embedding.t()
-        if _is_row_major_better(self.embedding):
+        if self.vocabulary is None:
+            return self
+        matrix = self.vocabulary.weight
+        if _is_row_major_better(matrix):
             matrix = matrix.contiguous()
         return replace(self, vocabulary=Linear(matrix))
 
@@ -92,19 +99,26 @@ class Targets:
         return Linear(matrix.t(), bias)
 
 
-def allocate(config: ModelConfig, tied: str | None, targets: Targets) -> DecoderWeights:
-    """Weights that ``targets`` fill, not yet filled.
+def allocate(
+    config: ModelConfig, tied: str | None, targets: Targets, part: Part = WHOLE
+) -> DecoderWeights:
+    """Weights of a ``part`` that ``targets`` fill, not yet filled.
 
     ``tied`` names the one tensor that is the embedding and the vocabulary, where one is both.
     """
-    embedding = targets.embedding(tied or EMBEDDING, config.vocab_size, config.hidden_size)
-    layers = tuple(_layer(config, index, targets) for index in range(config.num_layers))
-    final_norm = targets.vector("model.norm.weight", config.hidden_size)
-    if tied:
-        return DecoderWeights(embedding, layers, final_norm, Linear(embedding.t()))
-    name = VOCABULARY.removesuffix(".weight")
-    vocabulary = targets.linear([(name, config.vocab_size)], config.hidden_size, False)
-    return DecoderWeights(embedding, layers, final_norm, vocabulary)
+    vocab_size, hidden_size = config.vocab_size, config.hidden_size
+    embedding = final_norm = vocabulary = None
+    if part.is_first or (part.is_last and tied):
+        embedding = targets.embedding(tied or EMBEDDING, vocab_size, hidden_size)
+    layers = tuple(_layer(config, index, targets) for index in part.layers(config.num_layers))
+    if part.is_last:
+        final_norm = targets.vector("model.norm.weight", hidden_size)
+    if part.is_last and tied and embedding is not None:
+        vocabulary = Linear(embedding.t())
+    elif part.is_last:
+        name = VOCABULARY.removesuffix(".weight")
+        vocabulary = targets.linear([(name, vocab_size)], hidden_size, False)
+    return DecoderWeights(embedding if part.is_first else None, layers, final_norm, vocabulary)
 
 
 def _layer(config: ModelConfig, index: int, targets: Targets) -> LayerWeights:

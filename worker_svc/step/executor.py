@@ -11,7 +11,8 @@ from worker_svc.core.residents import Row, StepPlan
 from worker_svc.model.model import Model
 from worker_svc.step.graphs import GraphedSteps
 from worker_svc.step.layout import Layout
-from worker_svc.step.pending import Pending
+from worker_svc.step.link import Alone, Link
+from worker_svc.step.pending import Launched, Pending
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import SampledRows, Sampler, StepNeeds
 from worker_svc.step.staging import pack
@@ -26,17 +27,27 @@ class Executor:
     ended, lie in the table on the device, and steps are computed in the order of their launches.
     """
 
-    def __init__(self, model: Model, cache: KVCache, limits: Limits, layout: Layout) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        limits: Limits,
+        layout: Layout,
+        link: Link | None = None,
+    ) -> None:
         self.model = model
         self.cache = cache
         self.table = RowTable(limits, model.device, model.kernels)
         self._layout = layout
+        self._link = link or Alone(model)
         self._sampler = Sampler(self.table, model.kernels)
         self.graphs: GraphedSteps | None = None
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> Pending:
+    def launch(self, plan: StepPlan) -> Launched:
         """Begin to compute a step."""
+        for choice, chosen in self._link.catch_up(plan):
+            self._sampler.advance(choice, chosen)
         timer = start_timer(self.model.device)
         self.table.write(plan.admitted, plan.rows)
         if not plan.rows:
@@ -44,17 +55,21 @@ class Executor:
             return Pending(timer)
         hidden, num_positions, num_context = self._forward(plan)
         pending = Pending(timer, num_positions, num_context)
-        if sampled := plan.sampled:
+        if self.model.part.is_last and (sampled := plan.sampled):
             self._sample(hidden, sampled, pending)
         timer.stop()
-        return pending
+        return self._link.pass_on(plan, hidden, pending)
 
     def _forward(self, plan: StepPlan) -> tuple[Tensor, int, int]:
-        """``[>= S, H]``, what is sampled first; positions computed, key positions attended to."""
+        """``[>= S, H]``, what is sampled first; positions computed, key positions attended to.
+
+        Of a stage that is not the last all positions' states.
+        """
+        receive = self._link.receive
         if self.graphs is not None:
-            return self.graphs.forward(plan.rows)
+            return self.graphs.forward(plan.rows, receive)
         batch = self._layout.make_batch(plan.rows, self.table, plan.num_dead)
-        hidden = self.model.forward(batch, self.cache)
+        hidden = self.model.forward(batch, self.cache, receive(batch.num_positions))
         return hidden, batch.num_positions, batch.num_context
 
     def _sample(self, hidden: Tensor, rows: list[Row], pending: Pending) -> None:

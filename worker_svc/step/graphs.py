@@ -34,6 +34,8 @@ MAX_GRAPHED_TOKENS = 2048
 BYTES_PER_GRAPH = 4 << 20
 
 Replay = Callable[[], Any]
+# Waits for what the stage before computed for so many positions; None where there is none.
+Receive = Callable[[int], Tensor | None]
 # Runs a function once, and returns what runs it again on the same memory.
 Recorder = Callable[[Callable[[], Any]], Replay]
 
@@ -112,11 +114,15 @@ def _sizes(least: int, most: int) -> list[int]:
 
 
 class _Graph:
-    """One bucket's buffer, what replays it, and where it leaves its result."""
+    """One bucket's buffers, what replays it, and where it leaves its result."""
 
-    def __init__(self, bucket: Bucket, device: torch.device) -> None:
+    def __init__(self, bucket: Bucket, model: Model) -> None:
         self.bucket = bucket
-        self.inputs = Buffer(bucket.input_sizes, device)
+        self.inputs = Buffer(bucket.input_sizes, model.device)
+        self.arrived: Tensor | None = None
+        if not model.part.is_first:
+            shape = (bucket.num_tokens, model.hidden_size)
+            self.arrived = torch.zeros(shape, dtype=model.dtype, device=model.device)
         self.hidden: Tensor | None = None
         self.replay: Replay | None = None
 
@@ -130,7 +136,7 @@ class GraphedSteps:
         self._model = model
         self._cache = cache
         self._table = table
-        self._graphs = [_Graph(bucket, model.device) for bucket in buckets]
+        self._graphs = [_Graph(bucket, model) for bucket in buckets]
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -147,24 +153,28 @@ class GraphedSteps:
             graph.replay = record(partial(self._compute, graph))
             yield graph.bucket
 
-    def forward(self, rows: Sequence[Row]) -> tuple[Tensor, int, int]:
+    def forward(self, rows: Sequence[Row], receive: Receive) -> tuple[Tensor, int, int]:
         """Replay the smallest graph that holds the rows; where none does, launch every kernel.
 
         Returns:
-            Hidden states ``[S, H]`` of the sampled rows, the positions that were computed and the
-            key positions that were attended to.
+            Hidden states ``[S, H]`` of the sampled rows, or ``[T, H]`` where the model is not the
+            last stage, the positions that were computed and the key positions that were attended
+            to.
         """
         step = FlatStep.of(rows)
         graph = next((graph for graph in self._graphs if graph.bucket.holds(step)), None)
         if graph is None or graph.replay is None:
             batch = step.batch(self._table)
-            hidden = self._model.forward(batch, self._cache)
+            hidden = self._model.forward(batch, self._cache, receive(batch.num_positions))
             return hidden, batch.num_positions, batch.num_context
         self._fill(graph, step)
+        arrived = receive(step.num_tokens)
+        if graph.arrived is not None and arrived is not None:
+            graph.arrived[: step.num_tokens] = arrived
         graph.replay()
         assert graph.hidden is not None
-        sampled = graph.hidden[: len(step.sample_positions)]
-        return sampled, graph.bucket.num_tokens, step.num_context
+        num_given = len(step.sample_positions) if self._model.part.is_last else step.num_tokens
+        return graph.hidden[:num_given], graph.bucket.num_tokens, step.num_context
 
     def _fill(self, graph: _Graph, step: FlatStep) -> None:
         bucket = graph.bucket
@@ -173,7 +183,7 @@ class GraphedSteps:
     def _compute(self, graph: _Graph) -> None:
         bounds = (graph.bucket.max_query_len, graph.bucket.max_context_len)
         batch = flat_batch(graph.inputs.views(), self._table, bounds)
-        graph.hidden = self._model.forward(batch, self._cache)
+        graph.hidden = self._model.forward(batch, self._cache, graph.arrived)
 
 
 class CudaRecorder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,10 +11,20 @@ from torch import Tensor
 from stepserve.protocol.step import TokenLogprobs
 from worker_svc.core.outcome import Chosen
 from worker_svc.core.residents import Row
-from worker_svc.step.sampler import Choice
+from worker_svc.step.sampler import Choice, Logprobs
 from worker_svc.step.timer import Timer
 
 NOTHING = torch.empty(0, dtype=torch.int32)
+
+
+class Launched(Protocol):
+    """A step that is computed, here or elsewhere."""
+
+    def is_done(self) -> bool:
+        """Whether ``wait`` would not wait."""
+
+    def wait(self) -> Chosen:
+        """Wait for what came of it, in any thread."""
 
 
 class Pending:
@@ -23,15 +34,14 @@ class Pending:
         self._timer = timer
         self._num_positions, self._num_context = num_positions, num_context
         self._rows: Sequence[Row] = ()
-        self._token_ids = self._is_finite = NOTHING
-        self._logprobs: tuple[Tensor, ...] | None = None
+        # In the host's memory; what is in it is meant once the device has come so far.
+        self.choice = Choice(NOTHING, NOTHING)
 
     def bring(self, choice: Choice, rows: Sequence[Row]) -> None:
         """Begin to copy what was chosen for ``rows``."""
         self._rows = rows
-        self._token_ids = to_host(choice.token_ids)
-        self._is_finite = to_host(choice.is_finite)
-        self._logprobs = choice.logprobs and tuple(map(to_host, choice.logprobs))
+        logprobs = choice.logprobs and Logprobs(*map(to_host, choice.logprobs))
+        self.choice = Choice(to_host(choice.token_ids), to_host(choice.is_finite), logprobs)
 
     def is_done(self) -> bool:
         """Whether ``wait`` would not wait."""
@@ -40,10 +50,11 @@ class Pending:
     def wait(self) -> Chosen:
         """Wait for the device, in any thread."""
         duration_us = self._timer.wait()
+        choice = self.choice
         return Chosen(
-            token_ids=self._token_ids.tolist(),
-            is_finite=self._is_finite.tolist(),
-            logprobs=self._take(*self._logprobs) if self._logprobs else {},
+            token_ids=choice.token_ids.tolist(),
+            is_finite=choice.is_finite.tolist(),
+            logprobs=self._take(*choice.logprobs) if choice.logprobs else {},
             duration_us=duration_us,
             num_positions=self._num_positions,
             num_context=self._num_context,
