@@ -240,7 +240,7 @@ class _Gate:
             if not roster.running:
                 self._num_left = min(len(roster.waiting), num_places)
             return min(self._num_left, len(roster.waiting))
-        return min(num_places - len(roster.running), len(roster.waiting))
+        return min(max(0, num_places - len(roster.running)), len(roster.waiting))
 
     def pass_through(self) -> None:
         self._num_left -= 1

@@ -14,8 +14,8 @@ KEPT_REPORTS_SHARE = 0.75
 def core_config(lease: Lease, reply: HelloReply, settings: PlanningSettings) -> CoreConfig:
     """Return the core's limits: the settings', within what the worker can do.
 
-    So many steps are ahead of the reports as the settings say where each stage of the worker
-    but one has another step besides.
+    As many steps are in flight as the settings say, and one more for each further stage of the
+    worker: so many are ahead of what the first one has to wait for.
     """
     info = reply.info
     return CoreConfig(

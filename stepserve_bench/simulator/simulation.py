@@ -65,8 +65,7 @@ class Simulation:
         self._num_warm_up = workload.num_jobs // 10
         # From the end of the first tenth of the jobs to that of nine tenths.
         self._num_steady = workload.num_jobs * 9 // 10
-        uses = [use for lane in self.lanes for use in lane.stages.uses]
-        self._stage_use = Window(uses)
+        self._steady = Window([use for lane in self.lanes for use in lane.stages.uses])
 
     def run(self, progress: Callable[[Simulation], None] | None = None) -> Collected:
         """Let everything happen; ``progress`` is called now and then.
@@ -152,10 +151,10 @@ class Simulation:
         self.queue.ended(job)
         self.collected.ended(job, self.now_s)
         num_ended = self.collected.num_ended
-        if num_ended <= self._num_warm_up:
-            self._stage_use.begin(self.now_s)
-        elif num_ended <= self._num_steady:
-            self._stage_use.end(self.now_s)
+        if num_ended == self._num_warm_up:
+            self._steady.begin(self.now_s, num_ended)
+        elif num_ended == self._num_steady:
+            self._steady.end(self.now_s, num_ended)
         source = self._sources[job.group]
         if source.is_closed_loop:
             self._arrive(source)
@@ -221,10 +220,9 @@ class Simulation:
         if collected.num_ended != self.num_jobs:
             raise Stuck(f"{self.num_jobs - collected.num_ended} jobs are left, and all is quiet")
         collected.block_use = self._block_use.mean(self.now_s)
-        collected.stage_idle_shares = self._stage_use.idle_shares
-        if self._stage_use.span_s:
-            num_steady = self._num_steady - self._num_warm_up
-            collected.steady_requests_per_s = num_steady / self._stage_use.span_s
+        self._steady.end(self.now_s, collected.num_ended)
+        collected.stage_idle_shares = self._steady.idle_shares
+        collected.steady_requests_per_s = self._steady.requests_per_s
         for lane in self.lanes:
             collected.num_preemptions += lane.core.counts.num_preemptions
             collected.num_computed_twice += lane.worker.num_computed_twice

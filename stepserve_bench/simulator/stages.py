@@ -80,31 +80,46 @@ class StageUse:
 
 
 class Window:
-    """The part of all stages' time in which they computed, between two moments."""
+    """What all stages did between two moments: from the start on, until those are known."""
 
     def __init__(self, uses: list[StageUse]) -> None:
         self._uses = uses
-        self._begin_s = self._end_s = 0.0
-        self._begin = self._end = [0.0] * len(uses)
+        self._begin = self._end = _Moment(0.0, 0, [0.0] * len(uses))
 
-    def begin(self, now_s: float) -> None:
-        self._begin_s, self._begin = now_s, self._at(now_s)
-        self.end(now_s)
+    def begin(self, now_s: float, num_ended: int) -> None:
+        """It begins now, when so many jobs have ended."""
+        self._begin = self._end = self._at(now_s, num_ended)
 
-    def end(self, now_s: float) -> None:
-        self._end_s, self._end = now_s, self._at(now_s)
+    def end(self, now_s: float, num_ended: int) -> None:
+        """It ends now, unless it has ended."""
+        if self._end is self._begin:
+            self._end = self._at(now_s, num_ended)
 
     @property
-    def span_s(self) -> float:
-        return self._end_s - self._begin_s
+    def requests_per_s(self) -> float:
+        """Jobs that ended a second; NaN of no time."""
+        num_ended = self._end.num_ended - self._begin.num_ended
+        return num_ended / self._span_s if self._span_s else math.nan
 
     @property
     def idle_shares(self) -> list[float]:
-        """By stage, the share of the time in which it computed nothing; 0 of no time."""
-        if not self.span_s:
-            return [0.0] * len(self._uses)
-        pairs = zip(self._begin, self._end, strict=True)
-        return [1.0 - (end - begin) / self.span_s for begin, end in pairs]
+        """By stage, the share of the time in which it computed nothing; NaN of no time."""
+        pairs = zip(self._begin.computed_s, self._end.computed_s, strict=True)
+        if not self._span_s:
+            return [math.nan for _ in pairs]
+        return [1.0 - (end - begin) / self._span_s for begin, end in pairs]
 
-    def _at(self, now_s: float) -> list[float]:
-        return [use.until(now_s) for use in self._uses]
+    @property
+    def _span_s(self) -> float:
+        return self._end.now_s - self._begin.now_s
+
+    def _at(self, now_s: float, num_ended: int) -> _Moment:
+        return _Moment(now_s, num_ended, [use.until(now_s) for use in self._uses])
+
+
+class _Moment(NamedTuple):
+    """By then so many jobs had ended, and so long had each stage computed."""
+
+    now_s: float
+    num_ended: int
+    computed_s: list[float]

@@ -193,8 +193,8 @@ MUTANTS = (
     Mutant(
         "one place too many",
         PLANNER,
-        "return min(num_places - len(",
-        "return min(num_places + 1 - len(",
+        "return min(max(0, num_places - len(",
+        "return min(max(0, num_places + 1 - len(",
     ),
     Mutant("releases alone are not sent", SCHEDULER, " and not release_ids and", " and"),
     Mutant("who came first gives way", VICTIM, "by_order[len(by_order) // 2 :]", "by_order[:1]"),

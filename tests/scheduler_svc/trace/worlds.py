@@ -31,6 +31,14 @@ WORLDS: Mapping[str, Mapping[str, Any]] = {
     "static": {"batching": "static"},
     "static-tight": {"batching": "static", "num_blocks": 14, "max_batch_size": 8},
     "target": {"max_step_tokens": 64, "target_step_us": 150},
+    "stages-2": {"num_stages": 2, "max_steps_in_flight": 3},
+    "stages-4-tight": {
+        "num_stages": 4,
+        "max_steps_in_flight": 5,
+        "target_batch_size": 1,
+        "num_blocks": 14,
+        "max_batch_size": 8,
+    },
 }
 
 

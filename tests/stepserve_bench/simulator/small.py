@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler_svc.core.events import Effect, Event
 from stepserve_bench.simulator.collected import Collected
@@ -12,6 +12,7 @@ from stepserve_bench.simulator.cost import Latencies, StepCosts
 from stepserve_bench.simulator.job import Job
 from stepserve_bench.simulator.lane import Lane
 from stepserve_bench.simulator.simulation import Simulation
+from stepserve_bench.simulator.stages import Link
 from stepserve_bench.simulator.streams import Stream, Workload
 from stepserve_bench.simulator.system import System
 from stepserve_bench.workloads.arrivals import (
@@ -53,6 +54,16 @@ def draw_system(chance: random.Random) -> System:
         preemption_margin_s=chance.choice((0.0, 0.05, 10.0)),
         target_step_us=chance.choice((0, 0, 800)),
         tenant_weights={"tenant1": chance.choice((0.5, 1.0, 3.0))},
+    )
+
+
+def draw_stages(system: System, chance: random.Random) -> System:
+    """The same system with workers of several stages."""
+    return replace(
+        system,
+        num_stages=chance.randint(2, 4),
+        target_batch_size=chance.choice((None, 1, 2, 8)),
+        stage_link=chance.choice((Link(), Link(0.0, 0.0), Link(500.0, 10.0))),
     )
 
 
@@ -112,7 +123,11 @@ class Watched:
     @classmethod
     def draw(cls, seed: int) -> Watched:
         chance = random.Random(seed)
-        return cls(draw_system(chance), draw_workload(chance), draw_latencies(chance))
+        system = draw_system(chance)
+        # Every other world has a pipeline, of which the others know nothing.
+        if seed % 2 == 0:
+            system = draw_stages(system, random.Random(f"{seed} stages"))
+        return cls(system, draw_workload(chance), draw_latencies(chance))
 
     def run(self) -> Collected:
         """Run it to the end, and check the end as well."""

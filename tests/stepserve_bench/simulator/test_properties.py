@@ -1,12 +1,12 @@
 """Whatever the settings and the jobs: blocks are conserved, nobody starves, everything ends.
 
 A seed draws the settings (batching x attention x policy x preemption x prefix caching x token
-budget x depth x blocks x workers) and the jobs. After every turn of a lane its core's invariants
-hold. Nobody starves, because overtaking is bounded: in a lane, nobody of a higher rank is let in
-before anybody of a lower one; in the queue, nobody is claimed before a job whose rank is lower by
-more than the affinity slack, and without shared prefixes nobody at all. So a job on one worker is
-overtaken at most by the jobs that were in the lane when it came (``num_places``) and by those
-within the slack. At the end every job has ended once, at its own length.
+budget x depth x blocks x workers x stages) and the jobs. After every turn of a lane its core's
+invariants hold. Nobody starves, because overtaking is bounded: in a lane, nobody of a higher rank
+is let in before anybody of a lower one; in the queue, nobody is claimed before a job whose rank is
+lower by more than the affinity slack, and without shared prefixes nobody at all. So a job on one
+worker is overtaken at most by the jobs that were in the lane when it came (``num_places``) and by
+those within the slack. At the end every job has ended once, at its own length.
 """
 
 from __future__ import annotations

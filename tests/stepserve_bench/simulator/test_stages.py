@@ -6,7 +6,7 @@ import pytest
 
 from stepserve_bench.simulator.cost import PRESETS, StepCosts, StepShape
 from stepserve_bench.simulator.simulation import Simulation
-from stepserve_bench.simulator.stages import Link, Stages, StageUse
+from stepserve_bench.simulator.stages import Link, Stages, StageUse, Window
 from stepserve_bench.simulator.streams import Stream, Workload
 from stepserve_bench.simulator.system import System
 from stepserve_bench.workloads.arrivals import ClosedLoop
@@ -60,6 +60,18 @@ def test_how_long_a_stage_has_computed_though_its_times_lie_ahead() -> None:
     use.add(1.0, 2.0)
     use.add(3.0, 5.0)
     assert [use.until(now_s) for now_s in (0.5, 1.5, 2.5, 4.0, 9.0)] == [0.0, 0.5, 1.0, 2.0, 3.0]
+
+
+def test_a_window_is_what_happened_between_two_moments() -> None:
+    use = StageUse()
+    use.add(1.0, 2.0)
+    use.add(3.0, 5.0)
+    window = Window([use])
+    window.begin(1.5, num_ended=10)
+    window.end(4.0, num_ended=20)
+    window.end(9.0, num_ended=99)
+    assert window.requests_per_s == 4.0
+    assert window.idle_shares == [pytest.approx(0.4)]
 
 
 def test_one_batch_in_flight_leaves_stages_idle_and_as_many_as_stages_do_not() -> None:
