@@ -142,7 +142,8 @@ def _capture(executor: Executor, limits: Limits) -> None:
     """Steps become graphs; where that fails, they are launched kernel by kernel."""
     graphs = GraphedSteps(executor.model, executor.cache, executor.table, buckets_for(limits))
     try:
-        for _ in counted(graphs.capture(CudaRecorder()), "captured CUDA graphs", len(graphs)):
+        captured, is_alone = graphs.capture(CudaRecorder()), executor.model.part.is_whole
+        for _ in counted(captured, "captured CUDA graphs", len(graphs), is_alone=is_alone):
             pass
     except Exception as error:  # of torch, or of a compiler; steps are computed all the same
         log.warning("no CUDA graphs, every kernel is launched alone: %s", first_line(error))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -18,6 +15,7 @@ from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
+from stepserve.process.stopping import stop_signals
 from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
@@ -115,7 +113,7 @@ class Up(LaneSettings, ApiSettings):
         for port in self._scheduler_ports():
             check_port(self.host, port)
         with ExitStack() as stack:
-            stop = stack.enter_context(_stop_signals())
+            stop = stack.enter_context(stop_signals())
             redis_url, revive_redis = stack.enter_context(self._redis())
             supervisor = stack.enter_context(Supervisor(stop))
             with suppress(Stopped):
@@ -212,19 +210,3 @@ class Up(LaneSettings, ApiSettings):
     def _flags(self, *names: str) -> list[str]:
         values = ((name, getattr(self, name)) for name in names)
         return [flag(name, value) for name, value in values if value not in (None, "")]
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Set an event on SIGINT or SIGTERM, until the block ends."""
-    stop = threading.Event()
-
-    def handler(_signum: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -13,11 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import FrameType
 
+from stepserve.process.stopping import stop_signals
 from stepserve.process.tether import tethered
 from worker_svc.group.life import EXIT_BROKEN, PROG
 from worker_svc.group.place import Machine, Place, places
@@ -44,7 +43,7 @@ def run_ranks(settings: WorkerSettings, machine: Machine) -> int:
 
     0 after SIGTERM or SIGINT, or where rank 0 ended the group as it should.
     """
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         ranks: list[RankProcess] = []
         try:
             _start(settings, machine, ranks)
@@ -57,7 +56,8 @@ def run_ranks(settings: WorkerSettings, machine: Machine) -> int:
 
 
 def _start(settings: WorkerSettings, machine: Machine, ranks: list[RankProcess]) -> None:
-    environment = dict(os.environ)
+    # Of connections that break torch says in many lines what we say in one; read when it is loaded.
+    environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ}
     if machine.host:
         for place in places(settings, machine):
             ranks.append(_spawn(replace(place, parent=os.getpid()), settings, environment))
@@ -109,19 +109,3 @@ def _status(rank: RankProcess) -> int:
     name = signal.Signals(-status).name
     print(f"{PROG}: {rank.place.name} was ended by {name}", file=sys.stderr, flush=True)
     return EXIT_BROKEN
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Set an event on SIGINT or SIGTERM, until the block ends."""
-    stop = threading.Event()
-
-    def handler(_signum: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -87,13 +87,19 @@ class Life:
             threading.Thread(target=self._leave_word, args=(word, told), daemon=True).start()
             if not told.wait(LAST_WORD_S) or self._rank == 0:
                 _say(problem)
-            _end(status)
+            self._end_heard(status)
 
     def _leave_word(self, word: str, told: threading.Event) -> None:
-        with contextlib.suppress(Exception):  # of torch: the others see that we are gone
+        with contextlib.suppress(Exception):  # of torch: rank 0 has ended, and said why
             if not self._board.multi_get([FAILURE])[0]:
                 self._board.set(FAILURE, word)
-            told.set()
+        told.set()
+
+    def _end_heard(self, status: int) -> None:
+        """Rank 0 has the store: what it holds is to be read before it ends."""
+        if self._rank == 0:
+            time.sleep(LAST_WORD_S)
+        _end(status)
 
     def _beat(self) -> None:
         keys = [FAILURE, *map(beat_key, self._others)]
@@ -131,8 +137,14 @@ class Life:
                     self._lose(other, "does not answer")
 
     def _lose(self, rank: int, what: str) -> None:
-        if not self._is_over:
-            self.fail(f"{self._names[rank]} {what}")
+        problem = f"{self._names[rank]} {what}"
+        if self._is_over:
+            return
+        if rank != 0:
+            self.fail(problem)
+        with self._ending:  # nobody can be told
+            _say(problem)
+            _end(EXIT_BROKEN)
 
     def _obey(self, word: str) -> None:
         """Another rank has failed."""
@@ -142,7 +154,7 @@ class Life:
                 time.sleep(AT_AN_END_S)
             if self._rank == 0:
                 _say(problem)
-            _end(int(status))
+            self._end_heard(int(status))
 
 
 def _say(problem: str) -> None:

@@ -23,6 +23,7 @@ from worker_svc.group.wire import Wires
 from worker_svc.kernels.choice import Choice, SampledRows
 from worker_svc.model.model import Model
 from worker_svc.step.pending import Launched, Pending
+from worker_svc.step.staging import pack
 from worker_svc.step.timer import Timer, start_timer
 
 
@@ -40,6 +41,7 @@ class GroupLink:
     def __init__(self, place: Place, wires: Wires, model: Model, spans: Spans = NOWHERE) -> None:
         self._model = model
         self._wires = wires
+        self._is_cpu = model.device.type == "cpu"
         self._part = place.part
         self._column = place.column
         self._spans = spans
@@ -64,20 +66,18 @@ class GroupLink:
             unwritten = self._unwritten.popleft()
             num_needed -= 1
             choice, _ = unwritten.told.result()
-            yield self._on_device(choice), self._places(unwritten.rows)
+            yield self._on_device(choice, unwritten.rows)
 
-    def _on_device(self, choice: Choice) -> Choice:
-        device = self._model.device
-        return Choice(choice.token_ids.to(device), choice.is_finite.to(device))
-
-    def _places(self, rows: list[Row]) -> SampledRows:
-        """Where tokens go: nowhere for a sequence that has left its row to another since."""
+    def _on_device(self, choice: Choice, rows: list[Row]) -> tuple[Choice, SampledRows]:
+        """The choices and their places: none for a sequence whose row is another's since."""
         row_ids = [
             row.resident.row_id if self._owners[row.resident.row_id] is row.resident else -1
             for row in rows
         ]
-        packed = torch.tensor([row_ids, [row.position for row in rows]], dtype=torch.int32)
-        return SampledRows(*packed.to(self._model.device))
+        positions = [row.position for row in rows]
+        parts = (choice.token_ids.numpy(), choice.is_finite.numpy(), row_ids, positions)
+        token_ids, is_finite, *places = pack(parts, self._model.device)
+        return Choice(token_ids, is_finite), SampledRows(*places)
 
     def receive(self, num_positions: int) -> Tensor | None:
         arrived = None
@@ -95,7 +95,7 @@ class GroupLink:
         self._spans.add(plan, self._timer)
         form = Choices.of(plan, self._model.vocab_size)
         if self._part.is_last:
-            if self._model.device.type == "cpu":  # it is done
+            if self._is_cpu:  # it is done
                 self._tell(form, pending)
                 return pending
             return Told(pending, self._messenger.submit(self._tell, form, pending))

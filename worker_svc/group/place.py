@@ -65,8 +65,7 @@ class Place:
     @property
     def part(self) -> Part:
         """What it has of the model."""
-        stage, rank = divmod(self.rank, self.num_ranks)
-        return Part(stage, self.num_stages, rank, self.num_ranks)
+        return part_of(self.rank, self.num_stages, self.num_ranks)
 
     @property
     def column(self) -> list[int]:
@@ -76,7 +75,7 @@ class Place:
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        return name_of(self.rank, self.num_stages, self.num_ranks)
+        return self.part.name
 
     def encode(self) -> str:
         """As text, for a command line."""
@@ -88,11 +87,10 @@ class Place:
         return cls(**json.loads(text))
 
 
-def name_of(rank: int, num_stages: int, num_ranks: int) -> str:
-    """A rank's name in messages: with its stage where stages have several ranks."""
-    if num_ranks == 1:
-        return f"stage {rank} of {num_stages}"
-    return f"rank {rank} of {num_stages * num_ranks} (stage {rank // num_ranks})"
+def part_of(rank: int, num_stages: int, num_ranks: int) -> Part:
+    """What a rank of a group has of the model."""
+    stage, rank_in_stage = divmod(rank, num_ranks)
+    return Part(stage, num_stages, rank_in_stage, num_ranks)
 
 
 def is_group(settings: WorkerSettings) -> bool:

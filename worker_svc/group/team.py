@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -20,7 +19,7 @@ import torch.distributed as dist
 
 from worker_svc.errors import WorkerUnavailable
 from worker_svc.group.life import FAILURE, Life, beat_key
-from worker_svc.group.place import Place, name_of
+from worker_svc.group.place import Place, part_of
 from worker_svc.group.wire import GroupWire, Wires
 from worker_svc.model.share import Digests, Share
 
@@ -47,7 +46,7 @@ class Team:
         self.place = place
         self._store = _store(place)
         ranks = range(place.world_size)
-        names = {rank: name_of(rank, place.num_stages, place.num_ranks) for rank in ranks}
+        names = {rank: part_of(rank, place.num_stages, place.num_ranks).name for rank in ranks}
         if place.rank == 0:
             for key in (FAILURE, *map(beat_key, ranks)):
                 self._store.set(key, "")
@@ -90,7 +89,8 @@ class Team:
         between = "nccl" if device.type == "cuda" else "gloo"
         backends = {"turns": "gloo", "states": between, "choices": "gloo"}
         groups = {kind: dist.new_group(backend=b, timeout=FOR_EVER) for kind, b in backends.items()}
-        return Wires(**{kind: GroupWire(group) for kind, group in groups.items()})
+        num_ranks = place.world_size
+        return Wires(**{kind: GroupWire(group, num_ranks) for kind, group in groups.items()})
 
     def gather(self, topic: str, word: str) -> list[str]:
         """Every rank's word on a topic, by rank; each topic is spoken of once."""
@@ -136,8 +136,7 @@ class Team:
 
 def _store(place: Place) -> Any:
     """The store; rank 0 has it. Raises WorkerUnavailable where it can't be reached."""
-    # Or torch says in several lines what we say in one.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    log.info("%s meets the others at %s:%d", place.name, place.host, place.port)
     try:
         return _distributed.TCPStore(
             place.host,

@@ -14,8 +14,8 @@ class RankGone(Exception):
     """Another rank has ended."""
 
 
-# Sent and not known to have arrived; a neighbour that is so far behind is waited for.
-MAX_SENDS = 64
+# Sent to each rank and not known to have arrived; one that is so far behind is waited for.
+MAX_SENDS = 8
 
 
 class Wire(Protocol):
@@ -35,16 +35,17 @@ class Wire(Protocol):
 
 
 class GroupWire:
-    """A ``Wire`` that is a process group of its own."""
+    """A ``Wire`` that is a process group of its own, of so many ranks."""
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, num_ranks: int) -> None:
         self._group = group
+        self._max_sends = MAX_SENDS * (num_ranks - 1)
         # A message must live until it is sent.
         self._sent: deque[tuple[Any, Tensor]] = deque()
 
     def send(self, message: Tensor, rank: int) -> None:
         self._sent.append((dist.isend(message, rank, self._group), message))
-        if len(self._sent) > MAX_SENDS:
+        if len(self._sent) > self._max_sends:
             self._wait_for_oldest()
 
     def receive(self, message: Tensor, rank: int) -> None:

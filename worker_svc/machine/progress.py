@@ -24,9 +24,14 @@ MIN_REPORTED_BYTES = 64 << 20
 
 
 @contextmanager
-def progress(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function to be called with each number of bytes that ``name`` has got further."""
-    if not sys.stderr.isatty():
+def progress(
+    name: str, total_bytes: int, *, is_alone: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Yields a function to be called with each number of bytes that ``name`` has got further.
+
+    Lines it is where several processes, none of them ``is_alone``, write to one terminal.
+    """
+    if not (sys.stderr.isatty() and is_alone):
         yield _Tenths(name, total_bytes).advance
         return
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn())
@@ -35,9 +40,11 @@ def progress(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
         yield lambda num_bytes: bar.advance(task, num_bytes)
 
 
-def counted(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+def counted(
+    items: Iterable[Item], what: str, total: int, *, is_alone: bool = True
+) -> Iterator[Item]:
     """The items, each shown as it comes; where nobody watches one line says that they came."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and is_alone):
         yield from items
         print(f"{what}: {total}", file=sys.stderr, flush=True)
         return

@@ -90,7 +90,7 @@ def load_model(
     share.check(_fingerprint(config, compute_dtype, checkpoint, dict.fromkeys(whole.views, "")))
     targets = Targets(compute_dtype, device)
     weights = allocate(config, tied, targets, part)
-    digests = share.digests(_fill(checkpoint, targets))
+    digests = share.digests(_fill(checkpoint, targets, part))
     if tied:
         weights = weights.with_tied_vocabulary()
     fingerprint = _fingerprint(config, compute_dtype, checkpoint, digests)
@@ -182,13 +182,15 @@ def _check_tables(checkpoint: Checkpoint, config: ModelConfig) -> None:
         )
 
 
-def _fill(checkpoint: Checkpoint, targets: Targets) -> Digests:
+def _fill(checkpoint: Checkpoint, targets: Targets, part: Part) -> Digests:
     """Copy every tensor to its target, one at a time; returns the SHA-256 of each one's bytes."""
     names = sorted(targets.views, key=lambda name: (checkpoint.tensors[name].file, name))
     files = dict.fromkeys(checkpoint.tensors[name].file for name in names)
     total_bytes = sum(_stored_bytes(checkpoint, name) for name in names)
     digests: Digests = {}
-    with progress(checkpoint.name, total_bytes) as advance, ThreadPoolExecutor(1) as hasher:
+    name = checkpoint.name if part.is_whole else f"{checkpoint.name}, {part.name}"
+    shown = progress(name, total_bytes, is_alone=part.is_whole)
+    with shown as advance, ThreadPoolExecutor(1) as hasher:
         for file in files:
             with opened(file) as handle:
                 for name in (name for name in names if checkpoint.tensors[name].file == file):

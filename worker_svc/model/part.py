@@ -19,6 +19,17 @@ class Part:
     num_ranks: int = 1
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the model."""
+        return self.num_stages * self.num_ranks == 1
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages: with its rank where stages have several."""
+        stage = f"stage {self.stage} of {self.num_stages}"
+        return stage if self.num_ranks == 1 else f"rank {self.rank} of {self.num_ranks} in {stage}"
+
+    @property
     def is_first(self) -> bool:
         """Whether it has the embedding."""
         return self.stage == 0

@@ -29,7 +29,7 @@ def test_ranks_are_counted_stage_by_stage() -> None:
     ]
     assert [place.column for place in ranks] == [[0, 2], [1, 3], [0, 2], [1, 3]]
     assert [place.local_rank for place in ranks] == [0, 1, 2, 3]
-    assert ranks[2].name == "rank 2 of 4 (stage 1)"
+    assert ranks[2].name == "rank 0 of 2 in stage 1 of 2"
     assert Place.decode(ranks[3].encode()) == ranks[3]
 
 

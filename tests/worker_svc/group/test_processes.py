@@ -36,8 +36,17 @@ def test_a_rank_that_cannot_load_says_why_through_rank_0(tmp_path: Path) -> None
     save_file(tensors, file, metadata={"format": "pt"})
     result = run(f"--model={checkpoint}", *STAGES, "--pipeline-stages=2")
     assert (result.returncode, result.stdout) == (1, "")
-    (line,) = result.stderr.splitlines()
+    (line,) = [line for line in result.stderr.splitlines() if " INFO " not in line]
     assert line.startswith(f"stepserve worker: stage 1 of 2: {file}: tensor model.layers.2.mlp.")
+
+
+@pytest.mark.long
+def test_what_all_ranks_find_wrong_is_said_once(tmp_path: Path) -> None:
+    result = run(f"--model={tmp_path}/nothing", *STAGES, "--pipeline-stages=2")
+    assert (result.returncode, result.stdout) == (1, "")
+    problems = [line for line in result.stderr.splitlines() if " INFO " not in line]
+    assert len(problems) == 1
+    assert problems[0].endswith(f"{tmp_path}/nothing: no such directory")
 
 
 @pytest.mark.long

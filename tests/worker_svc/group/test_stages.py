@@ -13,8 +13,11 @@ from stepserve.protocol.step import StepCommand, StepReport
 from tests.checkpoints import VARIANTS, make_checkpoint
 from tests.worker_svc.drive import Launches, keep_every_promise, lane_for, most_tokens, prompt
 from tests.worker_svc.group.threads import group, small_settings
+from tests.worker_svc.step.recorded import record, recordable
 from worker_svc.assembly import assemble
+from worker_svc.core.limits import Limits
 from worker_svc.runner import Runner
+from worker_svc.step.graphs import GraphedSteps, buckets_for
 
 # Family, stages, and steps that are launched before the tokens of the one before are known.
 IN_CI = [
@@ -44,6 +47,23 @@ def test_every_promise_is_kept(root: Path, variant: str, num_stages: int, ahead:
     checkpoint = checkpoint_of(root, variant)
     with group(small_settings(checkpoint, pipeline_stages=num_stages)) as (_, leader):
         keep_every_promise(leader, checkpoint, seed=17 + ahead, ahead=ahead)
+        leader.reset()
+
+
+def captured(runner: Runner) -> None:
+    """Let every step of a rank be the replay of a recording."""
+    executor = runner.executor
+    executor.model.kernels = recordable(executor.model.kernels)
+    buckets = buckets_for(Limits(257, 512, 4, 64, 6, 16))
+    executor.graphs = GraphedSteps(executor.model, executor.cache, executor.table, buckets)
+    assert len(list(executor.graphs.capture(record))) == len(buckets)
+
+
+def test_stages_whose_steps_are_graphs_keep_them_too(root: Path) -> None:
+    checkpoint = checkpoint_of(root, "qwen2-tied")
+    settings = small_settings(checkpoint, pipeline_stages=2, max_step_tokens=64)
+    with group(settings, prepare=captured) as (_, leader):
+        keep_every_promise(leader, checkpoint, seed=43, ahead=1)
         leader.reset()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from worker_svc.step.layout import Layout
 
 GIVE_UP_S = 60.0
 Route = tuple[str, int, int]
+Prepare = Callable[[Runner], object]
 
 
 class Post:
@@ -129,10 +130,11 @@ class ThreadCompany:
     def fail(self, _problem: str, /) -> None:
         """The test sees the failure itself."""
 
-    def follow(self, settings: WorkerSettings) -> None:
+    def follow(self, settings: WorkerSettings, prepare: Prepare) -> None:
         """Be a rank that follows, until rank 0 ends."""
         try:
             runner = assemble(settings, self._place.name, self).runner
+            prepare(runner)
             assert self._follower(runner).follow() is Turn.END
             self._post.held[self._place.rank] = runner.residents()
         except Exception as error:
@@ -157,18 +159,25 @@ class AllDigests:
 
 
 @contextmanager
-def group(settings: WorkerSettings, incarnation: str = "me") -> Iterator[tuple[Assembly, Leader]]:
-    """Rank 0, assembled; the others follow it until the end of the block."""
+def group(
+    settings: WorkerSettings, incarnation: str = "me", prepare: Prepare = repr
+) -> Iterator[tuple[Assembly, Leader]]:
+    """Rank 0, assembled; the others follow it until the end of the block.
+
+    Each rank's runner is ``prepare``d before it serves.
+    """
     post, digests = Post(), AllDigests(settings.pipeline_stages)
     first, *others = (ThreadCompany(place, post, digests) for place in places(settings, Machine()))
     threads = [
-        threading.Thread(target=company.follow, args=(settings,), daemon=True) for company in others
+        threading.Thread(target=company.follow, args=(settings, prepare), daemon=True)
+        for company in others
     ]
     for thread in threads:
         thread.start()
     assembly = assemble(settings, incarnation, first)
     leader = first.leader
     assert leader is not None
+    prepare(leader)
     try:
         yield assembly, leader
     finally:
