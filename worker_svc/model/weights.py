@@ -110,7 +110,10 @@ def allocate(
     embedding = final_norm = vocabulary = None
     if part.is_first or (part.is_last and tied):
         embedding = targets.embedding(tied or EMBEDDING, vocab_size, hidden_size)
-    layers = tuple(_layer(config, index, targets) for index in part.layers(config.num_layers))
+    layers = tuple(
+        _layer(config, index, targets)
+        for index in part.layers(config.num_layers, config.head_layers)
+    )
     if part.is_last:
         final_norm = targets.vector("model.norm.weight", hidden_size)
     if part.is_last and tied and embedding is not None:
