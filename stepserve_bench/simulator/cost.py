@@ -74,12 +74,9 @@ class StepCosts:
         """
         if num_stages == 1:
             return (self,)
-        whole = self._head_layers + (self.num_layers or 1)
-        last = max(0.0, whole / num_stages - self._head_layers)
-        counts = self._layer_counts(last, num_stages)
         return tuple(
             self._part(count, is_last=number == num_stages)
-            for number, count in enumerate(counts, start=1)
+            for number, count in enumerate(self._layer_counts(num_stages), start=1)
         )
 
     @property
@@ -88,13 +85,19 @@ class StepCosts:
         layers_us = self.weights_us - self.head_us
         return self.head_us * (self.num_layers or 1) / layers_us if layers_us else 0.0
 
-    def _layer_counts(self, last: float, num_stages: int) -> list[float]:
-        """Layers of each stage, where the last one should have ``last`` of them."""
+    def _layer_counts(self, num_stages: int) -> list[float]:
+        """Layers of each stage, such that the longest stage is as short as it can be."""
+        others, head = num_stages - 1, self._head_layers
         if not self.num_layers:
-            return [(1 - last) / (num_stages - 1)] * (num_stages - 1) + [last]
-        rounded = round(last)
-        fewest, more = divmod(self.num_layers - rounded, num_stages - 1)
-        return [float(fewest + (i < more)) for i in range(num_stages - 1)] + [float(rounded)]
+            last = max(0.0, (1 + head) / num_stages - head)
+            return [(1 - last) / others] * others + [last]
+
+        def longest(last: int) -> float:
+            return max(-(-(self.num_layers - last) // others), last + head)
+
+        last = min(range(self.num_layers + 1), key=longest)
+        fewest, more = divmod(self.num_layers - last, others)
+        return [float(fewest + (i < more)) for i in range(others)] + [float(last)]
 
     def _part(self, num_layers: float, is_last: bool) -> StepCosts:
         share = num_layers / (self.num_layers or 1)

@@ -8,9 +8,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvstore.pool import BlockPool
 from scheduler_svc.core.events import Claimed, Committed, Reported
+from scheduler_svc.core.growth import Growth
 from scheduler_svc.core.intake import sequences_of
+from scheduler_svc.core.lengths import OutputLengths
 from scheduler_svc.core.micro_batches import MicroBatches, even_share
+from scheduler_svc.core.planner import Planner
 from scheduler_svc.core.roster import Roster
 from stepserve.protocol.job import ClaimedJob
 from stepserve.protocol.step import FinishReason, StepCommand
@@ -124,6 +128,20 @@ def test_who_was_passed_over_goes_first() -> None:
     turn = MicroBatches(config, roster).turn(10, 0)
     assert turn.num_rows == 3
     assert [sequence.sequence_id for sequence in turn.ready] == [7, 8, 1, 2, 3]
+
+
+def test_who_waits_for_a_block_takes_nobodys_share() -> None:
+    config = core_config(num_stages=2, target_batch_size=1, num_blocks=3, max_context=12)
+    pool, roster = BlockPool(3), Roster()
+    # The first wants a second block, which comes back when the last one has left.
+    for name, num_computed in (("needs", 4), ("has", 2), ("leaves", 2)):
+        [sequence] = sequences_of(job(name, range(num_computed + 1)), 12)
+        roster.add(sequence)
+        roster.admit().block_ids = pool.allocate(1)
+        sequence.num_computed, sequence.last_step = num_computed, 1
+    roster.end(sequence)
+    planner = Planner(config, pool, roster, Growth(config, OutputLengths()))
+    assert planner.plan(10).sequence_ids == [2]
 
 
 def test_prompts_are_spread_over_the_steps_that_the_stages_are_at() -> None:
