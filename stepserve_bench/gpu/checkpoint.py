@@ -119,11 +119,18 @@ def _write_shard(geometry: Geometry, directory: Path, part: tuple[str, Shard]) -
             tensors[name] = torch.ones(shape, dtype=dtype)
             continue
         count = _size(shape)
-        repeated = pool.roll(-start).repeat(-(-count // size))
-        tensors[name] = repeated[:count].view(shape)
+        tensors[name] = _from(pool, start, count).view(shape)
         start = (start + count) % size
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, directory / file, metadata={"format": "pt"})
+
+
+def _from(pool: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """``count`` of the pool's numbers from ``start`` on, again and again."""
+    parts = [pool[start : start + count]]
+    while (num_missing := count - sum(part.numel() for part in parts)) > 0:
+        parts.append(pool[:num_missing])
+    return torch.cat(parts)
 
 
 def _size(shape: Sequence[int]) -> int:
