@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,41 +16,33 @@ from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectCla
 from scheduler_svc.queue.committing import Committing
 from scheduler_svc.queue.ending import Ending, Sweep
 from scheduler_svc.queue.follower import Follower
+from scheduler_svc.queue.job_reader import JobReader
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
-from scheduler_svc.queue.listing import Place, list_page, list_snapshots
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
-    LogRequest,
     RowAnswer,
-    decode_outputs,
-    encode_requests,
 )
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server, server_memory
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.shelf import Shelf
 from scheduler_svc.queue.snapshot import (
-    JobSnapshot,
-    JobState,
     ended_ids,
-    read_edge,
-    read_prompt,
-    read_snapshot,
 )
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import Submitted, Submitting
 from scheduler_svc.queue.suspicion import Suspicion
 from scheduler_svc.queue.worker_records import live_workers
 from stepserve.metrics.histogram import Histogram
-from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
+from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec
 
 
-class JobQueue:
+class JobQueue(JobReader):
     """One model's jobs in Redis. Any number of processes may work on them.
 
     Every method raises ``Unavailable`` when Redis does not serve; all may be called
@@ -69,7 +60,7 @@ class JobQueue:
         order: Order | None = None,
     ) -> None:
         limits = limits or QueueLimits()
-        self._shard = Shard(RedisLink(url, limits), Keys(model), limits, load_scripts())
+        super().__init__(Shard(RedisLink(url, limits), Keys(model), limits, load_scripts()))
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
         self._lanes = replace(self._shard, link=RedisLink(url, limits))
         self._ranking = Ranking(self._shard, order or Order())
@@ -168,57 +159,6 @@ class JobQueue:
     def presence(self, replica: str, ttl_ms: int) -> Presence:
         """For a replica whose clients follow jobs that are to end when nobody does."""
         return Presence(self._shard, self._ending, replica, ttl_ms)
-
-    async def job(self, job_id: str) -> JobSnapshot | None:
-        """None for an unknown job. Raises Corrupt where its record can't be read."""
-        return await read_snapshot(self._shard, job_id)
-
-    async def prompt(self, job_id: str) -> Sequence[int]:
-        """A job's prompt, which its snapshot lacks; none for an unknown job. Raises Corrupt."""
-        return await read_prompt(self._shard, job_id)
-
-    async def edge_of(self, job_id: str) -> str:
-        """What was kept with a job at its submit; empty for an unknown job, or where it was."""
-        return await read_edge(self._shard, job_id)
-
-    async def jobs(
-        self, *, state: JobState | None = None, tenant: str = "", limit: int = 100
-    ) -> list[JobSnapshot]:
-        """At most ``limit`` jobs, newest first; of any tenant where none is named.
-
-        Those whose records can't be read are left out, and logged.
-        """
-        found, _ = await self.page(state=state, tenant=tenant, limit=limit)
-        return found
-
-    async def page(
-        self,
-        *,
-        state: JobState | None = None,
-        tenant: str = "",
-        limit: int = 100,
-        after: Place | None = None,
-    ) -> tuple[list[JobSnapshot], Place | None]:
-        """Like ``jobs``, of those behind ``after``; and where to go on, None if that was all."""
-        return await list_page(list_snapshots(self._shard, state, after), tenant, limit)
-
-    async def read(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
-        """The outputs from their offsets on, as of one moment; None for an unknown job.
-
-        An offset beyond the end of a log reads as no tokens. Raises Corrupt where any of
-        them can't be read.
-        """
-        if not requests:
-            return []
-        names, packed = encode_requests(self._shard.keys, requests)
-        answer = await self._shard.run("read", names, [packed])
-        outputs = []
-        for output in decode_outputs(requests, answer):
-            outputs.append(output)
-            if output is not None and output.logprobs:
-                # They take long to decode, and there may be many outputs.
-                await asyncio.sleep(0)
-        return outputs
 
     def follow(self, *, hear_moved: bool = True) -> Follower:
         """Tells which jobs moved, for as long as it is iterated; first that all may have.

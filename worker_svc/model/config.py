@@ -69,6 +69,12 @@ class ModelConfig:
     tie_embeddings: bool
     max_context: int
 
+    @property
+    def head_layers(self) -> float:
+        """How many layers' products the vocabulary's is, for a token that the next is chosen of."""
+        attention = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
+        return self.vocab_size / (attention + 3 * self.intermediate_size)
+
 
 def read_config(directory: Path) -> ModelConfig:
     """The config of the checkpoint in ``directory``: its config.json.

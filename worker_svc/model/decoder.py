@@ -39,7 +39,9 @@ class Decoder:
         self.kernels = kernels
         self.part = part
         self._weights = weights
-        self._windows = [config.windows[layer] for layer in part.layers(config.num_layers)]
+        self._windows = [
+            config.windows[layer] for layer in part.layers(config.num_layers, config.head_layers)
+        ]
         self._cos, self._sin = rotary_tables(config, self.dtype, self.device)
 
     @property

@@ -44,11 +44,21 @@ class Part:
         """Its stage, as one process would have it."""
         return Part(self.stage, self.num_stages)
 
-    def layers(self, num_layers: int) -> range:
-        """The layers of its stage: as even as it goes, the last stages have fewer.
+    def layers(self, num_layers: int, head_layers: float = 0.0) -> range:
+        """The layers of its stage, such that the longest stage is as short as it can be.
 
-        The last one has the vocabulary's product too.
+        The last one has the vocabulary's product too, as much work as ``head_layers`` layers. The
+        others are as even as it goes, the last of them have fewer.
         """
-        fewest, more = divmod(num_layers, self.num_stages)
+        others = self.num_stages - 1
+        if not others:
+            return range(num_layers)
+
+        def longest(last: int) -> float:
+            return max(-(-(num_layers - last) // others), last + head_layers)
+
+        # Each has one at least.
+        last = min(range(1, num_layers - others + 1), key=longest)
+        fewest, more = divmod(num_layers - last, others)
         begin = self.stage * fewest + min(self.stage, more)
-        return range(begin, begin + fewest + (self.stage < more))
+        return range(begin, num_layers if self.is_last else begin + fewest + (self.stage < more))

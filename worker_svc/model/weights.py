@@ -130,7 +130,10 @@ def allocate(
     embedding = final_norm = vocabulary = None
     if part.is_first or (part.is_last and tied):
         embedding = targets.tensor(tied or EMBEDDING, tokens, hidden)
-    layers = tuple(_layer(config, index, targets, part) for index in part.layers(config.num_layers))
+    layers = tuple(
+        _layer(config, index, targets, part)
+        for index in part.layers(config.num_layers, config.head_layers)
+    )
     if part.is_last:
         final_norm = targets.tensor("model.norm.weight", hidden)
     if part.is_last and tied and embedding is not None:
