@@ -64,11 +64,12 @@ class PlanningSettings(BaseSettings):
     target_step_ms: float = Field(
         0.0, ge=0, description="adapt the tokens of a step so that it takes this long; 0: do not"
     )
-    max_steps_in_flight: int = Field(
-        2,
+    max_steps_in_flight: int | None = Field(
+        None,
         ge=1,
         le=8,
-        description="steps planned ahead of reports; one more for each further stage of a pipeline",
+        description="steps planned ahead of reports; one more for each further stage of a "
+        "pipeline; default: one more than the worker launches ahead (3 on cuda), at least 2",
     )
 
     @model_validator(mode="after")

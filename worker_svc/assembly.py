@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -129,11 +129,11 @@ def assemble(settings: WorkerSettings, incarnation: str, company: Company = ALON
         raise WorkerUnavailable(f"--kernels {settings.kernels}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise WorkerUnavailable(f"the memory of {device} is full: {first_line(error)}") from error
-    info = _info(settings, model, limits, incarnation)
-    _say(info, kernels.name, device)
     ahead = settings.launch_ahead
     if ahead is None:
         ahead = LAUNCH_AHEAD if device.type == "cuda" else 0
+    info = replace(_info(settings, model, limits, incarnation), launch_ahead=ahead)
+    _say(info, kernels.name, device)
     # While a step is in a later stage the first one has others.
     return Assembly(runner, info, ahead + info.num_stages - 1, company.fail)
 

@@ -42,6 +42,9 @@ class Absence:
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._storing: set[asyncio.Task[Submitted]] = set()
         self._is_closed = False
+        # Words reach Redis in the order in which they were meant: a job that was left a moment ago
+        # would be followed again by a word that was on its way.
+        self._words = asyncio.Lock()
         self._trouble = Trouble(log, "others are not told what is followed here")
 
     @property
@@ -65,7 +68,7 @@ class Absence:
             timer.cancel()
         cut_off = True
         try:
-            await self._tell([job_id])
+            await self._tell(job_id)
             yield
             cut_off = False
         finally:
@@ -93,7 +96,7 @@ class Absence:
         while True:
             await asyncio.sleep(PRESENCE_TTL_S / 3)
             try:
-                await self._tell(list(self._num_streams))
+                await self._tell()
             except Exception as error:
                 self._trouble.is_there(error)
             else:
@@ -110,9 +113,14 @@ class Absence:
             for job_id in self._num_streams.keys() & self._watched:
                 await self._presence.leave(job_id, 0)
 
-    async def _tell(self, job_ids: list[str]) -> None:
+    async def _tell(self, job_id: str | None = None) -> None:
+        """Say that the job is followed here, or what is, where none is named."""
+        if job_id is not None and job_id not in self._watched:
+            return
         with contextlib.suppress(Unavailable):
-            await self._presence.follow([i for i in job_ids if i in self._watched])
+            async with self._words:
+                followed = self._num_streams.keys() & self._watched
+                await self._presence.follow(list(followed) if job_id is None else [job_id])
 
     def _left(self, job_id: str, cut_off: bool, grace_s: float) -> None:
         if not cut_off:
@@ -123,7 +131,8 @@ class Absence:
     async def _cancel_later(self, job_id: str, grace_s: float) -> None:
         try:
             with contextlib.suppress(Unavailable):
-                await self._presence.leave(job_id, int(grace_s * 1000))
+                async with self._words:
+                    await self._presence.leave(job_id, int(grace_s * 1000))
             await asyncio.sleep(grace_s)
             await self._cancel(job_id)
         except Exception as error:

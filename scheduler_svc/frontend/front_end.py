@@ -21,7 +21,7 @@ from scheduler_svc.frontend.redis_watch import RedisWatch
 from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.frontend.validate import check_deadline, check_model, resolve
-from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted
+from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted, stored_now
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
@@ -144,9 +144,15 @@ class FrontEnd:
             # It may have been stored by a submit, which has no stream.
             watch = (await self._snapshot(job_id)).spec.cancel_on_disconnect
         async with self.absence.stream(job_id, watch, grace_s):
-            job = await self._snapshot(job_id)
+            if (spec := submitted.spec) is not None:
+                job, prompt = stored_now(spec), spec.prompt_token_ids
+            else:
+                job, prompt = await self._snapshot(job_id), await self._queue.prompt(job_id)
             yield StreamEvent(job_id, existed=submitted.existed)
-            async with aclosing(await self._follow(job, 0, ())) as events:
+            starts = [0] * len(job.outputs)
+            del submitted, spec
+            async with aclosing(self._follow(job, starts, prompt)) as events:
+                del prompt
                 async for event in events:
                     yield event
 
@@ -163,10 +169,13 @@ class FrontEnd:
         ``grace_s`` see ``generate``.
         """
         job = await self._snapshot(job_id)
+        starts = stream.check_offsets(job, offset, offsets)
+        prompt = await self._queue.prompt(job_id)
         async with (
             self.absence.stream(job_id, job.spec.cancel_on_disconnect, grace_s),
-            aclosing(await self._follow(job, offset, offsets)) as events,
+            aclosing(self._follow(job, starts, prompt)) as events,
         ):
+            del prompt
             async for event in events:
                 yield event
 
@@ -272,13 +281,10 @@ class FrontEnd:
                 self._watch.failed(error)
                 raise
 
-    async def _follow(
-        self, job: JobSnapshot, offset: int, offsets: Sequence[int]
+    def _follow(
+        self, job: JobSnapshot, starts: Sequence[int], prompt: Sequence[int]
     ) -> AsyncGenerator[StreamEvent, None]:
-        starts = stream.check_offsets(job, offset, offsets)
-        tokenizer = self._card.tokenizer
-        prompt = await self._queue.prompt(job.spec.job_id)
-        return stream.events(self._hub, job, starts, tokenizer, prompt)
+        return stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
 
     async def _snapshot(self, job_id: str) -> JobSnapshot:
         known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id

@@ -5,10 +5,12 @@ from __future__ import annotations
 from scheduler_svc.core.config import CoreConfig
 from scheduler_svc.queue import Lease
 from scheduler_svc.settings import PlanningSettings
-from stepserve.protocol.step import HelloReply
+from stepserve.protocol.step import HelloReply, WorkerInfo
 
 # A lane whose commits lag behind pauses at this share of the reports a worker keeps.
 KEPT_REPORTS_SHARE = 0.75
+# At most, where a worker would launch further ahead.
+MAX_STEPS_IN_FLIGHT = 8
 
 
 def core_config(lease: Lease, reply: HelloReply, settings: PlanningSettings) -> CoreConfig:
@@ -27,7 +29,7 @@ def core_config(lease: Lease, reply: HelloReply, settings: PlanningSettings) -> 
         max_context=info.max_context,
         max_batch_size=min(settings.max_batch_size, info.max_batch_size),
         max_step_tokens=min(settings.max_step_tokens, info.max_step_tokens),
-        max_steps_in_flight=settings.max_steps_in_flight + info.num_stages - 1,
+        max_steps_in_flight=_steps_in_flight(settings, info),
         max_uncommitted_steps=max(1, int(info.max_kept_reports * KEPT_REPORTS_SHARE)),
         batching=settings.batching,
         prefix_caching=settings.prefix_caching,
@@ -37,3 +39,10 @@ def core_config(lease: Lease, reply: HelloReply, settings: PlanningSettings) -> 
         num_stages=info.num_stages,
         target_batch_size=settings.target_batch_size,
     )
+
+
+def _steps_in_flight(settings: PlanningSettings, info: WorkerInfo) -> int:
+    """One is computed and the others are on their way, as far ahead as the worker launches."""
+    chosen = settings.max_steps_in_flight
+    wanted = min(max(2, info.launch_ahead + 1), MAX_STEPS_IN_FLIGHT)
+    return (chosen or wanted) + info.num_stages - 1

@@ -13,7 +13,7 @@ from scheduler_svc.queue.listing import Place
 from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
-from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot
+from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot, stored_now
 from scheduler_svc.queue.submitting import Submitted
 
 __all__ = [
@@ -49,4 +49,5 @@ __all__ = [
     "WorkerRecord",
     "decode_logprobs",
     "encode_logprobs",
+    "stored_now",
 ]

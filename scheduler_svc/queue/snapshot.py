@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scheduler_svc.queue.codec import decode_finish, decode_spec, unpack_u32
@@ -48,6 +48,17 @@ class Record:
     fields: list[Any]
     log_sizes: list[int]
     note: str
+
+
+def stored_now(spec: JobSpec) -> JobSnapshot:
+    """What would be read of a job that was stored a moment ago, without asking for it."""
+    return JobSnapshot(
+        spec=replace(spec, prompt_token_ids=()),
+        num_prompt_tokens=len(spec.prompt_token_ids),
+        state="queued",
+        ended_s=0.0,
+        outputs=(OutputSnapshot(num_tokens=0, finish=None),) * spec.sampling.n,
+    )
 
 
 async def read_snapshot(shard: Shard, job_id: str) -> JobSnapshot | None:

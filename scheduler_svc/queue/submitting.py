@@ -21,10 +21,14 @@ _OTHER_REQUEST = 2
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """``existed``: the idempotency key matched this job, which was there before."""
+    """``existed``: the idempotency key matched this job, which was there before.
+
+    ``spec``: what was stored, where nothing was there before.
+    """
 
     job_id: str
     existed: bool
+    spec: JobSpec | None = None
 
 
 class Submitting:
@@ -49,7 +53,8 @@ class Submitting:
         if answer[1] == _OTHER_REQUEST:
             problem = f"was used for another request, which is job {answer[0].decode()}"
             raise InvalidRequest("idempotency_key", problem)
-        return Submitted(answer[0].decode(), answer[1] == 1)
+        existed = answer[1] == 1
+        return Submitted(answer[0].decode(), existed, None if existed else spec)
 
     async def _store(self, spec: JobSpec, request_digest: str, edge: str) -> Any:
         keys = self._shard.keys

@@ -102,6 +102,7 @@ class WorkerInfo:
     max_step_tokens: int
     max_kept_reports: int
     num_stages: int = 1
+    launch_ahead: int = 0
     protocol_version: int = PROTOCOL_VERSION
 
 

@@ -23,7 +23,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("protocol_version", "incarnation", "model", "fingerprint", "dtype", "vocab_size", "max_context", "block_size", "num_blocks", "max_batch_size", "max_step_tokens", "max_kept_reports", "num_stages")
+    __slots__ = ("protocol_version", "incarnation", "model", "fingerprint", "dtype", "vocab_size", "max_context", "block_size", "num_blocks", "max_batch_size", "max_step_tokens", "max_kept_reports", "num_stages", "launch_ahead")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class WorkerInfo(_message.Message):
     MAX_STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_KEPT_REPORTS_FIELD_NUMBER: _ClassVar[int]
     NUM_STAGES_FIELD_NUMBER: _ClassVar[int]
+    LAUNCH_AHEAD_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     incarnation: str
     model: str
@@ -50,7 +51,8 @@ class WorkerInfo(_message.Message):
     max_step_tokens: int
     max_kept_reports: int
     num_stages: int
-    def __init__(self, protocol_version: _Optional[int] = ..., incarnation: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_kept_reports: _Optional[int] = ..., num_stages: _Optional[int] = ...) -> None: ...
+    launch_ahead: int
+    def __init__(self, protocol_version: _Optional[int] = ..., incarnation: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_kept_reports: _Optional[int] = ..., num_stages: _Optional[int] = ..., launch_ahead: _Optional[int] = ...) -> None: ...
 
 class LaneMessage(_message.Message):
     __slots__ = ("hello", "command")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -13,6 +16,7 @@ from scheduler_svc.frontend import absence
 from scheduler_svc.frontend.absence import Absence
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.queue.keys import Keys
+from scheduler_svc.queue.presence import Presence
 from stepserve.protocol.job import Finish, JobSpec
 from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.queue.proxy import LossyProxy
@@ -128,6 +132,48 @@ async def test_a_stream_on_another_replica_counts(
         assert not await has_ended(queue), "it still is"
     await leave(there)
     assert await has_ended(queue), "nobody follows it any more"
+
+
+async def test_a_word_that_is_on_its_way_does_not_follow_what_was_left(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica says what it follows just as the last stream is cut off."""
+    here, there = Absence(queue, 0.0), Absence(queue, 0.0)
+    monkeypatch.setattr(absence, "PRESENCE_TTL_S", 0.01)
+    say, begun, may_go, said = here._presence.follow, *(asyncio.Event() for _ in range(3))
+
+    async def slowly(job_ids: Sequence[str]) -> None:
+        begun.set()
+        await may_go.wait()
+        await say(job_ids)
+        said.set()
+
+    telling = asyncio.create_task(here.run())
+    async with there.stream("job", watch=True):
+        with suppress(asyncio.CancelledError):
+            async with here.stream("job", watch=True):
+                monkeypatch.setattr(here, "_presence", SlowPresence(here._presence, slowly))
+                await asyncio.wait_for(begun.wait(), WAIT_S)
+                raise asyncio.CancelledError
+        asyncio.get_running_loop().call_later(0.05, may_go.set)
+        async with asyncio.timeout(WAIT_S):
+            await said.wait()
+            while here.num_away:
+                await asyncio.sleep(0.001)
+        telling.cancel()
+    await leave(there)
+    assert await has_ended(queue), "nobody follows it any more"
+
+
+@dataclass
+class SlowPresence:
+    """A replica's words, of which those that it follows a job take their time."""
+
+    words: Presence
+    follow: Callable[[Sequence[str]], Awaitable[None]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.words, name)
 
 
 async def test_a_replica_that_is_dead_follows_nothing(

@@ -1,4 +1,8 @@
+"""How many steps a lane has in flight: as far ahead as its worker launches."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -7,25 +11,24 @@ from scheduler_svc.queue import Lease
 from scheduler_svc.settings import PlanningSettings
 from stepserve.protocol.step import HelloReply, WorkerInfo
 
-LEASE = Lease("127.0.0.1:5001", "me", 7, 1000)
+INFO = WorkerInfo("i", "m", "f", "float32", 100, 64, 16, 9, 4, 64, 8)
 
 
-@pytest.mark.parametrize(("num_stages", "depth"), [(1, 2), (2, 3), (4, 5)])
-def test_each_further_stage_has_a_step_in_flight(num_stages: int, depth: int) -> None:
-    info = WorkerInfo(
-        incarnation="i",
-        model="m",
-        fingerprint="f",
-        dtype="float32",
-        vocab_size=10,
-        max_context=64,
-        block_size=4,
-        num_blocks=32,
-        max_batch_size=8,
-        max_step_tokens=64,
-        max_kept_reports=64,
-        num_stages=num_stages,
-    )
-    config = core_config(LEASE, HelloReply(info, 6, ()), PlanningSettings(target_batch_size=3))
-    assert (config.num_stages, config.max_steps_in_flight) == (num_stages, depth)
-    assert (config.target_rows, config.first_step) == (3, 7)
+@pytest.mark.parametrize(
+    ("launch_ahead", "num_stages", "asked", "expected"),
+    [
+        (0, 1, None, 2),
+        (2, 1, None, 3),
+        (100, 1, None, 8),
+        (2, 1, 1, 1),
+        (0, 3, None, 4),
+        (2, 2, 5, 6),
+    ],
+)
+def test_as_far_ahead_as_the_worker_launches_or_as_was_asked(
+    launch_ahead: int, num_stages: int, asked: int | None, expected: int
+) -> None:
+    info = replace(INFO, launch_ahead=launch_ahead, num_stages=num_stages)
+    settings = PlanningSettings(max_steps_in_flight=asked)
+    config = core_config(Lease("w", "here", 1, 1000), HelloReply(info, 0, ()), settings)
+    assert config.max_steps_in_flight == expected

@@ -69,6 +69,7 @@ infos = st.builds(
     max_batch_size=u32,
     max_step_tokens=u32,
     max_kept_reports=u32,
+    launch_ahead=u32,
     num_stages=st.integers(1, 2**32 - 1),
     protocol_version=u32,
 )
