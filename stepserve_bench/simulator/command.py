@@ -185,7 +185,9 @@ class Simulate(PlanningSettings):
                 stage_link=Link(*self.stage_link_us),
                 target_step_us=round(self.target_step_ms * 1e3),
                 tenant_weights=self.order.tenant_weights,
-                **self.model_dump(include=_OF_SYSTEM),
+                # Simulated workers launch no further ahead than one that computes on a CPU.
+                **self.model_dump(include=_OF_SYSTEM)
+                | {"max_steps_in_flight": self.max_steps_in_flight or 2},
             )
             system.core_config()
         except ValueError as error:

@@ -54,6 +54,7 @@ def text(**body: Any) -> dict[str, Any]:
                 messages=[ChatMessage("user", "hi")],
                 model="m",
                 sampling=SamplingParams(logprobs=3, top_k=0),
+                priority=-2,
                 chat_template_kwargs={"a": 1},
             ),
         ),

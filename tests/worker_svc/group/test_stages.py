@@ -18,6 +18,7 @@ from worker_svc.assembly import assemble
 from worker_svc.core.limits import Limits
 from worker_svc.runner import Runner
 from worker_svc.step.graphs import GraphedSteps, buckets_for
+from worker_svc.step.sampler import Sampler
 
 # Family, stages, and steps that are launched before the tokens of the one before are known.
 IN_CI = [
@@ -55,7 +56,10 @@ def captured(runner: Runner) -> None:
     executor = runner.executor
     executor.model.kernels = recordable(executor.model.kernels)
     buckets = buckets_for(Limits(257, 512, 4, 64, 6, 16))
-    executor.graphs = GraphedSteps(executor.model, executor.cache, executor.table, buckets)
+    executor.sampler = Sampler(executor.table, executor.model.kernels)
+    executor.graphs = GraphedSteps(
+        executor.model, executor.cache, executor.table, executor.sampler, buckets
+    )
     assert len(list(executor.graphs.capture(record))) == len(buckets)
 
 
