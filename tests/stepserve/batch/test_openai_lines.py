@@ -54,12 +54,17 @@ def text(**body: Any) -> dict[str, Any]:
                 messages=[ChatMessage("user", "hi")],
                 model="m",
                 sampling=SamplingParams(logprobs=3, top_k=0),
+                priority=-2,
                 chat_template_kwargs={"a": 1},
             ),
         ),
         (
+            chat(messages=[{"role": "developer", "content": "a"}]),
+            Request(messages=[ChatMessage("system", "a")], model="m"),
+        ),
+        (
             chat(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}] * 2}]),
-            Request(messages=[ChatMessage("user", "aa")], model="m"),
+            Request(messages=[ChatMessage("user", "a\na")], model="m"),
         ),
         (text(), Request("a", sampling=SamplingParams(max_tokens=16))),
         (
