@@ -15,6 +15,7 @@ import pytest
 from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.job import Finish
+from stepserve.protocol.sampling import SamplingParams
 from tests.scheduler_svc.http.served import HttpServed, events_of, http_serving
 from tests.scheduler_svc.http.test_chat import CALL, TEMPLATE
 
@@ -62,6 +63,22 @@ async def test_openais_client_reads_a_response(qwen: HttpServed) -> None:
         assert answer.usage.input_tokens == len(job.spec.prompt_token_ids)
         again = await client.responses.retrieve(answer.id)
         assert again.model_dump() == answer.model_dump()
+
+
+async def test_what_is_left_out_is_told_as_the_models_own(redis_url: str, card: ModelCard) -> None:
+    makers = SamplingParams(temperature=0.6, top_p=0.95)
+    chatting = replace(
+        card,
+        name=f"own-{uuid4().hex[:8]}",
+        chat_template=ChatTemplate(TEMPLATE, {}),
+        max_context=4096,
+        sampling_defaults=makers,
+    )
+    async with http_serving(redis_url, chatting) as served:
+        answer = await made(served)
+        assert (answer["temperature"], answer["top_p"]) == (0.6, 0.95)
+        answer = await made(served, temperature=0, top_p=0.5)
+        assert (answer["temperature"], answer["top_p"]) == (0, 0.5)
 
 
 async def test_a_background_response_is_followed_with_the_connection_cut_ten_times(
