@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from scheduler_svc.server import Running, _ready_line, scheduler
+from scheduler_svc.server import Running, scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient
 from stepserve.commands.up import Up
@@ -46,9 +46,9 @@ async def test_http_alone_and_beside_grpc_answer_for_the_same_jobs(
         httpx2.AsyncClient() as client,
     ):
         assert (alone.address, lane.address, lane.http_address) == ("", "", "")
-        assert _ready_line(alone) == f"ready http={alone.http_address} model={name}"
+        assert alone.ready_line == f"ready http={alone.http_address} model={name}"
         fields = {"grpc": both.address, "http": both.http_address, "model": name}
-        assert ready_fields(_ready_line(both) + "\n") == fields
+        assert ready_fields(both.ready_line + "\n") == fields
         made = await client.post(
             f"http://{alone.http_address}/v1/responses", json={"input": "Hi", "background": True}
         )
@@ -73,7 +73,7 @@ async def test_http_is_served_only_where_it_is_asked_for(model: Path, redis_url:
     name = f"roles-{uuid4().hex[:8]}"
     async with running(model, redis_url, name, roles="api", port=0) as found:
         assert found.http_address == ""
-        assert _ready_line(found) == f"ready grpc={found.address} model={name}"
+        assert found.ready_line == f"ready grpc={found.address} model={name}"
 
 
 @pytest.mark.long
