@@ -87,6 +87,8 @@ class Absence:
                 return
             job_id = task.result().job_id
             self._watched.add(job_id)
+            if self._num_streams[job_id]:
+                return  # Its client came back already: that stream's end is what counts.
             self._left(job_id, True, self._grace_s if grace_s is None else grace_s)
 
         storing.add_done_callback(stored)

@@ -11,10 +11,12 @@ from uuid import uuid4
 
 from scheduler_svc.frontend.files import DEFAULT_TTL_S
 from scheduler_svc.queue import JobQueue, Shelved
-from stepserve.protocol.errors import NotFound, Unavailable
+from stepserve.protocol.errors import Exhausted, NotFound, Unavailable
 
 WINDOW_S = 86_400
 MINDER_TTL_MS = 10_000
+MAX_BATCHES = 10_000
+_RETRY_AFTER_MS = 60_000
 _OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 _MAX_ATTEMPTS = 20
 
@@ -55,7 +57,7 @@ class Batch:
 class Batches:
     """Keeps batches and what came of their lines; any replica works on any of them.
 
-    Raises NotFound for a batch that is not the tenant's.
+    Raises NotFound for a batch that is not the tenant's, Exhausted where there is no room.
     """
 
     def __init__(self, queue: JobQueue) -> None:
@@ -66,6 +68,8 @@ class Batches:
         self, tenant: str, endpoint: str, input_file_id: str, metadata: Mapping[str, str]
     ) -> Batch:
         """Store a batch, which is worked on from now on."""
+        if len(await self._shelf.all()) >= MAX_BATCHES:
+            raise Exhausted(f"there are {MAX_BATCHES} batches already", _RETRY_AFTER_MS)
         now = int(time())
         batch = Batch(
             batch_id=f"batch_{uuid4().hex}",

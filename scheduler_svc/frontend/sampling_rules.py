@@ -84,7 +84,9 @@ def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingP
 
 
 def _max_tokens(given: int, room: int) -> int:
-    if not 1 <= given <= room:
+    if given < 1:
+        raise InvalidRequest("sampling.max_tokens", f"must be at least 1, not {given}")
+    if given > room:
         problem = f"must be from 1 to {room}, what the prompt leaves of the context"
         raise InvalidRequest("sampling.max_tokens", f"{problem}, not {given}")
     return given

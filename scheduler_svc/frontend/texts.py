@@ -53,7 +53,7 @@ class Texts:
         num_chars = sum(map(len, _strings((conversation.messages, conversation.tools))))
         check_size("messages", num_chars, tokenizer, card.max_context)
         asked = (conversation.messages, conversation.tools, conversation.options)
-        if num_chars <= INLINE_CHARS:
+        if num_chars <= INLINE_CHARS and not conversation.options:
             text = card.chat_template.render(*asked)
         else:
             text = await asyncio.to_thread(card.chat_template.render, *asked)

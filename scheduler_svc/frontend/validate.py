@@ -32,6 +32,7 @@ _RENDERING = frozenset(
         "documents",
         "messages",
         "return_assistant_tokens_mask",
+        "self",
         "tools",
     }
 )
@@ -101,14 +102,13 @@ def _check_envelope(request: Request) -> None:
         raise InvalidRequest("deadline_s", f"must be from 0 to {MAX_DEADLINE_S:.0f} seconds")
 
 
-def _template_names(request: Request) -> Mapping[str, Any]:
-    names = request.chat_template_kwargs
+def check_template_names(names: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest where a request says to its template what is not for it to say."""
     if taken := sorted(_RENDERING & names.keys()):
         raise InvalidRequest(f"chat_template_kwargs.{taken[0]}", "is not for a request to say")
     if len(json.dumps(names)) > MAX_TEMPLATE_KWARGS_CHARS:
         problem = f"at most {MAX_TEMPLATE_KWARGS_CHARS} characters of JSON are possible"
         raise InvalidRequest("chat_template_kwargs", problem)
-    return names
 
 
 def _check_length(path: str, text: str, max_chars: int) -> None:
@@ -129,7 +129,8 @@ async def _prompt_token_ids(request: Request, card: ModelCard) -> Sequence[int]:
     text = request.prompt
     if field == "messages":
         conversation = _conversation(request, card.tokenizer, card.max_context)
-        text = await _rendered(conversation, _template_names(request), card)
+        check_template_names(request.chat_template_kwargs)
+        text = await _rendered(conversation, request.chat_template_kwargs, card)
     check_size(field, len(text), card.tokenizer, card.max_context)
     # A chat template writes the special tokens itself.
     token_ids = await card.tokenizer.encode_async(text, add_special_tokens=field == "prompt")

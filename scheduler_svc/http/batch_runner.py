@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from scheduler_svc.frontend.batches import Batch, Batches
 from scheduler_svc.frontend.files import Files
+from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.http.batch_lines import answered, line_of, lines_of, numbers_of, unanswered
 from scheduler_svc.http.batch_output import write_outputs
 from scheduler_svc.http.call import Call
@@ -46,6 +47,7 @@ class BatchRunner:
         self._files = files
         self._complete = complete
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._trouble = Trouble(log, "batches cannot be looked for")
 
     async def run(self) -> None:
         """Look for work until cancelled."""
@@ -53,11 +55,11 @@ class BatchRunner:
             while True:
                 try:
                     await self._look()
-                except StepserveError as error:
-                    log.warning("batches wait: %s", error)
-                except Exception:
+                except Exception as error:
                     # Of one stored batch, as like as not: the others are worked on all the same.
-                    log.exception("batches could not be looked for")
+                    self._trouble.is_there(error)
+                else:
+                    self._trouble.is_gone()
                 await asyncio.sleep(POLL_INTERVAL_S)
         finally:
             for task in self._tasks.values():
@@ -105,12 +107,12 @@ class BatchRunner:
             await self._fail(batch, errors)
             return None
         lines, errors = await asyncio.to_thread(lines_of, content, batch.endpoint)
-        if batch.status == "validating":
-            if errors:
-                await self._fail(batch, errors)
-                return None
-            total = len(numbers_of(lines))
-            await self._batches.change(batch.batch_id, lambda b: _begun(b, total))
+        if errors:
+            # Also of one that was cancelled before anybody looked at it.
+            await self._fail(batch, errors)
+            return None
+        total = len(numbers_of(lines))
+        await self._batches.change(batch.batch_id, lambda b: _begun(b, total))
         return lines
 
     async def _fail(self, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
@@ -199,9 +201,8 @@ class BatchRunner:
 
 
 def _begun(batch: Batch, total: int) -> Batch:
-    if batch.status != "validating":
-        return batch
-    return replace(batch.come_to("in_progress"), total=total)
+    begun = batch.come_to("in_progress") if batch.status == "validating" else batch
+    return replace(begun, total=total)
 
 
 def _finalizing(batch: Batch, is_done: bool) -> Batch:

@@ -8,6 +8,7 @@ from typing import Any
 
 from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.frontend.texts import Conversation, Rendered
+from scheduler_svc.frontend.validate import check_template_names
 from scheduler_svc.http import sse
 from scheduler_svc.http.call import Answer, Call
 from scheduler_svc.http.chat_form import ChatForm, whole
@@ -112,6 +113,7 @@ class Chat:
 def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a request says to its chat template."""
     options = dict(mapping(body, "chat_template_kwargs"))
+    check_template_names(options)
     if body.get("reasoning_effort") is not None:
         options["reasoning_effort"] = text(body, "reasoning_effort")
     if boolean(body, "continue_final_message"):

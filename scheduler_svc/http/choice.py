@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from scheduler_svc.http.errors import NO_RETRY, api_error, no_result
+from scheduler_svc.http.errors import no_result, not_again
 from stepserve.protocol.inference import StreamEvent, Usage
 from stepserve.protocol.job import Finish
 from stepserve.protocol.step import TokenLogprobs
@@ -55,10 +55,7 @@ async def collect(events: AsyncIterator[StreamEvent], num_outputs: int) -> Colle
             found.choices[event.index].add(event)
             found.usage = event.usage or found.usage
     except Exception as error:
-        told = api_error(error)
-        # The job is there and goes on: asking again would make another one.
-        told.headers = {**told.headers, **NO_RETRY}
-        raise told from error
+        raise not_again(error) from error
     return found
 
 

@@ -110,6 +110,16 @@ def api_error(error: Exception, names: Mapping[str, str] | None = None) -> ApiEr
     return told
 
 
+def not_again(error: Exception) -> ApiError:
+    """Return what a client is told of an error in following a job, which is there and goes on.
+
+    Asking again would make another one.
+    """
+    told = api_error(error)
+    told.headers = {**told.headers, **NO_RETRY}
+    return told
+
+
 def _bug(error: Exception) -> ApiError:
     stack = "".join(traceback.format_tb(error.__traceback__))
     log.error("a request failed with %s\n%s", type(error).__name__, stack)

@@ -54,9 +54,9 @@ _SAMPLING = (
         "repetition_penalty",
         "ignore_eos",
         "stop_token_ids",
-        "priority",
-        note="as vLLM; a higher priority goes first",
+        note="as vLLM",
     ),
+    *_used("priority", note="as vLLM: the lowest goes first; -10 to 10"),
     *_used("deadline_s", note="ours: seconds from now until the job ends, done or not"),
 )
 _MANY = (*_used("n"), *_used("return_token_ids", note="as vLLM"))  # fmt: skip

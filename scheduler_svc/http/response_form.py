@@ -51,8 +51,17 @@ def response(
         "text": {"format": {"type": "text"}},
         "top_logprobs": 0,
         "truncation": "disabled",
+        **_sampled(job),
         **record.shown,
     }
+
+
+def _sampled(job: JobInfo) -> dict[str, Any]:
+    """Return how tokens are chosen, without what single precision adds to a number."""
+    chosen = job.sampling
+    if chosen is None:
+        return {}
+    return {"temperature": round(chosen.temperature, 6), "top_p": round(chosen.top_p, 6)}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

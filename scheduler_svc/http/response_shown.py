@@ -10,6 +10,7 @@ from scheduler_svc.http.values import array, boolean, mapping, text, wrong_type
 
 MAX_METADATA = 16
 MAX_METADATA_CHARS = 512
+_CHOSEN = ("temperature", "top_p")
 _LABELS = ("user", "safety_identifier", "prompt_cache_key")
 
 
@@ -31,10 +32,10 @@ def shown_of(body: Mapping[str, Any]) -> dict[str, Any]:
         "previous_response_id": body.get("previous_response_id"),
         "reasoning": {"effort": text(reasoning, "effort") or None, "summary": None},
         "store": boolean(body, "store", default=True),
-        "temperature": _or(body.get("temperature"), 1.0),
         "tool_choice": _or(body.get("tool_choice"), "auto"),
         "tools": array(body, "tools", 128),
-        "top_p": _or(body.get("top_p"), 1.0),
+        # Where they are left out they are the model's, which its job tells.
+        **{name: body[name] for name in _CHOSEN if body.get(name) is not None},
         **{name: text(body, name) for name in _LABELS if body.get(name) is not None},
     }
 

@@ -12,7 +12,14 @@ from scheduler_svc.frontend.texts import Conversation
 from scheduler_svc.http import sse
 from scheduler_svc.http.call import Answer, Call
 from scheduler_svc.http.chat import options_of
-from scheduler_svc.http.errors import ApiError, api_error, invalid, json_response, not_found
+from scheduler_svc.http.errors import (
+    ApiError,
+    api_error,
+    invalid,
+    json_response,
+    not_again,
+    not_found,
+)
 from scheduler_svc.http.ids import RESPONSE, job_of
 from scheduler_svc.http.merge import begun
 from scheduler_svc.http.parameters import RESPONSE as PARAMETERS
@@ -103,7 +110,10 @@ class Responses:
     async def _complete(self, call: Call, asked: Asked) -> dict[str, Any]:
         events = self._generate(call, asked)
         [job_id] = await begun([events])
-        return await self._told(job_id, asked.record, events)
+        try:
+            return await self._told(job_id, asked.record, events)
+        except Exception as error:
+            raise not_again(error) from error
 
     def _generate(self, call: Call, asked: Asked) -> AsyncGenerator[StreamEvent, None]:
         edge = asked.record.encode()

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.http.app import App
 from scheduler_svc.http.guard import GuardedProtocol
+from stepserve.protocol.channel import address
 from stepserve.protocol.errors import StepserveError
 
 DEFAULT_PORT = 8000
@@ -63,7 +64,7 @@ class HttpServer:
             asyncio.create_task(self._break_silences(), name="http-pulse"),
             asyncio.create_task(self._app.runner.run(), name="http-batches"),
         ]
-        return f"{host}:{_port_of(self._server)}"
+        return address(host.strip("[]"), _port_of(self._server))
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""

@@ -190,11 +190,10 @@ class Speech:
         return False
 
     def _take_call_text(self, pieces: list[Piece]) -> None:
-        """Read on, a character at a time, so that what is told of where never depends on chunks."""
+        """Read on, so that what is told of where never depends on chunks."""
         reader, manner = self._reader, self._manner
         while self._held and not (reader.has_ended or reader.is_broken):
-            taken = 1 if self._num_shown < 0 else len(self._held)
-            self._skip(reader.feed(self._held[:taken]))
+            self._skip(reader.feed(self._held))
             if not reader.name or (manner.calls == "bare" and reader.name not in manner.tools):
                 if reader.name:
                     return

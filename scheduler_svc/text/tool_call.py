@@ -38,7 +38,8 @@ class ToolCallReader:
         end = self._arguments_end
         if self.raw[self._arguments_start] != '"':
             return self.raw[self._arguments_start : end if end >= 0 else len(self.raw)]
-        return str(json.loads(self.raw[self._arguments_start : end])) if end >= 0 else ""
+        text = self.raw[self._arguments_start : end]
+        return str(json.loads(text, strict=False)) if end >= 0 else ""
 
     @property
     def num_arguments_read(self) -> int:
@@ -46,11 +47,17 @@ class ToolCallReader:
         return self._arguments_end if self._arguments_end >= 0 else len(self.raw)
 
     def feed(self, text: str) -> int:
-        """Take characters until it has ended or is broken; return how many were taken."""
+        """Take characters until it has ended or is broken; return how many were taken.
+
+        Those after the function's name are not taken with it.
+        """
+        begin, had_name = len(self.raw), bool(self.name)
+        # At once: one by one all that was read would be copied for each.
+        self.raw += text
         for position, character in enumerate(text):
-            self.raw += character
-            self._take(character, len(self.raw) - 1)
-            if self.has_ended or self.is_broken:
+            self._take(character, begin + position)
+            if self.has_ended or self.is_broken or (self.name and not had_name):
+                self.raw = self.raw[: begin + position + 1]
                 return position + 1
         return len(text)
 

@@ -37,7 +37,7 @@ _SAMPLING = frozenset(
         "top_p",
     }
 )
-_REQUEST = frozenset({"model", "priority", "tenant", "idempotency_key", "deadline_s"})
+_REQUEST = frozenset({"model", "tenant", "idempotency_key", "deadline_s"})
 # They change nothing of what is computed here.
 _IDLE = frozenset({"metadata", "service_tier", "store", "stream_options", "user"})
 # These may say what holds anyway.
@@ -162,6 +162,9 @@ def _fields(
         if name in own:
             found = own[name](value)
             (sampling if found.keys() <= {*_SAMPLING, "logprobs"} else request).update(found)
+        elif name == "priority":
+            # As vLLM has it the lowest goes first; what is no number is refused later.
+            request[name] = -value if type(value) is int else value
         elif name == "stop":
             sampling["stop"] = [value] if isinstance(value, str) else value
         elif name in _SAMPLING:
@@ -198,8 +201,10 @@ def _message(message: Any, path: str) -> Any:
         raise InvalidRequest(f"{path}.{sorted(unknown)[0]}", "is not supported here")
     content = message.get("content")
     if isinstance(content, list):
-        content = "".join(_part(part, f"{path}.content[{i}]") for i, part in enumerate(content))
-    return {"role": message.get("role"), "content": content}
+        content = "\n".join(_part(part, f"{path}.content[{i}]") for i, part in enumerate(content))
+    role = message.get("role")
+    # Templates know OpenAI's newer name by its older one.
+    return {"role": "system" if role == "developer" else role, "content": content}
 
 
 def _part(part: Any, path: str) -> str:

@@ -77,7 +77,7 @@ class Jobs(Connection):
                 if not token or not self.every or not _wants_more():
                     break
         if token and not self.as_json:
-            print(f"there are more: --page-token {token}, or --all", file=sys.stderr)
+            print(f"there are more: --all, or --page-token {token}", file=sys.stderr)
         return 0
 
     def _print(self, page: JobPage) -> None:

@@ -20,7 +20,8 @@ class SamplingOptions(BaseSettings):
 
     max_tokens: int | None = Field(None, ge=1, description="output tokens; default: what fits")
     temperature: float | None = Field(
-        None, description="0 is greedy, always the likeliest token; default 1"
+        None,
+        description="0 is greedy, always the likeliest token; default: the model's own, else 1",
     )
     top_p: float | None = Field(None, description="smallest set of tokens this likely together")
     top_k: int | None = Field(None, ge=0, description="so many of the likeliest tokens; 0: all")

@@ -45,6 +45,11 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
             raise ValueError(f"metrics_port: there is no port {last} for the last process")
         if (self.http_port or 0) + self.schedulers > 65536:
             raise ValueError(f"there are no {self.schedulers} ports from {self.http_port} on")
+        asked = self._asked_ports()
+        if self.metrics_host in ("", self.host):
+            asked += self._metrics_ports()
+        if twice := {port for port in asked if asked.count(port) > 1}:
+            raise ValueError(f"port {min(twice)} is asked for twice: for gRPC, HTTP or metrics")
         return self
 
     def run(self) -> int:
@@ -121,7 +126,8 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
         if self.http_port is not None:
             return self.http_port and self.http_port + number
         port = DEFAULT_HTTP_PORT + number
-        return port if self.port and is_free(self.host, port) else 0
+        is_ours = port in (*self._asked_ports(), *self._metrics_ports())
+        return port if self.port and not is_ours and is_free(self.host, port) else 0
 
     @contextmanager
     def _redis(self, starting: Starting) -> Iterator[tuple[str, Callable[[], object]]]:

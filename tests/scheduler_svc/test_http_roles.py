@@ -76,6 +76,15 @@ async def test_http_is_served_only_where_it_is_asked_for(model: Path, redis_url:
         assert found.ready_line == f"ready grpc={found.address} model={name}"
 
 
+async def test_an_ipv6_address_is_told_as_urls_have_it(model: Path, redis_url: str) -> None:
+    name = f"roles-{uuid4().hex[:8]}"
+    async with (
+        running(model, redis_url, name, roles="http", host="::1", http_port=0) as found,
+        httpx2.AsyncClient(base_url=f"http://{found.http_address}") as client,
+    ):
+        assert (await client.get("/live")).status_code == 200
+
+
 @pytest.mark.long
 async def test_a_process_of_http_alone_serves_until_it_is_told_to_stop(
     model: Path, redis_url: str

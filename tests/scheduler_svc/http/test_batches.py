@@ -144,6 +144,31 @@ async def test_a_cancelled_batch_ends_with_what_it_has(served: HttpServed) -> No
             await client.with_options(max_retries=0).batches.cancel(batch.id)
 
 
+@pytest.mark.parametrize(
+    ("lines", "end", "total"),
+    [([line("x")], "cancelled", 1), ([line("x"), "no json"], "failed", 0)],
+)
+async def test_a_batch_that_is_cancelled_before_it_is_begun_ends(
+    served: HttpServed, monkeypatch: pytest.MonkeyPatch, lines: list[str], end: str, total: int
+) -> None:
+    async with served.openai() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(batch_runner, "MAX_BATCHES_AT_ONCE", 0)
+            batch = await started(client, lines)
+            assert (await client.batches.cancel(batch.id)).status == "cancelling"
+        found = await ended(served, client, batch.id)
+        assert (found.status, found.request_counts.total) == (end, total)
+        assert not await served.queue.jobs()
+
+
+async def test_there_are_only_so_many(served: HttpServed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontend_batches, "MAX_BATCHES", 1)
+    async with served.openai(max_retries=0) as client:
+        await started(client, [line("x")])
+        with pytest.raises(openai.RateLimitError):
+            await started(client, [line("y")])
+
+
 async def test_a_batch_has_a_day(served: HttpServed) -> None:
     assert served.front_end is not None
     async with served.openai() as client:

@@ -213,6 +213,14 @@ def _told(text: str) -> Any:
         ({"messages": USER, "max_tokens": 10**6}, "max_tokens"),
         ({"messages": USER, "stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": [{"role": "user", "content": "x" * 10**6}]}, "messages"),
+        *(
+            (
+                {"messages": USER, "chat_template_kwargs": {name: True}},
+                f"chat_template_kwargs.{name}",
+            )
+            for name in ("chat_template", "messages", "return_assistant_tokens_mask", "self")
+        ),
+        ({"messages": USER, "chat_template_kwargs": {"a": "x" * 2**17}}, "chat_template_kwargs"),
     ],
 )
 async def test_what_is_wrong_is_named(served: HttpServed, body: dict[str, Any], param: str) -> None:

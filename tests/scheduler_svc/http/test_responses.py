@@ -14,7 +14,9 @@ import pytest
 
 from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import Finish
+from stepserve.protocol.sampling import SamplingParams
 from tests.scheduler_svc.http.served import HttpServed, events_of, http_serving
 from tests.scheduler_svc.http.test_chat import CALL, TEMPLATE
 
@@ -62,6 +64,37 @@ async def test_openais_client_reads_a_response(qwen: HttpServed) -> None:
         assert answer.usage.input_tokens == len(job.spec.prompt_token_ids)
         again = await client.responses.retrieve(answer.id)
         assert again.model_dump() == answer.model_dump()
+
+
+async def test_what_is_left_out_is_told_as_the_models_own(redis_url: str, card: ModelCard) -> None:
+    makers = SamplingParams(temperature=0.6, top_p=0.95)
+    chatting = replace(
+        card,
+        name=f"own-{uuid4().hex[:8]}",
+        chat_template=ChatTemplate(TEMPLATE, {}),
+        max_context=4096,
+        sampling_defaults=makers,
+    )
+    async with http_serving(redis_url, chatting) as served:
+        answer = await made(served)
+        assert (answer["temperature"], answer["top_p"]) == (0.6, 0.95)
+        answer = await made(served, temperature=0, top_p=0.5)
+        assert (answer["temperature"], answer["top_p"]) == (0, 0.5)
+
+
+async def test_what_goes_wrong_with_a_stored_one_is_not_to_be_asked_again(
+    qwen: HttpServed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_job_id: str) -> None:
+        raise Unavailable("Redis does not answer")
+
+    asked = asyncio.create_task(qwen.post("/v1/responses", {"input": "Hi"}))
+    job = await qwen.lane.claim()
+    monkeypatch.setattr(qwen.front_end, "get", away)
+    await qwen.say_in(job, "yes")
+    answer = await asked
+    assert answer.status_code == 503
+    assert answer.headers["x-should-retry"] == "false"
 
 
 async def test_a_background_response_is_followed_with_the_connection_cut_ten_times(

@@ -39,6 +39,11 @@ CASES: list[tuple[Manner, str, Told]] = [
         r'<tool_call>{"name":"f","arguments":"{\"a\":1}"}</tool_call>',
         [("call", "f", 0), ("arguments", '{"a":1}', 0)],
     ),
+    (
+        QWEN,
+        '<tool_call>{"name":"f","arguments":"a\nb"}</tool_call>',
+        [("call", "f", 0), ("arguments", "a\nb", 0)],
+    ),
     (QWEN, "<tool_call>none</tool_call> x", [("content", "<tool_call>none</tool_call> x", -1)]),
     (QWEN, '<tool_call>\n{"na', [("content", '<tool_call>\n{"na', -1)]),
     (

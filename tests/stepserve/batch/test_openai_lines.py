@@ -59,8 +59,12 @@ def text(**body: Any) -> dict[str, Any]:
             ),
         ),
         (
+            chat(messages=[{"role": "developer", "content": "a"}]),
+            Request(messages=[ChatMessage("system", "a")], model="m"),
+        ),
+        (
             chat(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}] * 2}]),
-            Request(messages=[ChatMessage("user", "aa")], model="m"),
+            Request(messages=[ChatMessage("user", "a\na")], model="m"),
         ),
         (text(), Request("a", sampling=SamplingParams(max_tokens=16))),
         (

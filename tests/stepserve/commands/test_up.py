@@ -67,3 +67,28 @@ def test_two_signals_at_once_stop_it_as_one_does() -> None:
         check=False,
     )
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
+def test_http_takes_no_port_that_another_has() -> None:
+    assert Up(model="m", port=8000)._http_port(0) == 0
+    assert Up(model="m", port=7999, schedulers=2)._http_port(0) == 0
+    assert Up(model="m", port=9000, metrics_port=8000)._http_port(0) == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"port": 9000, "http_port": 9000},
+        {"port": 9000, "http_port": 9001, "schedulers": 2},
+        {"port": 9000, "metrics_port": 9000},
+        {"port": 9000, "http_port": 9001, "metrics_port": 8999, "workers": 2},
+    ],
+)
+def test_a_port_that_is_asked_for_twice_is_refused(given: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="is asked for twice"):
+        Up.model_validate({"model": "m", "roles_apart": "no", **given})
+
+
+def test_one_port_on_two_addresses_is_two() -> None:
+    Up(model="m", port=9000, metrics_port=9000, metrics_host="127.0.0.2")
+    Up(model="m", port=9000, http_port=9000, http=False)
