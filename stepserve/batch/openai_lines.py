@@ -175,8 +175,6 @@ def _fields(
             raise InvalidRequest(name, "is not supported here")
     if sampling.get("top_k") == -1:
         sampling["top_k"] = 0  # as vLLM says that all are kept
-    if isinstance(priority := request.get("priority"), int):
-        request["priority"] = -priority  # vLLM's lowest goes first
     return {**request, "sampling": sampling}
 
 
