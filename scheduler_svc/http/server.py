@@ -12,7 +12,6 @@ from uvicorn.server import ServerState
 from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.http.app import App
 from scheduler_svc.http.guard import GuardedProtocol
-from stepserve.protocol.channel import address
 from stepserve.protocol.errors import StepserveError
 
 DEFAULT_PORT = 8000
@@ -64,7 +63,9 @@ class HttpServer:
             asyncio.create_task(self._break_silences(), name="http-pulse"),
             asyncio.create_task(self._app.runner.run(), name="http-batches"),
         ]
-        return address(host.strip("[]"), _port_of(self._server))
+        bare = host.strip("[]")
+        named = f"[{bare}]" if ":" in bare else bare
+        return f"{named}:{_port_of(self._server)}"
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""
