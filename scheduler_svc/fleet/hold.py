@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from scheduler_svc.fleet.assignment import Assignment
 from scheduler_svc.lane.lane import Lane
+from scheduler_svc.lane.lease_keeper import LeaseKeeper
 from scheduler_svc.lane.recordings import recordings
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.step_deadline import StepDeadline
@@ -85,7 +86,8 @@ async def _drive(
     """Drive it until ``stop`` or a loss; whether the next holder can go on from there."""
     if await _is_known_by_another_name(replica, lease):
         raise WorkerGone("it is driven under another of its addresses")
-    taken = await take_over(replica, lease, stream, info)
+    async with _kept(replica, lease):
+        taken = await take_over(replica, lease, stream, info)
     log.info("worker %s: driving %s", lease.worker_id, info.incarnation)
     config = taken.config
     with (
@@ -96,6 +98,20 @@ async def _drive(
         if taken.adoption is not None:
             lane.adopt(taken.adoption)
         return await lane.run(stop)
+
+
+@contextlib.asynccontextmanager
+async def _kept(replica: Replica, lease: Lease) -> AsyncIterator[None]:
+    """Renew the lease while there is no lane that does: the worker's step may take longer.
+
+    If it is lost all the same, whoever needs it next finds out.
+    """
+    keeper = asyncio.create_task(LeaseKeeper(replica.queue, lease, lambda: 0).run())
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
 
 
 async def _is_known_by_another_name(replica: Replica, lease: Lease) -> bool:
