@@ -54,7 +54,7 @@ def decide_adoption(
     ours = [job for job in jobs if job.spec.job_id in traced]
     outputs = {s.key: s for job in ours for s in sequences_of(job, config.max_context)}
     names = {s.sequence_id: _key(s) for s in (*reply.departed, *reply.sequences)}
-    replay = _Replay(names, {key: output.num_outputs for key, output in outputs.items()})
+    replay = _Replay(names, outputs)
     replay.take(reports)
     kept = _kept(outputs, residents, replay, config)
     left = [s for key, s in departed.items() if key not in residents and replay.brings(key)]
@@ -117,30 +117,45 @@ def _is_sound(held: ResidentSequence, output: Output, config: CoreConfig) -> boo
 class _Replay:
     """What the kept reports bring that the logs lack.
 
-    ``names`` says whose a sequence id is, ``lengths`` how many tokens the log of each output
-    has that has not ended.
+    ``names`` says whose a sequence id is; ``outputs`` are those that have not ended, with the
+    tokens of their logs. A lane between may have let a sequence in again without what was
+    reported of it, and have had that computed again: of two tokens for one place the later
+    counts, for the worker went on from that.
     """
 
-    def __init__(self, names: Mapping[int, Key], lengths: Mapping[Key, int]) -> None:
+    def __init__(self, names: Mapping[int, Key], outputs: Mapping[Key, Output]) -> None:
         self._names = names
-        self._lengths = lengths
-        self._next = dict(lengths)
-        self._torn = set[Key]()  # A token is missing between the log and the reports.
-        self._ended = set[Key]()
+        self._lengths = {key: output.num_outputs for key, output in outputs.items()}
+        self._outputs = outputs
+        self._next = dict(self._lengths)
+        self._torn = set[Key]()  # A token is missing between log and reports, or is another.
+        # Which step's report says so.
+        self._ended: dict[Key, int] = {}
+        self._chosen: dict[tuple[Key, int], int] = {}
 
     def take(self, reports: Sequence[StepReport]) -> None:
         """Follow every output through the reports, in their order."""
         for report in reports:
-            tokens = zip(report.token_sequence_ids, report.token_offsets, strict=True)
-            for sequence_id, offset in tokens:
+            tokens = zip(
+                report.token_sequence_ids, report.token_offsets, report.token_ids, strict=True
+            )
+            for sequence_id, offset, token_id in tokens:
                 key = self._names.get(sequence_id)
-                if key is None or key not in self._next:
-                    continue
-                if offset > self._next[key]:
-                    self._torn.add(key)
-                self._next[key] = max(self._next[key], offset + 1)
+                if key is not None and key in self._next:
+                    self._see(key, offset, token_id)
+                    self._chosen[key, offset] = report.step
             ended = {self._names.get(sequence_id) for sequence_id, _ in report.finished}
-            self._ended.update(key for key in ended if key is not None and key in self._next)
+            for key in ended:
+                if key is not None and key in self._next:
+                    self._ended[key] = report.step
+
+    def _see(self, key: Key, offset: int, token_id: int) -> None:
+        length, output = self._lengths[key], self._outputs[key]
+        is_other = offset < length and output.token_ids[offset - length] != token_id
+        if is_other or offset > self._next[key]:
+            self._torn.add(key)
+        self._next[key] = max(length, offset + 1)
+        self._ended.pop(key, None)
 
     def brings(self, key: Key) -> bool:
         """Whether there are tokens or an end that can be appended to the log."""
@@ -164,9 +179,13 @@ class _Replay:
             zip(report.token_sequence_ids, report.token_offsets, strict=True)
         ):
             key = self._names.get(sequence_id)
-            if key is not None and key in chosen and offset >= self._lengths[key]:
+            if key is not None and key in chosen and self._is_new(key, offset, report.step):
                 rows.append((position, chosen[key], offset))
-        ended = [(self._names.get(i), reason) for i, reason in report.finished]
+        ended = [
+            (key, reason)
+            for sequence_id, reason in report.finished
+            if (key := self._names.get(sequence_id)) and self._ended.get(key) == report.step
+        ]
         logprobs = report.logprobs
         return replace(
             report,
@@ -174,6 +193,11 @@ class _Replay:
             token_offsets=[offset for _, _, offset in rows],
             token_ids=[report.token_ids[position] for position, _, _ in rows],
             logprobs={i: logprobs[at] for i, (at, _, _) in enumerate(rows) if at in logprobs},
-            finished=[(chosen[key], reason) for key, reason in ended if key and key in chosen],
+            finished=[(chosen[key], reason) for key, reason in ended if key in chosen],
             freed=(),
         )
+
+    def _is_new(self, key: Key, offset: int, step: int) -> bool:
+        """Whether the log lacks this token of the step's, and none came later in its place."""
+        is_lacking = self._lengths[key] <= offset < self._next[key]
+        return is_lacking and self._chosen[key, offset] == step

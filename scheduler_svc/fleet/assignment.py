@@ -11,10 +11,13 @@ class Assignment:
     """Written by who looks at the whole fleet, read by the task that drives the worker.
 
     ``incarnation``: of the worker that answers at the address; "" while none does.
+    ``is_doubtful``: its last hold ended in a loss, and Redis could not be told: what is claimed
+    there still must not go on as it is.
     """
 
     def __init__(self) -> None:
         self.incarnation = ""
+        self.is_doubtful = False
         self.should_leave = asyncio.Event()
         self._should_hold = False
         self._called = asyncio.Event()

@@ -7,7 +7,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
+from scheduler_svc.fleet.assignment import Assignment
 from scheduler_svc.lane.lane import Lane
+from scheduler_svc.lane.lease_keeper import LeaseKeeper
 from scheduler_svc.lane.recordings import recordings
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.step_deadline import StepDeadline
@@ -22,9 +24,13 @@ log = logging.getLogger(__name__)
 
 
 async def hold(
-    replica: Replica, address: str, stream: WorkerStream, info: WorkerInfo, stop: asyncio.Event
+    replica: Replica,
+    address: str,
+    stream: WorkerStream,
+    info: WorkerInfo,
+    assignment: Assignment,
 ) -> None:
-    """Take the worker at ``address`` if it is free, drive it until ``stop``, and hand it over.
+    """Take the worker at ``address`` if it is free, drive it until told to leave, hand it over.
 
     Returns when it is another's, or was handed over. Raises WorkerGone where there is none
     for us, LeaseLost, Unavailable.
@@ -37,17 +43,21 @@ async def hold(
         "places": str(min(info.max_batch_size, replica.settings.max_batch_size)),
     }
     queue = replica.queue
-    lease = await queue.acquire(address, replica.holder, ttl_ms, told, info.incarnation)
+    # Hung is dead, and so is what a lane that failed has left: unnamed, nothing goes on.
+    incarnation = "" if assignment.is_doubtful else info.incarnation
+    lease = await queue.acquire(address, replica.holder, ttl_ms, told, incarnation)
+    assignment.is_doubtful = False  # What was claimed waits again, or is somebody else's.
     if lease is None:
         return
     goes_on = False
     try:
-        goes_on = await _drive(replica, lease, stream, info, stop)
+        goes_on = await _drive(replica, lease, stream, info, assignment.should_leave)
     finally:
         # Its jobs go on, or were given back, in the ordinary case; else they wait again now.
         try:
             await (queue.hand_over if goes_on else queue.release)(lease)
         except Unavailable:
+            assignment.is_doubtful = not goes_on
             log.warning("worker %s: Redis is away, its lease must expire", address)
 
 
@@ -76,7 +86,8 @@ async def _drive(
     """Drive it until ``stop`` or a loss; whether the next holder can go on from there."""
     if await _is_known_by_another_name(replica, lease):
         raise WorkerGone("it is driven under another of its addresses")
-    taken = await take_over(replica, lease, stream, info)
+    async with _kept(replica, lease):
+        taken = await take_over(replica, lease, stream, info)
     log.info("worker %s: driving %s", lease.worker_id, info.incarnation)
     config = taken.config
     with (
@@ -87,6 +98,20 @@ async def _drive(
         if taken.adoption is not None:
             lane.adopt(taken.adoption)
         return await lane.run(stop)
+
+
+@contextlib.asynccontextmanager
+async def _kept(replica: Replica, lease: Lease) -> AsyncIterator[None]:
+    """Renew the lease while there is no lane that does: the worker's step may take longer.
+
+    If it is lost all the same, whoever needs it next finds out.
+    """
+    keeper = asyncio.create_task(LeaseKeeper(replica.queue, lease, lambda: 0).run())
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
 
 
 async def _is_known_by_another_name(replica: Replica, lease: Lease) -> bool:

@@ -174,7 +174,7 @@ class Lanes:
                     assignment.incarnation = info.incarnation
                     self._news.set()
                 if await assignment.should_hold_within(PROBE_INTERVAL_S):
-                    await hold(self._replica, address, stream, info, assignment.should_leave)
+                    await hold(self._replica, address, stream, info, assignment)
                     return
 
     async def drain(self) -> None:

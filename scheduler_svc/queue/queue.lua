@@ -42,7 +42,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   epoch           string  the highest epoch that was given out, of any worker
   lease:WORKER    hash    epoch, holder, expires (ms), ttl (ms), info (JSON), fingerprint,
                           step_us (how long a step takes there; 0 while that is not known),
-                          incarnation (of the worker, '' where it was not told),
+                          incarnation (of the worker, '' where it was not told, or the lane
+                          failed: then nobody goes on with what is claimed),
                           order (the order's version when it was acquired)
   claims:WORKER   zset    id -> rank; what the lease's holder runs
   suspects        zset    id -> strikes, of jobs that have some
@@ -540,12 +541,14 @@ return claimed
 -- ARGV  epoch, how it failed, then the ids
 -- A lane has failed, and any of the jobs that it held may be why: each that is claimed under
 -- the lease is struck. Those that were there with others have two strikes at most; one that
--- was alone has three, and the second time four. Answers how many were struck.
+-- was alone has three, and the second time four. They wait again, and do not go on together,
+-- whoever takes the lease next. Answers how many were struck.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 local is_alone, num_struck = redis.call('ZCARD', KEYS[2]) == 1, 0
 -- Once a script has written something it is not refused for want of memory: a job that breaks
 -- lanes must not do so for as long as there is none.
 redis.call('ZREM', KEYS[3], '')
+redis.call('HSET', KEYS[1], 'incarnation', '')
 for i = 3, #ARGV do
   local id, job = ARGV[i], KEYS[i + 1]
   if redis.call('ZSCORE', KEYS[2], id) and redis.call('EXISTS', job) == 1 then

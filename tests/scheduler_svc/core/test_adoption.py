@@ -160,6 +160,31 @@ def test_who_was_preempted_and_let_in_again_is_one_sequence() -> None:
     assert rows(begin(adoption)) == [CommitRow("a", 0, 0, (6,)), CommitRow("a", 0, 1, (7,))]
 
 
+def test_of_what_was_computed_twice_the_later_counts() -> None:
+    # A lane between had released it, for want of a place, and let it in again.
+    reports = [report(1, (3, 0, 6)), report(2, (3, 1, 7)), report(3, (3, 2, 8))]
+    reports += [report(4, (5, 0, 26)), report(5, (5, 1, 27))]
+    adoption = decide([job("a", PROMPT)], [held(5, "a", 5)], reports, [left(3, "a")])
+    assert [s.sequence_id for s in adoption.event.kept] == [5]
+    assert tokens(adoption.reports) == [[], [], [], [(5, 0, 26)], [(5, 1, 27)]]
+    assert rows(begin(adoption)) == [CommitRow("a", 0, 0, (26,)), CommitRow("a", 0, 1, (27,))]
+
+
+def test_an_end_that_was_computed_again_is_none() -> None:
+    ended = [(3, FinishReason.STOP)]
+    reports = [report(1, (3, 0, 6), finished=ended), report(2, (5, 0, 26))]
+    departed = [left(3, "a"), left(5, "a")]
+    lane = begin(decide([job("a", PROMPT)], (), reports, departed))
+    assert rows(lane) == [CommitRow("a", 0, 0, (26,))]
+    assert lane.core.job_ids == {"a"}
+
+
+def test_who_has_other_tokens_than_its_log_is_released() -> None:
+    jobs = [job("a", PROMPT, {0: (4, 5, 6)})]
+    reports = [report(1, (3, 2, 66)), report(2, (3, 3, 7))]
+    assert decide(jobs, [held(3, "a", 7)], reports).event.kept == ()
+
+
 def test_a_stop_string_in_the_reports_ends_it_and_the_worker_lets_it_go() -> None:
     reports = [report(1, (3, 0, 6)), report(2, (3, 1, 7))]
     adoption = decide([job("a", PROMPT)], [held(3, "a", 5)], reports)

@@ -54,6 +54,15 @@ async def test_a_worker_that_began_anew_inherits_nothing(queue: JobQueue) -> Non
     assert await queue.inherit(second, FINGERPRINT) == []
 
 
+async def test_what_a_failed_lane_had_does_not_go_on(queue: JobQueue) -> None:
+    first = await taken(queue)
+    ids = await submit(queue, 2)
+    await claim_ids(queue, first, 2)
+    await queue.strike(first, ids, "a bug")  # And it came to no release.
+    second = await taken(queue)
+    assert (second.num_inherited, await queue.num_queued()) == (0, 2)
+
+
 async def test_what_has_ended_meanwhile_is_not_inherited(queue: JobQueue) -> None:
     first = await taken(queue)
     [victim, other] = await submit(queue, 2)
