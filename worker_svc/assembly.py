@@ -139,7 +139,11 @@ def assemble(settings: WorkerSettings, incarnation: str, company: Company = ALON
 
 
 def _capture(executor: Executor, limits: Limits) -> None:
-    """Steps become graphs; where that fails, they are launched kernel by kernel."""
+    """Steps become graphs; where that fails, they are launched kernel by kernel.
+
+    Not where the other ranks of a stage may be computing a graph that this one is not at any
+    more: raises WorkerUnavailable, or they would wait for ever.
+    """
     graphs = GraphedSteps(
         executor.model, executor.cache, executor.table, executor.sampler, buckets_for(limits)
     )
@@ -148,6 +152,10 @@ def _capture(executor: Executor, limits: Limits) -> None:
         for _ in counted(captured, "captured CUDA graphs", len(graphs), is_alone=is_alone):
             pass
     except Exception as error:  # of torch, or of a compiler; steps are computed all the same
+        if executor.model.part.num_ranks > 1:
+            raise WorkerUnavailable(
+                f"no CUDA graphs: {first_line(error)}: --no-cuda-graphs serves without them"
+            ) from error
         log.warning("no CUDA graphs, every kernel is launched alone: %s", first_line(error))
     else:
         executor.graphs = graphs

@@ -125,7 +125,7 @@ def _num_blocks_free(settings: WorkerSettings, model: Model, layout: Layout, lim
         if settings.has_graphs(device.type):
             itemsize = model.dtype.itemsize
             row_bytes, logits_bytes = model.hidden_size * itemsize, model.vocab_size * itemsize
-            step += graph_bytes(limits, step, row_bytes, logits_bytes)
+            step += graph_bytes(limits, step, row_bytes, logits_bytes, model.part)
         total = torch.cuda.get_device_properties(device).total_memory
         free = cache_bytes(total, free_bytes(device), step, fraction)
         num_blocks = shape.num_blocks_that_fit(free, 1.0)

@@ -33,7 +33,8 @@ def run(place: Place, settings: WorkerSettings) -> int:
     """Be one rank until the group ends, which ends the process. Return 1 where it never was one."""
     # It has nothing to put in order, and one that is stopped would not hear anything else.
     end_with(place.parent, signal.SIGKILL)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    # Also where it waits for others, in a call that would keep a handler of ours from running.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         start_logging()

@@ -91,7 +91,9 @@ def _watch(ranks: Sequence[RankProcess], stop: Stop) -> int:
             return EXIT_BROKEN
         time.sleep(POLL_S)
     if stop.is_set() and ranks[0].process.poll() is not None:
-        return _status(ranks[0])
+        # Our signal ends at once what has nothing to put in order yet.
+        was_loading = ranks[0].process.returncode == -signal.SIGTERM
+        return 0 if was_loading else _status(ranks[0])
     last_s = time.monotonic() + LAST_WORDS_S
     while time.monotonic() < last_s and any(rank.process.poll() is None for rank in ranks):
         time.sleep(POLL_S)

@@ -96,18 +96,23 @@ class GroupLink:
         form = Choices.of(plan, self._model.vocab_size)
         if self._part.is_last:
             if self._is_cpu:  # it is done
-                self._tell(form, pending)
+                self._tell(form, pending, self._timer)
                 return pending
-            return Told(pending, self._messenger.submit(self._tell, form, pending))
+            told = self._messenger.submit(self._tell, form, pending, self._timer)
+            return Told(pending, told)
         # A graph's result is overwritten by the next step.
         self._wires.states.send(hidden.clone(), self._column[self._part.stage + 1])
-        told = self._messenger.submit(self._hear, form)
-        self._unwritten.append(_Unwritten(plan.sampled, told))
-        return Awaited(pending, told, plan.sampled, self._part.num_stages - 1)
+        heard = self._messenger.submit(self._hear, form)
+        self._unwritten.append(_Unwritten(plan.sampled, heard))
+        return Awaited(pending, heard, plan.sampled, self._part.num_stages - 1)
 
-    def _tell(self, form: Choices, pending: Pending) -> None:
-        """Send what was chosen to all stages before."""
-        message = form.pack(pending.choice, pending.wait().duration_us)
+    def _tell(self, form: Choices, pending: Pending, timer: Timer) -> None:
+        """Send what was chosen to all stages before, and how long it took from the states on.
+
+        What it waited for them is their time, and is not to be counted twice.
+        """
+        duration_us = timer.wait()
+        message = form.pack(pending.choice, duration_us)
         for rank in self._column[:-1]:
             self._wires.choices.send(message, rank)
 

@@ -27,6 +27,11 @@ from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.layout import Layout
 
+# What the ranks' plans and the shapes of their messages follow from.
+SAME_FLAGS = (
+    "attention", "batching", "block_size", "max_batch_size", "max_step_tokens", "max_context",
+)  # fmt: skip
+
 
 class Member:
     """What assembly asks for where the worker is a group; ``Alone`` answers where it is not."""
@@ -40,7 +45,11 @@ class Member:
         self._wires: Wires | None = None
 
     def settings(self, settings: WorkerSettings, device: torch.device) -> WorkerSettings:
-        """This rank's part of what the settings give the worker on this machine."""
+        """This rank's part of what the settings give the worker on this machine.
+
+        Raises WorkerUnavailable where ranks were started with settings that do not go together.
+        """
+        self._team.check_same({name: getattr(settings, name) for name in SAME_FLAGS})
         if device.type == "cuda":
             return settings
         num_local = self._place.num_local

@@ -94,8 +94,9 @@ def part_of(rank: int, num_stages: int, num_ranks: int) -> Part:
 
 
 def is_group(settings: WorkerSettings) -> bool:
-    """Whether the worker is to be more than one process."""
-    return settings.pipeline_stages * settings.tensor_parallel > 1
+    """Whether the worker is to be more than one process, or more than one machine's."""
+    world_size = settings.pipeline_stages * settings.tensor_parallel
+    return world_size > 1 or (settings.nodes or 1) > 1 or bool(settings.node_rank)
 
 
 def machine_of(settings: WorkerSettings, environment: Mapping[str, str] = os.environ) -> Machine:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -115,6 +116,19 @@ class Team:
     def least(self, topic: str, number: int) -> int:
         """The least of every rank's number."""
         return min(map(int, self.gather(topic, str(number))))
+
+    def check_same(self, flags: Mapping[str, object]) -> None:
+        """Raise WorkerUnavailable where rank 0 was started with other ``flags``, each by its name.
+
+        Every rank plans for itself: with other limits it would wait for what nobody sends.
+        """
+        told = self.gather("flags", json.dumps(flags))
+        for name, value in json.loads(told[0]).items():
+            if flags[name] != value:
+                raise WorkerUnavailable(
+                    f"--{name.replace('_', '-')}: {flags[name]} where rank 0 has {value}: "
+                    "all machines of a worker need the same"
+                )
 
     def share(self, ranks: Ranks) -> Share:
         """How this rank loads its part of the model, and who has the rest of its stage."""

@@ -22,6 +22,8 @@ from worker_svc.core.needs import StepNeeds
 from worker_svc.core.residents import Row
 from worker_svc.kernels.choice import Choice, SampledRows
 from worker_svc.model.model import Model
+from worker_svc.model.part import Part
+from worker_svc.model.share import WHOLE
 from worker_svc.step.flat import FlatStep, on_device
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import Sampler
@@ -69,11 +71,16 @@ class Bucket:
         """Whether every row has one token at most."""
         return self.max_query_len == 1
 
-    def kept_bytes(self, row_bytes: int) -> int:
-        """What its inputs take, and its results, of ``row_bytes`` for each row's hidden state."""
+    def kept_bytes(self, row_bytes: int, part: Part = WHOLE) -> int:
+        """What its inputs take, and its results, of ``row_bytes`` for each hidden state.
+
+        Only the last stage's states are those of rows; what stages hand on are all tokens'.
+        """
         num_inputs = sum(map(aligned, self.input_sizes))
         num_chosen = 2 * len(GRAPHED_NEEDS) * self.num_rows if self.is_decode else 0
-        return (num_inputs + num_chosen) * torch.int32.itemsize + self.num_rows * row_bytes
+        num_states = self.num_rows if part.is_last else self.num_tokens
+        num_states += 0 if part.is_first else self.num_tokens
+        return (num_inputs + num_chosen) * torch.int32.itemsize + num_states * row_bytes
 
     def holds(self, step: FlatStep) -> bool:
         """Whether the step fits."""
@@ -102,16 +109,18 @@ def buckets_for(limits: Limits) -> tuple[Bucket, ...]:
     return (*decodes, *mixed)
 
 
-def graph_bytes(limits: Limits, step_bytes: int, row_bytes: int, logits_bytes: int) -> int:
-    """About what all graphs take of a device's memory.
+def graph_bytes(
+    limits: Limits, step_bytes: int, row_bytes: int, logits_bytes: int, part: Part = WHOLE
+) -> int:
+    """About what all graphs of a ``part`` of a model take of a device's memory.
 
     They share one pool that holds the largest one's work, where the largest step takes
-    ``step_bytes``. Each keeps its inputs, and a result of ``row_bytes`` for each row. A row's
+    ``step_bytes``. Each keeps its inputs and results, ``row_bytes`` for each hidden state. A row's
     logits are ``logits_bytes``.
     """
     buckets = buckets_for(limits)
     most = max(bucket.num_tokens for bucket in buckets)
-    kept = sum(bucket.kept_bytes(row_bytes) + BYTES_PER_GRAPH for bucket in buckets)
+    kept = sum(bucket.kept_bytes(row_bytes, part) + BYTES_PER_GRAPH for bucket in buckets)
     logits = logits_bytes * max(bucket.num_rows for bucket in buckets)
     return max(step_bytes * most // limits.max_step_tokens, logits) + kept
 

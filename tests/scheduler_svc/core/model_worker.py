@@ -133,6 +133,8 @@ class ModelWorker:
     def greet(self, epoch: int) -> tuple[HelloReply, list[StepReport]]:
         """Let another lane drive, and tell it what is here and what may not be committed."""
         self._config = replace(self._config, epoch=epoch)
+        # Another lane does not know who was named when: it lets all wait for the last step.
+        self._last_named = dict.fromkeys(self._last_named, self.last_step)
         live = [r for r in self._residents.values() if not r.has_ended]
         reply = HelloReply(
             INFO,

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from scheduler_svc.core.config import CoreConfig
+from stepserve.protocol.job import JobSpec
+from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.core.build import core_config
 from tests.scheduler_svc.core.test_machine import LaneMachine, Submitted, configs, jobs, run
+from tests.scheduler_svc.core.world import World
 
 MAX_TAKEOVERS = 6
 
@@ -73,6 +76,24 @@ class TakeoverMachine(LaneMachine):
 
 def test_takeovers_lose_and_repeat_nothing() -> None:
     run(TakeoverMachine, max_examples=60, stateful_step_count=15)
+
+
+@pytest.mark.parametrize("num_stages", [2, 4])
+@pytest.mark.parametrize("num_executed", range(7))
+def test_a_pipeline_is_taken_over_whoever_its_last_step_named(
+    num_stages: int, num_executed: int
+) -> None:
+    world = World(core_config(max_steps_in_flight=num_stages + 1, num_stages=num_stages))
+    spec = JobSpec("job", "model", [1, 2, 3], Sampling(max_tokens=9, seed=5), arrival_s=1.0)
+    world.submit(spec, {}, None)
+    for _ in range(2):
+        world.turn()
+    for _ in range(num_executed):
+        if world.commands:
+            world.execute()
+        world.drain()
+    world.take_over(world.config.max_batch_size, num_stages + 1)
+    world.finish(max_steps=200)
 
 
 @pytest.mark.long

@@ -51,6 +51,13 @@ def test_one_process_is_no_group() -> None:
     assert is_group(settings(tensor_parallel=2))
 
 
+@pytest.mark.parametrize("values", [{"nodes": 2, "rendezvous": "h:1"}, {"node_rank": 1}])
+def test_machines_of_one_process_do_not_each_become_a_worker(values: dict[str, Any]) -> None:
+    assert is_group(settings(**values))
+    with pytest.raises(WorkerUnavailable, match=r"--node"):
+        machine_of(settings(**values), {})
+
+
 def test_a_leader_worker_set_says_where_a_pod_stands() -> None:
     machine = machine_of(settings(pipeline_stages=2), SET)
     assert machine == Machine(1, 2, "w-0.w.ns", LWS_PORT)

@@ -61,6 +61,12 @@ def captured(runner: Runner) -> None:
         executor.model, executor.cache, executor.table, executor.sampler, buckets
     )
     assert len(list(executor.graphs.capture(record))) == len(buckets)
+    row_bytes, part = executor.model.hidden_size * 8, executor.model.part
+    for graph in executor.graphs._graphs:
+        kept = [states.nbytes for states in (graph.hidden, graph.arrived) if states is not None]
+        bucket = graph.bucket
+        counted = bucket.kept_bytes(row_bytes, part) - bucket.kept_bytes(0, part)
+        assert sum(kept) == counted, "memory is not left free for it"
 
 
 def test_stages_whose_steps_are_graphs_keep_them_too(root: Path) -> None:

@@ -15,7 +15,10 @@ from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.drive import GREEDY, finish_all, lane_for, prompt
 from tests.worker_svc.step.recorded import Recordings
 from worker_svc import cache_size
+from worker_svc.assembly import _capture
 from worker_svc.core.limits import Limits
+from worker_svc.errors import WorkerUnavailable
+from worker_svc.model.part import Part
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.graphs import BYTES_PER_GRAPH, GRAPHED_NEEDS, Bucket, buckets_for, graph_bytes
 from worker_svc.step.layout import Flat
@@ -90,6 +93,7 @@ def num_blocks(patch: pytest.MonkeyPatch, **settings: Any) -> tuple[int, Limits,
         vocab_size=100,
         device=torch.device("cuda"),
         dtype=torch.bfloat16,
+        part=Part(),
         cache_shape=lambda _: shape,
     )
     chosen = WorkerSettings(model="unused", **settings)
@@ -155,3 +159,19 @@ def test_where_a_capture_fails_it_is_said_and_steps_are_launched_eagerly(
     job = lane.jobs[lane.admit(prompt(7), GREEDY)]
     finish_all(runner, lane)
     assert job.tokens == lone_greedy(small_checkpoint, prompt(7), 12, stop_token_ids=()).tokens
+
+
+def test_where_ranks_wait_for_each_others_graphs_none_goes_on_without(
+    assembled: Assemble, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others may be at what only a replay of all ranks computes: they would wait for ever."""
+    executor = assembled(cuda_graphs=False).runner.executor
+    executor.model.part = Part(num_ranks=2)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Recordings, "__call__", fail)
+    with pytest.raises(WorkerUnavailable, match="out of memory: --no-cuda-graphs serves"):
+        _capture(executor, Limits(257, 512, 4, 64, 6, 16))
+    assert recordings.num_made == 0
