@@ -67,7 +67,7 @@ async def _adopt(
     try:
         reply = await stream.open(hello)
     finally:
-        await asyncio.wait((reading,))
+        await asyncio.gather(reading, return_exceptions=True)
     jobs = reading.result()
     reports = await stream.kept_reports(reply.num_kept_reports)
     config = core_config(lease, reply, replica.settings)
