@@ -15,8 +15,7 @@ from worker_svc.step.layout import Layout
 from worker_svc.step.link import Alone, Link
 from worker_svc.step.pending import Launched, Pending
 from worker_svc.step.rows import RowTable
-from worker_svc.step.sampler import Choice, SampledRows, Sampler, StepNeeds
-from worker_svc.step.staging import pack
+from worker_svc.step.sampler import Choice, Sampler, StepNeeds
 from worker_svc.step.timer import start_timer
 
 
@@ -66,14 +65,8 @@ class Executor:
         receive = self._link.receive
         if self.graphs is not None:
             return self.graphs.forward(plan.rows, receive)
-        batch = self._layout.make_batch(plan.rows, self.table, plan.num_dead)
+        batch, sampled = self._layout.make_batch(plan.rows, self.table, plan.num_dead)
         hidden = self.model.forward(batch, self.cache, receive(batch.num_positions))
-        rows = plan.sampled
-        row_ids, positions = pack(
-            ([row.resident.row_id for row in rows], [row.position for row in rows]),
-            self.table.device,
-        )
-        sampled = SampledRows(row_ids, positions)
         return Computed(hidden, sampled, batch.num_positions, batch.num_context)
 
     def _choose(self, computed: Computed, rows: Sequence[Row]) -> Choice:

@@ -62,6 +62,7 @@ class FlatStep:
         token_row_ids, positions = arrays.flat_tokens()
         last = np.empty_like(order)
         last[order] = ends - 1
+        sampled_row_ids, next_positions = given.sampled
         return cls(
             token_row_ids=token_row_ids,
             positions=positions,
@@ -69,8 +70,8 @@ class FlatStep:
             query_starts=np.concatenate(((0,), ends)),
             context_lens=context_lens,
             sample_positions=last[given.is_sampled],
-            sampled_row_ids=given.row_ids[given.is_sampled],
-            next_positions=given.next_positions[given.is_sampled],
+            sampled_row_ids=sampled_row_ids,
+            next_positions=next_positions,
             max_query_len=int(arrays.counts.max(initial=0)),
             max_context_len=int(context_lens.max(initial=0)),
             num_context=int(context_lens.sum()),

@@ -62,7 +62,7 @@ class Bucket:
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
-        """Of each array that ``FlatStep.padded`` makes for it."""
+        """Of each of ``FlatStep.arrays``, filled up."""
         tokens, rows = self.num_tokens, self.num_rows
         return tokens, tokens, rows, rows + 1, rows, rows, rows, rows
 

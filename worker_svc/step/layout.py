@@ -12,6 +12,7 @@ from stepserve.protocol.choices import Attention, Batching
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row
 from worker_svc.kernels import Groups, Rectangle
+from worker_svc.kernels.choice import SampledRows
 from worker_svc.model.batch import Batch
 from worker_svc.step.flat import FlatStep
 from worker_svc.step.row_arrays import RowArrays
@@ -19,12 +20,14 @@ from worker_svc.step.rows import RowTable
 from worker_svc.step.staging import pack
 
 Array = NDArray[Any]
+# A step's tokens on the device, and whose tokens are chosen after.
+Laid = tuple[Batch, SampledRows]
 
 
 class Layout(Protocol):
     """A way to lay out rows."""
 
-    def make_batch(self, rows: Sequence[Row], table: RowTable, num_dead: int) -> Batch:
+    def make_batch(self, rows: Sequence[Row], table: RowTable, num_dead: int) -> Laid:
         """The rows' next tokens on the device, and which of them are sampled after.
 
         Of rows that leave nothing pending it is the last one.
@@ -46,8 +49,8 @@ def layout_for(attention: Attention, batching: Batching) -> Layout:
 class Flat:
     """All tokens of all rows laid end to end, for ``paged``."""
 
-    def make_batch(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
-        return FlatStep.of(rows).on_device(table)[0]
+    def make_batch(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Laid:
+        return FlatStep.of(rows).on_device(table)
 
     def largest_rows(self, limits: Limits) -> Sequence[tuple[int, int]]:
         num_rows = min(limits.max_batch_size, limits.max_step_tokens)
@@ -58,18 +61,18 @@ class Flat:
 class Grouped(Flat):
     """As ``Flat``, in an order that brings rows of equal lengths together, for ``grouped``."""
 
-    def make_batch(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Batch:
+    def make_batch(self, rows: Sequence[Row], table: RowTable, _num_dead: int, /) -> Laid:
         given = RowArrays.of(rows)
         order = np.lexsort((given.context_lens, given.counts))
         arrays = given.take(order)
         # By row as given: which of the tokens is its last.
         last = np.empty_like(order)
         last[order] = arrays.counts.cumsum() - 1
-        token_row_ids, positions, sampled = pack(
-            (*arrays.flat_tokens(), last[given.is_sampled]), table.device
+        token_row_ids, positions, sampled, *chosen = pack(
+            (*arrays.flat_tokens(), last[given.is_sampled], *given.sampled), table.device
         )
         token_ids, slots = table.locate(token_row_ids, positions)
-        return Batch(
+        batch = Batch(
             token_ids=token_ids,
             positions=positions,
             slots=slots,
@@ -77,6 +80,7 @@ class Grouped(Flat):
             sample_positions=sampled.long(),
             num_context=int(arrays.context_lens.sum()),
         )
+        return batch, SampledRows(*chosen)
 
 
 class Padded:
@@ -89,25 +93,27 @@ class Padded:
     def __init__(self, keeps_dead: bool) -> None:
         self._keeps_dead = keeps_dead
 
-    def make_batch(self, rows: Sequence[Row], table: RowTable, num_dead: int, /) -> Batch:
+    def make_batch(self, rows: Sequence[Row], table: RowTable, num_dead: int, /) -> Laid:
         """The logits of dead rows come after the others'."""
-        arrays = self._with_dead(RowArrays.of(rows), num_dead)
+        given = RowArrays.of(rows)
+        arrays = self._with_dead(given, num_dead)
         width = int(arrays.counts.max())
         column, last = np.arange(width), arrays.counts[:, None] - 1
         is_written = column <= last
         is_written[len(rows) :] = False
         ends = np.arange(len(last)) * width + arrays.counts - 1
-        token_row_ids, positions, sampled, unwritten = pack(
+        token_row_ids, positions, sampled, unwritten, *chosen = pack(
             (
                 arrays.row_ids.repeat(width),
                 (arrays.starts[:, None] + np.minimum(column, last)).reshape(-1),
                 ends[arrays.is_sampled],
                 np.flatnonzero(~is_written),
+                *given.sampled,
             ),
             table.device,
         )
         token_ids, slots = table.locate(token_row_ids, positions)
-        return Batch(
+        batch = Batch(
             token_ids=token_ids,
             positions=positions,
             slots=slots.index_fill_(0, unwritten.long(), -1),
@@ -115,6 +121,7 @@ class Padded:
             sample_positions=sampled.long(),
             num_context=len(ends) * int(arrays.context_lens.max()),
         )
+        return batch, SampledRows(*chosen)
 
     def _with_dead(self, arrays: RowArrays, num_dead: int) -> RowArrays:
         if not self._keeps_dead or num_dead == 0:

@@ -42,6 +42,11 @@ class RowArrays:
     def context_lens(self) -> Array:
         return self.starts + self.counts
 
+    @property
+    def sampled(self) -> tuple[Array, Array]:
+        """Row ids and next positions of those for which a token is chosen."""
+        return self.row_ids[self.is_sampled], self.next_positions[self.is_sampled]
+
     def take(self, order: Array) -> RowArrays:
         """The rows at ``order``."""
         return RowArrays(*(getattr(self, field.name)[order] for field in fields(self)))

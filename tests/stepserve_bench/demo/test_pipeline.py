@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stepserve.commands.up import Up
 from stepserve_bench.demo.command import (
     NUM_STAGES,
     PIPELINED,
@@ -62,9 +61,6 @@ def test_the_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-    "pipeline_stages" not in Up.model_fields, reason="workers have no pipeline stages here"
-)
 def test_who_is_in_which_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STEPSERVE_REDIS_URL", raising=False)
     with queue_without_workers() as (redis_url, target):

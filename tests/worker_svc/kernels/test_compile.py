@@ -277,7 +277,7 @@ def batch_of(rows: list[tuple[int, int]]) -> Batch:
         resident = Resident.of(admission, LIMITS.max_context)
         resident.row_id = row_id
         laid.append(row_of(resident, num_tokens))
-    return Flat().make_batch(laid, table, 0)
+    return Flat().make_batch(laid, table, 0)[0]
 
 
 def launch_step(batch: Batch) -> None:

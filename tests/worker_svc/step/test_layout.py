@@ -8,6 +8,7 @@ from tests.worker_svc.step.tables import BLOCK_SIZE, GREEDY, LIMITS, Tables, row
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row
 from worker_svc.kernels import Groups, Rectangle
+from worker_svc.kernels.choice import SampledRows
 from worker_svc.step.layout import Flat, Grouped, Layout, Padded, layout_for
 
 # Row id: (tokens, computed before, tokens to compute).
@@ -29,9 +30,15 @@ def slot_of(tables: Tables, row_id: int, position: int) -> int:
     return block_id * BLOCK_SIZE + position % BLOCK_SIZE
 
 
+def check_sampled(sampled: SampledRows) -> None:
+    """Those that leave nothing pending, in the order of the rows; nobody who is dead."""
+    assert sampled.row_ids.tolist() == [3, 4, 1, 2]
+    assert sampled.positions.tolist() == [LENGTHS[row_id][0] for row_id in (3, 4, 1, 2)]
+
+
 def test_groups_bring_rows_of_equal_lengths_together() -> None:
     tables, rows = tables_and_rows()
-    batch = Grouped().make_batch(rows, tables.table, 3)
+    batch, sampled = Grouped().make_batch(rows, tables.table, 3)
     order = [4, 2, 3, 1, 0]
     tokens = [
         (row_id, position)
@@ -44,6 +51,7 @@ def test_groups_bring_rows_of_equal_lengths_together() -> None:
     # In the order of the rows, without row 0, of which tokens are left.
     last = [tokens.index((row_id, LENGTHS[row_id][0] - 1)) for row_id in (3, 4, 1, 2)]
     assert batch.sample_positions.tolist() == last
+    check_sampled(sampled)
     assert isinstance(batch.context, Groups)
     assert batch.context.row_ids.tolist() == order
     assert batch.context.query_lens.tolist() == [1, 1, 2, 2, 5]
@@ -56,7 +64,7 @@ def test_a_rectangle_repeats_last_tokens_and_copies_the_longest_row(
     keeps_dead: bool, num_dead: int
 ) -> None:
     tables, rows = tables_and_rows()
-    batch = Padded(keeps_dead).make_batch(rows, tables.table, num_dead)
+    batch, sampled = Padded(keeps_dead).make_batch(rows, tables.table, num_dead)
     row_ids = [*LENGTHS, *[3] * (num_dead if keeps_dead else 0)]
     tokens, slots, last = [], [], []
     for row, row_id in enumerate(row_ids):
@@ -72,6 +80,7 @@ def test_a_rectangle_repeats_last_tokens_and_copies_the_longest_row(
     assert batch.positions.tolist() == [at for _, at in tokens]
     assert batch.slots.tolist() == slots
     assert batch.sample_positions.tolist() == last
+    check_sampled(sampled)
     assert isinstance(batch.context, Rectangle)
     assert batch.context.row_ids.tolist() == row_ids
     assert (batch.num_positions, batch.num_context) == (5 * len(row_ids), 6 * len(row_ids))
@@ -79,7 +88,7 @@ def test_a_rectangle_repeats_last_tokens_and_copies_the_longest_row(
 
 def test_a_dead_row_has_logits_where_nothing_else_is_sampled() -> None:
     tables, rows = tables_and_rows()
-    batch = Padded(keeps_dead=True).make_batch(rows[1:2], tables.table, 2)
+    batch, _ = Padded(keeps_dead=True).make_batch(rows[1:2], tables.table, 2)
     assert batch.sample_positions.tolist() == [9, 14]
 
 
@@ -110,7 +119,7 @@ def test_only_static_rectangles_keep_the_dead() -> None:
     tables, rows = tables_and_rows()
     settings = [("paged", "static"), ("grouped", "static"), ("padded", "continuous")]
     for attention, batching in [*settings, ("padded", "static")]:
-        batch = layout_for(attention, batching).make_batch(rows, tables.table, 9)  # type: ignore[arg-type]
+        batch, _ = layout_for(attention, batching).make_batch(rows, tables.table, 9)  # type: ignore[arg-type]
         assert (batch.num_context > 6 * len(rows)) == (
             (attention, batching) == ("padded", "static")
         )

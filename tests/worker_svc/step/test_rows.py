@@ -22,7 +22,7 @@ from worker_svc.step.staging import Buffer
 def check_batch(tables: Tables, counts: dict[int, int]) -> None:
     """The batch of the next ``counts`` tokens of each row, entry by entry, the longest last."""
     rows = [row_of(tables.residents[row_id], count) for row_id, count in counts.items()]
-    batch = Flat().make_batch(rows, tables.table, 0)
+    batch, _ = Flat().make_batch(rows, tables.table, 0)
     batch.context.check()
     tokens, positions, slots, starts = [], [], [], [0]
     ends = {row_id: tables.residents[row_id].num_computed + counts[row_id] for row_id in counts}
