@@ -38,8 +38,10 @@ help: ## Print this list.
 demo: setup ## Serve a small model on this machine: a dozen prompts, streamed, and the picture of every step.
 	@$(BIN)/python -m stepserve_bench.demo
 
+# A signal does not end a test that waits in C++; a thread ends its process and prints where it was.
 test: check $(FETCHED) ## Run the checks, then every test that takes seconds.
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --timeout-method thread \
+		-m "not long" $(PYTEST_ARGS)
 
 test-long: setup $(FETCHED) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -p no:xdist -m long $(PYTEST_ARGS)

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from stepserve.protocol.errors import StepRefused, Unavailable, one_line
@@ -60,6 +61,14 @@ class Commands:
         return item
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A launched step, and the report that it ends with."""
+
+    plan: StepPlan
+    report: asyncio.Task[StepReport]
+
+
 class Engine:
     """Executes the commands of the newest stream, in their order.
 
@@ -82,7 +91,7 @@ class Engine:
         self._turn = asyncio.Lock()
         self._launch_ahead = launch_ahead
         # Launched and not yet absorbed, by step, in their order.
-        self._flying: dict[int, asyncio.Task[StepReport]] = {}
+        self._flying: dict[int, _Flight] = {}
         self._driver: Commands | None = None
         self._is_draining = False
 
@@ -167,7 +176,7 @@ class Engine:
                 await self._land(self._launch_ahead)
                 self._check_driver(commands)
                 self._launch(command)
-            report = asyncio.shield(self._flying[command.step])
+            report = asyncio.shield(self._flying[command.step].report)
             report.add_done_callback(_seen)
             return report
 
@@ -175,7 +184,7 @@ class Engine:
         """Wait until at most so many launched steps are not absorbed."""
         while len(self._flying) > num_flying:
             oldest = next(iter(self._flying.values()))
-            await asyncio.wait((oldest,))
+            await asyncio.wait((oldest.report,))
 
     def _launch(self, command: StepCommand) -> None:
         plan = self._runner.plan(command)
@@ -184,29 +193,29 @@ class Engine:
         before = next(reversed(self._flying.values()), None)
         loop = asyncio.get_running_loop()
         launched = loop.run_in_executor(self._launcher, self._runner.launch, plan)
-        task = asyncio.create_task(self._absorb(plan, launched, before))
-        self._flying[command.step] = task
+        report = asyncio.create_task(self._absorb(plan, launched, before))
+        self._flying[command.step] = _Flight(plan, report)
         if before is None:
             self.tally.starves_no_more()
-            self._watch(plan)
+            self._watch_oldest()
 
-    def _watch(self, plan: StepPlan) -> None:
-        """The device has come to this step: from now on its time runs."""
-        limit_ms = plan.command.max_duration_ms
+    def _watch_oldest(self) -> None:
+        """The device has come to the oldest step, if there is one: from now on its time runs."""
+        oldest = next(iter(self._flying.values()), None)
+        limit_ms = oldest.plan.command.max_duration_ms if oldest is not None else 0
         self._step_due_s = time.monotonic() + limit_ms / 1000 if limit_ms else math.inf
 
     async def _absorb(
         self,
         plan: StepPlan,
         launched: asyncio.Future[Launched],
-        before: asyncio.Task[StepReport] | None,
+        before: _Flight | None,
     ) -> StepReport:
         step, loop = plan.command.step, asyncio.get_running_loop()
         try:
             pending = await launched
             if before is not None:
-                await before
-                self._watch(plan)
+                await before.report
             if pending.is_done():
                 chosen = pending.wait()
             else:
@@ -219,8 +228,7 @@ class Engine:
             raise Unavailable(BROKEN) from error
         finally:
             del self._flying[step]
-            if not self._flying:
-                self._step_due_s = math.inf
+            self._watch_oldest()
         self._ledger.record(report)
         self.tally.landed(report, is_starved=not self._flying and self.num_residents > 0)
         return report
