@@ -36,6 +36,8 @@ from tests.scheduler_svc.core.model_worker import ModelWorker
 
 # Twice among others, twice alone.
 MAX_FAILURES = 4
+# A step takes a few turns: to claim, to execute, to write and to be told so.
+MAX_TURNS_A_STEP = 10
 
 
 class World:
@@ -49,12 +51,14 @@ class World:
         self.claiming: list[Claim] = []  # The wish that stands, if one does.
         self.history: list[Reported] = []
         self.num_failures = 0
+        # What every worker holds, whatever the lane that drives it makes of it.
+        self._worker_places = config.max_batch_size
         self._start(config)
 
     def _start(self, config: CoreConfig) -> None:
         self.config = config
         self.core = Core(config)
-        self.worker = ModelWorker(config)
+        self.worker = ModelWorker(replace(config, max_batch_size=self._worker_places))
         self.probation = Probation(config.max_steps_in_flight)
         self._job_of: dict[int, tuple[str, int]] = {}
         self._last_commit = config.first_step - 1
@@ -216,14 +220,16 @@ class World:
 
     def finish(self, max_steps: int) -> None:
         """Let everything happen in turn until every job has ended."""
-        num_steps, last_step = 0, self.worker.last_step
+        num_steps, num_turns, last_step = 0, 0, self.worker.last_step
         while self.queue.unended or self.inbox or self.redis or self.commands:
             can_move = self.inbox or self.redis or self.commands or self.queue.num_queued
             assert can_move, "stuck: jobs are left and nothing will happen"
             self.turn()
+            num_turns += 1
             num_steps += max(0, self.worker.last_step - last_step)
             last_step = self.worker.last_step
             assert num_steps <= max_steps, "no end in sight"
+            assert num_turns <= MAX_TURNS_A_STEP * (max_steps + 1), "turns without any steps"
         self.queue.check_all_ended()
         assert self.num_failures <= MAX_FAILURES * len(self.queue.curses) ** 2
         self._check_empty()
