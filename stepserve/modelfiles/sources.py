@@ -34,10 +34,10 @@ def slug_of(name: str) -> str:
 
 
 def model_sources(texts: Sequence[str], name: str = "") -> tuple[ModelSource, ...]:
-    """Return the models that are meant by SOURCE or NAME=SOURCE each; ``name`` is the only one's.
+    """Return the models that are meant by SOURCE or NAME=SOURCE each.
 
-    What is there as a path is a SOURCE, whatever characters it has. Raises ValueError where
-    there is none, or where two can't be told apart.
+    ``name`` is the only one's, where none stands before it. What is there as a path is a SOURCE,
+    whatever characters it has. Raises ValueError where there is none, or two can't be told apart.
     """
     if name and len(texts) > 1:
         raise ValueError("--model-name names one model; with several write --model NAME=SOURCE")
@@ -62,7 +62,7 @@ def _source(text: str, given: str) -> ModelSource:
     name, source = (before, after) if is_named else ("", text)
     if not source:
         raise ValueError(f"--model: {text!r} names no checkpoint")
-    return ModelSource(given or name or name_of(source), source)
+    return ModelSource(name or given or name_of(source), source)
 
 
 def _listed(value: Any) -> Any:

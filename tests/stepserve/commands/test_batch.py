@@ -265,10 +265,10 @@ def test_a_flag_hides_the_other_ones_variable(monkeypatch: pytest.MonkeyPatch) -
         batch: Any = parse(["batch", "in", "out", *flags])
         return batch.target, batch.model
 
-    monkeypatch.setenv("STEPSERVE_MODEL", ["m"])
+    monkeypatch.setenv("STEPSERVE_MODEL", "m")
     assert where() == ("", ["m"])
     assert where("--target=t") == ("t", [])
-    monkeypatch.setenv("STEPSERVE_TARGET", ["u"])
+    monkeypatch.setenv("STEPSERVE_TARGET", "u")
     assert where("--model=n") == ("", ["n"])
     assert where("--target=t") == ("t", [])
     for flags in ([], ["--target=t", "--model=n"]):

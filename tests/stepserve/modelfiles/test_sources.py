@@ -20,6 +20,7 @@ from stepserve.modelfiles.sources import ModelSource, model_sources
         (["x=a/b", "o/y=c"], "", [("x", "a/b"), ("o/y", "c")]),
         (["x=/d/k=v"], "", [("x", "/d/k=v")]),
         (["=a/b"], "", [("b", "a/b")]),
+        (["x=a/b"], "n", [("x", "a/b")]),
     ],
 )
 def test_a_text_is_a_source_or_names_one(
