@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from stepserve.protocol.job import Finish
     from stepserve.protocol.sampling import SamplingParams
     from stepserve.protocol.step import TokenLogprobs
+    from stepserve.protocol.worker_status import WorkerStatus
 
 # Imported when it is first asked for: the services import this package for what they share, and
 # need no client.
@@ -71,6 +72,7 @@ _HOME = {
     "TokenLogprobs": "stepserve.protocol.step",
     "Unavailable": "stepserve.client.errors",
     "Usage": "stepserve.protocol.inference",
+    "WorkerStatus": "stepserve.protocol.worker_status",
 }
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "TokenLogprobs",
     "Unavailable",
     "Usage",
+    "WorkerStatus",
     "__version__",
 ]
 

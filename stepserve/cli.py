@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attach": ("stepserve.commands.jobs:Attach", "stream a job's output, from any offset"),
     "get": ("stepserve.commands.jobs:Get", "wait for a job's end, print its whole output"),
     "jobs": ("stepserve.commands.jobs:Jobs", "list jobs, newest first"),
+    "workers": ("stepserve.commands.workers:Workers", "list workers, and who drives each"),
     "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
     "delete": ("stepserve.commands.jobs:Delete", "forget a job and its output"),
     "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Protocol
 
 import torch
@@ -132,7 +133,8 @@ def assemble(settings: WorkerSettings, incarnation: str, company: Company = ALON
     ahead = settings.launch_ahead
     if ahead is None:
         ahead = LAUNCH_AHEAD if device.type == "cuda" else 0
-    info = replace(_info(settings, model, limits, incarnation), launch_ahead=ahead)
+    info = _info(settings, model, limits, incarnation)
+    info = replace(info, launch_ahead=ahead, device=_name(device))
     _say(info, kernels.name, device)
     # While a step is in a later stage the first one has others.
     return Assembly(runner, info, ahead + info.num_stages - 1, company.fail)
@@ -169,6 +171,10 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _say(info: WorkerInfo, kernels: str, device: torch.device) -> None:
     log.info(
         "worker %s holds %s: %s on %s with %s kernels, %s",
@@ -203,4 +209,6 @@ def _info(settings: WorkerSettings, model: Model, limits: Limits, incarnation: s
         max_step_tokens=limits.max_step_tokens,
         max_kept_reports=settings.max_kept_reports,
         num_stages=model.part.num_stages,
+        version=version("stepserve"),
+        tensor_parallel=model.part.num_ranks,
     )

@@ -224,7 +224,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly, status: Status | N
 
     Raises StepserveError where the address is taken.
     """
-    status = status or Status(settings, assembly.info.model)
+    status = status or Status(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = WorkerServer(settings, assembly)
@@ -232,7 +232,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly, status: Status | N
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     info = assembly.info
-    status.metrics.add(server.metrics)
+    status.metrics.add(server.metrics, info.model)
     status.vitals.require(alive=lambda: server.problem)
     beating = asyncio.create_task(status.vitals.beat())
     calm_collector()

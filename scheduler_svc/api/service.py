@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.listing import Listing
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference import StreamEvent
@@ -17,9 +17,9 @@ from stepserve.protocol.inference_rpc import InferenceServicer
 
 
 class InferenceService(InferenceServicer):
-    """The gRPC edge of the front end."""
+    """The gRPC edge of the front ends."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnds) -> None:
         self._front_end = front_end
 
     async def Submit(self, message: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
@@ -55,6 +55,11 @@ class InferenceService(InferenceServicer):
         self, _message: wire.ListModelsRequest, _context: Any
     ) -> wire.ListModelsResponse:
         return wire.encode_models(await self._front_end.models())
+
+    async def ListWorkers(
+        self, message: wire.ListWorkersRequest, _context: Any
+    ) -> wire.ListWorkersResponse:
+        return wire.encode_workers(await self._front_end.workers(message.model))
 
 
 async def _send(context: Any, stream: AsyncGenerator[StreamEvent, None]) -> None:

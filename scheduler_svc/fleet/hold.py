@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from scheduler_svc.fleet.assignment import Assignment
+from scheduler_svc.fleet.assignment import Assignment, Held
 from scheduler_svc.lane.lane import Lane
 from scheduler_svc.lane.lease_keeper import LeaseKeeper
 from scheduler_svc.lane.recordings import recordings
@@ -18,7 +18,7 @@ from scheduler_svc.lane.worker_stream import WorkerGone, WorkerStream
 from scheduler_svc.queue import Lease
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.protocol.errors import Unavailable
-from stepserve.protocol.step import PROTOCOL_VERSION, WorkerInfo
+from stepserve.protocol.step import WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ async def hold(
         return
     goes_on = False
     try:
-        goes_on = await _drive(replica, lease, stream, info, assignment.should_leave)
+        goes_on = await _drive(replica, lease, stream, info, assignment)
     finally:
         # Its jobs go on, or were given back, in the ordinary case; else they wait again now.
         try:
@@ -72,18 +72,10 @@ async def worker_stream(address: str, settings: SchedulerSettings) -> AsyncItera
         await stream.close()
 
 
-def check_worker(info: WorkerInfo, replica: Replica) -> None:
-    """Raise WorkerGone where it is no worker of our model, or of another version."""
-    if info.protocol_version != PROTOCOL_VERSION:
-        raise WorkerGone(f"speaks protocol {info.protocol_version}, not {PROTOCOL_VERSION}")
-    if info.model != replica.card.name:
-        raise WorkerGone(f"serves {info.model}, not {replica.card.name}")
-
-
 async def _drive(
-    replica: Replica, lease: Lease, stream: WorkerStream, info: WorkerInfo, stop: asyncio.Event
+    replica: Replica, lease: Lease, stream: WorkerStream, info: WorkerInfo, assignment: Assignment
 ) -> bool:
-    """Drive it until ``stop`` or a loss; whether the next holder can go on from there."""
+    """Drive it until told to leave or a loss; whether the next holder can go on from there."""
     if await _is_known_by_another_name(replica, lease):
         raise WorkerGone("it is driven under another of its addresses")
     async with _kept(replica, lease):
@@ -93,11 +85,12 @@ async def _drive(
     with (
         replica.turns.lane(config) as meter,
         recordings(replica.settings, lease, config) as recorders,
+        assignment.holding(Held(lease.epoch, meter)),
     ):
         lane = Lane(replica, lease, stream, taken.reply, config, (meter, *recorders))
         if taken.adoption is not None:
             lane.adopt(taken.adoption)
-        return await lane.run(stop)
+        return await lane.run(assignment.should_leave)
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""What clients may do, in values. Each protocol that they may speak is an edge of this."""
+"""What clients may do with one model, in values."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ from dataclasses import dataclass, replace
 
 from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
-from scheduler_svc.frontend.batches import Batches
-from scheduler_svc.frontend.files import Files
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
-from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.redis_watch import RedisWatch
 from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
-from scheduler_svc.frontend.validate import check_deadline, check_model, resolve
+from scheduler_svc.frontend.validate import check_deadline, resolve
 from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted, stored_now
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import (
     JobInfo,
-    JobPage,
-    JobState,
     ModelInfo,
     OutputInfo,
     Request,
@@ -58,7 +53,7 @@ class Readiness:
 
 
 class FrontEnd:
-    """Jobs in, streams out. All state is in Redis: any replica answers for any job.
+    """Jobs of one model in, streams out. All state is in Redis: any replica answers for any job.
 
     Methods raise InvalidRequest, NotFound, Exhausted, BegunAnew and Unavailable. Streams go on
     while ``run`` runs.
@@ -76,9 +71,12 @@ class FrontEnd:
         self._trouble = Trouble(log, "the api cannot say how it stands")
         self.absence = Absence(queue, settings.disconnect_grace_s)
         self.texts = Texts(self._live_card)
-        self.files = Files(queue)
-        self.batches = Batches(queue)
         self.readiness = Readiness(takes_jobs=False, computes=False)
+
+    @property
+    def queue(self) -> JobQueue:
+        """Where its jobs are."""
+        return self._queue
 
     @property
     def model(self) -> str:
@@ -184,7 +182,7 @@ class FrontEnd:
         return await self._queue.edge_of(job_id)
 
     async def get(self, job_id: str) -> JobInfo:
-        return _job_info(await self._snapshot(job_id))
+        return job_info(await self._snapshot(job_id))
 
     async def cancel(self, job_id: str) -> JobInfo:
         """End a job; one that has ended stays as it is. Returns how it stands then."""
@@ -198,33 +196,15 @@ class FrontEnd:
         await self._queue.cancel(job_id)
         await self._queue.forget(job_id)
 
-    async def jobs(
-        self, state: JobState | None = None, tenant: str = "", limit: int = 0, model: str = ""
-    ) -> tuple[JobInfo, ...]:
-        """Return at most ``limit`` jobs (0: 100), newest first."""
-        return (await self.page(Listing(state, tenant, limit), model)).jobs
-
-    async def page(self, listing: Listing, model: str = "") -> JobPage:
-        """Return some jobs, newest first, and where the list goes on."""
-        check_model(model, self._card)
-        found, after = await self._queue.page(
-            state=listing.state,
-            tenant=listing.tenant,
-            limit=listing.num_jobs,
-            after=listing.after,
-        )
-        return JobPage(tuple(map(_job_info, found)), listing.token(after))
-
-    async def models(self) -> tuple[ModelInfo, ...]:
-        """Return the one that is served."""
-        model = ModelInfo(
+    async def info(self) -> ModelInfo:
+        """Return what is served."""
+        return ModelInfo(
             name=self._card.name,
             max_context=(await self._live_card.get()).max_context,
             vocab_size=self._card.vocab_size,
             num_workers=len(await self._queue.workers()),
             num_queued_jobs=await self._queue.num_queued(),
         )
-        return (model,)
 
     async def _submit_for_stream(
         self, request: Request, edge: str, grace_s: float | None
@@ -300,7 +280,8 @@ class FrontEnd:
         return False
 
 
-def _job_info(job: JobSnapshot) -> JobInfo:
+def job_info(job: JobSnapshot) -> JobInfo:
+    """Return what clients are told of a job."""
     outputs = tuple(
         OutputInfo(index, output.num_tokens, output.finish)
         for index, output in enumerate(job.outputs)

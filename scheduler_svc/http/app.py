@@ -14,22 +14,20 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.batch_runner import BatchRunner
 from scheduler_svc.http.batches import BatchRoutes
 from scheduler_svc.http.body import Bodies, json_object
 from scheduler_svc.http.call import Answer, Call, call_of
-from scheduler_svc.http.chat import Chat
-from scheduler_svc.http.completions import Completions
 from scheduler_svc.http.errors import ApiError, api_error, json_response
 from scheduler_svc.http.files import MAX_FORM_BYTES, UPLOAD_TIMEOUT_S, FileRoutes
 from scheduler_svc.http.loss import loss_of
+from scheduler_svc.http.model_routes import ModelRoutes
 from scheduler_svc.http.models import Models
 from scheduler_svc.http.openapi import document
 from scheduler_svc.http.responses import Responses
 from scheduler_svc.http.sse import OpenStreams
 from scheduler_svc.http.tenant import tenant_of
-from scheduler_svc.http.tokenize import Tokenize
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 
@@ -53,16 +51,14 @@ class Endpoint:
 
 
 class App:
-    """All routes over one front end."""
+    """All routes over the front ends."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnds) -> None:
         self._front_end = front_end
         self._bodies = Bodies()
         self.streams = OpenStreams()
         self._models = Models(front_end)
-        self._tokenize = Tokenize(front_end)
-        self._completions = Completions(front_end, self.streams)
-        self._chat = Chat(front_end, self.streams)
+        self._of_models = ModelRoutes(front_end, self.streams)
         self._responses = Responses(front_end, self.streams)
         self._files = FileRoutes(front_end.files)
         self._batches = BatchRoutes(front_end.batches, front_end.files)
@@ -70,8 +66,8 @@ class App:
             front_end.batches,
             front_end.files,
             {
-                "/v1/completions": self._completions.complete,
-                "/v1/chat/completions": self._chat.complete,
+                "/v1/completions": self._of_models.whole_completion,
+                "/v1/chat/completions": self._of_models.whole_chat,
                 "/v1/responses": self._responses.complete,
             },
         )
@@ -84,11 +80,11 @@ class App:
         )
 
     def _routes(self) -> list[BaseRoute]:
-        tokenize = self._object(self._tokenize.tokenize)
-        detokenize = self._object(self._tokenize.detokenize)
+        tokenize = self._object(self._of_models.tokenize)
+        detokenize = self._object(self._of_models.detokenize)
         return [
-            _route("POST", "/v1/completions", self._posted(self._completions)),
-            _route("POST", "/v1/chat/completions", self._posted(self._chat)),
+            _route("POST", "/v1/completions", self._posted(self._of_models.completion)),
+            _route("POST", "/v1/chat/completions", self._posted(self._of_models.chat)),
             _route("GET", "/v1/models", self._list_models),
             _route("GET", "/v1/models/{name:path}", self._one_model),
             _route("POST", "/v1/responses", self._posted(self._responses.create)),

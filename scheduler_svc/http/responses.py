@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.texts import Conversation
 from scheduler_svc.http import sse
 from scheduler_svc.http.call import Answer, Call
@@ -20,7 +20,7 @@ from scheduler_svc.http.errors import (
     not_again,
     not_found,
 )
-from scheduler_svc.http.ids import RESPONSE, job_of
+from scheduler_svc.http.ids import RESPONSE, uuid_of
 from scheduler_svc.http.merge import begun
 from scheduler_svc.http.parameters import RESPONSE as PARAMETERS
 from scheduler_svc.http.parameters import check
@@ -48,9 +48,12 @@ class Asked:
 
 
 class Responses:
-    """Makes responses and tells of them. All state is the job's own: any replica can."""
+    """Makes responses and tells of them. All state is the job's own: any replica can.
 
-    def __init__(self, front_end: FrontEnd, streams: sse.OpenStreams) -> None:
+    One may go on from another model's.
+    """
+
+    def __init__(self, front_end: FrontEnds, streams: sse.OpenStreams) -> None:
         self._front_end = front_end
         self._streams = streams
 
@@ -82,19 +85,19 @@ class Responses:
 
     async def get(self, response_id: str, tenant: str) -> dict[str, Any]:
         """Return how it stands. Raises ApiError where it is not known."""
-        return await self._whole(self._job_of(response_id), tenant)
+        return await self._whole(await self._job_of(response_id), tenant)
 
     async def follow(self, response_id: str, call: Call, after: str) -> Answer:
         """Stream its events after number ``after``, or from its beginning. Raises ApiError."""
         number = after or call.last_event_id
         if number and not (number.isascii() and number.isdigit() and len(number) <= 15):
             raise invalid("starting_after", "must be an event's sequence_number")
-        job_id = self._job_of(response_id)
+        job_id = await self._job_of(response_id)
         return await self._stream(job_id, call, int(number) if number else -1)
 
     async def cancel(self, response_id: str, tenant: str) -> dict[str, Any]:
         """End one that runs in the background. Raises ApiError."""
-        job_id = self._job_of(response_id)
+        job_id = await self._job_of(response_id)
         record, _ = await self._known(job_id, tenant)
         if not record.is_background:
             raise ApiError(400, "only responses in the background can be cancelled")
@@ -146,8 +149,8 @@ class Responses:
             raise not_found(f"response {job_id[:100]!r}")
         return record, job
 
-    def _job_of(self, response_id: str) -> str:
-        return job_of(RESPONSE, response_id, self._front_end.model)
+    async def _job_of(self, response_id: str) -> str:
+        return await self._front_end.find(uuid_of(RESPONSE, response_id))
 
     async def _asked(self, call: Call) -> Asked:
         body = call.body
@@ -156,7 +159,7 @@ class Responses:
         messages = [*await self._previous(call), *input_messages(body)]
         instructions = text(body, "instructions")
         told = [{"role": "system", "content": instructions}] if instructions else []
-        texts = self._front_end.texts
+        texts = self._front_end.of(text(body, "model")).texts
         conversation = Conversation([*told, *messages], tools, _options(body))
         rendered = await texts.render(conversation)
         manner = manner_of(await texts.chat_template_source(), rendered.text, names_of(tools))
@@ -180,7 +183,7 @@ class Responses:
         previous_id = text(call.body, "previous_response_id")
         if not previous_id:
             return []
-        job_id = self._job_of(previous_id)
+        job_id = await self._job_of(previous_id)
         record, job = await self._known(job_id, call.tenant)
         if job.state != "ended":
             raise invalid("previous_response_id", "has not ended yet")

@@ -8,9 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.http.call import Call
 from scheduler_svc.http.errors import ApiError, not_found
-from scheduler_svc.http.ids import job_of, unique_of
+from scheduler_svc.http.ids import unique_of
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
@@ -58,7 +59,7 @@ async def resumed(
     front_end: FrontEnd, place: Place, offsets: Sequence[int], call: Call
 ) -> AsyncGenerator[StreamEvent, None]:
     """Stream a job of the caller's own from offsets on; as ``generate`` does, its id first."""
-    job_id = job_of("", place.unique, front_end.model)
+    job_id = job_id_of(front_end.model, place.unique)
     job = await front_end.get(job_id)
     if job.tenant != call.tenant:
         raise not_found(f"job {job_id!r}")

@@ -9,7 +9,7 @@ import socket
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.app import App
 from scheduler_svc.http.guard import GuardedProtocol
 from stepserve.protocol.errors import StepserveError
@@ -22,9 +22,9 @@ PULSE_S = 5.0
 
 
 class HttpServer:
-    """Serves the front end in the running loop; signals are the process's own affair."""
+    """Serves the front ends in the running loop; signals are the process's own affair."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnds) -> None:
         self._app = App(front_end)
         self._state = ServerState()
         self._server: asyncio.Server | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -34,6 +35,8 @@ _STEP_S = (
 )  # fmt: skip
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
+NUM_RECENT_STEPS = 512
+
 
 class LaneMeter:
     """Observes the turns of one lane. Most of what is told of it is read when it is asked for."""
@@ -42,6 +45,8 @@ class LaneMeter:
         self._turns = turns
         self._outputs = Outputs(turns.latencies)
         self._reported = config.first_step - 1
+        # How long the last steps took, in microseconds.
+        self.step_us: deque[int] = deque(maxlen=NUM_RECENT_STEPS)
         self.config = config
         self.core: Core | None = None
 
@@ -85,6 +90,7 @@ class LaneMeter:
                     return False
                 self._reported = report.step
                 self._turns.step_s.observe(report.duration_us / 1e6)
+                self.step_us.append(report.duration_us)
                 self._turns.step_tokens.observe(report.num_positions)
                 self._outputs.streamed(report.token_sequence_ids, now_s)
                 return bool(report.finished or stops)

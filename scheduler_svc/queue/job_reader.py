@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
-from scheduler_svc.queue.listing import Place, list_page, list_snapshots
+from scheduler_svc.queue.listing import Place, list_page, list_snapshots, merged
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.snapshot import (
@@ -55,7 +55,13 @@ class JobReader:
         after: Place | None = None,
     ) -> tuple[list[JobSnapshot], Place | None]:
         """Like ``jobs``, of those behind ``after``; and where to go on, None if that was all."""
-        return await list_page(list_snapshots(self._shard, state, after), tenant, limit)
+        return await page_of([self], state=state, tenant=tenant, limit=limit, after=after)
+
+    def listing(
+        self, state: JobState | None, after: Place | None
+    ) -> AsyncIterator[tuple[Place, JobSnapshot]]:
+        """Its jobs behind ``after``, newest first, for ``page_of``."""
+        return list_snapshots(self._shard, state, after)
 
     async def read(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
         """The outputs from their offsets on, as of one moment; None for an unknown job.
@@ -74,3 +80,16 @@ class JobReader:
                 # They take long to decode, and there may be many outputs.
                 await asyncio.sleep(0)
         return outputs
+
+
+async def page_of(
+    readers: Sequence[JobReader],
+    *,
+    state: JobState | None,
+    tenant: str,
+    limit: int,
+    after: Place | None,
+) -> tuple[list[JobSnapshot], Place | None]:
+    """A page of several models' jobs, as ``JobReader.page`` gives it of one."""
+    listings = [reader.listing(state, after) for reader in readers]
+    return await list_page(merged(listings), tenant, limit)

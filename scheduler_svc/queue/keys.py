@@ -1,9 +1,13 @@
-"""Every key of a shard; queue.lua's header says what each holds."""
+"""Every key of a shard, and those of none; queue.lua's header says what each holds."""
 
 from __future__ import annotations
 
 import hashlib
 from urllib.parse import quote
+
+# No shard's name comes to these: a "{" follows its "ss:".
+REGISTRY_TOLD = "ss:registry:{workers}:told"
+REGISTRY_SEEN = "ss:registry:{workers}:seen"
 
 
 class Keys:

@@ -70,6 +70,14 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   lines:KIND:ID   hash    number -> what came of a line of it; "#good" and "#bad" count them
   minder:KIND:ID  string  who works on it now; expires
 
+Of no shard, for workers of all models; both expire when nobody writes:
+
+  ss:registry:{workers}:told
+                  hash    worker id -> when it was told (ms), who drives it ('' nobody), what a
+                          scheduler knows of it (JSON), newlines between
+  ss:registry:{workers}:seen
+                  zset    worker id -> when it last answered a scheduler (ms)
+
 A job is queued while it is in queue, running while it is in a claims set, and ended
 for good once its hash has "ended". Times are Redis's own; job times are seconds with
 six decimals. That clock may go back: no stored time is believed that lies further ahead
@@ -463,6 +471,36 @@ return redis.call('HGETALL', KEYS[2])
 -- A scheduler takes no more workers.
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
+return 1
+
+--@ enrol
+-- KEYS  told seen (the registry's)
+-- ARGV  who tells, keep_ms, fresh_ms, then of each worker: its id, who drives it ('' where it is
+--       not who tells), how many ms ago it answered, what is known (JSON)
+-- Workers that nobody has heard of for keep_ms are forgotten. What a driver says stays while it
+-- is younger than fresh_ms: others only know that the worker answers.
+local now, keep, fresh = math.floor(time_us() / 1000), tonumber(ARGV[2]), tonumber(ARGV[3])
+local function forget(from, to)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], from, to)) do
+    redis.call('HDEL', KEYS[1], id)
+    redis.call('ZREM', KEYS[2], id)
+  end
+end
+forget('-inf', now - keep)
+forget(now + 1000, '+inf') -- the clock went back
+for i = 4, #ARGV, 4 do
+  local id, driver = ARGV[i], ARGV[i + 1]
+  local when, known = string.match(redis.call('HGET', KEYS[1], id) or '', '^(%d+)\n([^\n]*)\n')
+  local is_kept = driver == '' and when and known ~= '' and known ~= ARGV[1]
+    and math.abs(now - when) < fresh
+  if not is_kept then
+    local word = string.format('%.0f', now) .. '\n' .. driver .. '\n' .. ARGV[i + 3]
+    redis.call('HSET', KEYS[1], id, word)
+  end
+  redis.call('ZADD', KEYS[2], 'GT', string.format('%.0f', now - ARGV[i + 2]), id)
+end
+redis.call('PEXPIRE', KEYS[1], keep)
+redis.call('PEXPIRE', KEYS[2], keep)
 return 1
 
 --@ claim

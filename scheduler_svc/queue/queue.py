@@ -24,6 +24,7 @@ from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
+from scheduler_svc.queue.registry import Registry
 from scheduler_svc.queue.rows import (
     RowAnswer,
 )
@@ -155,6 +156,10 @@ class JobQueue(JobReader):
     def shelf(self, kind: str) -> Shelf:
         """Records of a kind that an edge keeps beside jobs."""
         return Shelf(self._shard, kind)
+
+    def registry(self) -> Registry:
+        """What schedulers know of workers; the same from whichever model's queue."""
+        return Registry(self._shard)
 
     def presence(self, replica: str, ttl_ms: int) -> Presence:
         """For a replica whose clients follow jobs that are to end when nobody does."""

@@ -35,6 +35,7 @@ from stepserve.client.aio import AsyncClient
 from stepserve.commands.connection import ADVICE
 from stepserve.commands.up import Up
 from stepserve.local.serving import serve
+from stepserve.modelfiles.sources import ModelList
 from stepserve.protocol.errors import Unavailable
 
 MAX_TOLD_FAILURES = 20
@@ -63,7 +64,9 @@ class Batch(Up):
 
     input: CliPositionalArg[Path] = Field(description="JSON lines, one job each")
     output: CliPositionalArg[Path] = Field(description="where the results go")
-    model: str = Field("", description="checkpoint directory or hub id, where none is targeted")
+    model: ModelList = Field(
+        [], description="checkpoint directory or hub id, where none is targeted; see stepserve up"
+    )
     target: str = Field("", description="a running service's HOST:PORT")
     max_jobs: int = Field(1024, ge=1, description="jobs under way at once")
 
@@ -108,7 +111,7 @@ class Batch(Up):
                 return asyncio.run(served_models(self.target))
             except Unavailable as error:
                 raise Unavailable(f"{error}. {ADVICE}") from None
-        return str(Path(self.model).resolve()) if Path(self.model).exists() else self.model
+        return ",".join(str(Path(m).resolve()) if Path(m).exists() else m for m in self.model)
 
     def _run_rest(self, lines: list[BatchLine], progress: Progress) -> list[LineRun]:
         if self.target or len(progress.results) == len(lines):
@@ -117,7 +120,7 @@ class Batch(Up):
         own = {"input", "output", "model", "target", "max_jobs", "host", "port", "data_dir"}
         own.add("progress")
         flags = self.model_dump(exclude=own, exclude_defaults=True)
-        with serve(self.model, data_dir=directory, progress=self.progress, **flags) as served:
+        with serve(*self.model, data_dir=directory, progress=self.progress, **flags) as served:
             runs = asyncio.run(self._run(served.target, lines, progress))
         shutil.rmtree(directory, ignore_errors=True)
         return runs

@@ -21,11 +21,13 @@ from stepserve.protocol.jobs_wire import (
     decode_models,
     decode_state,
     decode_usage,
+    decode_workers,
     encode_job,
     encode_jobs,
     encode_models,
     encode_state,
     encode_usage,
+    encode_workers,
 )
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
@@ -41,6 +43,8 @@ from stepserve.v1.inference_pb2 import (
     ListJobsResponse,
     ListModelsRequest,
     ListModelsResponse,
+    ListWorkersRequest,
+    ListWorkersResponse,
     SubmitRequest,
     SubmitResponse,
 )
@@ -59,6 +63,8 @@ __all__ = [
     "ListJobsResponse",
     "ListModelsRequest",
     "ListModelsResponse",
+    "ListWorkersRequest",
+    "ListWorkersResponse",
     "SubmitRequest",
     "SubmitResponse",
     "decode_event",
@@ -66,12 +72,14 @@ __all__ = [
     "decode_jobs",
     "decode_models",
     "decode_state",
+    "decode_workers",
     "encode_event",
     "encode_job",
     "encode_jobs",
     "encode_models",
     "encode_request",
     "encode_state",
+    "encode_workers",
 ]
 
 SERVICE_NAME = str(pb.DESCRIPTOR.services_by_name["Inference"].full_name)

@@ -258,8 +258,9 @@ def encode_info(info: WorkerInfo) -> pb.WorkerInfo:
 
 def decode_info(message: pb.WorkerInfo) -> WorkerInfo:
     found = WorkerInfo(**{name: getattr(message, name) for name in _INFO_FIELDS})
-    # A worker that knows nothing of stages has one.
-    return found if found.num_stages else replace(found, num_stages=1)
+    # A worker that knows nothing of stages has one, and of ranks too.
+    stages, ranks = max(1, found.num_stages), max(1, found.tensor_parallel)
+    return replace(found, num_stages=stages, tensor_parallel=ranks)
 
 
 def encode_hello(hello: Hello) -> pb.Hello:

@@ -283,3 +283,69 @@ class Model(_message.Message):
     num_workers: int
     num_queued_jobs: int
     def __init__(self, name: _Optional[str] = ..., max_context: _Optional[int] = ..., vocab_size: _Optional[int] = ..., num_workers: _Optional[int] = ..., num_queued_jobs: _Optional[int] = ...) -> None: ...
+
+class ListWorkersRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class ListWorkersResponse(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ...) -> None: ...
+
+class WorkerStatus(_message.Message):
+    __slots__ = ("worker_id", "model", "incarnation", "fingerprint", "dtype", "device", "version", "vocab_size", "max_context", "block_size", "num_blocks", "max_batch_size", "max_step_tokens", "num_stages", "tensor_parallel", "driver", "driven_since", "last_seen", "note", "num_running", "num_waiting", "num_free_blocks", "num_recent_steps", "step_p50", "step_p99")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STAGES_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
+    DRIVEN_SINCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RECENT_STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_P50_FIELD_NUMBER: _ClassVar[int]
+    STEP_P99_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    model: str
+    incarnation: str
+    fingerprint: str
+    dtype: str
+    device: str
+    version: str
+    vocab_size: int
+    max_context: int
+    block_size: int
+    num_blocks: int
+    max_batch_size: int
+    max_step_tokens: int
+    num_stages: int
+    tensor_parallel: int
+    driver: str
+    driven_since: _timestamp_pb2.Timestamp
+    last_seen: _timestamp_pb2.Timestamp
+    note: str
+    num_running: int
+    num_waiting: int
+    num_free_blocks: int
+    num_recent_steps: int
+    step_p50: _duration_pb2.Duration
+    step_p99: _duration_pb2.Duration
+    def __init__(self, worker_id: _Optional[str] = ..., model: _Optional[str] = ..., incarnation: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., num_stages: _Optional[int] = ..., tensor_parallel: _Optional[int] = ..., driver: _Optional[str] = ..., driven_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., note: _Optional[str] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_recent_steps: _Optional[int] = ..., step_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., step_p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

@@ -23,7 +23,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("protocol_version", "incarnation", "model", "fingerprint", "dtype", "vocab_size", "max_context", "block_size", "num_blocks", "max_batch_size", "max_step_tokens", "max_kept_reports", "num_stages", "launch_ahead")
+    __slots__ = ("protocol_version", "incarnation", "model", "fingerprint", "dtype", "vocab_size", "max_context", "block_size", "num_blocks", "max_batch_size", "max_step_tokens", "max_kept_reports", "num_stages", "launch_ahead", "device", "version", "tensor_parallel")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,9 @@ class WorkerInfo(_message.Message):
     MAX_KEPT_REPORTS_FIELD_NUMBER: _ClassVar[int]
     NUM_STAGES_FIELD_NUMBER: _ClassVar[int]
     LAUNCH_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     incarnation: str
     model: str
@@ -52,7 +55,10 @@ class WorkerInfo(_message.Message):
     max_kept_reports: int
     num_stages: int
     launch_ahead: int
-    def __init__(self, protocol_version: _Optional[int] = ..., incarnation: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_kept_reports: _Optional[int] = ..., num_stages: _Optional[int] = ..., launch_ahead: _Optional[int] = ...) -> None: ...
+    device: str
+    version: str
+    tensor_parallel: int
+    def __init__(self, protocol_version: _Optional[int] = ..., incarnation: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., max_kept_reports: _Optional[int] = ..., num_stages: _Optional[int] = ..., launch_ahead: _Optional[int] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., tensor_parallel: _Optional[int] = ...) -> None: ...
 
 class LaneMessage(_message.Message):
     __slots__ = ("hello", "command")

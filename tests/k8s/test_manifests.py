@@ -239,7 +239,8 @@ def test_command_lines_are_understood(
         parsed[name] = parse(container["args"])
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert ports == {"grpc": parsed[name].port, "metrics": parsed[name].metrics_port}
-        assert parsed[name].model == settings["STEPSERVE_MODEL"]
+        given = parsed[name].model
+        assert given in (settings["STEPSERVE_MODEL"], [settings["STEPSERVE_MODEL"]])
         assert parsed[name].host == "0.0.0.0"
     scheduler = parsed[SCHEDULER]
     assert isinstance(scheduler, SchedulerSettings)

@@ -12,6 +12,8 @@ from typing import Any
 from redis import Redis
 
 from scheduler_svc.api.server import ApiServer
+from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.queue import JobQueue, Lease, QueueLimits, RowKind
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.settings import ApiSettings
@@ -61,6 +63,11 @@ class Lane:
         self._lengths[job_id, index] = offset + len(token_ids)
 
 
+def front_ends_of(queue: JobQueue, card: ModelCard, settings: ApiSettings) -> FrontEnds:
+    """Those of one model."""
+    return FrontEnds([FrontEnd(queue, card, settings)])
+
+
 def break_bell(redis: Redis, keys: Keys) -> None:
     """Make reading the doorbell fail as only a bug could."""
     redis.delete(keys.bell)
@@ -90,7 +97,7 @@ class Served:
         settings = ApiSettings(
             stream_window_ms=self.stream_window_ms, disconnect_grace_s=self.grace_s, reflection=True
         )
-        self.api = ApiServer(self.queue, self.card, settings)
+        self.api = ApiServer(front_ends_of(self.queue, self.card, settings), settings)
         self.address = await self.api.start(host, port)
 
     async def stop(self) -> None:

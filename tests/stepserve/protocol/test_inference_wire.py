@@ -25,6 +25,7 @@ from stepserve.protocol.inference_wire import encode_request
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import Sampling, SamplingParams
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.worker_status import WorkerStatus
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -127,6 +128,20 @@ jobs = st.builds(
     sampling=st.none() | stored,
 )
 models = st.lists(st.builds(ModelInfo, text, u32, u32, u32, u64), max_size=3)
+# Whole microseconds: no more is told.
+moments = st.integers(0, 2**40).map(lambda us: us / 1e6)
+workers = st.lists(
+    st.builds(
+        WorkerStatus,
+        *[
+            {"str": text, "int": u32, "float": moments, "float | None": st.none() | moments}[
+                str(each.type)
+            ]
+            for each in fields(WorkerStatus)
+        ],
+    ),
+    max_size=3,
+)
 
 
 def copied(request: Request) -> Request:
@@ -170,6 +185,12 @@ def test_a_job_survives_the_wire(job: JobInfo) -> None:
 @settings(max_examples=50)
 def test_models_survive_the_wire(models: list[ModelInfo]) -> None:
     assert wire.decode_models(wire.encode_models(models)) == tuple(models)
+
+
+@settings(max_examples=30, deadline=None)
+@given(workers)
+def test_workers_survive_the_wire(workers: list[WorkerStatus]) -> None:
+    assert wire.decode_workers(wire.encode_workers(workers)) == tuple(workers)
 
 
 @pytest.mark.parametrize("state", [None, "queued", "running", "ended"])
