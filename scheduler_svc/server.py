@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -26,15 +26,20 @@ from scheduler_svc.health import serve_health
 from scheduler_svc.http.server import DEFAULT_PORT as DEFAULT_HTTP_PORT
 from scheduler_svc.http.server import HttpServer
 from scheduler_svc.lane.replica import Replica
+from scheduler_svc.live.broadcast import Broadcast
 from scheduler_svc.metrics.scheduler_metrics import SchedulerMetrics
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import PROG, SchedulerSettings
+from scheduler_svc.spans.starting import start_tracing
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
 from stepserve.process.logs import start_logging
 from stepserve.process.redaction import redacted
 from stepserve.protocol.errors import StepserveError, Unavailable
+
+if TYPE_CHECKING:
+    from scheduler_svc.spans.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -93,15 +98,22 @@ async def scheduler(
         queue = await stack.enter_async_context(
             JobQueue(redis_url(settings), card.name, limits, settings.order)
         )
+        tracing = start_tracing(settings.otlp_endpoint)
+        if tracing is not None:
+            # Pushed first: the last spans end with all that is closed before it.
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         status = Status(settings, card.name)
         metrics = SchedulerMetrics(queue, settings, status)
         await stack.enter_async_context(_told(settings, metrics, status))
-        addresses = await _serve_clients(stack, queue, card, settings, status)
+        addresses = await _serve_clients(stack, queue, card, settings, (status, tracing))
         await _prepare(queue, settings, stop or asyncio.Event())
         await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         if settings.roles in ("all", "lane"):
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            replica = Replica(queue, card, settings, holder, metrics.turns)
+            broadcast = Broadcast()
+            replica = Replica(queue, card, settings, holder, metrics.turns, broadcast, tracing)
+            showing = broadcast.run(queue, holder, metrics.turns.latencies)
+            await stack.enter_async_context(_background(showing))
             lanes = Lanes(replica, settings.worker_addresses)
             await stack.enter_async_context(_background(lanes.run()))
             stack.push_async_callback(lanes.drain)
@@ -114,7 +126,7 @@ async def _told(
     settings: SchedulerSettings, metrics: SchedulerMetrics, status: Status
 ) -> AsyncIterator[None]:
     """Measure the queue and serve all that is told of us, if it is wanted."""
-    if not status.is_wanted:
+    if not (status.is_wanted or _http_port(settings) is not None):
         yield
         return
     async with _background(metrics.queue.run()), _background(status.vitals.beat()):
@@ -127,12 +139,13 @@ async def _serve_clients(
     queue: JobQueue,
     card: ModelCard,
     settings: SchedulerSettings,
-    status: Status,
+    told: tuple[Status, Tracing | None],
 ) -> tuple[str, str]:
     """Serve what the role and the ports say; return the addresses of gRPC and HTTP, or nothing."""
+    status, tracing = told
     address, front_end = "", None
     if settings.roles in ("all", "api"):
-        api = ApiServer(queue, card, settings)
+        api = ApiServer(queue, card, settings, tracing)
         status.vitals.require(ready=lambda: api.problem)
         port = DEFAULT_PORT if settings.port is None else settings.port
         address, front_end = await api.start(settings.host, port), api.front_end
@@ -140,20 +153,27 @@ async def _serve_clients(
     elif settings.port is not None:
         address = await stack.enter_async_context(serve_health(settings.host, settings.port))
     if settings.roles == "http":
-        front_end = FrontEnd(queue, card, settings)
+        front_end = FrontEnd(queue, card, settings, tracing)
         status.vitals.require(ready=partial(_problem, front_end))
         await stack.enter_async_context(_background(front_end.run(_tell_nobody)))
-    http_port = settings.http_port
-    if settings.roles == "http" and http_port is None:
-        http_port = DEFAULT_HTTP_PORT
+    http_port = _http_port(settings)
     if front_end is None or http_port is None:
         return address, ""
-    http = HttpServer(front_end)
+    http = HttpServer(front_end, status.metrics)
     http_address = await http.start(settings.host, http_port)
     stack.push_async_callback(http.stop)
     # First of all, so that streams that are cut off with the process cancel nothing.
     stack.push_async_callback(front_end.close)
     return address, http_address
+
+
+def _http_port(settings: SchedulerSettings) -> int | None:
+    """Return the port for HTTP, None where it is not served."""
+    if settings.roles == "lane":
+        return None
+    if settings.roles == "http" and settings.http_port is None:
+        return DEFAULT_HTTP_PORT
+    return settings.http_port
 
 
 def _problem(front_end: FrontEnd) -> str:

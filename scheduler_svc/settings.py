@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 
 from scheduler_svc.order import Order, Policy
 from stepserve.metrics.settings import MetricsSettings
+from stepserve.process.tracing import TracingSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Batching, Durability, OnModelChange
 
@@ -157,7 +158,7 @@ class ApiSettings(BaseSettings):
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 
-class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings):
+class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings, TracingSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,6 +23,9 @@ from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.channel import server_options
 from stepserve.protocol.inference_rpc import add_InferenceServicer_to_server
 from stepserve.protocol.inference_wire import MAX_REQUEST_BYTES, SERVICE_NAME
+
+if TYPE_CHECKING:
+    from scheduler_svc.spans.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +53,14 @@ class ApiServer:
     none of these back.
     """
 
-    def __init__(self, queue: JobQueue, card: ModelCard, settings: ApiSettings) -> None:
-        self.front_end = FrontEnd(queue, card, settings)
+    def __init__(
+        self,
+        queue: JobQueue,
+        card: ModelCard,
+        settings: ApiSettings,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self.front_end = FrontEnd(queue, card, settings, tracing)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[StatusInterceptor()],

@@ -9,6 +9,7 @@ from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.follower import Follower, News
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
+from scheduler_svc.queue.line import WaitingJob
 from scheduler_svc.queue.listing import Place
 from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
@@ -46,6 +47,7 @@ __all__ = [
     "Submitted",
     "SuspectClaim",
     "Waiting",
+    "WaitingJob",
     "WorkerRecord",
     "decode_logprobs",
     "encode_logprobs",

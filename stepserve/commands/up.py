@@ -20,6 +20,7 @@ from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 from stepserve.process.stopping import stop_signals
+from stepserve.process.tracing import TracingSettings
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
@@ -29,7 +30,9 @@ DEFAULT_HTTP_PORT = 8000
 Role = Literal["all", "api", "lane"]
 
 
-class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings):
+class Up(
+    ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings, TracingSettings
+):
     """Serve a model on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
@@ -184,7 +187,7 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
     def _scheduler(self, role: Role, number: int, redis_url: str, addresses: list[str]) -> Service:
         flags = self._flags(
             "model", "model_name", "durability",
-            *LaneSettings.model_fields, *ApiSettings.model_fields,
+            *LaneSettings.model_fields, *ApiSettings.model_fields, *TracingSettings.model_fields,
         )  # fmt: skip
         if role == "lane":
             name, serving = f"lane {number}", ["--host=127.0.0.1", "--port=0"]
