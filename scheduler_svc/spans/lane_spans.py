@@ -88,7 +88,7 @@ class LaneSpans:
         self._awaiting: set[int] = set()
         self._commits: dict[int, list[Piece]] = {}
 
-    def observe(self, events: Sequence[Event], effects: Sequence[Effect], _core: Core, /) -> None:
+    def observe(self, events: Sequence[Event], effects: Sequence[Effect], core: Core, /) -> None:
         """Take note of a turn."""
         # Most reports end nothing: their rows are not looked at one by one.
         has_ends = False
@@ -96,6 +96,7 @@ class LaneSpans:
             has_ends |= self._take(event)
         for effect in effects:
             if isinstance(effect, Send):
+                self._released(effect.command.release_ids, core)
                 self._admitted(effect.command.admissions)
             elif has_ends and isinstance(effect, Commit):
                 self._finished(effect.step, effect.rows)
@@ -152,16 +153,25 @@ class LaneSpans:
                 output.piece.end({"stepserve.adopted": True})
                 self._at_worker(output, resident.sequence_id, phase, awaits=not output.num_tokens)
 
+    def _released(self, sequence_ids: Iterable[int], core: Core) -> None:
+        """Of those that leave the worker some have not ended: they wait again."""
+        for sequence_id in sequence_ids:
+            output = self._by_id.get(sequence_id)
+            if output is None or (output.spec.job_id, output.index) not in core.live:
+                continue
+            output.num_preemptions += 1
+            self._close(output, {"stepserve.preempted": True})
+            del self._by_id[sequence_id]
+            self._awaiting.discard(sequence_id)
+            output.sequence_id, output.phase = 0, QUEUED
+            output.piece = self._begin(output.spec, output.index, QUEUED)
+
     def _admitted(self, admissions: Iterable[Admission]) -> None:
         for admission in admissions:
             output = self._outputs.get((admission.job_id, admission.index))
             if output is None:
                 continue
-            if output.phase == QUEUED:
-                output.piece.end()
-            else:
-                output.num_preemptions += 1
-                self._close(output, {"stepserve.preempted": True})
+            output.piece.end()
             self._at_worker(output, admission.sequence_id, PREFILL, awaits=True)
             cached = {
                 "stepserve.tokens.cached": admission.num_computed,

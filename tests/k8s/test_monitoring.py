@@ -189,7 +189,9 @@ def test_the_dashboard_shows_every_metric_that_people_scale_by(render: Render) -
 
 async def test_the_page_lists_every_metric_and_its_help() -> None:
     page = (K8S.parent / "docs/metrics.md").read_text()
-    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?)(?: By `\w+`(?:, `\w+`)*\.)? \|$", page, re.MULTILINE)
+    listed = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| (.*?)(?: By `\w+`(?:, `\w+`)*\.)? \|$", page, re.MULTILINE
+    )
     told = {
         (f"{each.name}_total" if each.kind == "counter" else each.name, each.kind, each.help)
         for each in await families()

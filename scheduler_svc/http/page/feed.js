@@ -30,7 +30,8 @@ export async function follow(on) {
       on.link("lost", "cut off, trying again");
     } catch (error) {
       const wantsKey = error instanceof Refused && (error.status === 401 || error.status === 403);
-      on.link(wantsKey ? "key" : "lost", wantsKey ? "an operator's key is needed" : "not reached, trying again");
+      const why = error instanceof Refused ? error.message : "not reached";
+      on.link(wantsKey ? "key" : "lost", wantsKey ? "an operator's key is needed" : `${why}, trying again`);
     } finally {
       clearInterval(watch);
       stop.abort();

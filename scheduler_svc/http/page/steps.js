@@ -2,7 +2,7 @@
 
 import { shortId, tenantName } from "./dom.js";
 
-const CELL = 7, LINE = 17, LABEL = 132, BARS = 44, GAP = 12, MAX_COLUMNS = 400, MAX_WAITING_LINES = 6;
+const CELL = 7, LINE = 17, LABEL = 132, BARS = 44, GAP = 12, MAX_COLUMNS = 400, MAX_WAITING_LINES = 6, MAX_SHIFT = 60;
 const NAMES = { p: "prefills", d: "decodes", l: "leaves", x: "preempted", w: "waits" };
 
 export class Steps {
@@ -39,7 +39,7 @@ export class Steps {
       for (const [id, doing, tokens] of step.rows) if (name(id)) cells.set(name(id), [doing, tokens]);
       for (const key of waiting) if (!cells.has(key)) cells.set(key, ["w", 0]);
       this.columns.push({ n: step.n, us: step.us, cells, rows: step.num_rows, tokens: step.num_tokens });
-      this.shift += 1;
+      this.shift = Math.min(this.shift + 1, MAX_SHIFT); // a page in the background draws nothing
       for (const key of cells.keys()) if (!this.lines.includes(key)) this.enter(key);
     }
     if (this.columns.length > MAX_COLUMNS) this.columns.splice(0, this.columns.length - MAX_COLUMNS);

@@ -92,7 +92,7 @@ class Page:
     async def shoot(self, path: Path) -> None:
         """Write what is seen as a PNG file."""
         told = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(told["data"]))
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(told["data"]))
 
 
 @asynccontextmanager

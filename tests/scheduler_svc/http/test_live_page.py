@@ -24,9 +24,9 @@ async def test_the_page_is_served_under_a_strict_policy(served: HttpServed) -> N
     assert "unsafe" not in policy
     again = await served.http.get("/", headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    for name in FILES:
+    for name, each in FILES.items():
         found = await served.http.get(f"/ui/{name}")
-        assert found.content == FILES[name].read_bytes()
+        assert found.content == each.read_bytes()
         assert found.headers["content-security-policy"] == policy
         assert found.headers["x-content-type-options"] == "nosniff"
     for name in ("no.js", "..%2Fapp.py", "%2e%2e/app.py", "app.py", ""):
@@ -36,14 +36,18 @@ async def test_the_page_is_served_under_a_strict_policy(served: HttpServed) -> N
 
 def test_the_page_needs_nothing_from_elsewhere_and_nothing_inline() -> None:
     page = FILES["index.html"].read_text()
-    assert not re.search(r"<style|<script[^>]*>[^<]|\sstyle=|\son\w+=", page), "the policy refuses it"
+    assert not re.search(r"<style|<script[^>]*>[^<]|\sstyle=|\son\w+=", page), (
+        "the policy refuses it"
+    )
     named = set(re.findall(r'(?:src|href)="/ui/([^"]+)"', page))
     for name, each in FILES.items():
         text = each.read_text()
         assert set(re.findall(r"https?://([\w.]+)", text)) <= {"www.w3.org"}, name
         assert "innerHTML" not in text, "what others wrote is text"
         named |= set(re.findall(r'from "\./([^"]+)"', text))
-    assert named | {"index.html"} == set(FILES), "all that is there is used, and the other way round"
+    assert named | {"index.html"} == set(FILES), (
+        "all that is there is used, and the other way round"
+    )
 
 
 def test_every_part_that_is_drawn_is_there() -> None:
@@ -63,9 +67,7 @@ def test_what_is_asked_has_a_label() -> None:
 
 
 async def test_the_feed_tells_of_jobs_as_they_are(served: HttpServed) -> None:
-    made = await served.post(
-        "/v1/responses", {"input": "Hi", "background": True}, x_tenant="acme"
-    )
+    made = await served.post("/v1/responses", {"input": "Hi", "background": True}, x_tenant="acme")
     unique = made.json()["id"].removeprefix("resp_")
     async with (
         asyncio.timeout(WAIT_S),

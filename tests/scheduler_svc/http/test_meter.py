@@ -44,10 +44,10 @@ async def test_answers_are_counted_by_route_method_and_status(served: HttpServed
     assert found["(none)", "(none)", "404"] == 3
     assert found["(none)", "(none)", "405"] == 1
     metrics = await told(served)
-    counts = dict(
-        (labels["route"], value)
+    counts = {
+        labels["route"]: value
         for labels, value in metrics["stepserve:http_request_duration_seconds_count"]
-    )
+    }
     assert counts["/v1/completions"] == 2
     assert {labels["model_name"] for labels, _ in metrics["stepserve:http_requests_total"]} == {
         served.card.name
@@ -69,8 +69,8 @@ async def test_a_stream_is_open_until_its_end_and_a_client_that_left_is_told(
             await asyncio.sleep(0.01)
     metrics = await told(served)
     assert [value for _, value in metrics["stepserve:http_requests_open"]] == [1]
-    begun = dict(
-        (labels["route"], value)
+    begun = {
+        labels["route"]: value
         for labels, value in metrics["stepserve:http_response_start_seconds_count"]
-    )
+    }
     assert begun["/v1/completions"] == 1

@@ -81,7 +81,9 @@ async def test_a_lane_is_seen_and_shows_nothing_when_nobody_looks(
         assert (told["holder"], told["worker"]) == ("me", "w:1")
         assert [life[0] for life in told["lives"]] == ["admitted"]
         latency = await until_seen(view, lambda _, frame: "first_token_s" in frame)
-        assert len(latency["first_token_s"]["counts"]) == len(latency["first_token_s"]["bounds"]) + 1
+        assert (
+            len(latency["first_token_s"]["counts"]) == len(latency["first_token_s"]["bounds"]) + 1
+        )
         ttl_ms = redis.pttl(keys.watched)
         assert isinstance(ttl_ms, int)
         assert 0 < ttl_ms <= live_module.WATCH_MS, "who looks is forgotten when it dies"

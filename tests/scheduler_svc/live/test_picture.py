@@ -92,7 +92,7 @@ def test_who_others_end_is_told_of() -> None:
 
 
 def test_a_whole_run_is_shown_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With so few blocks that sequences are preempted: as often as the core counts, as one reads."""
+    """With so few blocks that sequences are preempted, as often as the core counts."""
     monkeypatch.setattr(picture_module, "MAX_STEPS", 10_000)
     monkeypatch.setattr(picture_module, "MAX_LIVES", 10_000)
     config = core_config(num_blocks=8, max_batch_size=6, max_context=32)
