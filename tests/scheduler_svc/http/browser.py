@@ -37,8 +37,9 @@ class Page:
         """Take what the browser says, until it is gone."""
         async for text in self._socket:
             told = json.loads(text)
-            if (number := told.get("id")) in self._answers:
-                self._answers.pop(number).set_result(told)
+            if (answer := self._answers.pop(told.get("id", 0), None)) is not None:
+                if not answer.done():  # whoever asked may wait no more
+                    answer.set_result(told)
             elif told.get("method") == "Runtime.exceptionThrown":
                 self.problems.append(json.dumps(told["params"]["exceptionDetails"])[:2000])
             elif told.get("method") == "Log.entryAdded":
