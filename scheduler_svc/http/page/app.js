@@ -13,6 +13,10 @@ const steps = new Steps($("steps"));
 const playground = new Playground();
 let chosenLane = null, chosenJob = null;
 
+steps.isOver = (key) => {
+  const job = store.jobs.get(key.slice(0, key.lastIndexOf(":")));
+  return !job || job.endedS || job.told?.state === "ended";
+};
 steps.tenantOf = (jobId) => store.jobs.get(jobId)?.told?.tenant ?? "";
 
 function chooseLane(worker) {

@@ -37,7 +37,9 @@ export class Steps {
     for (const step of frame.steps) {
       const cells = new Map();
       for (const [id, doing, tokens] of step.rows) if (name(id)) cells.set(name(id), [doing, tokens]);
-      for (const key of waiting) if (!cells.has(key)) cells.set(key, ["w", 0]);
+      // Who was let in waits until a step that names it is reported; who was preempted waits again.
+      const waited = [...(this.columns.at(-1)?.cells ?? [])].filter(([key, [doing]]) => (doing === "w" || doing === "x") && !this.isOver?.(key));
+      for (const key of [...waiting, ...waited.map(([key]) => key)]) if (!cells.has(key)) cells.set(key, ["w", 0]);
       this.columns.push({ n: step.n, us: step.us, cells, rows: step.num_rows, tokens: step.num_tokens });
       this.shift = Math.min(this.shift + 1, MAX_SHIFT); // a page in the background draws nothing
       for (const key of cells.keys()) if (!this.lines.includes(key)) this.enter(key);
@@ -63,10 +65,13 @@ export class Steps {
     this.isStale = true;
   }
 
-  tick() {
-    // What has come slides in, the faster the more there is.
+  tick(nowMs) {
+    // What has come slides in, the faster the more there is, however often we may draw.
+    const passedMs = nowMs - (this.drawnMs ?? nowMs);
+    this.drawnMs = nowMs;
     if (this.shift > 0) {
-      this.shift = this.still.matches ? 0 : Math.max(0, this.shift - Math.max(0.12, this.shift * 0.14));
+      const slid = Math.max(passedMs / 130, this.shift * (1 - Math.exp(-passedMs / 110)));
+      this.shift = this.still.matches ? 0 : Math.max(0, this.shift - slid);
       this.isStale = true;
     }
     if (this.isStale && this.width) {

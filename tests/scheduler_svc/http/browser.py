@@ -14,6 +14,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 WAIT_S = 60.0
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -35,6 +36,10 @@ class Page:
 
     async def read(self) -> None:
         """Take what the browser says, until it is gone."""
+        with suppress(ConnectionClosed):
+            await self._read()
+
+    async def _read(self) -> None:
         async for text in self._socket:
             told = json.loads(text)
             if (answer := self._answers.pop(told.get("id", 0), None)) is not None:
@@ -44,7 +49,8 @@ class Page:
                 self.problems.append(json.dumps(told["params"]["exceptionDetails"])[:2000])
             elif told.get("method") == "Log.entryAdded":
                 entry = told["params"]["entry"]
-                if entry["level"] == "error":
+                # An answer that says to try again later is no fault of the page's.
+                if entry["level"] == "error" and entry["source"] != "network":
                     self.problems.append(f"{entry['text']} {entry.get('url', '')}")
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -113,7 +119,7 @@ async def browsing(program: str, profile: Path) -> AsyncIterator[Page]:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with connect(await _address(profile), max_size=None) as socket:
+        async with connect(await _address(profile), max_size=None, ping_interval=None) as socket:
             page = Page(socket)
             reading = asyncio.create_task(page.read())
             for domain in ("Page", "Runtime", "Log"):
