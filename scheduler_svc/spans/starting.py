@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stepserve.process.extras import NotInstalled
 from stepserve.protocol.errors import StepserveError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXTRA = "stepserve[traces]"
+EXTRA = "traces"
 _OF_TRACES = "OTEL_EXPORTER_OTLP_TRACES_"
 _OF_ALL = "OTEL_EXPORTER_OTLP_"
 HTTP_PORT = 4318
@@ -36,8 +37,9 @@ def start_tracing(endpoint: str) -> Tracing | None:
         return _started(endpoint)
     except ImportError:
         if endpoint:
-            raise StepserveError(f"--otlp-endpoint needs {EXTRA}: pip install '{EXTRA}'") from None
-        log.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set, and traces need %s: there are none", EXTRA)
+            raise NotInstalled("--otlp-endpoint", "opentelemetry", EXTRA) from None
+        missing = NotInstalled("what OTEL_EXPORTER_OTLP_ENDPOINT asks for", "opentelemetry", EXTRA)
+        log.warning("there are no traces: %s", missing)
         return None
 
 

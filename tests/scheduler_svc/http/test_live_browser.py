@@ -119,6 +119,10 @@ async def test_the_playground_reads_on_where_it_was(
         await page.open(f"http://{served.address}/")
         await page.until(IS_LIVE)
         await send(page, mode, "Hi", 60)
+        await page.until(f"!/^$/.test({text_of('p-note')})")
+        async with asyncio.timeout(60):
+            while not await served.queue.num_queued():
+                await asyncio.sleep(0.05)
         job = await served.lane.claim()
         ids = served.ids(TEXT)
         await served.lane.commit(job.spec.job_id, ids[:8])
