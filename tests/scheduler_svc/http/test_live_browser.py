@@ -118,7 +118,7 @@ async def test_the_playground_reads_on_where_it_was(
     ):
         await page.open(f"http://{served.address}/")
         await page.until(IS_LIVE)
-        await send(page, mode, "Hi", 60)
+        await send(page, mode, "Hi", 50)
         await page.until(f"!/^$/.test({text_of('p-note')})")
         async with asyncio.timeout(60):
             while not await served.queue.num_queued():
