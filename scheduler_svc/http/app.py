@@ -73,6 +73,7 @@ class App:
     def __init__(self, front_end: FrontEnd, metrics: Exposition) -> None:
         self._front_end = front_end
         self._metrics = metrics
+        self._rendering = asyncio.Lock()
         self._meter = HttpMeter()
         metrics.add(self._meter)
         self._bodies = Bodies()
@@ -154,7 +155,8 @@ class App:
 
     async def _tell_metrics(self, request: Request) -> Answer:
         check_operator(request)
-        page = await asyncio.to_thread(self._metrics.render)
+        async with self._rendering:  # one at a time: threads are few, and prompts need them
+            page = await asyncio.to_thread(self._metrics.render)
         return Response(page.body, media_type=page.content_type)
 
     async def _upload(self, request: Request) -> Answer:
