@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -27,15 +27,20 @@ from scheduler_svc.health import serve_health
 from scheduler_svc.http.server import DEFAULT_PORT as DEFAULT_HTTP_PORT
 from scheduler_svc.http.server import HttpServer
 from scheduler_svc.lane.replica import Replica
+from scheduler_svc.live.broadcast import Broadcast
 from scheduler_svc.metrics.scheduler_metrics import SchedulerMetrics
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import PROG, SchedulerSettings
+from scheduler_svc.spans.starting import start_tracing
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
 from stepserve.process.logs import start_logging
 from stepserve.process.redaction import redacted
 from stepserve.protocol.errors import StepserveError, Unavailable
+
+if TYPE_CHECKING:
+    from scheduler_svc.spans.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -95,18 +100,22 @@ async def scheduler(
         _make_directory(directory)
     cards = await asyncio.to_thread(_load_cards, settings)
     async with AsyncExitStack() as stack:
+        tracing = start_tracing(settings.otlp_endpoint)
+        if tracing is not None:
+            # Pushed first: the last spans end with all that is closed before it.
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         status = Status(settings)
         models = [await _model(stack, card, settings, status) for card in cards]
         queues = {model.card.name: model.queue for model in models}
         await stack.enter_async_context(_told(models, settings, status))
-        front_ends = FrontEnds([FrontEnd(m.queue, m.card, settings) for m in models])
+        front_ends = FrontEnds([FrontEnd(m.queue, m.card, settings, tracing) for m in models])
         addresses = await _serve_clients(stack, front_ends, settings, status)
         await _prepare(list(queues.values()), settings, stop or asyncio.Event())
         for queue in queues.values():
             await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         if settings.roles in ("all", "lane"):
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            replicas = [Replica(m.queue, m.card, settings, holder, m.metrics.turns) for m in models]
+            replicas = [await _replica(stack, m, settings, holder, tracing) for m in models]
             lanes = Lanes(replicas, settings.worker_addresses)
             await stack.enter_async_context(_background(lanes.run()))
             stack.push_async_callback(lanes.drain)
@@ -138,12 +147,26 @@ async def _model(
     return Model(card, queue, SchedulerMetrics(queue, card.name, settings, status))
 
 
+async def _replica(
+    stack: AsyncExitStack,
+    model: Model,
+    settings: SchedulerSettings,
+    holder: str,
+    tracing: Tracing | None,
+) -> Replica:
+    """Show what a model's lanes do, to who looks, for as long as the stack is open."""
+    turns, broadcast = model.metrics.turns, Broadcast()
+    showing = broadcast.run(model.queue, holder, turns.latencies)
+    await stack.enter_async_context(_background(showing))
+    return Replica(model.queue, model.card, settings, holder, turns, broadcast, tracing)
+
+
 @asynccontextmanager
 async def _told(
     models: Sequence[Model], settings: SchedulerSettings, status: Status
 ) -> AsyncIterator[None]:
     """Measure the queues and serve all that is told of us, if it is wanted."""
-    if not status.is_wanted:
+    if not (status.is_wanted or _http_port(settings) is not None):
         yield
         return
     async with AsyncExitStack() as stack:
@@ -169,17 +192,24 @@ async def _serve_clients(
     if settings.roles == "http":
         status.vitals.require(ready=partial(_problem, front_ends))
         await stack.enter_async_context(_background(front_ends.run(_tell_nobody)))
-    http_port = settings.http_port
-    if settings.roles == "http" and http_port is None:
-        http_port = DEFAULT_HTTP_PORT
-    if settings.roles == "lane" or http_port is None:
+    http_port = _http_port(settings)
+    if http_port is None:
         return address, ""
-    http = HttpServer(front_ends)
+    http = HttpServer(front_ends, status.metrics)
     http_address = await http.start(settings.host, http_port)
     stack.push_async_callback(http.stop)
     # First of all, so that streams that are cut off with the process cancel nothing.
     stack.push_async_callback(front_ends.close)
     return address, http_address
+
+
+def _http_port(settings: SchedulerSettings) -> int | None:
+    """Return the port for HTTP, None where it is not served."""
+    if settings.roles == "lane":
+        return None
+    if settings.roles == "http" and settings.http_port is None:
+        return DEFAULT_HTTP_PORT
+    return settings.http_port
 
 
 def _problem(front_ends: FrontEnds) -> str:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 from scheduler_svc.order import Order, Policy
 from stepserve.metrics.settings import MetricsSettings
 from stepserve.modelfiles.sources import ModelList, ModelSource, model_sources
+from stepserve.process.tracing import TracingSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Batching, Durability, OnModelChange
 
@@ -158,7 +159,7 @@ class ApiSettings(BaseSettings):
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 
-class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings):
+class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings, TracingSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: ModelList = Field(

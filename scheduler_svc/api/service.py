@@ -11,6 +11,7 @@ from typing import Any
 
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.listing import Listing
+from scheduler_svc.spans.incoming import take_in
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.inference_rpc import InferenceServicer
@@ -22,14 +23,17 @@ class InferenceService(InferenceServicer):
     def __init__(self, front_end: FrontEnds) -> None:
         self._front_end = front_end
 
-    async def Submit(self, message: wire.SubmitRequest, _context: Any) -> wire.SubmitResponse:
+    async def Submit(self, message: wire.SubmitRequest, context: Any) -> wire.SubmitResponse:
+        self._take_in_trace(context)
         submitted = await self._front_end.submit(wire.decode_request(message))
         return wire.SubmitResponse(job_id=submitted.job_id, existed=submitted.existed)
 
     async def Generate(self, message: wire.SubmitRequest, context: Any) -> None:
+        self._take_in_trace(context)
         await _send(context, self._front_end.generate(wire.decode_request(message)))
 
     async def Attach(self, message: wire.AttachRequest, context: Any) -> None:
+        self._take_in_trace(context)
         await _send(
             context, self._front_end.events(message.job_id, message.offset, message.offsets)
         )
@@ -60,6 +64,16 @@ class InferenceService(InferenceServicer):
         self, message: wire.ListWorkersRequest, _context: Any
     ) -> wire.ListWorkersResponse:
         return wire.encode_workers(await self._front_end.workers(message.model))
+
+    def _take_in_trace(self, context: Any) -> None:
+        if self._front_end.is_traced:
+            take_in(_headers(context))
+
+
+def _headers(context: Any) -> dict[str, str]:
+    """A call's metadata that is text, by its names in lower case."""
+    pairs = context.invocation_metadata() or ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
 
 
 async def _send(context: Any, stream: AsyncGenerator[StreamEvent, None]) -> None:

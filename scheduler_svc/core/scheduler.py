@@ -89,6 +89,11 @@ class Core:
         return frozenset(job_id for job_id, _ in self._roster.live)
 
     @property
+    def live(self) -> Mapping[tuple[str, int], Sequence]:
+        """The sequences whose outputs have not ended, by (job id, index); a view, to be read."""
+        return self._roster.live
+
+    @property
     def num_waiting(self) -> int:
         return len(self._roster.waiting)
 

@@ -14,9 +14,11 @@ from scheduler_svc.lane.recordings import recordings
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.step_deadline import StepDeadline
 from scheduler_svc.lane.takeover import take_over
+from scheduler_svc.lane.turns import TurnObserver
 from scheduler_svc.lane.worker_stream import WorkerGone, WorkerStream
 from scheduler_svc.queue import Lease
 from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.spans.lane_spans import spans_of_lane
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.step import WorkerInfo
 
@@ -41,6 +43,8 @@ async def hold(
         "fingerprint": info.fingerprint,
         "max_context": str(info.max_context),
         "places": str(min(info.max_batch_size, replica.settings.max_batch_size)),
+        "num_blocks": str(info.num_blocks),
+        "block_size": str(info.block_size),
     }
     queue = replica.queue
     # Hung is dead, and so is what a lane that failed has left: unnamed, nothing goes on.
@@ -84,10 +88,13 @@ async def _drive(
     config = taken.config
     with (
         replica.turns.lane(config) as meter,
+        replica.broadcast.lane(lease.worker_id, config) as picture,
+        spans_of_lane(replica.tracing, lease.worker_id, replica.turns) as spans,
         recordings(replica.settings, lease, config) as recorders,
         assignment.holding(Held(lease.epoch, meter)),
     ):
-        lane = Lane(replica, lease, stream, taken.reply, config, (meter, *recorders))
+        observers: tuple[TurnObserver, ...] = (meter, picture, *spans, *recorders)
+        lane = Lane(replica, lease, stream, taken.reply, config, observers)
         if taken.adoption is not None:
             lane.adopt(taken.adoption)
         return await lane.run(assignment.should_leave)
@@ -99,7 +106,7 @@ async def _kept(replica: Replica, lease: Lease) -> AsyncIterator[None]:
 
     If it is lost all the same, whoever needs it next finds out.
     """
-    keeper = asyncio.create_task(LeaseKeeper(replica.queue, lease, lambda: 0).run())
+    keeper = asyncio.create_task(LeaseKeeper(replica.queue, lease, lambda: (0, 0)).run())
     try:
         yield
     finally:

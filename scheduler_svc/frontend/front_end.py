@@ -8,18 +8,22 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
+from scheduler_svc.frontend.live import LiveView
 from scheduler_svc.frontend.live_card import LiveCard
+from scheduler_svc.frontend.live_state import job_told
 from scheduler_svc.frontend.redis_watch import RedisWatch
 from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.frontend.validate import check_deadline, resolve
 from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted, stored_now
 from scheduler_svc.settings import ApiSettings
+from scheduler_svc.spans.client_spans import taking, traced_stream
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import (
@@ -34,6 +38,9 @@ from stepserve.protocol.inference_fit import fitting
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.request_digest import request_digest
 from stepserve.protocol.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from scheduler_svc.spans.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +66,15 @@ class FrontEnd:
     while ``run`` runs.
     """
 
-    def __init__(self, queue: JobQueue, card: ModelCard, settings: ApiSettings) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        card: ModelCard,
+        settings: ApiSettings,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._queue = queue
+        self._tracing = tracing
         if settings.generation_config == "none":
             card = replace(card, sampling_defaults=SamplingParams())
         self._card = card
@@ -71,6 +85,7 @@ class FrontEnd:
         self._trouble = Trouble(log, "the api cannot say how it stands")
         self.absence = Absence(queue, settings.disconnect_grace_s)
         self.texts = Texts(self._live_card)
+        self.live = LiveView(queue)
         self.readiness = Readiness(takes_jobs=False, computes=False)
 
     @property
@@ -82,6 +97,11 @@ class FrontEnd:
     def model(self) -> str:
         """The name of the model that is served."""
         return self._card.name
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether what a request says of its trace is wanted: see ``spans/incoming.py``."""
+        return self._tracing is not None
 
     async def run(self, tell: Callable[[Readiness], Awaitable[None]]) -> None:
         """Follow logs and look after Redis, and tell again and again how it stands.
@@ -181,6 +201,10 @@ class FrontEnd:
         """Return what was kept with a job when it was submitted; maybe nothing."""
         return await self._queue.edge_of(job_id)
 
+    async def life(self, job_id: str) -> dict[str, Any]:
+        """Return a job as the live page shows it."""
+        return job_told(await self._snapshot(job_id))
+
     async def get(self, job_id: str) -> JobInfo:
         return job_info(await self._snapshot(job_id))
 
@@ -219,6 +243,14 @@ class FrontEnd:
             raise
 
     async def _submit(self, request: Request, edge: str, *, is_streamed: bool) -> Submitted:
+        with taking(self._tracing, request, self.model) as job:
+            submitted = await self._take(request, edge, job.context, is_streamed=is_streamed)
+            job.taken(submitted.job_id, submitted.spec)
+            return submitted
+
+    async def _take(
+        self, request: Request, edge: str, trace: str, *, is_streamed: bool
+    ) -> Submitted:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
@@ -228,7 +260,8 @@ class FrontEnd:
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
-        return await self._store(replace(spec, cancel_on_disconnect=watched), request, edge)
+        spec = replace(spec, cancel_on_disconnect=watched, trace=trace)
+        return await self._store(spec, request, edge)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -264,7 +297,10 @@ class FrontEnd:
     def _follow(
         self, job: JobSnapshot, starts: Sequence[int], prompt: Sequence[int]
     ) -> AsyncGenerator[StreamEvent, None]:
-        return stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
+        events = stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
+        if self._tracing is None:
+            return events
+        return traced_stream(self._tracing, job.spec, events)
 
     async def _snapshot(self, job_id: str) -> JobSnapshot:
         known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id

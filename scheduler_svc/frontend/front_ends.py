@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from typing import Any
 
 from scheduler_svc.frontend.batches import Batches
 from scheduler_svc.frontend.files import Files
@@ -37,6 +38,11 @@ class FrontEnds:
         self._registry = self._first.queue.registry()
         self.files = Files(self._first.queue)
         self.batches = Batches(self._first.queue)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether what a request says of its trace is wanted: see ``spans/incoming.py``."""
+        return self._first.is_traced
 
     @property
     def all(self) -> Collection[FrontEnd]:
@@ -116,6 +122,14 @@ class FrontEnds:
 
     async def edge_of(self, job_id: str) -> str:
         return await self.of_job(job_id).edge_of(job_id)
+
+    async def life(self, job_id: str) -> dict[str, Any]:
+        """Return a job as the live page shows it."""
+        return await self.of_job(job_id).life(job_id)
+
+    def shown(self, model: str = "") -> FrontEnd:
+        """Return that of a model for the live page: of the first where none is named."""
+        return self.of(model) if model else self._first
 
     async def get(self, job_id: str) -> JobInfo:
         return await self.of_job(job_id).get(job_id)

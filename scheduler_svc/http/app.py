@@ -21,13 +21,18 @@ from scheduler_svc.http.body import Bodies, json_object
 from scheduler_svc.http.call import Answer, Call, call_of
 from scheduler_svc.http.errors import ApiError, api_error, json_response
 from scheduler_svc.http.files import MAX_FORM_BYTES, UPLOAD_TIMEOUT_S, FileRoutes
+from scheduler_svc.http.live_page import LivePage
 from scheduler_svc.http.loss import loss_of
+from scheduler_svc.http.meter import CLIENT_LEFT, HttpMeter
 from scheduler_svc.http.model_routes import ModelRoutes
 from scheduler_svc.http.models import Models
 from scheduler_svc.http.openapi import document
+from scheduler_svc.http.operator import check_operator
 from scheduler_svc.http.responses import Responses
 from scheduler_svc.http.sse import OpenStreams
 from scheduler_svc.http.tenant import tenant_of
+from scheduler_svc.spans.incoming import take_in
+from stepserve.metrics.exposition import Exposition
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 
@@ -35,13 +40,23 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 class Endpoint:
     """Answers a request in its own task, which ends with the connection; errors are answers."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, path: str) -> None:
         self._handler = handler
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with loss_of(scope).cancels_us():
-            answer = await self._answer(Request(scope, receive))
-            await answer(scope, receive, send)
+        meter, method = _meter_of(scope), scope["method"]
+        begun_s, status = meter.clock(), CLIENT_LEFT
+        meter.num_open += 1
+        try:
+            with loss_of(scope).cancels_us():
+                answer = await self._answer(Request(scope, receive))
+                meter.begun(self._path, meter.clock() - begun_s)
+                await answer(scope, receive, send)
+                status = getattr(answer, "status_code", 200)
+        finally:
+            meter.num_open -= 1
+            meter.answered(method, self._path, status, meter.clock() - begun_s)
 
     async def _answer(self, request: Request) -> Answer:
         try:
@@ -51,12 +66,17 @@ class Endpoint:
 
 
 class App:
-    """All routes over the front ends."""
+    """All routes over the front ends. ``metrics``: all that their process tells of itself."""
 
-    def __init__(self, front_end: FrontEnds) -> None:
+    def __init__(self, front_end: FrontEnds, metrics: Exposition) -> None:
         self._front_end = front_end
+        self._metrics = metrics
+        self._rendering = asyncio.Lock()
+        self._meter = HttpMeter()
+        metrics.add(self._meter)
         self._bodies = Bodies()
         self.streams = OpenStreams()
+        self._page = LivePage(front_end, self.streams)
         self._models = Models(front_end)
         self._of_models = ModelRoutes(front_end, self.streams)
         self._responses = Responses(front_end, self.streams)
@@ -74,10 +94,12 @@ class App:
 
     def asgi(self) -> ASGIApp:
         """Return it as a server runs it."""
-        return Starlette(
+        app = Starlette(
             routes=self._routes(),
             exception_handlers={HTTPException: _http_error, Exception: _bug},
         )
+        app.state.meter = self._meter
+        return app
 
     def _routes(self) -> list[BaseRoute]:
         tokenize = self._object(self._of_models.tokenize)
@@ -91,6 +113,7 @@ class App:
             _route("GET", "/v1/responses/{id}", self._get_response),
             _route("POST", "/v1/responses/{id}/cancel", _named(self._responses.cancel)),
             *self._batch_routes(),
+            *self._operators_routes(),
             _route("POST", "/tokenize", tokenize),
             _route("POST", "/detokenize", detokenize),
             _route("GET", "/health", self._health),
@@ -115,6 +138,23 @@ class App:
             _route("POST", "/v1/batches/{id}/cancel", _named(batches.cancel)),
         ]
 
+    def _operators_routes(self) -> list[BaseRoute]:
+        """What shows everybody's work asks ``operator.py`` first; the page alone shows nothing."""
+        page = self._page
+        return [
+            _route("GET", "/metrics", self._tell_metrics),
+            _route("GET", "/", page.index),
+            _route("GET", "/ui/feed", page.feed),
+            _route("GET", "/ui/jobs/{id}", page.job),
+            _route("GET", "/ui/{name}", page.file),
+        ]
+
+    async def _tell_metrics(self, request: Request) -> Answer:
+        check_operator(request)
+        async with self._rendering:  # one at a time: threads are few, and prompts need them
+            page = await asyncio.to_thread(self._metrics.render)
+        return Response(page.body, media_type=page.content_type)
+
     async def _upload(self, request: Request) -> Answer:
         async with self._bodies.form(request, MAX_FORM_BYTES, UPLOAD_TIMEOUT_S) as form:
             return json_response(await self._files.create(form, tenant_of(request)))
@@ -129,6 +169,7 @@ class App:
 
     def _posted(self, answer: Callable[[Call], Awaitable[Answer]]) -> Handler:
         async def handle(request: Request) -> Answer:
+            self._take_in_trace(request)
             async with self._bodies.read(request) as body:
                 call = call_of(request, json_object(body))
             return await answer(call)
@@ -148,7 +189,12 @@ class App:
     async def _one_model(self, request: Request) -> Answer:
         return json_response(await self._models.one(request.path_params["name"]))
 
+    def _take_in_trace(self, request: Request) -> None:
+        if self._front_end.is_traced:
+            take_in(request.headers)
+
     async def _get_response(self, request: Request) -> Answer:
+        self._take_in_trace(request)
         response_id, asked = request.path_params["id"], request.query_params
         if asked.get("stream", "").lower() in ("true", "1"):
             after = asked.get("starting_after", "")
@@ -175,7 +221,12 @@ class App:
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:
-    return Route(path, endpoint=Endpoint(handler), methods=[method])
+    return Route(path, endpoint=Endpoint(handler, path), methods=[method])
+
+
+def _meter_of(scope: Scope) -> HttpMeter:
+    meter: HttpMeter = scope["app"].state.meter
+    return meter
 
 
 def _named(answer: Callable[[str, str], Awaitable[Any]]) -> Handler:
@@ -207,6 +258,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = f"{what} is not served here" if error.status_code in (404, 405) else error.detail
     told = ApiError(error.status_code, message, code="unknown_url")
     told.headers = dict(error.headers or {})
+    _meter_of(request.scope).refused(error.status_code)
     return told.response()
 
 

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.app import App
 from scheduler_svc.http.guard import GuardedProtocol
+from stepserve.metrics.exposition import Exposition
 from stepserve.protocol.errors import StepserveError
 
 DEFAULT_PORT = 8000
@@ -24,8 +25,9 @@ PULSE_S = 5.0
 class HttpServer:
     """Serves the front ends in the running loop; signals are the process's own affair."""
 
-    def __init__(self, front_end: FrontEnds) -> None:
-        self._app = App(front_end)
+    def __init__(self, front_end: FrontEnds, metrics: Exposition | None = None) -> None:
+        """``metrics``: what ``/metrics`` tells, HTTP's own added; without it, those alone."""
+        self._app = App(front_end, metrics or Exposition("stepserve"))
         self._state = ServerState()
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []

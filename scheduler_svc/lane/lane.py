@@ -87,9 +87,10 @@ class Lane:
         self._committer = Committer(queue, lease, self._inbox, self._held, self._claimer.written)
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
-        self._keeper = LeaseKeeper(queue, lease, self._step_us)
+        self._keeper = LeaseKeeper(queue, lease, self._pace)
         self._observers = Observers(observers)
         self._reported_s = 0.0
+        self._num_blocks = config.num_blocks
 
     def adopt(self, adoption: Adoption) -> None:
         """Begin with what another lane has begun. Before ``run``."""
@@ -182,10 +183,13 @@ class Lane:
         if isinstance(effect, Commit | Requeue):
             self._commits.put(effect)
 
-    def _step_us(self) -> int:
-        """How long a step of one token takes; 0 where that was not seen of late."""
+    def _pace(self) -> tuple[int, int]:
+        """How long a step of one token takes (us; 0 where that was not seen of late), and blocks
+        that sequences hold.
+        """
         is_idle = time.monotonic() - self._reported_s > IDLE_S
-        return 0 if is_idle else int(self._core.step_us)
+        step_us = 0 if is_idle else int(self._core.step_us)
+        return step_us, self._num_blocks - self._core.num_free_blocks
 
     async def _read_reports(self) -> None:
         async for report in self._stream.reports():

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from scheduler_svc.metrics.tenants import OTHERS, Tenants
-from scheduler_svc.metrics.turns import Turns
-from scheduler_svc.queue import Backlog, JobQueue, Waiting
+from scheduler_svc.metrics.turns import Turns, cache_info
+from scheduler_svc.queue import Backlog, JobQueue, Waiting, WorkerRecord
 from stepserve.metrics.family import Family, gauge, gauges, histogram, histograms
 from stepserve.protocol.errors import Unavailable
 
@@ -39,6 +39,7 @@ class QueueMeter:
         self._has_lanes = has_lanes
         self._tenants = tenants
         self._backlog: Backlog | None = None
+        self._workers: Sequence[WorkerRecord] = ()
         self._waiting: Mapping[str, Waiting] = {}
         self._memory_share = 0.0
         self._read_s = self._read_tenants_s = float("-inf")
@@ -65,6 +66,8 @@ class QueueMeter:
         # It answered at some moment between.
         self._turns.redis_epoch_s = backlog.now_s - (asked_s + self._read_s) / 2
         self._backlog = backlog
+        if not self._has_lanes:
+            self._workers = await self._queue.workers()
         if not backlog.num_queued:
             self._waiting = {}
         if self._read_s - self._read_tenants_s >= TENANTS_INTERVAL_S:
@@ -111,6 +114,7 @@ class QueueMeter:
             yield gauge(
                 "num_requests_running", "Jobs that lanes hold, elsewhere.", backlog.num_claimed
             )
+            yield from self._of_workers()
         yield gauge("claimed_jobs", "Jobs that lanes hold, of all schedulers.", backlog.num_claimed)
         yield gauge("ended_jobs", "Ended jobs that can still be read.", backlog.num_ended)
         yield gauge("workers", "Workers that have a lease, of all schedulers.", backlog.num_workers)
@@ -123,6 +127,14 @@ class QueueMeter:
         yield gauge(
             "redis_memory_share", "Share of Redis's maxmemory that is used.", self._memory_share
         )
+
+    def _of_workers(self) -> Iterable[Family]:
+        """Return what a process with lanes tells of its own, of all workers: as leases have it."""
+        total = sum(worker.num_blocks for worker in self._workers)
+        used = sum(worker.num_used_blocks for worker in self._workers)
+        yield gauge("kv_cache_usage_perc", "Share of KV blocks held: 0 to 1.", used / (total or 1))
+        if total:
+            yield cache_info(self._workers[0].block_size, total)
 
     def _of_tenants(self, backlog: Backlog) -> Iterable[Family]:
         depths: defaultdict[str, float] = defaultdict(float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scheduler_svc.metrics.adapters import Adapters
 from scheduler_svc.metrics.queue_meter import QueueMeter
 from scheduler_svc.metrics.tenants import Tenants
 from scheduler_svc.metrics.turns import Turns
@@ -22,6 +23,7 @@ class SchedulerMetrics:
         has_lanes = settings.roles in ("all", "lane")
         self.queue = QueueMeter(queue, self.turns, tenants, has_lanes=has_lanes)
         status.metrics.add(self.queue, model)
+        status.metrics.add(Adapters(), model)
         status.vitals.require(ready=lambda: self.queue.problem)
         if has_lanes:
             status.metrics.add(self.turns, model)

@@ -142,6 +142,11 @@ class Turns:
             past, meters = self._kept
             self._kept = _sum([past, *meter.counts]), meters - {meter}
 
+    @property
+    def redis_now_s(self) -> float:
+        """Redis's time: seconds since the epoch."""
+        return self.redis_epoch_s + self.clock()
+
     def took_over(self, num_adopted: int) -> None:
         """A worker that another had driven was taken over, with so many of its sequences."""
         self.num_takeovers += 1
@@ -186,9 +191,7 @@ class Turns:
         yield gauge("kv_blocks", "KV blocks of this process's workers.", total)
         yield gauge("kv_cache_usage_perc", "Share of KV blocks held: 0 to 1.", used / (total or 1))
         if lanes:
-            sizes = {"block_size": lanes[0][0].block_size, "num_gpu_blocks": total}
-            told = {name: str(value) for name, value in sizes.items()}
-            yield info("cache_config_info", "The KV cache of this process's workers.", told)
+            yield cache_info(lanes[0][0].block_size, total)
 
     def _counters(self) -> Iterable[Family]:
         counts = self.counts()
@@ -215,6 +218,12 @@ class Turns:
             "Sequences that went on at a worker that was taken over.",
             self.num_adopted,
         )
+
+
+def cache_info(block_size: int, num_blocks: int) -> Family:
+    """Return what the KV cache is like, as vLLM tells it."""
+    told = {"block_size": str(block_size), "num_gpu_blocks": str(num_blocks)}
+    return info("cache_config_info", "The KV cache of this process's workers.", told)
 
 
 def _sum(counts: Sequence[Counts]) -> Counts:

@@ -10,6 +10,7 @@ from scheduler_svc.queue.follower import Follower, News
 from scheduler_svc.queue.job_reader import page_of
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
+from scheduler_svc.queue.line import WaitingJob
 from scheduler_svc.queue.listing import Place
 from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.registry import Registry, Sighting
@@ -50,6 +51,7 @@ __all__ = [
     "Submitted",
     "SuspectClaim",
     "Waiting",
+    "WaitingJob",
     "WorkerRecord",
     "decode_logprobs",
     "encode_logprobs",

@@ -52,6 +52,8 @@ def unpack_u32(data: bytes) -> tuple[int, ...]:
 def encode_spec(spec: JobSpec) -> str:
     """All of a spec but its prompt, arrival and deadline, which have fields of their own."""
     values = {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    if not spec.trace:
+        del values["trace"]  # Versions before know no such field, and may run beside us.
     values["sampling"] = asdict(spec.sampling)
     return json.dumps(values, separators=(",", ":"))
 

@@ -34,6 +34,8 @@ class Keys:
         self.reaches = prefix + "reaches"
         self.suspects = prefix + "suspects"
         self.stranded = prefix + "stranded"
+        self.watched = prefix + "watched"
+        self.live = prefix + "live"
         self.rings = prefix + "rings"
         self.bell = prefix + "bell"
         self.order = prefix + "order"

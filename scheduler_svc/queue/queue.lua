@@ -42,6 +42,7 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   epoch           string  the highest epoch that was given out, of any worker
   lease:WORKER    hash    epoch, holder, expires (ms), ttl (ms), info (JSON), fingerprint,
                           step_us (how long a step takes there; 0 while that is not known),
+                          used (KV blocks that sequences hold there),
                           incarnation (of the worker, '' where it was not told, or the lane
                           failed: then nobody goes on with what is claimed),
                           order (the order's version when it was acquired)
@@ -58,6 +59,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           their tokens (two doubles; the counts fade, see order.py)
   counters        hash    tenant -> virtual tokens it was charged, under "fair"
   vtime           string  virtual time, under "fair": claims move it, see order.py
+  watched         string  there while somebody looks at the live page; expires
+  live            stream  what lanes show meanwhile, the newest only (JSON); expires
   rings           string  number of the last doorbell entry
   bell            stream  doorbell; entry "N-0" holds one field: what happened
                           ("queued", "moved", "ended") and the job ids, NUL between them; after
@@ -393,14 +396,14 @@ return {epoch, redis.call('ZCARD', KEYS[2])}
 
 --@ renew
 -- KEYS  lease workers order
--- ARGV  worker, epoch, ttl_ms, step_us (0: not known)
+-- ARGV  worker, epoch, ttl_ms, step_us (0: not known), KV blocks that sequences hold
 -- Answers 1 while jobs have the ranks that they had when the lease was acquired, 0 where
 -- they were ranked anew since. A lease that expired but was not taken is renewed like any
 -- other.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'order')
 if lease[1] ~= ARGV[2] then return false end
 local expires = string.format('%.0f', time_us() / 1000 + ARGV[3])
-redis.call('HSET', KEYS[1], 'expires', expires, 'ttl', ARGV[3], 'step_us', ARGV[4])
+redis.call('HSET', KEYS[1], 'expires', expires, 'ttl', ARGV[3], 'step_us', ARGV[4], 'used', ARGV[5])
 redis.call('ZADD', KEYS[2], expires, ARGV[1])
 return lease[2] == (redis.call('HGET', KEYS[3], 'version') or '0') and 1 or 0
 

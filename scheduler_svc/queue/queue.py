@@ -21,7 +21,9 @@ from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
+from scheduler_svc.queue.line import WaitingJob, read_line
 from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.live import Live
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.registry import Registry
@@ -76,6 +78,7 @@ class JobQueue(JobReader):
         self._stranding = Stranding(self._shard, self._ending)
         self._backlog = BacklogReader(self._shard)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
+        self.live = Live(self._shard)
 
     async def __aenter__(self) -> JobQueue:
         return self
@@ -204,13 +207,13 @@ class JobQueue(JobReader):
         """
         return await self._leasing.acquire(worker_id, holder, ttl_ms, info or {}, incarnation)
 
-    async def renew(self, lease: Lease, step_us: int = 0) -> Renewal:
+    async def renew(self, lease: Lease, step_us: int = 0, num_used_blocks: int = 0) -> Renewal:
         """Whether it is ours still, and the order the same. An expired one that nobody took is.
 
-        ``step_us`` is told to everyone who asks for the workers: how long a step takes, 0
-        where that is not known.
+        What is told to everyone who asks for the workers: how long a step takes, 0 where that is
+        not known, and how many KV blocks are held.
         """
-        return await self._leasing.renew(lease, step_us)
+        return await self._leasing.renew(lease, step_us, num_used_blocks)
 
     async def release(self, lease: Lease) -> bool:
         """Gives the lease up and what is claimed under it back; False: it is another's."""
@@ -346,6 +349,10 @@ class JobQueue(JobReader):
     async def workers(self) -> list[WorkerRecord]:
         """The workers whose leases are good now."""
         return await live_workers(self._shard)
+
+    async def line(self, max_jobs: int) -> list[WaitingJob]:
+        """The first of the jobs that wait, in the order in which they are due."""
+        return await read_line(self._shard, max_jobs)
 
     async def num_queued(self) -> int:
         return int(await self._shard.link.call("ZCARD", self._shard.keys.queue))

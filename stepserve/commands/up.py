@@ -21,6 +21,7 @@ from stepserve.modelfiles.sources import ModelSource, model_sources
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 from stepserve.process.stopping import stop_signals
+from stepserve.process.tracing import TracingSettings
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
@@ -30,7 +31,9 @@ DEFAULT_HTTP_PORT = 8000
 Role = Literal["all", "api", "lane"]
 
 
-class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings):
+class Up(
+    ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings, TracingSettings
+):
     """Serve a model, or several, on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
@@ -205,7 +208,7 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
     def _scheduler(self, role: Role, number: int, redis_url: str, addresses: list[str]) -> Service:
         flags = self._flags(
             "durability",
-            *LaneSettings.model_fields, *ApiSettings.model_fields,
+            *LaneSettings.model_fields, *ApiSettings.model_fields, *TracingSettings.model_fields,
         )  # fmt: skip
         models = [flag("model", f"{model.name}={model.source}") for model in self._sources]
         if role == "lane":

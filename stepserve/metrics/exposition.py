@@ -45,8 +45,11 @@ class Exposition(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def add(self, source: Source, model: str) -> None:
-        """Let what ``source`` has be told from now on, as of a model (label "model_name")."""
+    def add(self, source: Source, model: str = "") -> None:
+        """Let what ``source`` has be told from now on, as of a model (label "model_name").
+
+        Of none where it is empty: HTTP's requests are made before any is known.
+        """
         self._sources.append((source, model))
 
     def render(self) -> Page:

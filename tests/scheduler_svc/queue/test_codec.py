@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
 import pytest
@@ -48,6 +48,12 @@ def test_what_was_written_is_read() -> None:
     assert read(RECORD) == SPEC
     finish = Finish("stop", "why", 5)
     assert decode_finish(encode_finish(finish).encode()) == finish
+
+
+def test_a_trace_is_kept_and_where_there_is_none_versions_before_can_read_it() -> None:
+    assert "trace" not in RECORD
+    traced = replace(SPEC, trace="00-a-b-01 x=1")
+    assert read(json.loads(encode_spec(traced))) == traced
 
 
 @pytest.mark.parametrize("field", fields(Sampling), ids=lambda field: field.name)
