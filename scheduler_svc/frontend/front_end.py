@@ -207,6 +207,7 @@ class FrontEnd:
     async def page(self, listing: Listing, model: str = "") -> JobPage:
         """Return some jobs, newest first, and where the list goes on."""
         check_model(model, self._card)
+        self._watch.check_answers()
         found, after = await self._queue.page(
             state=listing.state,
             tenant=listing.tenant,
@@ -217,6 +218,7 @@ class FrontEnd:
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """Return the one that is served."""
+        self._watch.check_answers()
         model = ModelInfo(
             name=self._card.name,
             max_context=(await self._live_card.get()).max_context,
@@ -287,8 +289,13 @@ class FrontEnd:
         return stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
 
     async def _snapshot(self, job_id: str) -> JobSnapshot:
+        self._watch.check_answers()
         known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id
         job = await self._queue.job(job_id) if known else None
+        if job is None and known and await self._queue.may_come_back():
+            job = await self._queue.job(job_id)
+            if job is None:
+                raise Unavailable("the job is not known here, and Redis may have lost it just now")
         if job is None:
             raise NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
         return job

@@ -23,6 +23,8 @@ class HeldJobs:
 
     def __init__(self) -> None:
         self._running: dict[str, JobSpec] = {}
+        # Those that run no more, and whose last rows are not known to be in Redis.
+        self._leaving: dict[str, JobSpec] = {}
         self._outputs: dict[OutputKey, RememberedOutput] = {}
 
     @property
@@ -73,7 +75,12 @@ class HeldJobs:
         """These run no more, unless another of their outputs goes on."""
         if job_ids:
             for job_id in frozenset(job_ids) - core.job_ids:
-                self._running.pop(job_id, None)
+                if (spec := self._running.pop(job_id, None)) is not None:
+                    self._leaving[job_id] = spec
+
+    def spec_of(self, job_id: str) -> JobSpec | None:
+        """What a job asked for, until its last row is in Redis."""
+        return self._running.get(job_id) or self._leaving.get(job_id)
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Drop the outputs of jobs that have ended without us."""
@@ -83,6 +90,8 @@ class HeldJobs:
         """These outputs have ended in Redis: nothing of them will be asked for again."""
         for key in keys:
             self._outputs.pop(key, None)
+        if self._leaving:
+            self._leaving = {i: self._leaving[i] for i in self.unwritten_ids & self._leaving.keys()}
 
     def remember(self, rows: Sequence[CommitRow]) -> None:
         """Take note of what is about to be written, once or again."""

@@ -637,11 +637,11 @@ return redis.call('ZRANGE', KEYS[2], 0, -1)
 --       finish
 -- One step of a lane. A row of a job whose deadline has passed ends its output with that and
 -- brings nothing else. Answers one i32 for each row, packed: -1 applied, -2 existed,
--- -3 ended (or not claimed by this lease any more), else the length of the log, which is
--- shorter than the row's offset.
+-- -3 ended (or not claimed by this lease any more), -4 there is no such job, else the length of
+-- the log, which is shorter than the row's offset.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'fingerprint')
 if lease[1] ~= ARGV[2] then return false end
-local APPLIED, EXISTED, ENDED = -1, -2, -3
+local APPLIED, EXISTED, ENDED, UNKNOWN = -1, -2, -3, -4
 local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
 local heads, tokens, now = ARGV[5], ARGV[6], time_us()
 local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
@@ -713,7 +713,7 @@ for at = 1, #heads, 20 do
     local is_same = state[2] == finish and skip == num_tokens
     answer = is_same and EXISTED or ENDED
   elseif state[1] ~= mark then
-    answer = ENDED
+    answer = (state[1] or call('EXISTS', job) == 1) and ENDED or UNKNOWN
   elseif state[3] and is_past(state[3], now) then
     answer = ENDED
     end_output(job, field, ARGV[4], state[4], length)

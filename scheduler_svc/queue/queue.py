@@ -8,12 +8,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from scheduler_svc.order import Order
+from scheduler_svc.queue.address import parse_address
 from scheduler_svc.queue.attendance import Attendance, Fleet
 from scheduler_svc.queue.backlog import Backlog, BacklogReader, Waiting
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell
 from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
 from scheduler_svc.queue.committing import Committing
+from scheduler_svc.queue.connection import Servers
 from scheduler_svc.queue.ending import Ending, Sweep
 from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.job_reader import JobReader
@@ -22,6 +24,7 @@ from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.mending import Mending
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
@@ -60,11 +63,14 @@ class JobQueue(JobReader):
         order: Order | None = None,
     ) -> None:
         limits = limits or QueueLimits()
-        super().__init__(Shard(RedisLink(url, limits), Keys(model), limits, load_scripts()))
+        keys = Keys(model)
+        self._servers = Servers(parse_address(url), keys.queue, limits.timeout_s)
+        super().__init__(Shard(RedisLink(self._servers, limits), keys, limits, load_scripts()))
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
-        self._lanes = replace(self._shard, link=RedisLink(url, limits))
+        self._lanes = replace(self._shard, link=RedisLink(self._servers, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._submitting = Submitting(self._shard, self._ranking)
+        self._mending = Mending(self._shard, self._submitting)
         self._leasing = Leasing(self._lanes)
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
@@ -74,7 +80,7 @@ class JobQueue(JobReader):
         self._suspicion = Suspicion(self._lanes, self._ending)
         self._stranding = Stranding(self._shard, self._ending)
         self._backlog = BacklogReader(self._shard)
-        self._bell = Bell(url, self._shard.keys, limits.timeout_s)
+        self._bell = Bell(self._servers, keys, limits.timeout_s, self._mending.reconnected)
 
     async def __aenter__(self) -> JobQueue:
         return self
@@ -91,6 +97,7 @@ class JobQueue(JobReader):
         await self._bell.close()
         await self._shard.link.close()
         await self._lanes.link.close()
+        await self._servers.close()
 
     async def ping(self) -> None:
         """Raises Unavailable unless Redis answers."""
@@ -102,6 +109,15 @@ class JobQueue(JobReader):
         Raises StepserveError where the durability that is promised can't be kept.
         """
         await check_server(self._shard.link, self._shard.limits.durability)
+        await self._mending.look()
+
+    async def may_come_back(self) -> bool:
+        """Whether a job that is not there may have been lost, and be stored again; see Mending."""
+        return await self._mending.may_come_back()
+
+    async def restore(self, spec: JobSpec) -> bool:
+        """Store a job again that was claimed and then lost. False where it was forgotten."""
+        return await self._mending.restore(spec)
 
     async def memory(self) -> Memory:
         """What Redis uses of what it may use."""
@@ -150,6 +166,7 @@ class JobQueue(JobReader):
 
     async def forget(self, job_id: str) -> bool:
         """Drops all that is kept of a job that has ended. False where it has not, or is gone."""
+        self._submitting.forgotten(job_id)
         return await self._ending.forget(job_id)
 
     def shelf(self, kind: str) -> Shelf:
@@ -332,6 +349,7 @@ class JobQueue(JobReader):
         ends jobs that break lanes, or that no worker can run.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
+        await self._servers.look()
         swept = await self._ending.sweep()
         await self._suspicion.sweep()
         await self._stranding.sweep()
