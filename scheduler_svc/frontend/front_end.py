@@ -244,13 +244,14 @@ class FrontEnd:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
-            await self._check_deadline(spec)
+            needed_s = await self._needed_s(spec)
         except InvalidRequest:
             if job_id := await self._stored_for(request):
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
-        return await self._store(replace(spec, cancel_on_disconnect=watched), request, edge)
+        spec = replace(spec, cancel_on_disconnect=watched)
+        return await self._store(spec, needed_s, request, edge)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -261,24 +262,31 @@ class FrontEnd:
             return ""  # What does not fit its fields was never accepted.
         return await self._queue.stored_for(asked.tenant, asked.idempotency_key, digest)
 
-    async def _check_deadline(self, spec: JobSpec) -> None:
-        """Refuse what can't be in time, if pace and lengths are known; no job that exists."""
+    async def _needed_s(self, spec: JobSpec) -> float:
+        """Return how long it takes at least, 0 where that is not known.
+
+        Raises Infeasible where that is more than it has; of no job that exists.
+        """
         step_s = self._live_card.step_s
         if not (spec.deadline_s and step_s):
-            return
+            return 0.0
         if await self._queue.is_known(spec.tenant, spec.idempotency_key):
-            return
+            return 0.0
         num_tokens = await self._queue.estimate(spec.tenant, spec.sampling.max_tokens)
-        if num_tokens is not None:
-            check_deadline(spec, num_tokens, step_s)
+        if num_tokens is None:
+            return 0.0
+        check_deadline(spec, num_tokens, step_s)
+        return num_tokens * step_s
 
-    async def _store(self, spec: JobSpec, request: Request, edge: str) -> Submitted:
+    async def _store(
+        self, spec: JobSpec, needed_s: float, request: Request, edge: str
+    ) -> Submitted:
         async with self._gate.passage():
             self._watch.check()
             # Not before it is known that there is room: a request may be large.
             digest = request_digest(request, self.model)
             try:
-                return await self._queue.submit(spec, digest, edge)
+                return await self._queue.submit(spec, digest, edge, needed_s)
             except Unavailable as error:
                 self._watch.failed(error)
                 raise

@@ -38,7 +38,7 @@ from scheduler_svc.queue.snapshot import (
     ended_ids,
 )
 from scheduler_svc.queue.stranding import Stranding
-from scheduler_svc.queue.submitting import Submitted, Submitting
+from scheduler_svc.queue.submitting import WHATEVER, Submitted, Submitting
 from scheduler_svc.queue.suspicion import Suspicion
 from scheduler_svc.queue.worker_records import live_workers
 from stepserve.metrics.histogram import Histogram
@@ -136,14 +136,21 @@ class JobQueue(JobReader):
 
     # Clients' side.
 
-    async def submit(self, spec: JobSpec, request_digest: str = "", edge: str = "") -> Submitted:
+    async def submit(
+        self,
+        spec: JobSpec,
+        request_digest: str = "",
+        edge: str = "",
+        needed_s: float = WHATEVER,
+    ) -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now.
 
         ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
-        for ``edge_of``. Raises Exhausted where
-        the queue is full, InvalidRequest where the idempotency key has another request's job.
+        for ``edge_of``. Raises Exhausted where the queue is full, and where a job that takes
+        ``needed_s`` at least (0: not known) would wait too long to be in time; InvalidRequest
+        where the idempotency key has another request's job.
         """
-        return await self._submitting.submit(spec, request_digest, edge)
+        return await self._submitting.submit(spec, request_digest, edge, needed_s)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         """Return the job that this request was stored as, "" where there is none."""

@@ -18,7 +18,10 @@ from stepserve.protocol.job import JobSpec
 from stepserve.protocol.packed import pack
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
+# Of ``needed_s``: the job is taken, also where its deadline is not to be met.
+WHATEVER = -1.0
 _RETRY_AFTER_MS = 1000
+_MAX_RETRY_AFTER_MS = 60_000
 _OTHER_REQUEST = 2
 # Where the deadline stands among the script's arguments; and one that has as good as passed.
 _DEADLINE = 2
@@ -45,18 +48,22 @@ class Submitting:
         self._ranking = ranking
         self._recent = RecentJobs()
 
-    async def submit(self, spec: JobSpec, request_digest: str, edge: str = "") -> Submitted:
+    async def submit(
+        self, spec: JobSpec, request_digest: str, edge: str = "", needed_s: float = WHATEVER
+    ) -> Submitted:
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
             raise ValueError(f"a job needs an id without NUL and 1 to {MAX_OUTPUTS} outputs")
         try:
-            answer = await self._store(spec, request_digest, edge)
+            answer = await self._store(spec, request_digest, edge, needed_s)
             if answer == b"order":
                 await self._ranking.adopt()
-                answer = await self._store(spec, request_digest, edge)
+                answer = await self._store(spec, request_digest, edge, needed_s)
         except Full as error:
             raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
         if answer is None:
             raise Exhausted("the queue is full", _RETRY_AFTER_MS)
+        if isinstance(answer[1], bytes):
+            raise _late(spec.deadline_s, *map(float, answer))
         if answer[1] == _OTHER_REQUEST:
             problem = f"was used for another request, which is job {answer[0].decode()}"
             raise InvalidRequest("idempotency_key", problem)
@@ -73,7 +80,7 @@ class Submitting:
         known = await self._shard.link.pipeline(commands) if commands else []
         missing = [job for (_, job), is_known in zip(recent, known, strict=True) if not is_known]
         for job in missing:
-            args = list(job.args)
+            args = [*job.args[:-1], WHATEVER]
             if deadline_s := float(str(args[_DEADLINE])):
                 args[_DEADLINE] = max(SOON_S, deadline_s - (time.monotonic() - job.stored_s))
             await self._shard.run("submit", job.names, args, durable=True)
@@ -83,7 +90,7 @@ class Submitting:
         """It was dropped because somebody wanted it to be."""
         self._recent.drop(job_id)
 
-    async def _store(self, spec: JobSpec, request_digest: str, edge: str) -> Any:
+    async def _store(self, spec: JobSpec, request_digest: str, edge: str, needed_s: float) -> Any:
         keys = self._shard.keys
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
         names = [
@@ -99,6 +106,8 @@ class Submitting:
             keys.vtime,
             keys.ended,
             keys.ahead,
+            keys.pace,
+            keys.stranded,
             *([keys.idem(digest)] if digest else []),
         ]
         args: list[Argument] = [
@@ -115,6 +124,7 @@ class Submitting:
             request_digest,
             spec.num_tokens_needed,
             edge,
+            needed_s,
         ]
         answer = await self._shard.run("submit", names, args, durable=True)
         if isinstance(answer, list) and answer[1] == 0:
@@ -130,3 +140,13 @@ class Submitting:
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         digest = idempotency_digest(tenant, idempotency_key)
         return bool(digest and await self._shard.link.call("EXISTS", self._shard.keys.idem(digest)))
+
+
+def _late(deadline_s: float, wait_s: float, run_s: float) -> Exhausted:
+    """What to say to a job that would not be in time, and when it would if nobody else came."""
+    late_ms = int(1000 * (wait_s + run_s - deadline_s)) + 1
+    problem = (
+        f"deadline_s: up to {wait_s:.3g} s of waiting and then about {run_s:.3g} s are to be "
+        f"expected now, {deadline_s:.3g} s are given"
+    )
+    return Exhausted(problem, min(max(late_ms, _RETRY_AFTER_MS), _MAX_RETRY_AFTER_MS))
