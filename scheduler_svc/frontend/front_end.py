@@ -188,7 +188,8 @@ class FrontEnd:
 
     async def cancel(self, job_id: str) -> JobInfo:
         """End a job; one that has ended stays as it is. Returns how it stands then."""
-        await self._snapshot(job_id)
+        self._check_id(job_id)
+        # At once: a look at it first would be three calls, and its blocks are waited for.
         await self._queue.cancel(job_id)
         return await self.get(job_id)
 
@@ -297,22 +298,31 @@ class FrontEnd:
         return stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
 
     async def _snapshot(self, job_id: str) -> JobSnapshot:
-        self._watch.check_answers()
-        known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id
-        job = await self._queue.job(job_id) if known else None
-        if job is None and known and await self._queue.may_come_back():
+        self._check_id(job_id)
+        job = await self._queue.job(job_id)
+        if job is None and await self._queue.may_come_back():
             job = await self._queue.job(job_id)
             if job is None:
                 raise Unavailable("the job is not known here, and Redis may have lost it just now")
         if job is None:
-            raise NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
+            raise _unknown(job_id)
         return job
+
+    def _check_id(self, job_id: str) -> None:
+        """Raise NotFound for what is no job's id, Unavailable where nobody can tell."""
+        self._watch.check_answers()
+        if not 0 < len(job_id) <= MAX_JOB_ID_CHARS or "\0" in job_id:
+            raise _unknown(job_id)
 
     async def _computes(self) -> bool:
         """Whether any worker is driven; False while Redis does not say."""
         with contextlib.suppress(Unavailable):
             return bool(await self._queue.workers())
         return False
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
 
 
 def _job_info(job: JobSnapshot) -> JobInfo:

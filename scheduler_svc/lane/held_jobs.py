@@ -75,7 +75,8 @@ class HeldJobs:
         """These run no more, unless another of their outputs goes on."""
         if job_ids:
             for job_id in frozenset(job_ids) - core.job_ids:
-                if (spec := self._running.pop(job_id, None)) is not None:
+                spec = self._running.pop(job_id, None)
+                if spec is not None and self._is_remembered(spec):
                     self._leaving[job_id] = spec
 
     def spec_of(self, job_id: str) -> JobSpec | None:
@@ -90,8 +91,12 @@ class HeldJobs:
         """These outputs have ended in Redis: nothing of them will be asked for again."""
         for key in keys:
             self._outputs.pop(key, None)
-        if self._leaving:
-            self._leaving = {i: self._leaving[i] for i in self.unwritten_ids & self._leaving.keys()}
+            spec = self._leaving.get(key[0])
+            if spec is not None and not self._is_remembered(spec):
+                del self._leaving[key[0]]
+
+    def _is_remembered(self, spec: JobSpec) -> bool:
+        return any((spec.job_id, index) in self._outputs for index in range(spec.sampling.n))
 
     def remember(self, rows: Sequence[CommitRow]) -> None:
         """Take note of what is about to be written, once or again."""

@@ -203,7 +203,7 @@ async def test_what_a_promoted_replica_lacks_is_written_again(
 
 
 async def test_what_was_forgotten_on_purpose_is_not_written_again(
-    queue: JobQueue, model: str
+    queue: JobQueue,
 ) -> None:
     lease = await lease_on(queue)
     job_id = await running(queue, lease)
@@ -215,7 +215,17 @@ async def test_what_was_forgotten_on_purpose_is_not_written_again(
     assert not await queue.may_come_back()
     assert not await queue.restore(job.spec)
     assert await queue.job(job_id) is None
-    assert model
+
+
+async def test_a_job_whose_client_has_another_by_its_key_is_not_stored_again(
+    queue: JobQueue,
+) -> None:
+    queue._mending._continuity.note({"run_id": "of the server before"})
+    lost, other = spec(idempotency_key="key"), spec()
+    stored = await queue.submit(spec(idempotency_key="key"), "what was asked")
+    assert not await queue.restore(lost)
+    assert await queue.restore(other)
+    assert {job.spec.job_id for job in await queue.jobs()} == {stored.job_id, other.job_id}
 
 
 @pytest.mark.parametrize(
