@@ -15,9 +15,9 @@ from stepserve.protocol.step import TokenLogprobs
 
 # What is read at once, and so an event's size: what a client keeps here that does not read it.
 # Log-probabilities take a hundred times longer to decode, and as values 2.9 kB a token with 20
-# for each: 93 kB, and half a millisecond's work.
+# for each: 46 kB, and a quarter of a millisecond's work.
 MAX_EVENT_TOKENS = 512
-MAX_LOGPROBS_EVENT_TOKENS = 32
+MAX_LOGPROBS_EVENT_TOKENS = 16
 
 
 class OutputStream:

@@ -12,6 +12,8 @@ AWAY_INTERVAL_S = 0.2
 # Who does not answer a question within so long is slow: a job would be stored after seconds,
 # or not at all, and clients would wait for each other.
 SLOW_S = 1.0
+# So many times one after another: once may be this process's own fault, on a busy machine.
+NUM_SLOW = 2
 # Of the memory that Redis may use. What is left when it is full is for the tokens of jobs that
 # run; it counts as room again only some way below.
 ROOM_SHARE = 0.93
@@ -28,8 +30,12 @@ class RedisWatch:
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
         self._away = ""
-        self._is_slow = False
+        self._num_slow = 0
         self._is_full = False
+
+    @property
+    def _is_slow(self) -> bool:
+        return self._num_slow >= NUM_SLOW
 
     @property
     def is_ready(self) -> bool:
@@ -42,17 +48,17 @@ class RedisWatch:
             async with asyncio.timeout(SLOW_S):
                 share = (await self._queue.memory()).share
         except TimeoutError:
-            self._is_slow = True
+            self._num_slow += 1
         except Unavailable as error:
             self._away = str(error)
         else:
-            self._away, self._is_slow = "", False
+            self._away, self._num_slow = "", 0
             self._is_full = share >= (ROOM_SHARE if self._is_full else FULL_SHARE)
 
     @property
     def interval_s(self) -> float:
         """When to look again."""
-        return AWAY_INTERVAL_S if self._away or self._is_slow else INTERVAL_S
+        return AWAY_INTERVAL_S if self._away or self._num_slow else INTERVAL_S
 
     def failed(self, error: Unavailable) -> None:
         """A call has found out that Redis is away; true until the next look."""

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import Redis
 
 from scheduler_svc.api.server import SUBMIT
-from scheduler_svc.frontend.redis_watch import SLOW_S
+from scheduler_svc.frontend import redis_watch
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol import inference_rpc as rpc
@@ -133,8 +133,9 @@ def used_bytes(client: Redis) -> int:
 
 
 async def test_while_redis_is_slow_a_refusal_is_quick_and_running_jobs_go_on(
-    redis_url: str, card: ModelCard
+    redis_url: str, card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(redis_watch, "SLOW_S", 0.5)
     async with (
         LossyProxy(redis_url) as proxy,
         serving(proxy.url, replace(card, name=f"w-{uuid.uuid4().hex[:6]}")) as served,
@@ -144,7 +145,7 @@ async def test_while_redis_is_slow_a_refusal_is_quick_and_running_jobs_go_on(
         await served.until(client.is_ready)
         job_id = await client.submit()
         await served.lane.claim()
-        proxy.delay_s = SLOW_S + 0.2
+        proxy.delay_s = 0.7
         await served.until(client.is_not_ready)
         took_s = []
         for _ in range(20):
