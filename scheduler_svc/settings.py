@@ -193,7 +193,11 @@ class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings, TracingSetti
         description="what this process does: api: serve clients over gRPC, and over HTTP where it "
         "has a port; http: over HTTP only; lane: drive workers; all: api and lane",
     )
-    redis_url: str = Field("", description="redis://HOST:PORT/DB or unix:///PATH of a real Redis")
+    redis_url: str = Field(
+        "",
+        description="redis://HOST:PORT/DB or unix:///PATH of a real Redis, "
+        "redis+sentinel://HOST:PORT[,…]/SERVICE/DB or redis+cluster://HOST:PORT[,…] of several",
+    )
     durability: Durability = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"
     )

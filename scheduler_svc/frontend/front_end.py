@@ -210,7 +210,8 @@ class FrontEnd:
 
     async def cancel(self, job_id: str) -> JobInfo:
         """End a job; one that has ended stays as it is. Returns how it stands then."""
-        await self._snapshot(job_id)
+        self._check_id(job_id)
+        # At once: a look at it first would be three calls, and its blocks are waited for.
         await self._queue.cancel(job_id)
         return await self.get(job_id)
 
@@ -220,8 +221,13 @@ class FrontEnd:
         await self._queue.cancel(job_id)
         await self._queue.forget(job_id)
 
+    def check_answers(self) -> None:
+        """Raise Unavailable where Redis is known to be away."""
+        self._watch.check_answers()
+
     async def info(self) -> ModelInfo:
         """Return what is served."""
+        self.check_answers()
         return ModelInfo(
             name=self._card.name,
             max_context=(await self._live_card.get()).max_context,
@@ -254,14 +260,14 @@ class FrontEnd:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
-            await self._check_deadline(spec)
+            needed_s = await self._needed_s(spec)
         except InvalidRequest:
             if job_id := await self._stored_for(request):
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
         spec = replace(spec, cancel_on_disconnect=watched, trace=trace)
-        return await self._store(spec, request, edge)
+        return await self._store(spec, needed_s, request, edge)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -272,24 +278,31 @@ class FrontEnd:
             return ""  # What does not fit its fields was never accepted.
         return await self._queue.stored_for(asked.tenant, asked.idempotency_key, digest)
 
-    async def _check_deadline(self, spec: JobSpec) -> None:
-        """Refuse what can't be in time, if pace and lengths are known; no job that exists."""
+    async def _needed_s(self, spec: JobSpec) -> float:
+        """Return how long it takes at least, 0 where that is not known.
+
+        Raises Infeasible where that is more than it has; of no job that exists.
+        """
         step_s = self._live_card.step_s
         if not (spec.deadline_s and step_s):
-            return
+            return 0.0
         if await self._queue.is_known(spec.tenant, spec.idempotency_key):
-            return
+            return 0.0
         num_tokens = await self._queue.estimate(spec.tenant, spec.sampling.max_tokens)
-        if num_tokens is not None:
-            check_deadline(spec, num_tokens, step_s)
+        if num_tokens is None:
+            return 0.0
+        check_deadline(spec, num_tokens, step_s)
+        return num_tokens * step_s
 
-    async def _store(self, spec: JobSpec, request: Request, edge: str) -> Submitted:
+    async def _store(
+        self, spec: JobSpec, needed_s: float, request: Request, edge: str
+    ) -> Submitted:
         async with self._gate.passage():
             self._watch.check()
             # Not before it is known that there is room: a request may be large.
             digest = request_digest(request, self.model)
             try:
-                return await self._queue.submit(spec, digest, edge)
+                return await self._queue.submit(spec, digest, edge, needed_s)
             except Unavailable as error:
                 self._watch.failed(error)
                 raise
@@ -303,17 +316,31 @@ class FrontEnd:
         return traced_stream(self._tracing, job.spec, events)
 
     async def _snapshot(self, job_id: str) -> JobSnapshot:
-        known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id
-        job = await self._queue.job(job_id) if known else None
+        self._check_id(job_id)
+        job = await self._queue.job(job_id)
+        if job is None and await self._queue.may_come_back():
+            job = await self._queue.job(job_id)
+            if job is None:
+                raise Unavailable("the job is not known here, and Redis may have lost it just now")
         if job is None:
-            raise NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
+            raise _unknown(job_id)
         return job
+
+    def _check_id(self, job_id: str) -> None:
+        """Raise NotFound for what is no job's id, Unavailable where nobody can tell."""
+        self._watch.check_answers()
+        if not 0 < len(job_id) <= MAX_JOB_ID_CHARS or "\0" in job_id:
+            raise _unknown(job_id)
 
     async def _computes(self) -> bool:
         """Whether any worker is driven; False while Redis does not say."""
         with contextlib.suppress(Unavailable):
             return bool(await self._queue.workers())
         return False
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
 
 
 def job_info(job: JobSnapshot) -> JobInfo:

@@ -143,6 +143,8 @@ class FrontEnds:
     async def page(self, listing: Listing, model: str = "") -> JobPage:
         """Return some jobs, newest first, and where the list goes on; of all models for ""."""
         among = [self.of(model)] if model else self.all
+        for each in among:
+            each.check_answers()
         found, after = await page_of(
             [each.queue for each in among],
             state=listing.state,
@@ -158,5 +160,6 @@ class FrontEnds:
 
     async def workers(self, model: str = "") -> tuple[WorkerStatus, ...]:
         """Return what schedulers know of workers, of any model, or of one; served here or not."""
+        self._first.check_answers()
         found = await self._registry.workers()
         return tuple(worker for worker in found if model in ("", worker.model))

@@ -13,10 +13,11 @@ from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.job import Finish, JobSpec, OutputLog
 from stepserve.protocol.step import TokenLogprobs
 
-# What is read at once, and so an event's size. Log-probabilities take a hundred times
-# longer to decode; 64 tokens with 20 for each are some 15 kB, and a millisecond's work.
+# What is read at once, and so an event's size: what a client keeps here that does not read it.
+# Log-probabilities take a hundred times longer to decode, and as values 2.9 kB a token with 20
+# for each: 46 kB, and a quarter of a millisecond's work.
 MAX_EVENT_TOKENS = 512
-MAX_LOGPROBS_EVENT_TOKENS = 64
+MAX_LOGPROBS_EVENT_TOKENS = 16
 
 
 class OutputStream:

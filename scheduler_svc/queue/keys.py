@@ -42,6 +42,7 @@ class Keys:
         self.unranked = prefix + "unranked"
         self.lengths = prefix + "lengths"
         self.counters = prefix + "counters"
+        self.pace = prefix + "pace"
         self.vtime = prefix + "vtime"
         self.job_prefix = prefix + "job:"
         self._log = prefix + "log:"

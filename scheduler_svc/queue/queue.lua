@@ -57,6 +57,9 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   unranked        zset    id -> rank; live jobs whose rank is of an earlier order
   lengths         hash    "all" or "of:TENANT" -> how many outputs ended by themselves and
                           their tokens (two doubles; the counts fade, see order.py)
+  pace            hash    how fast jobs end while others wait: jobs that did, s (how long that
+                          took; both fade), at (us, when the last one ended), waiting (1 if
+                          others waited then)
   counters        hash    tenant -> virtual tokens it was charged, under "fair"
   vtime           string  virtual time, under "fair": claims move it, see order.py
   watched         string  there while somebody looks at the live page; expires
@@ -145,29 +148,39 @@ local function store_counters(counters, due)
   end
 end
 
--- The rank of a stored job in the stored order (time_rank and TokenCounters.submit of order.py).
+-- The rank in the stored order of a job that asks for so much (time_rank and TokenCounters.submit
+-- of order.py), and the order's terms. `from`: the keys order, lengths, counters and vtime.
+local function rank_for(tenant, turn, max_tokens, priority, from)
+  local order, lengths, counters, vtime = unpack(from)
+  local terms = redis.call('HMGET', order, 'policy', 'wait', 'remaining', 'priority',
+    'weight:' .. tenant)
+  if terms[1] == 'fcfs' then return turn, terms end
+  if terms[1] ~= 'fair' then
+    local remaining = estimate(lengths, tenant, max_tokens)
+    return turn - (terms[4] * priority + terms[3] / remaining) / terms[2], terms
+  end
+  local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
+  return math.max(counter, tonumber(redis.call('GET', vtime)) or 0), terms
+end
+
+-- The rank of a stored job; under "fair" what it is expected to cost is reserved with it.
 -- Jobs of a version that knew no ranks lack tenant, max_tokens and priority.
 local function rank_of(job, order, lengths, counters, vtime)
   local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open',
     'turn')
-  local tenant, arrival = asked[1] or '', tonumber(asked[6] or asked[3])
-  local max_tokens, priority = tonumber(asked[2]) or 1, tonumber(asked[4]) or 0
-  local terms = redis.call('HMGET', order, 'policy', 'wait', 'remaining', 'priority',
-    'weight:' .. tenant)
+  local tenant, max_tokens = asked[1] or '', tonumber(asked[2]) or 1
+  local rank, terms = rank_for(tenant, tonumber(asked[6] or asked[3]), max_tokens,
+    tonumber(asked[4]) or 0, {order, lengths, counters, vtime})
   if terms[1] ~= 'fair' then
     redis.call('HDEL', job, 'share')
-    if terms[1] == 'fcfs' then return arrival end
-    local remaining = estimate(lengths, tenant, max_tokens)
-    return arrival - (terms[4] * priority + terms[3] / remaining) / terms[2]
+    return rank
   end
   local prompt = redis.call('HSTRLEN', job, 'prompt') / 4 * PROMPT_TOKEN_COST
   local output = estimate(lengths, tenant, max_tokens) * OUTPUT_TOKEN_COST
   local weight, expected = tonumber(terms[5]) or 1, prompt + output
-  local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
-  local start = math.max(counter, tonumber(redis.call('GET', vtime)) or 0)
-  redis.call('HSET', counters, tenant, exact(start + asked[5] * expected / weight))
+  redis.call('HSET', counters, tenant, exact(rank + asked[5] * expected / weight))
   redis.call('HSET', job, 'share', struct.pack('<ddd', weight, expected, prompt) .. tenant)
-  return start
+  return rank
 end
 
 -- Puts every claimed job back to where it stood in the queue.
@@ -206,12 +219,15 @@ local function is_good(expires, ttl, now_us)
 end
 
 --@ submit
--- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead [idem]
+-- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead pace stranded
+--       [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
---       tenant, priority, max_tokens, digest of the request, need, edge
+--       tenant, priority, max_tokens, digest of the request, need, edge, seconds that it takes
+--       at least once it is begun (-1: it is taken whatever its deadline)
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0},
--- nil where the queue is full, 'order' where none is stored.
-local known = KEYS[13] and redis.call('GET', KEYS[13])
+-- nil where the queue is full, 'order' where none is stored, {seconds of waiting, seconds from
+-- its begin to its end} as text where these are expected to be more than it has.
+local known = KEYS[15] and redis.call('GET', KEYS[15])
 if known then
   local known_id, request = string.match(known, '^(%Z+)%z?(.*)$')
   if known_id ~= ARGV[1] then
@@ -243,6 +259,33 @@ local function turn_of(now)
 end
 
 local turn = turn_of(now)
+
+-- How long it may have to wait, and how long it is then expected to take, by how fast jobs end
+-- while others wait; nothing while too few have. Ends are as good as independent: two standard
+-- deviations more make one in fifty wait longer. What no lane can run is before nobody.
+local function expected_s()
+  local pace = redis.call('HMGET', KEYS[13], 'jobs', 's')
+  local num_ended, busy_s = tonumber(pace[1]) or 0, tonumber(pace[2]) or 0
+  if num_ended < 8 or busy_s <= 0 then return 0, tonumber(ARGV[14]) end
+  local tenant, max_tokens = ARGV[8], tonumber(ARGV[10])
+  local rank = rank_for(tenant, tonumber(turn), max_tokens, tonumber(ARGV[9]),
+    {KEYS[7], KEYS[8], KEYS[9], KEYS[10]})
+  local num_waiting, num_stranded = redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[14])
+  local before = redis.call('ZCOUNT', KEYS[2], '-inf', exact(rank)) - num_stranded
+  local num_running = redis.call('ZCARD', KEYS[3]) - num_waiting - redis.call('ZCARD', KEYS[11])
+  -- Of no tenant, so of all.
+  local length, mean = estimate(KEYS[8], tenant, max_tokens), estimate(KEYS[8], '\0', math.huge)
+  local share = mean < math.huge and length / mean or 1
+  local s_per_job = busy_s / num_ended
+  before = math.max(0, before)
+  return (before + 2 * math.sqrt(before)) * s_per_job,
+    math.max(num_running * s_per_job * share, tonumber(ARGV[14]))
+end
+
+if tonumber(ARGV[3]) > 0 and tonumber(ARGV[14]) >= 0 then
+  local wait_s, run_s = expected_s()
+  if wait_s > 0 and wait_s + run_s > tonumber(ARGV[3]) then return {exact(wait_s), exact(run_s)} end
+end
 redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
   'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
   'priority', ARGV[9], 'max_tokens', ARGV[10], 'need', ARGV[12])
@@ -253,7 +296,7 @@ if tonumber(ARGV[3]) > 0 then
   redis.call('ZADD', KEYS[4], deadline, id)
 end
 if turn ~= arrival then redis.call('HSET', KEYS[1], 'turn', turn) end
-if KEYS[13] then redis.call('SET', KEYS[13], id .. '\0' .. ARGV[11]) end
+if KEYS[15] then redis.call('SET', KEYS[15], id .. '\0' .. ARGV[11]) end
 local rank = rank_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
 redis.call('ZADD', KEYS[2], exact(rank), id)
 redis.call('ZADD', KEYS[3], turn, id)
@@ -670,24 +713,24 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 return redis.call('ZRANGE', KEYS[2], 0, -1)
 
 --@ commit
--- KEYS  lease claims deadlines ended bell rings lengths counters unweighed, then for every
---       row: job, log, and lp where the row has log-probabilities
+-- KEYS  lease claims deadlines ended bell rings lengths counters unweighed queue stranded pace, then
+--       for every row: job, log, and lp where the row has log-probabilities
 -- ARGV  worker, epoch, length of a job key without its id, finish of what is overdue,
 --       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends, 2 if by
 --       itself), the tokens of all rows, then for every row its log-probabilities and its
 --       finish
 -- One step of a lane. A row of a job whose deadline has passed ends its output with that and
 -- brings nothing else. Answers one i32 for each row, packed: -1 applied, -2 existed,
--- -3 ended (or not claimed by this lease any more), else the length of the log, which is
--- shorter than the row's offset.
+-- -3 ended (or not claimed by this lease any more), -4 there is no such job, else the length of
+-- the log, which is shorter than the row's offset.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'fingerprint')
 if lease[1] ~= ARGV[2] then return false end
-local APPLIED, EXISTED, ENDED = -1, -2, -3
+local APPLIED, EXISTED, ENDED, UNKNOWN = -1, -2, -3, -4
 local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
 local heads, tokens, now = ARGV[5], ARGV[6], time_us()
 local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
 
-local due, grown = {}, {}
+local due, grown, num_ended = {}, {}, 0
 
 -- Charges what an output has cost beyond what was reserved for it.
 local function charge(reserved, before, after)
@@ -714,12 +757,29 @@ local function end_output(job, field, finish, reserved, num_tokens)
   call('HSET', job, field, finish)
   if reserved then add_to_counter(KEYS[8], due, reserved, -unused(reserved, num_tokens, true)) end
   if call('HINCRBY', job, 'open', -1) > 0 then return end
+  num_ended = num_ended + 1
   local id, ended = string.sub(job, prefix_length + 1), seconds(now)
   call('HSET', job, 'ended', ended)
   call('ZADD', KEYS[4], ended, id)
   call('RPUSH', KEYS[9], id)
   call('ZREM', KEYS[2], id)
   call('ZREM', KEYS[3], id)
+end
+
+-- Only where jobs waited all the time do those that end tell how fast that goes.
+local function keep_pace()
+  if num_ended == 0 then return end
+  local PACE_FADES_S, LONGEST_S = 30, 60
+  local pace = call('HMGET', KEYS[12], 'jobs', 's', 'at', 'waiting')
+  local waiting = call('ZCARD', KEYS[10]) > call('ZCARD', KEYS[11])
+  local jobs, busy_s = tonumber(pace[1]) or 0, tonumber(pace[2]) or 0
+  local since_s = (now - (tonumber(pace[3]) or now)) / 1000000
+  if waiting and pace[4] == '1' and since_s >= 0 and since_s < LONGEST_S then
+    local kept = math.exp(-since_s / PACE_FADES_S)
+    jobs, busy_s = jobs * kept + num_ended, busy_s * kept + since_s
+  end
+  call('HSET', KEYS[12], 'jobs', exact(jobs), 's', exact(busy_s), 'at', string.format('%.0f', now),
+    'waiting', waiting and 1 or 0)
 end
 
 local answers, ids, finished, last = {}, {}, {}, nil
@@ -742,7 +802,7 @@ local function tell()
 end
 
 -- One piece: each function that a row calls costs some 1 % of the whole.
-local key, arg, token = 10, 7, 1
+local key, arg, token = 13, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
   local job, log, field, answer = KEYS[key], KEYS[key + 1], 'f' .. index, EXISTED
@@ -754,7 +814,7 @@ for at = 1, #heads, 20 do
     local is_same = state[2] == finish and skip == num_tokens
     answer = is_same and EXISTED or ENDED
   elseif state[1] ~= mark then
-    answer = ENDED
+    answer = (state[1] or call('EXISTS', job) == 1) and ENDED or UNKNOWN
   elseif state[3] and is_past(state[3], now) then
     answer = ENDED
     end_output(job, field, ARGV[4], state[4], length)
@@ -779,6 +839,7 @@ for at = 1, #heads, 20 do
   arg = arg + num_logprobs + (finish and 1 or 0)
   token = token + 4 * num_tokens
 end
+keep_pace()
 store_counters(KEYS[8], due)
 for field, known in pairs(grown) do call('HSET', KEYS[7], field, known) end
 tell()

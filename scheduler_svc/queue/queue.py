@@ -8,28 +8,29 @@ from dataclasses import replace
 from types import TracebackType
 
 from scheduler_svc.order import Order
+from scheduler_svc.queue.address import parse_address
 from scheduler_svc.queue.attendance import Attendance, Fleet
 from scheduler_svc.queue.backlog import Backlog, BacklogReader, Waiting
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell
 from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
 from scheduler_svc.queue.committing import Committing
+from scheduler_svc.queue.connection import Servers
 from scheduler_svc.queue.ending import Ending, Sweep
 from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.job_reader import JobReader
-from scheduler_svc.queue.keys import Keys
+from scheduler_svc.queue.keys import REGISTRY_TOLD, Keys
 from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.line import WaitingJob, read_line
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.live import Live
+from scheduler_svc.queue.mending import Mending
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.registry import Registry
-from scheduler_svc.queue.rows import (
-    RowAnswer,
-)
+from scheduler_svc.queue.rows import RowAnswer
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server, server_memory
 from scheduler_svc.queue.shard import Shard
@@ -38,7 +39,7 @@ from scheduler_svc.queue.snapshot import (
     ended_ids,
 )
 from scheduler_svc.queue.stranding import Stranding
-from scheduler_svc.queue.submitting import Submitted, Submitting
+from scheduler_svc.queue.submitting import WHATEVER, Submitted, Submitting
 from scheduler_svc.queue.suspicion import Suspicion
 from scheduler_svc.queue.worker_records import live_workers
 from stepserve.metrics.histogram import Histogram
@@ -63,11 +64,17 @@ class JobQueue(JobReader):
         order: Order | None = None,
     ) -> None:
         limits = limits or QueueLimits()
-        super().__init__(Shard(RedisLink(url, limits), Keys(model), limits, load_scripts()))
+        keys, address = Keys(model), parse_address(url)
+        self._servers = Servers(address, keys.queue, limits.timeout_s)
+        super().__init__(Shard(RedisLink(self._servers, limits), keys, limits, load_scripts()))
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
-        self._lanes = replace(self._shard, link=RedisLink(url, limits))
+        self._lanes = replace(self._shard, link=RedisLink(self._servers, limits))
+        # What is of no model may be on another server of a cluster.
+        self._common_servers = Servers(address, REGISTRY_TOLD, limits.timeout_s)
+        self._common = replace(self._shard, link=RedisLink(self._common_servers, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._submitting = Submitting(self._shard, self._ranking)
+        self._mending = Mending(self._shard, self._submitting)
         self._leasing = Leasing(self._lanes)
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
@@ -77,7 +84,7 @@ class JobQueue(JobReader):
         self._suspicion = Suspicion(self._lanes, self._ending)
         self._stranding = Stranding(self._shard, self._ending)
         self._backlog = BacklogReader(self._shard)
-        self._bell = Bell(url, self._shard.keys, limits.timeout_s)
+        self._bell = Bell(self._servers, keys, limits.timeout_s, self._mending.reconnected)
         self.live = Live(self._shard)
 
     async def __aenter__(self) -> JobQueue:
@@ -95,6 +102,9 @@ class JobQueue(JobReader):
         await self._bell.close()
         await self._shard.link.close()
         await self._lanes.link.close()
+        await self._common.link.close()
+        await self._servers.close()
+        await self._common_servers.close()
 
     async def ping(self) -> None:
         """Raises Unavailable unless Redis answers."""
@@ -106,6 +116,15 @@ class JobQueue(JobReader):
         Raises StepserveError where the durability that is promised can't be kept.
         """
         await check_server(self._shard.link, self._shard.limits.durability)
+        await self._mending.look()
+
+    async def may_come_back(self) -> bool:
+        """Whether a job that is not there may have been lost, and be stored again; see Mending."""
+        return await self._mending.may_come_back()
+
+    async def restore(self, spec: JobSpec) -> bool:
+        """Store a job again that was claimed and then lost. False where it was forgotten."""
+        return await self._mending.restore(spec)
 
     async def memory(self) -> Memory:
         """What Redis uses of what it may use."""
@@ -124,14 +143,21 @@ class JobQueue(JobReader):
 
     # Clients' side.
 
-    async def submit(self, spec: JobSpec, request_digest: str = "", edge: str = "") -> Submitted:
+    async def submit(
+        self,
+        spec: JobSpec,
+        request_digest: str = "",
+        edge: str = "",
+        needed_s: float = WHATEVER,
+    ) -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now.
 
         ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
-        for ``edge_of``. Raises Exhausted where
-        the queue is full, InvalidRequest where the idempotency key has another request's job.
+        for ``edge_of``. Raises Exhausted where the queue is full, and where a job that takes
+        ``needed_s`` at least (0: not known) would wait too long to be in time; InvalidRequest
+        where the idempotency key has another request's job.
         """
-        return await self._submitting.submit(spec, request_digest, edge)
+        return await self._submitting.submit(spec, request_digest, edge, needed_s)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         """Return the job that this request was stored as, "" where there is none."""
@@ -154,6 +180,7 @@ class JobQueue(JobReader):
 
     async def forget(self, job_id: str) -> bool:
         """Drops all that is kept of a job that has ended. False where it has not, or is gone."""
+        self._submitting.forgotten(job_id)
         return await self._ending.forget(job_id)
 
     def shelf(self, kind: str) -> Shelf:
@@ -162,7 +189,7 @@ class JobQueue(JobReader):
 
     def registry(self) -> Registry:
         """What schedulers know of workers; the same from whichever model's queue."""
-        return Registry(self._shard)
+        return Registry(self._common)
 
     def presence(self, replica: str, ttl_ms: int) -> Presence:
         """For a replica whose clients follow jobs that are to end when nobody does."""
@@ -340,6 +367,8 @@ class JobQueue(JobReader):
         ends jobs that break lanes, or that no worker can run.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
+        await self._servers.look()
+        await self._common_servers.look()
         swept = await self._ending.sweep()
         await self._suspicion.sweep()
         await self._stranding.sweep()
