@@ -29,6 +29,7 @@ class Keys:
         self.schedulers = prefix + "schedulers"
         self.reaches = prefix + "reaches"
         self.suspects = prefix + "suspects"
+        self.canary = prefix + "canary"
         self.stranded = prefix + "stranded"
         self.rings = prefix + "rings"
         self.bell = prefix + "bell"

@@ -36,7 +36,7 @@ from scheduler_svc.queue.snapshot import (
 )
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import Submitted, Submitting
-from scheduler_svc.queue.suspicion import Suspicion
+from scheduler_svc.queue.suspicion import Accused, Suspicion, Verdicts
 from scheduler_svc.queue.worker_records import live_workers
 from stepserve.metrics.histogram import Histogram
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec
@@ -69,9 +69,9 @@ class JobQueue(JobReader):
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
-        self._claiming = Claiming(self._lanes, self._ending)
-        self._committing = Committing(self._lanes)
         self._suspicion = Suspicion(self._lanes, self._ending)
+        self._claiming = Claiming(self._lanes, self._ending, self._suspicion)
+        self._committing = Committing(self._lanes)
         self._stranding = Stranding(self._shard, self._ending)
         self._backlog = BacklogReader(self._shard)
         self._bell = Bell(url, self._shard.keys, limits.timeout_s)
@@ -260,22 +260,29 @@ class JobQueue(JobReader):
 
         Passes over jobs that have output of a model with another fingerprint, those that may
         come to more than ``max_context`` tokens, and suspects. One call at a time for each
-        lease, of this and ``claim_suspect``. After Unavailable, what was claimed unnoticed
+        lease, of this and ``claim_suspects``. After Unavailable, what was claimed unnoticed
         comes with the next claim, whatever its rank.
         """
         wish = Wish(fingerprint, max_jobs, max_rank, prefer, max_context)
         return await self._claiming.claim(lease, wish)
 
-    async def claim_suspect(
-        self, lease: Lease, fingerprint: str, max_context: int = UNBOUNDED
+    async def claim_suspects(
+        self, lease: Lease, fingerprint: str, max_jobs: int, max_context: int = UNBOUNDED
     ) -> SuspectClaim:
-        """Takes a job that was there when a lane failed, if there is one; see ``strike``.
+        """Takes jobs that were there when a worker crashed, to be tried; see ``strike``.
 
-        One that was there twice is had only by a lease that holds no job.
+        Only by a lease that holds no job, and under one lease at a time. ``retire`` ends that.
         """
-        return await self._claiming.claim_suspect(
-            lease, Wish(fingerprint, 1, max_context=max_context)
-        )
+        wish = Wish(fingerprint, max_jobs, max_context=max_context)
+        return await self._claiming.claim_suspects(lease, wish)
+
+    async def has_suspects(self) -> bool:
+        """Whether any wait to be tried."""
+        return bool(await self._suspicion.waiting())
+
+    async def retire(self, lease: Lease) -> None:
+        """No suspect is tried under the lease any more: all have shown what they had to."""
+        await self._suspicion.retire(lease)
 
     async def inherit(self, lease: Lease, fingerprint: str) -> list[ClaimedJob]:
         """What is claimed under the lease, with the output it has: to be run on.
@@ -288,13 +295,17 @@ class JobQueue(JobReader):
         """Those of the jobs that have ended."""
         return await ended_ids(self._lanes, job_ids)
 
-    async def strike(self, lease: Lease, job_ids: Sequence[str], problem: str) -> int:
-        """The lane that held these jobs has failed, and any of them may be why.
+    async def strike(
+        self, lease: Lease, accused: Sequence[Accused], problem: str, *, has_crashed: bool = True
+    ) -> int:
+        """The worker of the lease has crashed, or its lane has, and any of these jobs may be why.
 
-        Each that is claimed becomes a suspect; returns how many it was. One that was alone in
-        two lanes that failed is ended by the sweep, with reason "error" and ``problem``.
+        Each that is claimed becomes a suspect; returns how many it was. One that was alone
+        twice ends, with reason "error" and ``problem``. Where it is not known that it
+        ``has_crashed`` (it was killed, hangs, or is cut off) this accuses only who is there
+        the third time without having got any further.
         """
-        return await self._suspicion.strike(lease, job_ids, problem)
+        return await self._suspicion.strike(lease, accused, problem, has_crashed=has_crashed)
 
     async def absolve(self, job_ids: Sequence[str]) -> None:
         """These jobs have shown that they break nothing: they are suspects no more."""
@@ -352,6 +363,11 @@ class JobQueue(JobReader):
     async def waiting_by_tenant(self, max_jobs: int) -> Mapping[str, Waiting]:
         """Whose jobs wait, and since when: of the first ``max_jobs`` in line."""
         return await self._backlog.by_tenant(max_jobs)
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """What came of the crashes of this process's workers."""
+        return self._suspicion.verdicts
 
     @property
     def call_s(self) -> Mapping[str, Histogram]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, ranking
+from scheduler_svc.queue import Accused, JobQueue, LogRequest, Order, QueueLimits, ranking
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.scripts import load_scripts
 from stepserve.protocol.step import TokenLogprobs
@@ -71,10 +71,12 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     lease = await lease_on(queue)
     held = (await queue.submit(spec())).job_id
     await claim_ids(queue, lease, 1)
-    await queue.strike(lease, [held], "broken")
+    for has_crashed in (False, True):
+        await queue.strike(lease, [Accused(held)], "broken", has_crashed=has_crashed)
     lease = await lease_on(queue)
-    await queue.claim_suspect(lease, FINGERPRINT)
+    await queue.claim_suspects(lease, FINGERPRINT, 1)
     await queue.absolve([held])
+    await queue.retire(lease)
     await queue.commit(lease, [row(held, 0, [1])])
     await queue.release(lease)
     lease = await lease_on(queue)
