@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepserve.protocol.errors import StepRefused, Unavailable, one_line
+from stepserve.protocol.errors import StepFailed, StepRefused, Unavailable, one_line
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
 from worker_svc.core.ledger import Ledger
 from worker_svc.core.residents import StepPlan
@@ -111,7 +111,7 @@ class Engine:
         return time.monotonic() > self._step_due_s
 
     def describe(self) -> WorkerInfo:
-        """Return what the worker is. Raises Unavailable where nobody should drive it now."""
+        """Return what the worker is. Raises as ``greet`` where nobody should drive it now."""
         self._check_open()
         return self.info
 
@@ -125,7 +125,8 @@ class Engine:
 
         Raises:
             StepRefused: a stale epoch, another incarnation, or a newer Hello came meanwhile.
-            Unavailable: the worker is shutting down, stuck or broken.
+            StepFailed: the worker is broken and ends.
+            Unavailable: the worker is shutting down, or stuck.
         """
         self._check_open()
         self._ledger.greet(hello)
@@ -159,11 +160,12 @@ class Engine:
     async def begin(self, command: StepCommand, commands: Commands) -> asyncio.Future[StepReport]:
         """Launch ``command`` once it is its turn; the report comes with the future.
 
-        The future raises Unavailable where the step fails; to cancel it changes nothing.
+        The future raises StepFailed where the step does; to cancel it changes nothing.
 
         Raises:
             StepRefused: by the ledger or the runner; nothing was changed.
-            Unavailable: the worker is shutting down, or broken.
+            StepFailed: an earlier step did, and the worker ends.
+            Unavailable: the worker is shutting down.
         """
         async with self._turn:
             self._check_driver(commands)
@@ -225,7 +227,7 @@ class Engine:
             if not self.failure.done():
                 log.error("step %d failed", step, exc_info=True)
                 self.failure.set_result(f"step {step} failed: {one_line(error)}")
-            raise Unavailable(BROKEN) from error
+            raise StepFailed(self.failure.result()) from error
         finally:
             del self._flying[step]
             self._watch_oldest()
@@ -252,7 +254,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self.failure.done():
-            raise Unavailable(BROKEN)
+            raise StepFailed(self.failure.result())
         if self._is_draining:
             raise Unavailable("the worker is shutting down")
         if self.is_stuck:

@@ -16,7 +16,7 @@ from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
 from stepserve.protocol import step_wire
 from stepserve.protocol.channel import address, server_options
-from stepserve.protocol.errors import InvalidRequest, StepRefused, StepserveError
+from stepserve.protocol.errors import InvalidRequest, StepFailed, StepRefused, StepserveError
 from stepserve.protocol.step import Hello, StepCommand, StepReport
 from worker_svc.assembly import Assembly
 from worker_svc.engine import BROKEN, STUCK, Commands, Engine, StreamEnded
@@ -137,6 +137,8 @@ def _status(error: StepserveError) -> grpc.StatusCode:
         return grpc.StatusCode.INVALID_ARGUMENT
     if isinstance(error, StepRefused):
         return grpc.StatusCode.FAILED_PRECONDITION
+    if isinstance(error, StepFailed):
+        return grpc.StatusCode.ABORTED
     return grpc.StatusCode.UNAVAILABLE
 
 

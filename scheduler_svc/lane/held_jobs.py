@@ -41,6 +41,10 @@ class HeldJobs:
     def ids(self) -> frozenset[str]:
         return self.unwritten_ids | self._running.keys()
 
+    def num_tokens(self, job_id: str) -> int:
+        """How many tokens a job's outputs have that go on here, as far as they are remembered."""
+        return sum(len(known) for (owner, _), known in self._outputs.items() if owner == job_id)
+
     @property
     def has_deadline(self) -> bool:
         return any(spec.deadline_s for spec in self._running.values())

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from scheduler_svc.metrics.tenants import OTHERS, Tenants
 from scheduler_svc.metrics.turns import Turns, cache_info
 from scheduler_svc.queue import Backlog, JobQueue, Waiting, WorkerRecord
-from stepserve.metrics.family import Family, gauge, gauges, histogram, histograms
+from stepserve.metrics.family import Family, counter, gauge, gauges, histogram, histograms
 from stepserve.protocol.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,16 @@ class QueueMeter:
             "side",
             self._queue.call_s,
         )
+        verdicts = self._queue.verdicts
+        yield counter(
+            "worker_crashes", "Crashes of workers and lanes that had jobs.", verdicts.num_crashes
+        )
+        yield counter("accusations", "Times that a job was there at a crash.", verdicts.num_accused)
+        yield counter(
+            "convicted_jobs",
+            "Jobs that were ended because they crash workers.",
+            verdicts.num_convicted,
+        )
         yield gauge("redis_up", "1 while Redis answers.", 0.0 if self.problem else 1.0)
         if self._backlog is not None and not self.problem:
             yield from self._of_queue(self._backlog)
@@ -118,9 +128,7 @@ class QueueMeter:
         yield gauge("claimed_jobs", "Jobs that lanes hold, of all schedulers.", backlog.num_claimed)
         yield gauge("ended_jobs", "Ended jobs that can still be read.", backlog.num_ended)
         yield gauge("workers", "Workers that have a lease, of all schedulers.", backlog.num_workers)
-        yield gauge(
-            "suspect_jobs", "Jobs that were there when a lane failed.", backlog.num_suspects
-        )
+        yield gauge("suspect_jobs", "Jobs that may be why a worker crashed.", backlog.num_suspects)
         yield gauge(
             "stranded_jobs", "Waiting jobs that a worker could not run.", backlog.num_stranded
         )

@@ -18,11 +18,13 @@ from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot, stored_now
 from scheduler_svc.queue.submitting import Submitted
+from scheduler_svc.queue.suspicion import Accused
 
 __all__ = [
     "APPLIED",
     "FULL_SHARE",
     "RECORD_ERRORS",
+    "Accused",
     "Backlog",
     "Corrupt",
     "EmbeddedRedis",

@@ -1,10 +1,13 @@
-"""What can be read of a shard's jobs, by whoever knows their ids or asks for a list."""
+"""What can be read of a shard: its jobs, by id or as a list, its backlog and its workers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
+from scheduler_svc.queue.backlog import Backlog, BacklogReader, Waiting
+from scheduler_svc.queue.lease import WorkerRecord
+from scheduler_svc.queue.line import WaitingJob, read_line
 from scheduler_svc.queue.listing import Place, list_page, list_snapshots, merged
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
@@ -15,6 +18,7 @@ from scheduler_svc.queue.snapshot import (
     read_prompt,
     read_snapshot,
 )
+from scheduler_svc.queue.worker_records import live_workers
 from stepserve.protocol.job import OutputLog
 
 
@@ -23,6 +27,7 @@ class JobReader:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self._backlog = BacklogReader(shard)
 
     async def job(self, job_id: str) -> JobSnapshot | None:
         """None for an unknown job. Raises Corrupt where its record can't be read."""
@@ -80,6 +85,25 @@ class JobReader:
                 # They take long to decode, and there may be many outputs.
                 await asyncio.sleep(0)
         return outputs
+
+    async def workers(self) -> list[WorkerRecord]:
+        """The workers whose leases are good now."""
+        return await live_workers(self._shard)
+
+    async def line(self, max_jobs: int) -> list[WaitingJob]:
+        """The first of the jobs that wait, in the order in which they are due."""
+        return await read_line(self._shard, max_jobs)
+
+    async def num_queued(self) -> int:
+        return int(await self._shard.link.call("ZCARD", self._shard.keys.queue))
+
+    async def backlog(self) -> Backlog:
+        """How much work there is, as of now."""
+        return await self._backlog.read()
+
+    async def waiting_by_tenant(self, max_jobs: int) -> Mapping[str, Waiting]:
+        """Whose jobs wait, and since when: of the first ``max_jobs`` in line."""
+        return await self._backlog.by_tenant(max_jobs)
 
 
 async def page_of(

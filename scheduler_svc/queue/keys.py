@@ -33,6 +33,7 @@ class Keys:
         self.schedulers = prefix + "schedulers"
         self.reaches = prefix + "reaches"
         self.suspects = prefix + "suspects"
+        self.canary = prefix + "canary"
         self.stranded = prefix + "stranded"
         self.watched = prefix + "watched"
         self.live = prefix + "live"

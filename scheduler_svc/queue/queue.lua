@@ -27,9 +27,9 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           need (tokens that a worker must have room for), edge (what the edge
                           that took the job keeps with it, for its own answers), restarts (how often
                           it was begun anew),
-                          strikes (1, 2: it was in a lane that failed, once or again; 3: one
-                          failed while it was alone there; 4: two did, and the sweep ends it),
-                          problem (how the last of them failed),
+                          strikes (what it is accused of, see suspects.py), problem (how the
+                          last worker that it was at crashed), losses, lost_at (how often
+                          a worker was lost with it, and how many tokens it had then),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant)
@@ -48,6 +48,7 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           order (the order's version when it was acquired)
   claims:WORKER   zset    id -> rank; what the lease's holder runs
   suspects        zset    id -> strikes, of jobs that have some
+  canary          string  the worker at which suspects are tried, for as long as it has a lease
   stranded        zset    id -> when a lane first passed it over for good (s); jobs that the
                           lane's worker cannot run, however long they wait
   order           hash    the order that all submits rank by, whoever sends them: policy,
@@ -115,6 +116,8 @@ local function exact(number)
 end
 
 local PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
+-- Of suspects.py.
+local ALONE, GUILTY, MAX_LOSSES = 100, 101, 3
 
 -- Lengths.estimate of order.py; and whether it rests on outputs that finished.
 local function estimate(lengths, tenant, max_tokens)
@@ -550,7 +553,7 @@ redis.call('PEXPIRE', KEYS[2], keep)
 return 1
 
 --@ claim
--- KEYS  lease claims queue vtime stranded, then the job of every candidate
+-- KEYS  lease claims queue vtime stranded workers canary, then the job of every candidate
 -- ARGV  worker, epoch, fingerprint, most jobs to claim, rank that theirs must be below (inf:
 --       any), tokens that the worker has room for, 1 if suspects are wanted, 0 if others
 --       are, then the candidates' ids
@@ -558,10 +561,10 @@ return 1
 -- beforehand: the caller looks, names the candidates in order, and this script decides
 -- again. A job with output under another fingerprint is passed over, and so is one that
 -- the worker has no room for: those become stranded. One whose deadline has passed is left
--- to the sweep. A suspect of two strikes is claimed only by a lease that holds nothing. A
--- candidate that this lease holds already is answered again, because the first answer was lost
--- or it was claimed by the holder before. Those take room first: no more are claimed than were
--- asked for.
+-- to the sweep. Suspects are claimed only by a lease that holds nothing, and of one worker at a
+-- time. A candidate that this lease holds already is answered again, because the first answer
+-- was lost or it was claimed by the holder before. Those take room first: no more are claimed
+-- than were asked for.
 -- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank,
 -- strikes}.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
@@ -569,19 +572,24 @@ redis.call('HSET', KEYS[1], 'fingerprint', ARGV[3])
 local mark, room, claimed = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[4]), {}
 local below, now, held = tonumber(ARGV[5]), time_us(), {}
 local stored = tonumber(redis.call('GET', KEYS[4])) or 0
-local virtual_time, is_empty = stored, redis.call('ZCARD', KEYS[2]) == 0
+local virtual_time, may_try = stored, false
 for i = 8, #ARGV do
   held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
   if held[i] then room = room - 1 end
 end
+if ARGV[7] == '1' and redis.call('ZCARD', KEYS[2]) == 0 then
+  local canary = redis.call('GET', KEYS[7]) or ARGV[1]
+  local until_ms = canary ~= ARGV[1] and tonumber(redis.call('ZSCORE', KEYS[6], canary)) or 0
+  may_try = until_ms <= now / 1000
+end
 
 local function is_wanted(strikes)
   if ARGV[7] == '0' then return strikes == 0 end
-  return strikes == 1 or strikes > 1 and strikes < 4 and is_empty
+  return strikes > 0 and strikes < GUILTY and may_try
 end
 
 local function consider(i)
-  local id, key, ours = ARGV[i], KEYS[i - 2], held[i]
+  local id, key, ours = ARGV[i], KEYS[i], held[i]
   local rank = not ours and room > 0 and redis.call('ZSCORE', KEYS[3], id)
   if ours or (rank and (tonumber(rank) < below or below == math.huge)) then
     local job = redis.call('HMGET', key, 'spec', 'prompt', 'arrival', 'deadline',
@@ -603,10 +611,11 @@ local function consider(i)
         local pace = job[7] * expected / weight / 64
         virtual_time = math.max(virtual_time + pace, tonumber(rank))
       end
-      ours, room, is_empty = rank, room - 1, false
+      ours, room = rank, room - 1
     end
     if ours then
       if job[1] then redis.call('HSET', key, 'claim', mark) end
+      if strikes > 0 then redis.call('SET', KEYS[7], ARGV[1]) end
       claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours, strikes}
     end
   end
@@ -621,29 +630,48 @@ if virtual_time > stored then redis.call('SET', KEYS[4], exact(virtual_time)) en
 return claimed
 
 --@ strike
--- KEYS  lease claims suspects, then the job of every id
--- ARGV  epoch, how it failed, then the ids
--- A lane has failed, and any of the jobs that it held may be why: each that is claimed under
--- the lease is struck. Those that were there with others have two strikes at most; one that
--- was alone has three, and the second time four. They wait again, and do not go on together,
--- whoever takes the lease next. Answers how many were struck.
+-- KEYS  lease claims suspects canary, then the job of every id
+-- ARGV  epoch, worker, what happened, 1 if that accuses (it crashed) and 0 if it does so only
+--       when it happens again and again (it was lost), then for every id: id, how many tokens it
+--       has, how many more it must have not to be where it was
+-- The worker that a lane drove has crashed or was lost, and any of the jobs may be why that were
+-- there: each that is claimed under the lease is struck, see "struck" in suspects.py. They are
+-- suspects from now on, and do not go on together, whoever takes the lease next. Answers how many
+-- were struck, then the ids of the guilty.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
-local is_alone, num_struck = redis.call('ZCARD', KEYS[2]) == 1, 0
+local is_alone, num_struck, guilty = redis.call('ZCARD', KEYS[2]) == 1, 0, {}
 -- Once a script has written something it is not refused for want of memory: a job that breaks
 -- lanes must not do so for as long as there is none.
 redis.call('ZREM', KEYS[3], '')
 redis.call('HSET', KEYS[1], 'incarnation', '')
-for i = 3, #ARGV do
-  local id, job = ARGV[i], KEYS[i + 1]
-  if redis.call('ZSCORE', KEYS[2], id) and redis.call('EXISTS', job) == 1 then
-    local strikes = (tonumber(redis.call('HGET', job, 'strikes')) or 0) + 1
-    strikes = is_alone and math.max(strikes, 3) or math.min(strikes, 2)
-    redis.call('HSET', job, 'strikes', strikes, 'problem', ARGV[2])
+if redis.call('GET', KEYS[4]) == ARGV[2] then redis.call('DEL', KEYS[4]) end
+
+local function struck(strikes)
+  if is_alone then return strikes >= ALONE and GUILTY or ALONE end
+  return math.max(strikes, math.min(strikes + 1, ALONE - 1))
+end
+
+-- Whether it was lost so often without getting any further.
+local function is_stuck(job, num_tokens, num_more)
+  local known = redis.call('HMGET', job, 'losses', 'lost_at')
+  local losses, lost_at = tonumber(known[1]) or 0, tonumber(known[2]) or 0
+  if losses == 0 or num_tokens - lost_at >= num_more then losses, lost_at = 0, num_tokens end
+  redis.call('HSET', job, 'losses', losses + 1, 'lost_at', lost_at)
+  return losses + 1 >= MAX_LOSSES
+end
+
+for i = 5, #ARGV, 3 do
+  local id, job = ARGV[i], KEYS[5 + (i - 5) / 3]
+  if redis.call('ZSCORE', KEYS[2], id) and redis.call('EXISTS', job) == 1
+    and (ARGV[4] == '1' or is_stuck(job, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))) then
+    local strikes = struck(tonumber(redis.call('HGET', job, 'strikes')) or 0)
+    redis.call('HSET', job, 'strikes', strikes, 'problem', ARGV[3])
     redis.call('ZADD', KEYS[3], strikes, id)
     num_struck = num_struck + 1
+    if strikes == GUILTY then guilty[#guilty + 1] = id end
   end
 end
-return num_struck
+return {num_struck, unpack(guilty)}
 
 --@ restart
 -- KEYS  job queue stranded bell rings, then the log and the lp of every output
@@ -667,10 +695,16 @@ return 1
 -- ARGV  the ids
 -- They broke nothing where they could have, or are gone.
 for i, id in ipairs(ARGV) do
-  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem')
+  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
   redis.call('ZREM', KEYS[1], id)
 end
 return #ARGV
+
+--@ retire
+-- KEYS  canary
+-- ARGV  worker
+-- Nobody is tried there any more: others may be elsewhere.
+return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0
 
 --@ requeue
 -- KEYS  lease claims queue bell rings, then the job of every id

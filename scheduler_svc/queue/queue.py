@@ -10,7 +10,6 @@ from types import TracebackType
 from scheduler_svc.order import Order
 from scheduler_svc.queue.address import parse_address
 from scheduler_svc.queue.attendance import Attendance, Fleet
-from scheduler_svc.queue.backlog import Backlog, BacklogReader, Waiting
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell
 from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
@@ -20,10 +19,9 @@ from scheduler_svc.queue.ending import Ending, Sweep
 from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.job_reader import JobReader
 from scheduler_svc.queue.keys import REGISTRY_TOLD, Keys
-from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
+from scheduler_svc.queue.lease import Lease, Renewal
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
-from scheduler_svc.queue.line import WaitingJob, read_line
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.live import Live
 from scheduler_svc.queue.mending import Mending
@@ -40,8 +38,7 @@ from scheduler_svc.queue.snapshot import (
 )
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import WHATEVER, Submitted, Submitting
-from scheduler_svc.queue.suspicion import Suspicion
-from scheduler_svc.queue.worker_records import live_workers
+from scheduler_svc.queue.suspicion import Accused, Suspicion, Verdicts
 from stepserve.metrics.histogram import Histogram
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec
 
@@ -79,11 +76,10 @@ class JobQueue(JobReader):
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
-        self._claiming = Claiming(self._lanes, self._ending)
-        self._committing = Committing(self._lanes)
         self._suspicion = Suspicion(self._lanes, self._ending)
+        self._claiming = Claiming(self._lanes, self._ending, self._suspicion)
+        self._committing = Committing(self._lanes)
         self._stranding = Stranding(self._shard, self._ending)
-        self._backlog = BacklogReader(self._shard)
         self._bell = Bell(self._servers, keys, limits.timeout_s, self._mending.reconnected)
         self.live = Live(self._shard)
 
@@ -295,22 +291,29 @@ class JobQueue(JobReader):
 
         Passes over jobs that have output of a model with another fingerprint, those that may
         come to more than ``max_context`` tokens, and suspects. One call at a time for each
-        lease, of this and ``claim_suspect``. After Unavailable, what was claimed unnoticed
+        lease, of this and ``claim_suspects``. After Unavailable, what was claimed unnoticed
         comes with the next claim, whatever its rank.
         """
         wish = Wish(fingerprint, max_jobs, max_rank, prefer, max_context)
         return await self._claiming.claim(lease, wish)
 
-    async def claim_suspect(
-        self, lease: Lease, fingerprint: str, max_context: int = UNBOUNDED
+    async def claim_suspects(
+        self, lease: Lease, fingerprint: str, max_jobs: int, max_context: int = UNBOUNDED
     ) -> SuspectClaim:
-        """Takes a job that was there when a lane failed, if there is one; see ``strike``.
+        """Takes jobs that were there when a worker crashed, to be tried; see ``strike``.
 
-        One that was there twice is had only by a lease that holds no job.
+        Only by a lease that holds no job, and under one lease at a time. ``retire`` ends that.
         """
-        return await self._claiming.claim_suspect(
-            lease, Wish(fingerprint, 1, max_context=max_context)
-        )
+        wish = Wish(fingerprint, max_jobs, max_context=max_context)
+        return await self._claiming.claim_suspects(lease, wish)
+
+    async def has_suspects(self) -> bool:
+        """Whether any wait to be tried."""
+        return bool(await self._suspicion.waiting())
+
+    async def retire(self, lease: Lease) -> None:
+        """No suspect is tried under the lease any more: all have shown what they had to."""
+        await self._suspicion.retire(lease)
 
     async def inherit(self, lease: Lease, fingerprint: str) -> list[ClaimedJob]:
         """What is claimed under the lease, with the output it has: to be run on.
@@ -323,13 +326,17 @@ class JobQueue(JobReader):
         """Those of the jobs that have ended."""
         return await ended_ids(self._lanes, job_ids)
 
-    async def strike(self, lease: Lease, job_ids: Sequence[str], problem: str) -> int:
-        """The lane that held these jobs has failed, and any of them may be why.
+    async def strike(
+        self, lease: Lease, accused: Sequence[Accused], problem: str, *, has_crashed: bool = True
+    ) -> int:
+        """The worker of the lease has crashed, or its lane has, and any of these jobs may be why.
 
-        Each that is claimed becomes a suspect; returns how many it was. One that was alone in
-        two lanes that failed is ended by the sweep, with reason "error" and ``problem``.
+        Each that is claimed becomes a suspect; returns how many it was. One that was alone
+        twice ends, with reason "error" and ``problem``. Where it is not known that it
+        ``has_crashed`` (it was killed, hangs, or is cut off) this accuses only who is there
+        the third time without having got any further.
         """
-        return await self._suspicion.strike(lease, job_ids, problem)
+        return await self._suspicion.strike(lease, accused, problem, has_crashed=has_crashed)
 
     async def absolve(self, job_ids: Sequence[str]) -> None:
         """These jobs have shown that they break nothing: they are suspects no more."""
@@ -375,24 +382,10 @@ class JobQueue(JobReader):
         await self._ranking.sweep()
         return swept
 
-    async def workers(self) -> list[WorkerRecord]:
-        """The workers whose leases are good now."""
-        return await live_workers(self._shard)
-
-    async def line(self, max_jobs: int) -> list[WaitingJob]:
-        """The first of the jobs that wait, in the order in which they are due."""
-        return await read_line(self._shard, max_jobs)
-
-    async def num_queued(self) -> int:
-        return int(await self._shard.link.call("ZCARD", self._shard.keys.queue))
-
-    async def backlog(self) -> Backlog:
-        """How much work there is, as of now."""
-        return await self._backlog.read()
-
-    async def waiting_by_tenant(self, max_jobs: int) -> Mapping[str, Waiting]:
-        """Whose jobs wait, and since when: of the first ``max_jobs`` in line."""
-        return await self._backlog.by_tenant(max_jobs)
+    @property
+    def verdicts(self) -> Verdicts:
+        """What came of the crashes of this process's workers."""
+        return self._suspicion.verdicts
 
     @property
     def call_s(self) -> Mapping[str, Histogram]:

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from stepserve.protocol import step_wire
+from stepserve.protocol.errors import StepFailed
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import Hello, StepCommand
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.lane import Lane
 from worker_svc.core.residents import StepPlan
-from worker_svc.engine import BROKEN, Commands, Engine
+from worker_svc.engine import Commands, Engine
 from worker_svc.server import MAX_WAITING_REPORTS, StepService
 from worker_svc.step.pending import Launched, Pending
 
@@ -58,7 +59,9 @@ async def test_a_broken_worker_executes_nothing_more(assembled: Assemble) -> Non
     first = broken.execute(lane.command({lane.admit((1, 2, 3), GREEDY): 3}), commands)
     second = broken.execute(StepCommand(1, "me", 1), commands)
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
-    assert [str(outcome) for outcome in outcomes] == [BROKEN] * 2
+    assert [repr(outcome) for outcome in outcomes] == [
+        repr(StepFailed(broken.failure.result()))
+    ] * 2
     await broken.drain(1.0)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, Sighting, ranking
+from scheduler_svc.queue import Accused, JobQueue, LogRequest, Order, QueueLimits, Sighting, ranking
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.scripts import load_scripts
 from stepserve.protocol.step import TokenLogprobs
@@ -52,8 +52,8 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     lease = await lease_on(queue)
     await claim_ids(queue, lease, 3)
     await queue.claimed(lease)
-    await other.adopt_order()
-    await queue.adopt_order()
+    for each in (other, queue):
+        await each.adopt_order()
     rows = [row(ids[0], 0, [1, 2], logprobs=[TokenLogprobs(-1.0)] * 2)]
     rows += [row(ids[i], 0, [1], STOP, index=j) for i in (1, 2) for j in (0, 1)]
     await queue.commit(lease, rows)
@@ -78,10 +78,12 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     lease = await lease_on(queue)
     held = (await queue.submit(spec())).job_id
     await claim_ids(queue, lease, 1)
-    await queue.strike(lease, [held], "broken")
+    for has_crashed in (False, True):
+        await queue.strike(lease, [Accused(held)], "broken", has_crashed=has_crashed)
     lease = await lease_on(queue)
-    await queue.claim_suspect(lease, FINGERPRINT)
+    await queue.claim_suspects(lease, FINGERPRINT, 1)
     await queue.absolve([held])
+    await queue.retire(lease)
     await queue.commit(lease, [row(held, 0, [1])])
     await queue.release(lease)
     lease = await lease_on(queue)
