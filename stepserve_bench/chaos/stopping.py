@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -43,7 +44,13 @@ def stopped_thread(pid: int, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _trace(PTRACE_DETACH, thread_id)
+        try:
+            _trace(PTRACE_DETACH, thread_id)
+        except ProcessLookupError:
+            # It was killed meanwhile. Until who traces a thread has waited for it, its process
+            # does not end either.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(thread_id, WAIT_ALL)
 
 
 def _trace(request: int, thread_id: int) -> None:

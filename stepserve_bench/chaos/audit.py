@@ -1,0 +1,108 @@
+"""After the faults: what is stored, what is still held, and what the services counted."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from stepserve import AsyncClient
+from stepserve.protocol.errors import StepserveError
+from stepserve_bench.chaos.fleet import Fleet
+from stepserve_bench.chaos.ledger import Ledger
+from stepserve_bench.chaos.member import Member
+
+READERS = 16
+PAGE = 500
+# What must be nothing once every job has ended; an end takes a step or two to be told.
+EMPTY = (
+    "kv_blocks_used", "num_requests_running", "lane_requests_waiting", "worker_sequences",
+)  # fmt: skip
+# What was done meanwhile, by those who live: with who was killed its counts are gone.
+COUNTED = (
+    "takeovers_total", "adopted_sequences_total", "stale_commands_refused_total",
+    "num_preemptions_total",
+)  # fmt: skip
+PREFIX = "stepserve:"
+SETTLE_S = 20.0
+POLL_S = 0.2
+
+
+async def check_stored(client: AsyncClient, ledger: Ledger) -> None:
+    """Read every output again, from its beginning, and compare it with what was told."""
+    waiting = iter(list(ledger.entries))
+
+    async def read() -> None:
+        for job_id in waiting:
+            try:
+                done = await client.result(job_id)
+            except StepserveError as error:
+                ledger.fail(f"result {job_id}", error)
+                continue
+            found = [(output.token_ids, output.finish_reason) for output in done.outputs]
+            ledger.check_stored(job_id, found)
+
+    await asyncio.gather(*(read() for _ in range(READERS)))
+
+
+async def check_known(client: AsyncClient, ledger: Ledger) -> None:
+    """See that the service knows the jobs that clients were told of, no others, and all ended."""
+    job_ids = []
+    async for job_id, state in _all_jobs(client):
+        job_ids.append(job_id)
+        if state != "ended":
+            ledger.problems.append(f"not ended: {job_id} is {state}")
+    ledger.check_known(job_ids)
+
+
+async def _all_jobs(client: AsyncClient) -> AsyncIterator[tuple[str, str]]:
+    token = ""
+    while True:
+        page = await client.page(limit=PAGE, page_token=token)
+        for job in page.jobs:
+            yield job.job_id, job.state
+        token = page.next_page_token
+        if not token:
+            return
+
+
+async def check_empty(fleet: Fleet, ledger: Ledger) -> dict[str, float]:
+    """See that nobody holds anything, soon; return what the services counted."""
+    held: Mapping[str, float] = {}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            while True:
+                counted = await scrape(fleet.members)
+                held = {name: counted[name] for name in EMPTY if counted.get(name) != 0}
+                if not held and counted["lanes"] == len(fleet.workers):
+                    break
+                await asyncio.sleep(POLL_S)
+    ledger.problems += [f"still held: {name} {value:g}" for name, value in held.items()]
+    async with fleet.queue() as queue:
+        if waiting := await queue.num_queued():
+            ledger.problems.append(f"still held: {waiting} jobs in the queue")
+    for (worker, _), job_ids in (await fleet.claims()).items():
+        ledger.problems += [f"still held: {i} is claimed for {worker}" for i in job_ids]
+    return {name.removesuffix("_total"): counted.get(name, 0.0) for name in COUNTED}
+
+
+async def scrape(members: Iterable[Member]) -> dict[str, float]:
+    """Return the services' metrics without labels, added up."""
+    texts = await asyncio.gather(*(asyncio.to_thread(_read, member) for member in members))
+    found: dict[str, float] = {}
+    for text in texts:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                name = sample.name.removeprefix(PREFIX)
+                found[name] = found.get(name, 0.0) + sample.value
+    return found
+
+
+def _read(member: Member) -> str:
+    url = f"http://{member.child.fields['metrics']}/metrics"
+    with urllib.request.urlopen(url, timeout=SETTLE_S) as answer:
+        text: str = answer.read().decode()
+        return text
