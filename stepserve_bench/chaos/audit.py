@@ -27,7 +27,7 @@ COUNTED = (
     "num_preemptions_total",
 )  # fmt: skip
 PREFIX = "stepserve:"
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 POLL_S = 0.2
 
 
@@ -71,22 +71,29 @@ async def _all_jobs(client: AsyncClient) -> AsyncIterator[tuple[str, str]]:
 
 async def check_empty(fleet: Fleet, ledger: Ledger) -> dict[str, float]:
     """See that nobody holds anything, soon; return what the services counted."""
-    held: Mapping[str, float] = {}
+    counted: Mapping[str, float] = {}
+    held = ["metrics: nobody tells any"]
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLE_S):
-            while True:
-                counted = await scrape(fleet.members)
-                held = {name: counted[name] for name in EMPTY if counted.get(name) != 0}
-                if not held and counted["lanes"] == len(fleet.workers):
-                    break
+            while held:
                 await asyncio.sleep(POLL_S)
-    ledger.problems += [f"still held: {name} {value:g}" for name, value in held.items()]
+                with suppress(OSError):  # one of them starts
+                    counted = await scrape(fleet.members)
+                    held = still_held(counted, len(fleet.workers))
+    ledger.problems += [f"still held: {what}" for what in held]
     async with fleet.queue() as queue:
         if waiting := await queue.num_queued():
             ledger.problems.append(f"still held: {waiting} jobs in the queue")
     for (worker, _), job_ids in (await fleet.claims()).items():
         ledger.problems += [f"still held: {i} is claimed for {worker}" for i in job_ids]
     return {name.removesuffix("_total"): counted.get(name, 0.0) for name in COUNTED}
+
+
+def still_held(counted: Mapping[str, float], num_workers: int) -> list[str]:
+    """Return what should be nothing, and is not; and workers that nobody drives."""
+    held = [f"{name} {value}" for name in EMPTY if (value := counted.get(name)) != 0]
+    lanes = counted.get("lanes", 0)
+    return held + ([f"of {num_workers} workers {lanes:g} are driven"] * (lanes != num_workers))
 
 
 async def scrape(members: Iterable[Member]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from worker_svc.engine import MODEL_THREAD
 
 # How much later everything comes over a link that is slow: every step takes this long twice.
 DELAY_S = 0.05
-MAX_WAIT_S = 30.0
+MAX_WAIT_S = 120.0
 
 # The jobs that each (worker, scheduler) that drives it holds, by their names.
 Claims = Mapping[tuple[str, str], frozenset[str]]
@@ -49,14 +49,14 @@ async def choose(fleet: Fleet, fault: Fault, claims: Claims) -> Victims:
         await _until(lambda: fleet.is_redis_up)
         return Victims()
     candidates = fleet.workers if part in ("worker", "both", "link") else fleet.schedulers
-    await _until(lambda: any(member.is_up for member in candidates))
+    await _until_any_is_up(candidates)
     busy = {name for names, job_ids in claims.items() if job_ids for name in names}
     alive = [member for member in candidates if member.is_up]
     victim = fault.choose([member for member in alive if member.name in busy] or alive)
     if part == "both":
         drivers = {scheduler for worker, scheduler in claims if worker == victim.name}
         driver = [m for m in fleet.schedulers if m.name in drivers and m.is_up]
-        return Victims((victim,), driver or fleet.schedulers[:1])
+        return Victims((victim,), driver)
     return Victims((victim,)) if part in ("worker", "link") else Victims((), (victim,))
 
 
@@ -152,9 +152,14 @@ async def _rolling(fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str
     """As an operator does it: the next one once the one before serves again."""
     problems: list[str] = []
     for member in (*victims.schedulers, *victims.workers):
+        await _until_any_is_up([member])
         problems += await _ended(fleet, fault, Victims((member,)))
     await _redis_ended(fleet, fault, victims)
     return problems
+
+
+async def _until_any_is_up(members: Sequence[Member]) -> None:
+    await _until(lambda: any(member.is_up for member in members))
 
 
 async def _until(condition: Callable[[], bool]) -> None:

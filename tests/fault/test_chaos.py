@@ -10,7 +10,7 @@ import pytest
 
 from stepserve_bench.chaos.command import Chaos
 
-SMALL: dict[str, Any] = {"schedulers": 2, "streams": 10, "max_tokens": 150, "progress": False}
+SMALL: dict[str, Any] = {"schedulers": 2, "streams": 8, "max_tokens": 120, "progress": False}
 
 
 def ran(**settings: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def check(found: dict[str, Any], num_faults: int) -> None:
     assert found["problems"] == []
     assert found["faults"] == num_faults
     assert found["jobs"] > 10
-    assert found["counted_by_who_lives"]["takeovers"] > 0
+    assert found["tokens"] > 1000
 
 
 @pytest.mark.timeout(120)
