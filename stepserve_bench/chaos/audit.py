@@ -15,7 +15,7 @@ from stepserve_bench.chaos.fleet import Fleet
 from stepserve_bench.chaos.ledger import Ledger
 from stepserve_bench.chaos.member import Member
 
-READERS = 16
+READERS, READ_TIMEOUT_S = 16, 60.0
 PAGE = 500
 # What must be nothing once every job has ended; an end takes a step or two to be told.
 EMPTY = (
@@ -32,13 +32,13 @@ POLL_S = 0.2
 
 
 async def check_stored(client: AsyncClient, ledger: Ledger) -> None:
-    """Read every output again, from its beginning, and compare it with what was told."""
-    waiting = iter(list(ledger.entries))
+    """Read every output that has ended again, from its beginning; compare it with what was told."""
+    waiting = iter([job_id for job_id, entry in ledger.entries.items() if entry.has_ended])
 
     async def read() -> None:
         for job_id in waiting:
             try:
-                done = await client.result(job_id)
+                done = await client.result(job_id, timeout=READ_TIMEOUT_S)
             except StepserveError as error:
                 ledger.fail(f"result {job_id}", error)
                 continue

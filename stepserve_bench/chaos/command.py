@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from contextlib import AsyncExitStack
 from itertools import cycle, islice
@@ -37,7 +38,7 @@ from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.extras import require
 from stepserve_bench.oracle_worker.oracle import BLOCK_SIZE
 from stepserve_bench.report.machine import machine
-from stepserve_bench.report.output import finish
+from stepserve_bench.report.output import write
 
 PICTURES = (".svg", ".png")
 MODEL_NAME = "chaos"
@@ -94,7 +95,8 @@ class Chaos(BaseSettings):
         """Return 0 where nothing was lost, 1 where something was."""
         found = self.measured()
         print_report(found, self.apart_s)
-        finish(found, self.out)
+        write(found, self.out)
+        print(json.dumps({name: value for name, value in found.items() if name != "struck"}))
         return 1 if found["num_problems"] else 0
 
     def measured(self) -> dict[str, Any]:

@@ -51,12 +51,15 @@ def print_report(found: Mapping[str, Any], apart_s: float) -> None:
     """Print the stalls by kind of fault, and the verdict."""
     console = Console()
     title = f"stall of the streams that a fault concerned, s; faults at least {apart_s:g} s apart"
-    table = Table("fault", "what is done", "faults", "streams", "median", "p99", "max", title=title)
+    heads = ("fault", "what is done", "faults", "streams", "median", "p99", "max", "aim: p99")
+    table = Table(*heads, title=title)
     for kind, row in found["stalls"].items():
         names = ("median_s", "p99_s", "max_s")
         numbers = [f"{row[name]:.2f}" if name in row else "" for name in names]
         counts = [f"{row[name]:g}" for name in ("faults", "streams")]
-        table.add_row(kind, KINDS[kind].about, *counts, *numbers)
+        aim_s = KINDS[kind].aim_s
+        aim = "" if aim_s is None else f"{aim_s:g}"
+        table.add_row(kind, KINDS[kind].about, *counts, *numbers, aim)
     console.print(table)
     for problem in found["problems"]:
         console.print(f"PROBLEM {problem}", markup=False)

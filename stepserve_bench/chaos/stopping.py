@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PTRACE_ATTACH, PTRACE_DETACH = 16, 17
+# Not PTRACE_ATTACH: its SIGSTOP is lost where somebody sends the process a SIGCONT.
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
 WAIT_ALL = 0x40000000  # __WALL: threads as well
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -39,7 +40,8 @@ def stopped_thread(pid: int, name: str) -> Iterator[None]:
         for path in Path(f"/proc/{pid}/task").glob("*/comm")
         if path.read_text().strip() == name
     ]
-    _trace(PTRACE_ATTACH, thread_id)
+    _trace(PTRACE_SEIZE, thread_id)
+    _trace(PTRACE_INTERRUPT, thread_id)
     os.waitpid(thread_id, WAIT_ALL)
     try:
         yield

@@ -26,7 +26,7 @@ def check(found: dict[str, Any], num_faults: int) -> None:
     assert found["tokens"] > 1000
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_faults_of_many_kinds_lose_nothing() -> None:
     kinds = (
         "worker-kill,thread-stop,worker-end,scheduler-kill,both-kill,link-cut,link-hole,"
@@ -36,7 +36,7 @@ def test_faults_of_many_kinds_lose_nothing() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("worker", ["oracle", "demo"])
 def test_faults_of_all_kinds_lose_nothing(worker: str, tmp_path: Path) -> None:
     picture = tmp_path / "chaos.svg"
@@ -46,6 +46,6 @@ def test_faults_of_all_kinds_lose_nothing(worker: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_rolling_restart_shows_no_client_an_error() -> None:
     check(ran(workers=2, faults=2, apart_s=25, kinds="rolling-restart"), 2)
