@@ -42,8 +42,7 @@ async def check_stored(client: AsyncClient, ledger: Ledger) -> None:
             except StepserveError as error:
                 ledger.fail(f"result {job_id}", error)
                 continue
-            found = [(output.token_ids, output.finish_reason) for output in done.outputs]
-            ledger.check_stored(job_id, found)
+            ledger.check_stored(done)
 
     await asyncio.gather(*(read() for _ in range(READERS)))
 

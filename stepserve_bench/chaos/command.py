@@ -58,8 +58,8 @@ class Chaos(BaseSettings):
     something is wrong, and says what.
 
     The workers are oracle workers: real ones but for the model, whose next token is a hash of the
-    context, so that what is right is known (--worker oracle). With --worker demo the demonstration
-    model computes in float64, and each of its jobs is run undisturbed first.
+    context, so that what is right is known (--worker oracle). With --worker model the model itself
+    computes, in float64, and each of its jobs is run undisturbed first.
 
     How long streams stand still for a kind of fault is told in the end; that means something where
     faults are far enough apart: --apart-s 15. The last line is a JSON object with all figures.
@@ -82,7 +82,12 @@ class Chaos(BaseSettings):
     schedulers: int = Field(2, ge=1, le=16, description="schedulers")
     streams: int = Field(32, ge=1, le=4096, description="jobs followed at the same time")
     max_tokens: int = Field(300, ge=1, le=1500, description="tokens of a job at most")
-    worker: Literal["oracle", "demo"] = Field("oracle", description="what computes")
+    worker: Literal["oracle", "model"] = Field("oracle", description="what computes")
+    model: str = Field(
+        "",
+        description="checkpoint directory, for oracle workers that of a tokenizer and a config; "
+        "default: the demonstration model",
+    )
     step_ms: float = Field(30.0, ge=0, description="how long an oracle worker's step takes")
     num_blocks: int = Field(1024, ge=1, description="KV blocks of each worker")
     lease_ttl_s: float = Field(2.5, ge=0.5, description="as of stepserve scheduler")
@@ -122,6 +127,10 @@ class Chaos(BaseSettings):
             "machine": machine(),
         }
 
+    @property
+    def _directory(self) -> Path:
+        return Path(self.model) if self.model else MODEL_DIR
+
     def _kinds(self) -> list[str]:
         names = [name.strip() for name in self.kinds.split(",") if name.strip()] or list(USUAL)
         if unknown := [name for name in names if name not in KINDS]:
@@ -149,7 +158,7 @@ class Chaos(BaseSettings):
         return run, counted
 
     def _plan(self, directory: Path) -> Plan:
-        shared = [f"--model={MODEL_DIR}", f"--model-name={MODEL_NAME}", "--port=0"]
+        shared = [f"--model={self._directory}", f"--model-name={MODEL_NAME}", "--port=0"]
         shared.append("--metrics-port=0")
         of_worker = [*shared, f"--num-blocks={self.num_blocks}"]
         if self.worker == "oracle":
@@ -170,7 +179,7 @@ class Chaos(BaseSettings):
         """What is right, and the jobs without end."""
         jobs = draw_jobs(self.seed, self.max_tokens)
         if self.worker == "oracle":
-            return OracleTruth(read_facts(MODEL_DIR).max_context), jobs
+            return OracleTruth(read_facts(self._directory).max_context), jobs
         known: list[ChaosJob] = list(islice(jobs, NUM_RECORDED))
         progress.say(f"{len(known)} jobs are run undisturbed")
         async with AsyncClient(fleet.targets[0]) as client:

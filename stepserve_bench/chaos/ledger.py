@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from stepserve import Completion
 from stepserve.protocol.inference import StreamEvent
 from stepserve_bench.chaos.jobs import ChaosJob, Output, Truth
 
@@ -16,6 +17,7 @@ class Seen:
     token_ids: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
     reason: str = ""
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class Ledger:
             self.problems.append(f"another's: {event.job_id} in the stream of {entry.job_id}")
             return
         seen, where = entry.outputs[event.index], f"{entry.job_id}[{event.index}]"
+        if not seen.reason:
+            seen.text += event.text
         if event.token_ids:
             if event.offset != len(seen.token_ids):
                 kind = "skipped" if event.offset > len(seen.token_ids) else "repeated"
@@ -89,10 +93,14 @@ class Ledger:
             told = [(seen.token_ids, seen.reason) for seen in entry.outputs]
             self.problems += differences(entry.job_id, told, truth.outputs(entry.job))
 
-    def check_stored(self, job_id: str, outputs: Sequence[Output]) -> None:
-        """Compare what is stored of a job with what its follower saw."""
-        seen = [(each.token_ids, each.reason) for each in self.entries[job_id].outputs]
-        found = differences(job_id, outputs, seen)
+    def check_stored(self, done: Completion) -> None:
+        """Compare what is stored of a job with what its follower saw, text and all."""
+        told, job_id = self.entries[done.job_id].outputs, done.job_id
+        stored = [(output.token_ids, output.finish_reason) for output in done.outputs]
+        found = differences(job_id, stored, [(seen.token_ids, seen.reason) for seen in told])
+        for seen, output in zip(told, done.outputs, strict=True):
+            if seen.text != output.text:
+                found.append(f"text: {job_id}[{output.index}]")
         self.problems += [f"stored otherwise than told: {problem}" for problem in found]
 
     def check_known(self, job_ids: Iterable[str]) -> None:

@@ -27,17 +27,20 @@ def check(found: dict[str, Any], num_faults: int) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_faults_of_many_kinds_lose_nothing() -> None:
+def test_faults_of_many_kinds_lose_nothing(tmp_path: Path) -> None:
+    # Without a tokenizer, which takes a scheduler most of the time of its start.
+    config = {"vocab_size": 512, "max_position_embeddings": 1024}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     kinds = (
-        "worker-kill,thread-stop,worker-end,scheduler-kill,both-kill,link-cut,link-hole,"
-        "client-cut,redis-kill"
+        "worker-kill,thread-stop,scheduler-kill,both-kill,link-cut,link-hole,client-cut,redis-kill"
     )
-    check(ran(workers=2, faults=9, apart_s=0.8, kinds=kinds, seed=3), 9)
+    model = str(tmp_path)
+    check(ran(model=model, workers=2, faults=8, apart_s=0.8, kinds=kinds, seed=3, step_ms=40), 8)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("worker", ["oracle", "demo"])
+@pytest.mark.parametrize("worker", ["oracle", "model"])
 def test_faults_of_all_kinds_lose_nothing(worker: str, tmp_path: Path) -> None:
     picture = tmp_path / "chaos.svg"
     found = ran(workers=3, faults=40, apart_s=1.5, worker=worker, picture=str(picture), seed=7)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from stepserve import SamplingParams
-from stepserve.protocol.inference import StreamEvent
+from stepserve import Completion, SamplingParams
+from stepserve import Output as StoredOutput
+from stepserve.protocol.inference import StreamEvent, Usage
 from stepserve.protocol.job import Finish
 from stepserve_bench.chaos.jobs import ChaosJob, Output, draw_jobs
 from stepserve_bench.chaos.ledger import Ledger
@@ -22,8 +23,12 @@ class Right:
 
 
 def told(offset: int, *tokens: int, reason: str = "", job_id: str = "j") -> StreamEvent:
-    finish = Finish(reason) if reason else None
-    return StreamEvent(job_id, offset=offset, token_ids=tokens, finish=finish)
+    finish, text = Finish(reason) if reason else None, "b" if reason else "a" * (offset == 0)
+    return StreamEvent(job_id, offset=offset, token_ids=tokens, text=text, finish=finish)
+
+
+def stored(tokens: Sequence[int], text: str) -> Completion:
+    return Completion("j", (StoredOutput(0, text, tuple(tokens), "length"),), Usage(2, len(tokens)))
 
 
 GOOD = (told(0, 10, 11), told(2, 12, 13), told(4, reason="length"))
@@ -53,6 +58,12 @@ def test_what_is_right_is_not_complained_of() -> None:
     assert kinds_after(GOOD) == set()
     # Who comes back is told again how an output ended.
     assert kinds_after((*GOOD, GOOD[2])) == set()
+    ledger = Ledger()
+    entry = ledger.accept("j", JOB)
+    for event in (*GOOD, GOOD[2]):
+        ledger.see(entry, event, 0.0)
+    ledger.check_stored(stored(RIGHT, "ab"))
+    assert ledger.problems == []
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -66,7 +77,11 @@ def test_what_is_wrong_is(kind: str) -> None:
         (lambda ledger: ledger.accept("j", JOB), "accepted twice"),
         (lambda ledger: ledger.check_known([]), "forgotten"),
         (lambda ledger: ledger.check_known(["j", "k"]), "of nobody"),
-        (lambda ledger: ledger.check_stored("j", [(RIGHT[:3], "length")]), "stored otherwise"),
+        (lambda ledger: ledger.check_stored(stored(RIGHT[:3], "ab")), "stored otherwise"),
+        (
+            lambda ledger: ledger.check_stored(stored(RIGHT, "ac")),
+            "stored otherwise than told: text",
+        ),
         (lambda ledger: ledger.fail("submit", ValueError("no")), "client error"),
     ],
 )
