@@ -138,9 +138,11 @@ class Fleet:
     async def revive_redis(self) -> None:
         """Start Redis again, once it has ended."""
         assert self.redis is not None
-        while not await self.in_redis_thread(self.redis.ensure_running):
-            await asyncio.sleep(POLL_S)
-        self.is_redis_up = True
+        while not self.is_redis_up:
+            if await self.in_redis_thread(self.redis.ensure_running):
+                self.is_redis_up = True
+            else:
+                await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
         """End Redis. The others are the supervisor's."""

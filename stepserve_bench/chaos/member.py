@@ -16,14 +16,15 @@ END_TIMEOUT_S = 30.0
 class Member:
     """A worker or a scheduler, and the link through which others reach it.
 
-    ``is_up``: it serves, as far as we did with it. Make it, and revive it, in the main thread:
-    children end with the thread that started them.
+    ``is_up``: it serves, as far as we did with it; ``is_traced``: a thread of it is stopped. Make
+    it, and revive it, in the main thread: children end with the thread that started them.
     """
 
     def __init__(self, name: str, supervisor: Supervisor, service: Service) -> None:
         self.name = name
         self.child: Child = supervisor.start(service)
         self.is_up = False
+        self.is_traced = False
         self.link: Link | None = None
         self._reviving = asyncio.Lock()
 

@@ -47,7 +47,10 @@ class Run:
             async with asyncio.TaskGroup() as group:
                 for fault in faults:
                     await asyncio.sleep(begin_s + fault.at_s - monotonic())
-                    group.create_task(self._strike(fault))
+                    striking, struck_s = group.create_task(self._strike(fault)), monotonic()
+                    if KINDS[fault.kind].part == "all":
+                        await striking
+                        begin_s += monotonic() - struck_s
             await asyncio.sleep(CALM_S)
             load.end()
             self._progress.say("every fault is over; the jobs that run go on to their ends")

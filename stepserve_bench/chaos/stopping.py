@@ -20,12 +20,13 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 
 @contextmanager
 def stopped_process(pid: int) -> Iterator[None]:
-    """Stop a process for the time of the block (SIGSTOP)."""
+    """Stop a process for the time of the block (SIGSTOP); it may be killed meanwhile."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

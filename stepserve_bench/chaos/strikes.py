@@ -90,6 +90,9 @@ async def _stopped(_fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[st
 async def _thread_stopped(_fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str]:
     """Tracing begins and ends in one thread of ours."""
     [worker] = victims.workers
+    if worker.is_traced:  # nobody can be traced twice
+        return []
+    worker.is_traced = True
     loop, stack = asyncio.get_running_loop(), ExitStack()
     with ThreadPoolExecutor(1) as tracer:
         stop = stopped_thread(worker.pid, MODEL_THREAD)
@@ -98,9 +101,12 @@ async def _thread_stopped(_fleet: Fleet, fault: Fault, victims: Victims) -> Sequ
         except (OSError, ValueError) as error:
             if isinstance(error, PermissionError):
                 raise StepserveError("thread-stop: nobody may trace here; leave it out") from None
-            return []  # it has computed nothing yet, or was killed this moment
-        await asyncio.sleep(fault.lasts_s)
-        await loop.run_in_executor(tracer, stack.close)
+            # Else it has computed nothing yet, or was killed this moment.
+        else:
+            await asyncio.sleep(fault.lasts_s)
+            await loop.run_in_executor(tracer, stack.close)
+        finally:
+            worker.is_traced = False
     return []
 
 
@@ -154,6 +160,7 @@ async def _rolling(fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str
     for member in (*victims.schedulers, *victims.workers):
         await _until_any_is_up([member])
         problems += await _ended(fleet, fault, Victims((member,)))
+    await _until(lambda: fleet.is_redis_up)
     await _redis_ended(fleet, fault, victims)
     return problems
 
