@@ -101,9 +101,10 @@ class RecordedTruth:
 
     @classmethod
     async def learn(cls, client: AsyncClient, jobs: Sequence[ChaosJob]) -> RecordedTruth:
-        """Run the jobs, each alone."""
+        """Run the jobs, each alone, and let the service forget them: they are nobody's."""
         outputs: dict[int, Sequence[Output]] = {}
         for job in jobs:
             done = await client.complete(job.request())
             outputs[job.number] = [(out.token_ids, out.finish_reason) for out in done.outputs]
+            await client.delete(done.job_id)
         return cls(outputs)

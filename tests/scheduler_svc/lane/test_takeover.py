@@ -235,18 +235,19 @@ async def test_a_lane_and_its_worker_that_die_together_take_only_what_nobody_saw
     it: Service, redis_url: str, alone: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reports are on their way, and the worker never comes back: nobody can be asked for them."""
-    settings = it.replica.settings.model_copy(update={"lease_ttl_s": 0.5})
-    brief = replace(it, replica=replace(it.replica, settings=settings))
     first, second = Notes(), Notes()
     async with (
-        working(brief) as address,
+        working(it) as address,
         uncommitted(it, monkeypatch) as is_cut,
-        driving(brief, address, first, dies=True),
+        driving(it, address, first, dies=True) as driven,
     ):
         job_id = await it.submit()
         await it.under_way(job_id)
         is_cut.set()
         await reported_more(first, NUM_UNCOMMITTED)
+    # The lease as it is when its time is over.
+    incarnation = driven.taken.reply.info.incarnation
+    assert await it.queue.acquire(address, it.replica.holder, 1, incarnation=incarnation)
     given = await tokens_of(it.queue, job_id)
     at_once = QueueLimits(lease_grace_s=0.0)
     async with within(60), JobQueue(redis_url, it.replica.card.name, at_once) as sweeping:
