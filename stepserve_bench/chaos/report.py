@@ -51,7 +51,7 @@ def print_report(found: Mapping[str, Any], apart_s: float) -> None:
     """Print the stalls by kind of fault, and the verdict."""
     console = Console()
     title = f"stall of the streams that a fault concerned, s; faults at least {apart_s:g} s apart"
-    heads = ("fault", "what is done", "faults", "streams", "median", "p99", "max", "aim: p99")
+    heads = ("fault", "faults", "streams", "median", "p99", "max", "aim: p99")
     table = Table(*heads, title=title)
     for kind, row in found["stalls"].items():
         names = ("median_s", "p99_s", "max_s")
@@ -59,8 +59,10 @@ def print_report(found: Mapping[str, Any], apart_s: float) -> None:
         counts = [f"{row[name]:g}" for name in ("faults", "streams")]
         aim_s = KINDS[kind].aim_s
         aim = "" if aim_s is None else f"{aim_s:g}"
-        table.add_row(kind, KINDS[kind].about, *counts, *numbers, aim)
+        table.add_row(kind, *counts, *numbers, aim)
     console.print(table)
+    for kind in found["stalls"]:
+        console.print(f"  {kind}: {KINDS[kind].about}", highlight=False)
     for problem in found["problems"]:
         console.print(f"PROBLEM {problem}", markup=False)
     console.print(
