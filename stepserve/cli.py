@@ -56,9 +56,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stages, and how long they wait",
     ),
     "bench path": ("stepserve_bench.path.command:PathBench", "what a streamed token costs"),
+    "bench scaling": (
+        "stepserve_bench.scaling.command:ScalingBench",
+        "more workers, more schedulers",
+    ),
     "bench example": (
         "stepserve_bench.demo.command:Example",
         "four jobs in batches of three, step by step",
+    ),
+    "chaos": (
+        "stepserve_bench.chaos.command:Chaos",
+        "break a service on purpose, lose nothing",
     ),
     "replay": ("scheduler_svc.trace.replay:ReplayCommand", "decide a recorded lane's turns again"),
     "simulate": (
@@ -74,6 +82,7 @@ EXTRAS = {
     "worker": "worker",
     "batch": "local",
     "bench": "bench",
+    "chaos": "bench",
     "replay": "scheduler",
     "simulate": "bench",
 }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Protocol
 
@@ -13,6 +12,7 @@ import torch
 from kvstore.cache import KVCache
 from stepserve.protocol.errors import first_line
 from stepserve.protocol.step import WorkerInfo
+from worker_svc.assembled import Assembly
 from worker_svc.cache_size import make_cache
 from worker_svc.core.limits import Limits
 from worker_svc.errors import WorkerUnavailable
@@ -31,20 +31,6 @@ log = logging.getLogger(__name__)
 
 # One step computes and two wait for the device while a report is answered by the next command.
 LAUNCH_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Assembly:
-    """A runner that has warmed up, what it tells of itself, and how far ahead it launches.
-
-    ``lost`` is told at once of a failure, or of a step that hangs, where others depend on it; then
-    it does not return.
-    """
-
-    runner: Runner
-    info: WorkerInfo
-    launch_ahead: int = 0
-    lost: Callable[[str], object] = str
 
 
 class Company(Protocol):

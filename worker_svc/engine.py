@@ -16,9 +16,8 @@ from stepserve.protocol.errors import StepFailed, StepRefused, Unavailable, one_
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
 from worker_svc.core.ledger import Ledger
 from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched, StepRunner
 from worker_svc.machine.tally import Tally
-from worker_svc.runner import Runner
-from worker_svc.step.pending import Launched
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class Engine:
     stream.
     """
 
-    def __init__(self, runner: Runner, info: WorkerInfo, launch_ahead: int = 0) -> None:
+    def __init__(self, runner: StepRunner, info: WorkerInfo, launch_ahead: int = 0) -> None:
         self.info = info
         # Set once, by an error that is no refusal: nothing can be trusted any more.
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()

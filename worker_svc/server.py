@@ -18,7 +18,7 @@ from stepserve.protocol import step_wire
 from stepserve.protocol.channel import address, server_options
 from stepserve.protocol.errors import InvalidRequest, StepFailed, StepRefused, StepserveError
 from stepserve.protocol.step import Hello, StepCommand, StepReport
-from worker_svc.assembly import Assembly
+from worker_svc.assembled import Assembly
 from worker_svc.engine import BROKEN, STUCK, Commands, Engine, StreamEnded
 from worker_svc.metrics import WorkerMetrics
 from worker_svc.settings import WorkerSettings

@@ -100,19 +100,23 @@ class Child:
         # services in order.
         service = self.service
         process = spawn(service.arguments, service.environment, is_own_session=True)
-        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        # Whoever still reads of the process before tells of that one's end, not of this one's.
+        reading = (process, self._ready)
+        threading.Thread(target=self._read, args=reading, daemon=True).start()
         return process
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(
+        self, process: subprocess.Popen[str], ready: queue.SimpleQueue[dict[str, str] | None]
+    ) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 if fields := ready_fields(line):
                     self.ready_line, self.has_served = line.rstrip("\n"), True
-                    self._ready.put(fields)
+                    ready.put(fields)
                 else:
                     print(f"[{self.service.name}] {line}", end="", file=sys.stderr, flush=True)
-        self._ready.put(None)
+        ready.put(None)
 
     def wait_ready(self, meanwhile: Callable[[], object] = bool) -> dict[str, str]:
         """Return the fields of the ready line; ``meanwhile`` is called often until then.

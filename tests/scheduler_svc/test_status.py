@@ -16,7 +16,7 @@ from scheduler_svc.queue import EmbeddedRedis
 from scheduler_svc.server import scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient
-from tests.fault.stopping import stopped_process
+from stepserve_bench.chaos.stopping import stopped_process
 from tests.scheduler_svc.text.checkpoints import write_checkpoint
 
 WAIT_S = 20.0

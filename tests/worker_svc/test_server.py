@@ -21,7 +21,7 @@ from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import FinishReason, Hello, HelloReply, StepCommand, StepReport
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.lane import Lane
-from worker_svc.assembly import Assembly
+from worker_svc.assembled import Assembly
 from worker_svc.core.residents import StepPlan
 from worker_svc.engine import STUCK
 from worker_svc.server import MAX_CALLS, WorkerServer

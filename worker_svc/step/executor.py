@@ -9,11 +9,12 @@ import torch
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row, StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.model.model import Model
 from worker_svc.step.graphs import Computed, GraphedSteps
 from worker_svc.step.layout import Layout
 from worker_svc.step.link import Alone, Link
-from worker_svc.step.pending import Launched, Pending
+from worker_svc.step.pending import Pending
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import Choice, Sampler, StepNeeds
 from worker_svc.step.timer import start_timer

@@ -131,6 +131,24 @@ def test_a_killed_service_comes_back_where_it_was(
     assert supervisor.status() == 0
 
 
+@pytest.mark.timeout(60)
+def test_the_end_of_the_process_before_is_not_taken_for_an_end_of_the_next(
+    supervisor: Supervisor,
+) -> None:
+    before = set(threading.enumerate())
+    child = supervisor.start(small())
+    [reader] = set(threading.enumerate()) - before
+    fields = child.wait_ready()
+    # Its output goes on for a while after its death.
+    held = os.open(f"/proc/{child.process.pid}/fd/1", os.O_WRONLY)
+    child.process.kill()
+    child.process.wait()
+    child.restart()
+    os.close(held)
+    reader.join(WAIT_S)
+    assert child.wait_ready() == fields
+
+
 def test_a_service_that_hangs_is_killed_and_comes_back(
     supervisor: Supervisor,
     watching: Callable[[], None],
