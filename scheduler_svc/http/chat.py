@@ -20,6 +20,7 @@ from scheduler_svc.http.messages import messages_of
 from scheduler_svc.http.parameters import CHAT, check
 from scheduler_svc.http.resume import place_of, resumed
 from scheduler_svc.http.sampling import priority_of, sampling_of
+from scheduler_svc.http.structure import names_of_structure, structured_of
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.usage import UsageShown
 from scheduler_svc.http.values import boolean, integer, mapping, text
@@ -100,7 +101,9 @@ class Chat:
         body = call.body
         return Request(
             prompt_token_ids=rendered.token_ids,
-            sampling=sampling_of(body, body.get(_max_tokens_name(body)), logprobs),
+            sampling=sampling_of(
+                body, body.get(_max_tokens_name(body)), logprobs, structured_of(body)
+            ),
             model=text(body, "model"),
             priority=priority_of(body),
             tenant=call.tenant,
@@ -145,4 +148,5 @@ def _names(body: Mapping[str, Any]) -> dict[str, str]:
         "prompt_token_ids": "messages",
         "max_tokens": _max_tokens_name(body),
         "logprobs": "top_logprobs",
+        **names_of_structure(body),
     }
