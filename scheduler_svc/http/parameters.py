@@ -152,7 +152,10 @@ CHAT = _table(
     *_used("logprobs", "top_logprobs"),
     *_FORMAT,
     *_used("tools", note="given to the chat template; calls are read from the output"),
-    *_used("tool_choice", note='"none" and "auto"; to force a call needs structured output'),
+    *_used(
+        "tool_choice",
+        note="none, auto, required or a function: calls that are forced keep to its parameters",
+    ),
     *_used("parallel_tool_calls", note="false: calls after the first one are left out"),
     *_used("reasoning_effort", "chat_template_kwargs", note="given to the chat template"),
     *_used("include_reasoning", note="as vLLM"),

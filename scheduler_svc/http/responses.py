@@ -31,7 +31,7 @@ from scheduler_svc.http.response_record import ResponseRecord, decode_record
 from scheduler_svc.http.response_shown import shown_of
 from scheduler_svc.http.response_stream import ResponseStream
 from scheduler_svc.http.sampling import priority_of, sampling_of
-from scheduler_svc.http.structure import TEXT_FORMAT, names_of_structure, structured_of
+from scheduler_svc.http.structure import TEXT_FORMAT, answer_of, names_of_structure
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.values import boolean, mapping, text
 from scheduler_svc.text.speech import manner_of
@@ -167,7 +167,9 @@ class Responses:
         request = Request(
             prompt_token_ids=rendered.token_ids,
             sampling=sampling_of(
-                body, body.get("max_output_tokens"), structured=structured_of(body, TEXT_FORMAT)
+                body,
+                body.get("max_output_tokens"),
+                structured=answer_of(body, manner, tools, TEXT_FORMAT),
             ),
             model=text(body, "model"),
             priority=priority_of(body),

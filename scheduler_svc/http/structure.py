@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scheduler_svc.http.errors import ApiError, invalid
+from scheduler_svc.http.tools import forced_of
 from scheduler_svc.http.values import array, boolean, mapping, text, wrong_type
+from scheduler_svc.text.forced_call import forced_calls, thoughtful
+from scheduler_svc.text.speech import Manner
 from stepserve.protocol.structured import MAX_CHOICES, StructuredOutputs
 
 OUTPUTS, FORMAT, TEXT_FORMAT = "structured_outputs", "response_format", "text.format"
@@ -26,6 +29,25 @@ def structured_of(body: Mapping[str, Any], path: str = FORMAT) -> StructuredOutp
     if asked is not None and formatted is not None:
         raise invalid(OUTPUTS, f"not together with {path}")
     return asked or formatted
+
+
+def answer_of(
+    body: Mapping[str, Any], manner: Manner, tools: Sequence[dict[str, Any]], path: str = FORMAT
+) -> StructuredOutputs | None:
+    """Return what a chat's answer has to be: what was asked for, after a thought, or a call."""
+    asked, forced = structured_of(body, path), forced_of(body, tools)
+    if forced and asked is not None:
+        raise invalid("tool_choice", f"can't force a call together with {path} or {OUTPUTS}")
+    if forced:
+        is_any = body.get("tool_choice") == "required"
+        is_one = not (is_any and boolean(body, "parallel_tool_calls", default=True))
+        return forced_calls(manner, forced, is_one)
+    if asked is None or asked.problem():
+        return asked
+    try:
+        return thoughtful(manner, asked)
+    except (ValueError, RecursionError):
+        raise invalid(path, "the schema is no JSON") from None
 
 
 def names_of_structure(body: Mapping[str, Any], path: str = FORMAT) -> dict[str, str]:

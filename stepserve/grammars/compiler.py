@@ -6,7 +6,6 @@ work, not time, so that what one accepts no slower machine refuses.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import OrderedDict
 from threading import Lock
@@ -14,14 +13,15 @@ from threading import Lock
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
+from stepserve.grammars.lark import WHITE_SPACE, choice_of
 from stepserve.protocol.errors import StepserveError
 from stepserve.protocol.structured import StructuredOutputs
 
 # Compiled ones that are kept: what many requests have is compiled once.
 MAX_KEPT = 64
 _MAX_PROBLEM_CHARS = 400
-# Between JSON's tokens: a model that may write white space without end sometimes does.
-WHITE_SPACE = r"[ ]|\n[ \t]{0,40}"
+# How the library says that nothing can follow.
+_NO_TEXT = "NoExtension"
 # Lines of an error that show where in a grammar it is.
 _SHOWN_LINE = re.compile(r"^\s*(\d+ )?\| .*$|^[\s^]*$", re.MULTILINE)
 
@@ -40,9 +40,9 @@ def _limits() -> LLParserLimits:
         max_items_in_row=2_000,
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=200_000,
-        step_max_items=50_000,
+        step_max_items=20_000,
         max_lexer_states=20_000,
-        max_grammar_size=200_000,
+        max_grammar_size=20_000,
         # Its messages would quote what was written so far.
         verbose_errors=False,
     )
@@ -81,17 +81,20 @@ class Compiler:
     def _compile(self, asked: StructuredOutputs) -> LLMatcher | GrammarRefused:
         try:
             grammar = grammar_of(asked)
-        except ValueError as error:
+        except Exception as error:  # the library's readers raise kinds of their own
             return GrammarRefused(_problem(str(error)))
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+        if not matcher.is_error():
+            # Whether there is any text at all shows only here.
+            matcher.compute_bitmask()
         return GrammarRefused(_problem(matcher.get_error())) if matcher.is_error() else matcher
 
 
 def grammar_of(asked: StructuredOutputs) -> str:
-    """Return it in the library's own form. Raises ValueError where it can't be read."""
+    """Return it in the library's own form. Raises whatever its readers do where they can't."""
     if asked.choice:
-        # JSON's strings are Lark's.
-        return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, asked.choice)))
+        # A terminal: the lexer takes thousands of them, the parser would not.
+        return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choice_of(asked.choice)}")
     if asked.regex:
         return LLMatcher.grammar_from_regex(asked.regex)
     if asked.grammar:
@@ -102,5 +105,7 @@ def grammar_of(asked: StructuredOutputs) -> str:
 
 
 def _problem(message: str) -> str:
+    if _NO_TEXT in message:
+        return "there is no text that it allows"
     line = " ".join(_SHOWN_LINE.sub("", message).split())
     return line if len(line) <= _MAX_PROBLEM_CHARS else f"{line[:_MAX_PROBLEM_CHARS]} ..."

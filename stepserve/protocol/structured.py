@@ -12,8 +12,10 @@ from typing import Annotated, Any
 from stepserve.protocol.limits import MaxItems
 
 MAX_CHOICES = 4096
-# Of a schema, an expression, a grammar, or all choices together.
-MAX_SOURCE_CHARS = 128 * 1024
+# Of a schema, an expression, or all choices together; of a grammar, which may be dearer. What these
+# allow takes a third of a second to compile, or for one token, at the very most.
+MAX_SOURCE_CHARS = 64 * 1024
+MAX_GRAMMAR_CHARS = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class StructuredOutputs:
             given = f"not {' and '.join(self.kinds)}" if self.kinds else "and none is given"
             return f"takes exactly one of {names}, {given}"
         num_chars = sum(map(len, (self.json, self.regex, self.grammar, *self.choice)))
-        if num_chars > MAX_SOURCE_CHARS:
-            return f"has {num_chars} characters, at most {MAX_SOURCE_CHARS} are possible"
+        most = MAX_GRAMMAR_CHARS if self.grammar else MAX_SOURCE_CHARS
+        if num_chars > most:
+            return f"has {num_chars} characters, at most {most} are possible"
         return ""
