@@ -25,6 +25,7 @@ from stepserve.protocol.inference_wire import encode_request
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import Sampling, SamplingParams
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.structured import StructuredOutputs
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -33,6 +34,18 @@ f32 = st.floats(width=32, allow_nan=False)
 f64 = st.floats(allow_nan=False)
 text = st.text(max_size=8)
 ids = st.lists(u32, max_size=6)
+
+
+def structured(choices: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | st.builds(
+        StructuredOutputs,
+        json=text,
+        regex=text,
+        choice=choices,
+        grammar=text,
+        json_object=st.booleans(),
+    )
+
 
 samplings = st.builds(
     SamplingParams,
@@ -51,6 +64,8 @@ samplings = st.builds(
     logit_bias=st.dictionaries(u32, f32, max_size=4),
     logprobs=st.none() | u32,
     n=st.none() | u32,
+    min_tokens=st.none() | u32,
+    structured_outputs=structured(st.lists(text, max_size=3)),
 )
 requests = st.builds(
     Request,
@@ -109,6 +124,8 @@ stored = st.builds(
     logit_bias=st.dictionaries(u32, f32, max_size=4).map(lambda bias: tuple(sorted(bias.items()))),
     logprobs=st.integers(-1, 20),
     n=u32,
+    min_tokens=u32,
+    structured_outputs=structured(st.lists(text, max_size=3).map(tuple)),
 )
 jobs = st.builds(
     JobInfo,
