@@ -45,8 +45,8 @@ class Grammars:
         return self._compiler
 
     def _tokenizer(self) -> LLTokenizer:
-        ends = read_end_tokens(self._directory, self._vocab_size) or (None,)
         try:
+            ends = read_end_tokens(self._directory, self._vocab_size) or (None,)
             text = _tokenizer_json(self._directory)
             return LLTokenizer(text, n_vocab=self._vocab_size, eos_token=ends[0])
         except Exception as error:  # of transformers, tokenizers or llguidance

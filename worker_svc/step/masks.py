@@ -54,7 +54,7 @@ class Masks:
         self._floor = max(-MAX_SCORE, torch.finfo(dtype).min)
         self._guides: dict[int, Guide] = {}
         self._thread = ThreadPoolExecutor(1, "masks")
-        self._fillers = LLExecutor(max(1, min(MAX_FILLERS, (os.cpu_count() or 1) // 2)))
+        self._fillers: LLExecutor | None = None
 
     def begin(self, plan: StepPlan, rows: Sequence[Row]) -> Future[Made] | None:
         """Begin to make the masks of a plan's rows that choose a token; None: any token will do."""
@@ -112,6 +112,8 @@ class Masks:
             if (matcher := each.guide.catch_up()) is not None
         ]
         if asked and self.grammars is not None:
+            if self._fillers is None:
+                self._fillers = LLExecutor(max(1, min(MAX_FILLERS, (os.cpu_count() or 1) // 2)))
             address, row_bytes = words.ctypes.data, words.strides[0]
             self._fillers.unsafe_compute_mask_ptr(asked, address, row_bytes, len(words))
             # The library's one end: what ends a sequence is told below.
