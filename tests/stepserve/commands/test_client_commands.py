@@ -204,7 +204,7 @@ async def test_every_sampling_option_reaches_the_job(served: Served) -> None:
     chosen = (await served.lane.claim()).spec.sampling
     assert chosen.structured_outputs == StructuredOutputs(json='{"type":"object"}')
     for odd in ('{"jsn": {}}', "{", "[]"):
-        with pytest.raises(InvalidRequest, match="^--structured-outputs"):
+        with pytest.raises(InvalidRequest, match=r"^--structured-outputs"):
             await command("submit", "hello", f"--structured-outputs={odd}", target)
     others = {"stop", "stop_token_ids", "logit_bias", "structured_outputs"}
     assert {*others, *options} == {field.name for field in fields(SamplingParams)}

@@ -72,7 +72,7 @@ def test_every_output_of_200_schemas_is_valid(assembled: Assemble) -> None:
     plain = Sampling(600, stop_token_ids=(EOS_TOKEN_ID,))
     for start in range(0, NUM_SCHEMAS, BATCH_SIZE):
         lane, schemas = Lane(NUM_BLOCKS, BLOCK_SIZE), [schema(chance) for _ in range(BATCH_SIZE)]
-                for number, each in enumerate(schemas):
+        for number, each in enumerate(schemas):
             asked = StructuredOutputs(json=json.dumps(each))
             sampling = replace(plain, seed=start + number, structured_outputs=asked)
             lane.admit(prompt(6, number), sampling)
