@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from stepserve.grammars.compiler import GrammarRefused
 from worker_svc.core.residents import Resident
+from worker_svc.kernels.restrict import WORD_BITS
 from worker_svc.step.pending import Pending
 
 Words = NDArray[np.int32]
@@ -26,13 +28,17 @@ class Guide:
     in their order by the thread that launches, and asked by another, for one step after the other.
     """
 
-    def __init__(self, resident: Resident, matcher: Future[LLMatcher] | None) -> None:
+    def __init__(
+        self, resident: Resident, matcher: Future[LLMatcher] | None, num_words: int
+    ) -> None:
         admission = resident.admission
         self.resident = resident
         self._coming = matcher
         self._matcher: LLMatcher | None = None
         self._untaken = list(admission.token_ids[admission.num_prompt_tokens :])
         self._launched: deque[tuple[Pending, int]] = deque()
+        self._ends = mask_of(resident.stop_token_ids, num_words)
+        self._no_ends = ~self._ends
         self._is_over = self._is_lost = False
 
     def chose(self, pending: Pending, at: int) -> None:
@@ -72,7 +78,7 @@ class Guide:
         offset = position - self.resident.num_prompt_tokens
         return offset < self.resident.sampling.min_tokens
 
-    def finish(self, words: Words, ends: Words, position: int) -> bool:
+    def finish(self, words: Words, position: int) -> bool:
         """Complete what the matcher wrote; return whether there is a token left to choose.
 
         An end is chosen where the text is complete, and not too early unless nothing can follow.
@@ -81,7 +87,6 @@ class Guide:
 
         Args:
             words: the mask, all of it set where no matcher was asked.
-            ends: a mask of the tokens that end the sequence.
             position: where the next token goes.
         """
         if self._is_over:
@@ -89,11 +94,21 @@ class Guide:
         if self._is_lost or (self._matcher is not None and self._matcher.is_error()):
             return False
         may_end = self._matcher is None or self._matcher.is_accepting()
-        text = words & ~ends
+        text = words & self._no_ends
         if not text.any():
-            words[:] = ends if may_end else words
-        elif may_end and not self._is_early(position):
-            words |= ends
+            words[:] = self._ends if may_end else words
+            return bool(words.any())
+        if may_end and not self._is_early(position):
+            words |= self._ends
         else:
             words[:] = text
-        return bool(words.any())
+        return True
+
+
+def mask_of(token_ids: Iterable[int], num_words: int) -> Words:
+    """The mask of these tokens alone."""
+    words = np.zeros(num_words, dtype=np.uint32)
+    for token_id in token_ids:
+        word, bit = divmod(token_id, WORD_BITS)
+        words[word] |= np.uint32(1 << bit)
+    return words.view(np.int32)

@@ -76,7 +76,9 @@ class Masks:
                 del self._guides[row_id]
         for resident in plan.admitted:
             if resident.needs.guide:
-                self._guides[resident.row_id] = Guide(resident, self._matcher(resident))
+                self._guides[resident.row_id] = Guide(
+                    resident, self._matcher(resident), self._num_words
+                )
 
     def _matcher(self, resident: Resident) -> Future[LLMatcher] | None:
         asked = resident.sampling.structured_outputs
@@ -121,13 +123,7 @@ class Masks:
             words[[number for _, number in asked], word] &= ~np.uint32(1 << bit).view(np.int32)
         floors = np.full(len(wanted), self._floor, dtype=np.float32)
         for number, (_, position, guide) in enumerate(wanted):
-            if not guide.finish(words[number], self._ends(guide.resident), position):
+            if not guide.finish(words[number], position):
                 floors[number] = np.nan
                 words[number] = 0
         return np.array([each.at for each in wanted], dtype=np.int32), words, floors
-
-    def _ends(self, resident: Resident) -> Words:
-        words = np.zeros(self._num_words, dtype=np.uint32)
-        for token_id in resident.stop_token_ids:
-            words[token_id // WORD_BITS] |= np.uint32(1 << token_id % WORD_BITS)
-        return words.view(np.int32)
