@@ -38,15 +38,15 @@ def answer_of(
     asked, forced = structured_of(body, path), forced_of(body, tools)
     if forced and asked is not None:
         raise invalid("tool_choice", f"can't force a call together with {path} or {OUTPUTS}")
-    if forced:
-        is_any = body.get("tool_choice") == "required"
-        is_one = not (is_any and boolean(body, "parallel_tool_calls", default=True))
-        return forced_calls(manner, forced, is_one)
-    if asked is None or asked.problem():
-        return asked
     try:
-        return thoughtful(manner, asked)
-    except (ValueError, RecursionError):
+        if forced:
+            is_any = body.get("tool_choice") == "required"
+            is_one = not (is_any and boolean(body, "parallel_tool_calls", default=True))
+            return forced_calls(manner, forced, is_one)
+        return asked if asked is None or asked.problem() else thoughtful(manner, asked)
+    except RecursionError:
+        raise invalid("tools" if forced else path, "a schema is nested too deeply") from None
+    except ValueError:
         raise invalid(path, "the schema is no JSON") from None
 
 
@@ -54,7 +54,9 @@ def names_of_structure(body: Mapping[str, Any], path: str = FORMAT) -> dict[str,
     """Return what the fields of what a text has to be are called in this request."""
     if body.get(OUTPUTS) is not None:
         return {}
-    return {f"{OUTPUTS}.{kind}": path for kind in ("json", "json_object")}
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        path = "tools"
+    return {OUTPUTS: path, **{f"{OUTPUTS}.{kind}": path for kind in _KNOWN}}
 
 
 def _format(given: Mapping[str, Any], path: str) -> StructuredOutputs | None:
@@ -100,4 +102,7 @@ def _schema(schema: Any, path: str) -> str:
         return schema
     if not isinstance(schema, dict | bool):
         raise wrong_type(path, "an object", schema)
-    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise invalid(path, "is nested too deeply") from None

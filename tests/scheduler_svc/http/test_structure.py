@@ -186,3 +186,23 @@ def test_a_model_that_thinks_thinks_first(is_thinking: bool) -> None:
         assert allows(asked, thought + answer)
         assert allows(asked, answer) is not is_thinking
         assert not allows(asked, thought + "Hi")
+
+
+def test_schemas_that_are_nested_too_deeply_are_a_clients_mistake() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    with pytest.raises(ApiError, match="nested too deeply"):
+        structured_of({"structured_outputs": {"json": deep}})
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    with pytest.raises(ApiError, match="nested too deeply") as refused:
+        answer_of({"tool_choice": "required"}, PLAIN, [tool])
+    assert refused.value.param == "tools"
+
+
+async def test_an_error_in_a_tools_parameters_names_the_tools(served: HttpServed) -> None:
+    function = {"name": "f", "parameters": {"type": "odd"}}
+    body = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    answer = await served.post("/v1/chat/completions", {"messages": USER, **body})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools"
