@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from stepserve.protocol.job import Finish
     from stepserve.protocol.sampling import SamplingParams
     from stepserve.protocol.step import TokenLogprobs
+    from stepserve.protocol.structured import StructuredOutputs
     from stepserve.protocol.worker_status import WorkerStatus
 
 # Imported when it is first asked for: the services import this package for what they share, and
@@ -68,6 +69,7 @@ _HOME = {
     "SamplingParams": "stepserve.protocol.sampling",
     "StepserveError": "stepserve.client.errors",
     "StreamEvent": "stepserve.protocol.inference",
+    "StructuredOutputs": "stepserve.protocol.structured",
     "TimedOut": "stepserve.client.errors",
     "TokenLogprobs": "stepserve.protocol.step",
     "Unavailable": "stepserve.client.errors",
@@ -99,6 +101,7 @@ __all__ = [
     "SamplingParams",
     "StepserveError",
     "StreamEvent",
+    "StructuredOutputs",
     "TimedOut",
     "TokenLogprobs",
     "Unavailable",

@@ -24,6 +24,7 @@ from worker_svc.model.share import Share
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.executor import Executor
+from worker_svc.step.grammars import Grammars
 from worker_svc.step.graphs import CudaRecorder, GraphedSteps, buckets_for
 from worker_svc.step.layout import Layout, layout_for
 
@@ -109,6 +110,8 @@ def assemble(settings: WorkerSettings, incarnation: str, company: Company = ALON
         layout = layout_for(settings.attention, settings.batching)
         limits, cache = make_cache(settings, model, layout, company.agree)
         runner = company.runner(model, cache, limits, layout, settings)
+        if model.directory is not None and model.part.is_last:
+            runner.executor.masks.grammars = Grammars(model.directory, limits.vocab_size)
         company.warm_up(runner)
         if settings.has_graphs(device.type):
             _capture(runner.executor, limits)

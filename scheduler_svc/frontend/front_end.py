@@ -14,6 +14,7 @@ from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
+from scheduler_svc.frontend.grammars import Grammars
 from scheduler_svc.frontend.live import LiveView
 from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.live_state import job_told
@@ -82,6 +83,7 @@ class FrontEnd:
         self._gate = Gate(MAX_SUBMITS_AT_ONCE, MAX_WAITING_SUBMITS, MAX_SUBMIT_WAIT_S)
         self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
         self._watch = RedisWatch(queue)
+        self._grammars = Grammars()
         self._trouble = Trouble(log, "the api cannot say how it stands")
         self.absence = Absence(queue, settings.disconnect_grace_s)
         self.texts = Texts(self._live_card)
@@ -260,6 +262,7 @@ class FrontEnd:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
+            await self._grammars.check(spec.sampling.structured_outputs)
             needed_s = await self._needed_s(spec)
         except InvalidRequest:
             if job_id := await self._stored_for(request):

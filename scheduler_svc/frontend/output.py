@@ -36,6 +36,7 @@ class OutputStream:
         # The text of a stop token is not shown.
         self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids, spec.prompt_token_ids)
         self._guard = StopGuard(sampling.stop)
+        self._num_early = sampling.min_tokens
         self._num_restarts = 0
         self.num_tokens = 0
         self.has_ended = False
@@ -60,7 +61,7 @@ class OutputStream:
             raise BegunAnew("the job was begun anew on another model: attach again from offset 0")
         self._num_restarts = output.num_restarts
         skipped = min(len(output.token_ids), max(0, self._start - self.num_tokens))
-        self._guard.feed(self._detokenizer.feed(output.token_ids[:skipped]))
+        self._text_of(output.token_ids[:skipped])
         self.num_tokens += skipped
         if output.finish is not None and self.num_tokens < self._start:
             problem = f"the output has ended with {self.num_tokens} tokens"
@@ -75,10 +76,16 @@ class OutputStream:
         logprobs: Sequence[TokenLogprobs],
         finish: Finish | None,
     ) -> StreamEvent:
-        text = self._guard.feed(self._detokenizer.feed(token_ids))
+        text = self._text_of(token_ids)
         if finish is not None:
             text += self._guard.finish(self._detokenizer.rest(), finish)
             self.has_ended = True
         offset = self.num_tokens
         self.num_tokens += len(token_ids)
         return StreamEvent(self._job_id, self._index, offset, token_ids, text, logprobs, finish)
+
+    def _text_of(self, token_ids: Sequence[int]) -> str:
+        """Return what the next tokens complete of the text that is shown."""
+        early = token_ids[: max(0, self._num_early - self.num_tokens)]
+        text = self._guard.skip(self._detokenizer.feed(early)) if early else ""
+        return text + self._guard.feed(self._detokenizer.feed(token_ids[len(early) :]))

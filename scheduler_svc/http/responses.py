@@ -31,6 +31,7 @@ from scheduler_svc.http.response_record import ResponseRecord, decode_record
 from scheduler_svc.http.response_shown import shown_of
 from scheduler_svc.http.response_stream import ResponseStream
 from scheduler_svc.http.sampling import priority_of, sampling_of
+from scheduler_svc.http.structure import TEXT_FORMAT, answer_of, names_of_structure
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.values import boolean, mapping, text
 from scheduler_svc.text.speech import manner_of
@@ -74,14 +75,14 @@ class Responses:
             chunks = ResponseStream(self._front_end, asked.record).chunks(job_id, events)
             return sse.EventStream(chunks, self._streams)
         except Exception as error:
-            raise api_error(error, _NAMES) from error
+            raise api_error(error, _names(call.body)) from error
 
     async def complete(self, call: Call) -> dict[str, Any]:
         """Return a whole one, as an object. Raises ApiError."""
         try:
             return await self._complete(call, await self._asked(call))
         except Exception as error:
-            raise api_error(error, _NAMES) from error
+            raise api_error(error, _names(call.body)) from error
 
     async def get(self, response_id: str, tenant: str) -> dict[str, Any]:
         """Return how it stands. Raises ApiError where it is not known."""
@@ -168,7 +169,11 @@ class Responses:
             raise invalid("store", "must be true for a response in the background")
         request = Request(
             prompt_token_ids=rendered.token_ids,
-            sampling=sampling_of(body, body.get("max_output_tokens")),
+            sampling=sampling_of(
+                body,
+                body.get("max_output_tokens"),
+                structured=answer_of(body, manner, tools, TEXT_FORMAT),
+            ),
             model=text(body, "model"),
             priority=priority_of(body),
             tenant=call.tenant,
@@ -189,6 +194,10 @@ class Responses:
             raise invalid("previous_response_id", "has not ended yet")
         told = await self._told(job_id, record, self._front_end.events(job_id))
         return [*record.messages, *item_messages(told["output"])]
+
+
+def _names(body: Mapping[str, Any]) -> dict[str, str]:
+    return {**_NAMES, **names_of_structure(body, TEXT_FORMAT)}
 
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from stepserve.protocol.inference import (
 )
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import DEFAULTS, Sampling
+from stepserve.protocol.structured import StructuredOutputs
 from stepserve.protocol.worker_status import WorkerStatus
 from stepserve.v1 import inference_pb2 as pb
 from stepserve.v1.inference_pb2 import (
@@ -143,6 +144,8 @@ def _seconds(duration: Duration) -> float:
 def _encode_sampling(sampling: Sampling) -> pb.SamplingParams:
     values: dict[str, Any] = {each.name: getattr(sampling, each.name) for each in fields(Sampling)}
     values["logit_bias"] = dict(sampling.logit_bias)
+    structured = sampling.structured_outputs
+    values["structured_outputs"] = structured and structured.values
     if sampling.logprobs == DEFAULTS["logprobs"]:
         del values["logprobs"]  # none were asked for
     return pb.SamplingParams(**values)
@@ -158,6 +161,9 @@ def _decode_sampling(wire: pb.SamplingParams) -> Sampling:
             "stop": tuple(wire.stop),
             "stop_token_ids": tuple(wire.stop_token_ids),
             "logit_bias": tuple(sorted(wire.logit_bias.items())),
+            "structured_outputs": StructuredOutputs.of(wire.structured_outputs)
+            if wire.HasField("structured_outputs")
+            else None,
             "logprobs": wire.logprobs if wire.HasField("logprobs") else DEFAULTS["logprobs"],
         }
     )

@@ -20,9 +20,10 @@ from stepserve.protocol.step import Hello, StepCommand
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.lane import Lane
 from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.engine import Commands, Engine
 from worker_svc.server import MAX_WAITING_REPORTS, StepService
-from worker_svc.step.pending import Launched, Pending
+from worker_svc.step.pending import Pending
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
 

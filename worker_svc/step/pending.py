@@ -38,6 +38,11 @@ class Pending:
         """Whether ``wait`` would not wait."""
         return self._timer.is_done()
 
+    def token_id(self, at: int) -> int | None:
+        """Wait for the token that the row ``at`` chose, in any thread; None where it chose none."""
+        self._timer.wait()
+        return int(self.choice.token_ids[at]) if self.choice.is_finite[at] else None
+
     def wait(self) -> Chosen:
         """Wait for the device, in any thread."""
         duration_us = self._timer.wait()

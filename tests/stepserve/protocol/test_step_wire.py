@@ -22,6 +22,7 @@ from stepserve.protocol.step import (
     TokenLogprobs,
     WorkerInfo,
 )
+from stepserve.protocol.structured import StructuredOutputs
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -44,6 +45,16 @@ samplings = st.builds(
     repetition_penalty=f32,
     logit_bias=scored,
     logprobs=st.integers(-1, 20),
+    min_tokens=u32,
+    structured_outputs=st.none()
+    | st.builds(
+        StructuredOutputs,
+        json=text,
+        regex=text,
+        choice=st.lists(text, max_size=3).map(tuple),
+        grammar=text,
+        json_object=st.booleans(),
+    ),
 )
 admissions = st.builds(
     Admission,
