@@ -10,6 +10,7 @@ from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.together import Together
 from stepserve.protocol.errors import Exhausted, InvalidRequest
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.packed import pack
@@ -37,6 +38,7 @@ class Submitting:
     def __init__(self, shard: Shard, ranking: Ranking) -> None:
         self._shard = shard
         self._ranking = ranking
+        self._together = Together(shard, "submit")
 
     async def submit(self, spec: JobSpec, request_digest: str, edge: str = "") -> Submitted:
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
@@ -59,8 +61,7 @@ class Submitting:
     async def _store(self, spec: JobSpec, request_digest: str, edge: str) -> Any:
         keys = self._shard.keys
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
-        return await self._shard.run(
-            "submit",
+        return await self._together.run(
             [
                 keys.job(spec.job_id),
                 keys.queue,
@@ -91,7 +92,6 @@ class Submitting:
                 spec.num_tokens_needed,
                 edge,
             ],
-            durable=True,
         )
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
