@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.resp import Argument, num_arguments
 from scheduler_svc.queue.shard import Shard
 from stepserve.protocol.errors import Unavailable
 
-# A write is not so long that the others' first answers wait for it.
-MAX_TOGETHER = 32
+# So much goes in one write: others' answers wait for it, and it is copied whole.
+MAX_TOGETHER, MAX_BYTES = 32, 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class _Asked:
     keys: Sequence[str]
     args: Sequence[Argument]
     answer: asyncio.Future[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(each) for each in self.args if isinstance(each, str | bytes))
 
 
 class Together:
@@ -50,12 +55,18 @@ class Together:
     async def _send(self) -> None:
         try:
             while self._waiting:
-                count = min(len(self._waiting), MAX_TOGETHER)
-                some = [self._waiting.popleft() for _ in range(count)]
-                # Who does not wait any more may have it stored or not, as with a lost answer.
-                await self._run([asked for asked in some if not asked.answer.done()])
+                await self._run(self._next())
         finally:
             self._sending = None
+
+    def _next(self) -> list[_Asked]:
+        """Return those that go next; one at least."""
+        some: list[_Asked] = []
+        num_bytes = 0
+        while self._waiting and len(some) < MAX_TOGETHER and num_bytes < MAX_BYTES:
+            some.append(self._waiting.popleft())
+            num_bytes += some[-1].num_bytes
+        return some
 
     async def _run(self, some: Sequence[_Asked]) -> None:
         try:
@@ -80,9 +91,10 @@ class Together:
         commands = [("EVALSHA", sha, num_arguments(a.keys), *a.keys, *a.args) for a in some]
         try:
             return await self._shard.link.pipeline(commands)
-        except Unavailable:
-            raise
-        except Exception:  # It is one of them, or the server does not know the script yet.
+        except Exception as error:
+            if isinstance(error, Unavailable) and not isinstance(error, Full):
+                raise
+            # One of them is broken, the script is not known yet, or there was room for some.
             return None
 
     async def _run_alone(self, asked: _Asked) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from scheduler_svc.queue import Corrupt, JobQueue, QueueLimits, Submitted
 from scheduler_svc.queue.keys import Keys, idempotency_digest
-from scheduler_svc.queue.together import MAX_TOGETHER
+from scheduler_svc.queue.link import Full
+from scheduler_svc.queue.together import MAX_BYTES, MAX_TOGETHER
 from stepserve.protocol.errors import Exhausted
 from tests.scheduler_svc.queue.build import FINGERPRINT, claim_ids, lease_on, spec, submit
 
@@ -42,6 +45,32 @@ async def test_what_is_wrong_with_one_is_no_other_ones_trouble(
     assert isinstance(answers.pop(1), Corrupt)
     assert all(isinstance(answer, Submitted) and not answer.existed for answer in answers)
     assert await queue.num_queued() == 1 + len(answers)
+
+
+async def test_where_there_was_room_for_some_each_learns_what_became_of_its_own(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(queue, 1)
+    link = queue._shard.link
+    pipeline = link.pipeline
+
+    async def full_at_the_end(commands: Sequence[Any]) -> list[Any]:
+        await pipeline(commands[:3])
+        raise Full("no room for the others")
+
+    monkeypatch.setattr(link, "pipeline", full_at_the_end)
+    asked = [spec() for _ in range(5)]
+    answers = await asyncio.gather(*map(queue.submit, asked))
+    assert [answer.job_id for answer in answers] == [job.job_id for job in asked]
+    assert await queue.num_queued() == 6
+
+
+async def test_large_jobs_do_not_go_together(queue: JobQueue) -> None:
+    await submit(queue, 1)
+    before = num_calls(queue)
+    prompt = range(MAX_BYTES // 4)
+    await asyncio.gather(*(queue.submit(spec(prompt=prompt)) for _ in range(3)))
+    assert num_calls(queue) - before == 3
 
 
 async def test_a_server_that_was_started_again_learns_the_script(
