@@ -10,6 +10,7 @@ from collections.abc import Callable
 # after three that are no spaces; nor before a space, unless an apostrophe stands beside it
 # (" ' " ends with a space, and what is left of it can complete " n't").
 _CUT = re.compile(r"(?<=[^ ]{3})|(?<=[^ '])(?= [^'])")
+_SEEN_BEHIND = 3
 
 
 class CleanUp:
@@ -22,13 +23,17 @@ class CleanUp:
     def __init__(self, clean: Callable[[str], str], before: str) -> None:
         self._clean = clean
         self._raw = before
+        self._behind = ""  # the last that was cut off: where the next cut is depends on it
         self._shown = clean(before)  # of what is kept
 
     def feed(self, text: str) -> str:
         """Return what is certain now and was not before, whatever follows."""
         self._raw += text
-        cut = max((match.end() for match in _CUT.finditer(self._raw)), default=0)
+        known = len(self._behind)
+        cuts = _CUT.finditer(self._behind + self._raw, known)
+        cut = max((match.end() for match in cuts), default=known) - known
         certain = self._clean(self._raw[:cut])
+        self._behind = (self._behind + self._raw[:cut])[-_SEEN_BEHIND:]
         self._raw = self._raw[cut:]
         piece = beyond(self._shown, certain)
         self._shown = "" if piece else self._shown[len(certain) :]

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from stepserve.protocol.step import StepCommand
 from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.runner import Runner
-from worker_svc.step.pending import Launched
 
 MARK, OFFSET = 200, 3
 SIGNAL = "POISON_SIGNAL"

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from scheduler_svc.fleet.lanes import SETTLE_S
+from scheduler_svc.fleet.watch import SETTLE_S
 from scheduler_svc.queue import JobQueue
 from tests.fault.faults import FAULTS, struck
 from tests.fault.service import FaultyService, faulty_service, make_long_checkpoint

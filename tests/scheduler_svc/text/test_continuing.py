@@ -102,6 +102,11 @@ def test_pieces_are_what_the_output_adds(name: str, data: st.DataObject) -> None
     assert portions == text, "the text after some tokens depends on how they were fed"
 
 
+def test_what_is_certain_does_not_depend_on_where_it_was_cut_before() -> None:
+    streams = [Detokenizer(tokenizer("unigram cleaned")) for _ in range(2)]
+    assert streams[0].feed([0]) + streams[0].feed([259]) == streams[1].feed([0, 259]) == "<unk>a"
+
+
 def test_the_first_word_keeps_its_space_only_after_a_prompt() -> None:
     """Llama 2's decoder strips a text's first space, which only the prompt can have."""
     backend = tokenizer_of("llama_bpe")
