@@ -22,7 +22,7 @@ import uvloop
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.fleet.lanes import Lanes
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness
-from scheduler_svc.health import serve_health
+from scheduler_svc.health import process_health
 from scheduler_svc.http.server import DEFAULT_PORT as DEFAULT_HTTP_PORT
 from scheduler_svc.http.server import HttpServer
 from scheduler_svc.lane.replica import Replica
@@ -35,6 +35,9 @@ from stepserve.process.collector import calm_collector
 from stepserve.process.logs import start_logging
 from stepserve.process.redaction import redacted
 from stepserve.protocol.errors import StepserveError, Unavailable
+from stepserve.tls.binding import serve_health
+from stepserve.tls.fleet import FleetCaller
+from stepserve.tls.server import server_tls
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +51,14 @@ POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A scheduler that runs: its addresses ("" where it serves none), model and queue."""
+    """A scheduler that runs: its addresses ("" where it serves none), model and queue.
+
+    ``health_address`` is where its health is served apart.
+    """
 
     address: str
     http_address: str
+    health_address: str
     model: str
     queue: JobQueue
     status: Status
@@ -60,6 +67,7 @@ class Running:
     def ready_line(self) -> str:
         addresses = [f"grpc={self.address}"] if self.address or not self.http_address else []
         addresses += [f"http={self.http_address}"] if self.http_address else []
+        addresses += [f"health={self.health_address}"] if self.health_address else []
         return f"ready {' '.join(addresses)}{self.status.ready_field} model={self.model}"
 
 
@@ -78,6 +86,7 @@ async def scheduler(
     """
     for directory in filter(None, (settings.record_dir, settings.record_events_dir)):
         _make_directory(directory)
+    _check_access(settings)
     card = await asyncio.to_thread(ModelCard.load, settings.model, settings.model_name or None)
     limits = QueueLimits(
         max_queued_jobs=settings.max_queued_jobs,
@@ -90,9 +99,8 @@ async def scheduler(
         stranded_grace_s=settings.stranded_grace_s,
     )
     async with AsyncExitStack() as stack:
-        queue = await stack.enter_async_context(
-            JobQueue(redis_url(settings), card.name, limits, settings.order)
-        )
+        url = redis_url(settings)
+        queue = await stack.enter_async_context(JobQueue(url, card.name, limits, settings.order))
         status = Status(settings, card.name)
         metrics = SchedulerMetrics(queue, settings, status)
         await stack.enter_async_context(_told(settings, metrics, status))
@@ -128,17 +136,27 @@ async def _serve_clients(
     card: ModelCard,
     settings: SchedulerSettings,
     status: Status,
-) -> tuple[str, str]:
-    """Serve what the role and the ports say; return the addresses of gRPC and HTTP, or nothing."""
+) -> tuple[str, str, str]:
+    """Serve what the role and the ports say.
+
+    Returns the addresses of gRPC, of HTTP and of health alone, each "" where there is none.
+    """
     address, front_end = "", None
+    tls = server_tls(settings.tls_files)
+    process, health_address = await process_health(), ""
     if settings.roles in ("all", "api"):
-        api = ApiServer(queue, card, settings)
+        api = ApiServer(queue, card, settings, tls)
         status.vitals.require(ready=lambda: api.problem)
         port = DEFAULT_PORT if settings.port is None else settings.port
         address, front_end = await api.start(settings.host, port), api.front_end
         stack.push_async_callback(api.stop)
+        process = api.health
     elif settings.port is not None:
-        address = await stack.enter_async_context(serve_health(settings.host, settings.port))
+        alone = serve_health(settings.host, settings.port, process)
+        address = await stack.enter_async_context(alone)
+    if settings.health_port is not None:
+        alone = serve_health(settings.host, settings.health_port, process)
+        health_address = await stack.enter_async_context(alone)
     if settings.roles == "http":
         front_end = FrontEnd(queue, card, settings)
         status.vitals.require(ready=partial(_problem, front_end))
@@ -147,13 +165,22 @@ async def _serve_clients(
     if settings.roles == "http" and http_port is None:
         http_port = DEFAULT_HTTP_PORT
     if front_end is None or http_port is None:
-        return address, ""
-    http = HttpServer(front_end)
+        return address, "", health_address
+    http = HttpServer(front_end, tls)
     http_address = await http.start(settings.host, http_port)
     stack.push_async_callback(http.stop)
     # First of all, so that streams that are cut off with the process cancel nothing.
     stack.push_async_callback(front_end.close)
-    return address, http_address
+    return address, http_address, health_address
+
+
+def _check_access(settings: SchedulerSettings) -> None:
+    """Raise StepserveError where others would be let in, or a file is of no use."""
+    if settings.roles != "lane":
+        settings.check_host(settings.host)
+        settings.tls_files.read()
+    if settings.roles in ("all", "lane"):
+        FleetCaller(settings)
 
 
 def _problem(front_end: FrontEnd) -> str:
@@ -167,10 +194,10 @@ async def _tell_nobody(_now: Readiness) -> None:
 
 def redis_url(settings: SchedulerSettings) -> str:
     """Return where Redis is. Raises StepserveError where nobody said."""
-    url = settings.redis_url
+    url = settings.redis_address()
     if not url:
         raise StepserveError(
-            "no Redis: give --redis-url or STEPSERVE_REDIS_URL (redis://HOST:PORT/DB), "
+            "no Redis: give STEPSERVE_REDIS_URL or --redis-url-file (redis://HOST:PORT/DB), "
             "or use `stepserve up`, which starts one"
         )
     return url
@@ -197,7 +224,8 @@ async def _prepare(queue: JobQueue, settings: SchedulerSettings, stop: asyncio.E
             return
         except Unavailable as error:
             if str(error) != said:
-                log.warning("waiting for Redis at %s: %s", redacted(settings.redis_url), error)
+                where = redacted(settings.redis_address())
+                log.warning("waiting for Redis at %s: %s", where, error)
             said = str(error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL_INTERVAL_S):

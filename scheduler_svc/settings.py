@@ -12,6 +12,9 @@ from scheduler_svc.order import Order, Policy
 from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Batching, Durability, OnModelChange
+from stepserve.tls.fleet_settings import FleetSettings
+from stepserve.tls.redis import RedisSettings
+from stepserve.tls.settings import AccessSettings
 
 PROG = "stepserve scheduler"
 
@@ -98,7 +101,7 @@ class PlanningSettings(BaseSettings):
         return self.preemption_margin_s if displaces else math.inf
 
 
-class LaneSettings(PlanningSettings):
+class LaneSettings(PlanningSettings, FleetSettings):
     """What lanes do besides: with jobs that no worker can run, and what they write down."""
 
     HELP_GROUP: ClassVar[str] = "jobs that no worker can run, and records"
@@ -129,7 +132,7 @@ class LaneSettings(PlanningSettings):
     )
 
 
-class ApiSettings(BaseSettings):
+class ApiSettings(AccessSettings):
     """How clients are served, and what their streams look like."""
 
     model_config = FROM_ENVIRONMENT
@@ -157,7 +160,7 @@ class ApiSettings(BaseSettings):
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 
-class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings):
+class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")
@@ -185,7 +188,6 @@ class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings):
         description="what this process does: api: serve clients over gRPC, and over HTTP where it "
         "has a port; http: over HTTP only; lane: drive workers; all: api and lane",
     )
-    redis_url: str = Field("", description="redis://HOST:PORT/DB or unix:///PATH of a real Redis")
     durability: Durability = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"
     )

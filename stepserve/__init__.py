@@ -18,12 +18,14 @@ if TYPE_CHECKING:
         BegunAnew,
         CallFailed,
         Exhausted,
+        Forbidden,
         Infeasible,
         InvalidRequest,
         NotFound,
         OutOfRange,
         StepserveError,
         TimedOut,
+        Unauthenticated,
         Unavailable,
     )
     from stepserve.client.retry import RetryPolicy
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from stepserve.protocol.job import Finish
     from stepserve.protocol.sampling import SamplingParams
     from stepserve.protocol.step import TokenLogprobs
+    from stepserve.tls.client import channel_credentials
 
 # Imported when it is first asked for: the services import this package for what they share, and
 # need no client.
@@ -53,6 +56,7 @@ _HOME = {
     "Completion": "stepserve.client.completion",
     "Exhausted": "stepserve.client.errors",
     "Finish": "stepserve.protocol.job",
+    "Forbidden": "stepserve.client.errors",
     "Infeasible": "stepserve.client.errors",
     "InvalidRequest": "stepserve.client.errors",
     "JobInfo": "stepserve.protocol.inference",
@@ -69,8 +73,10 @@ _HOME = {
     "StreamEvent": "stepserve.protocol.inference",
     "TimedOut": "stepserve.client.errors",
     "TokenLogprobs": "stepserve.protocol.step",
+    "Unauthenticated": "stepserve.client.errors",
     "Unavailable": "stepserve.client.errors",
     "Usage": "stepserve.protocol.inference",
+    "channel_credentials": "stepserve.tls.client",
 }
 
 __all__ = [
@@ -83,6 +89,7 @@ __all__ = [
     "Completion",
     "Exhausted",
     "Finish",
+    "Forbidden",
     "Infeasible",
     "InvalidRequest",
     "JobInfo",
@@ -99,9 +106,11 @@ __all__ = [
     "StreamEvent",
     "TimedOut",
     "TokenLogprobs",
+    "Unauthenticated",
     "Unavailable",
     "Usage",
     "__version__",
+    "channel_credentials",
 ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from scheduler_svc.access.guard import Guard
 from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
 from scheduler_svc.frontend.batches import Batches
@@ -20,11 +21,24 @@ from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.redis_watch import RedisWatch
 from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
-from scheduler_svc.frontend.validate import check_deadline, check_model, resolve
-from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted, stored_now
+from scheduler_svc.frontend.validate import (
+    MAX_JOB_ID_CHARS,
+    check_deadline,
+    check_model,
+    not_known,
+    resolve,
+)
+from scheduler_svc.queue import (
+    Account,
+    JobQueue,
+    JobSnapshot,
+    QuotaExceeded,
+    Submitted,
+    stored_now,
+)
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
+from stepserve.protocol.errors import InvalidRequest, Unavailable
 from stepserve.protocol.inference import (
     JobInfo,
     JobPage,
@@ -42,7 +56,6 @@ from stepserve.protocol.sampling import SamplingParams
 
 log = logging.getLogger(__name__)
 
-MAX_JOB_ID_CHARS = 256
 # Fewer than the queue has connections: the rest is for reading.
 MAX_SUBMITS_AT_ONCE = 8
 MAX_WAITING_SUBMITS = 8192
@@ -60,6 +73,7 @@ class Readiness:
 class FrontEnd:
     """Jobs in, streams out. All state is in Redis: any replica answers for any job.
 
+    Whose job it is is not asked here: edges have a caller's ``OwnJobs``, whom ``guard`` lets in.
     Methods raise InvalidRequest, NotFound, Exhausted, BegunAnew and Unavailable. Streams go on
     while ``run`` runs.
     """
@@ -74,6 +88,7 @@ class FrontEnd:
         self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
         self._watch = RedisWatch(queue)
         self._trouble = Trouble(log, "the api cannot say how it stands")
+        self.guard = Guard.of(settings.api_keys_file)
         self.absence = Absence(queue, settings.disconnect_grace_s)
         self.texts = Texts(self._live_card)
         self.files = Files(queue)
@@ -121,24 +136,31 @@ class FrontEnd:
         """Streams that are cut off from now on cancel no job."""
         await self.absence.close()
 
-    async def submit(self, request: Request, edge: str = "") -> Submitted:
+    async def submit(
+        self, request: Request, edge: str = "", account: Account | None = None
+    ) -> Submitted:
         """Store the request's job, or find it where an idempotency key says that it is there.
 
         A retry of what was accepted has its job, whatever would be accepted by now. ``edge`` is
-        kept with the job for whoever serves it, see ``edge_of``.
+        kept with the job for whoever serves it, see ``edge_of``; ``account`` is what it counts
+        against, and is told how that stands.
         """
         # Only what is generated has a stream whose end could mean anything.
-        return await self._submit(request, edge, is_streamed=False)
+        return await self._submit(request, edge, account, is_streamed=False)
 
     async def generate(
-        self, request: Request, edge: str = "", grace_s: float | None = None
+        self,
+        request: Request,
+        edge: str = "",
+        grace_s: float | None = None,
+        account: Account | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Submit and stream; the first event carries the job's id and nothing else.
 
         Where its client going away cancels the job, it does so after ``grace_s`` (None: as the
         settings say).
         """
-        submitted = await self._submit_for_stream(request, edge, grace_s)
+        submitted = await self._submit_for_stream(request, edge, grace_s, account)
         job_id, watch = submitted.job_id, request.cancel_on_disconnect
         if submitted.existed:
             # It may have been stored by a submit, which has no stream.
@@ -162,13 +184,14 @@ class FrontEnd:
         offset: int = 0,
         offsets: Sequence[int] = (),
         grace_s: float | None = None,
+        tenant: str | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Stream a job's output from an offset on, or from one offset for each output.
 
         Close it, for a stream that is left before its end says that the client went away; for
-        ``grace_s`` see ``generate``.
+        ``grace_s`` see ``generate``. Here as elsewhere a ``tenant`` has no jobs but its own.
         """
-        job = await self._snapshot(job_id)
+        job = await self._snapshot(job_id, tenant)
         starts = stream.check_offsets(job, offset, offsets)
         prompt = await self._queue.prompt(job_id)
         async with (
@@ -183,18 +206,18 @@ class FrontEnd:
         """Return what was kept with a job when it was submitted; maybe nothing."""
         return await self._queue.edge_of(job_id)
 
-    async def get(self, job_id: str) -> JobInfo:
-        return _job_info(await self._snapshot(job_id))
+    async def get(self, job_id: str, tenant: str | None = None) -> JobInfo:
+        return _job_info(await self._snapshot(job_id, tenant))
 
-    async def cancel(self, job_id: str) -> JobInfo:
+    async def cancel(self, job_id: str, tenant: str | None = None) -> JobInfo:
         """End a job; one that has ended stays as it is. Returns how it stands then."""
-        await self._snapshot(job_id)
+        await self._snapshot(job_id, tenant)
         await self._queue.cancel(job_id)
         return await self.get(job_id)
 
-    async def delete(self, job_id: str) -> None:
+    async def delete(self, job_id: str, tenant: str | None = None) -> None:
         """Forget a job and all that is kept of it; one that goes on is cancelled first."""
-        await self._snapshot(job_id)
+        await self._snapshot(job_id, tenant)
         await self._queue.cancel(job_id)
         await self._queue.forget(job_id)
 
@@ -227,10 +250,10 @@ class FrontEnd:
         return (model,)
 
     async def _submit_for_stream(
-        self, request: Request, edge: str, grace_s: float | None
+        self, request: Request, edge: str, grace_s: float | None, account: Account | None
     ) -> Submitted:
         """Submit; a client that goes away meanwhile leaves a job, which is to end like others."""
-        storing = asyncio.create_task(self._submit(request, edge, is_streamed=True))
+        storing = asyncio.create_task(self._submit(request, edge, account, is_streamed=True))
         try:
             return await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -238,7 +261,9 @@ class FrontEnd:
                 self.absence.abandon(storing, grace_s)
             raise
 
-    async def _submit(self, request: Request, edge: str, *, is_streamed: bool) -> Submitted:
+    async def _submit(
+        self, request: Request, edge: str, account: Account | None, *, is_streamed: bool
+    ) -> Submitted:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
@@ -248,7 +273,8 @@ class FrontEnd:
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
-        return await self._store(replace(spec, cancel_on_disconnect=watched), request, edge)
+        spec = replace(spec, cancel_on_disconnect=watched)
+        return await self._store(spec, request, edge, account)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -270,27 +296,37 @@ class FrontEnd:
         if num_tokens is not None:
             check_deadline(spec, num_tokens, step_s)
 
-    async def _store(self, spec: JobSpec, request: Request, edge: str) -> Submitted:
+    async def _store(
+        self, spec: JobSpec, request: Request, edge: str, account: Account | None
+    ) -> Submitted:
         async with self._gate.passage():
             self._watch.check()
             # Not before it is known that there is room: a request may be large.
             digest = request_digest(request, self.model)
             try:
-                return await self._queue.submit(spec, digest, edge)
+                quota = account.quota if account is not None else None
+                stored = await self._queue.submit(spec, digest, edge, quota)
             except Unavailable as error:
                 self._watch.failed(error)
                 raise
+            except QuotaExceeded as error:
+                if account is not None:
+                    account.standing = error.standing
+                raise
+        if account is not None:
+            account.standing = stored.standing
+        return stored
 
     def _follow(
         self, job: JobSnapshot, starts: Sequence[int], prompt: Sequence[int]
     ) -> AsyncGenerator[StreamEvent, None]:
         return stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
 
-    async def _snapshot(self, job_id: str) -> JobSnapshot:
+    async def _snapshot(self, job_id: str, tenant: str | None = None) -> JobSnapshot:
         known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id
         job = await self._queue.job(job_id) if known else None
-        if job is None:
-            raise NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
+        if job is None or tenant not in (None, job.spec.tenant):
+            raise not_known(job_id)
         return job
 
     async def _computes(self) -> bool:

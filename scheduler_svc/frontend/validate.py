@@ -17,6 +17,7 @@ from stepserve.protocol.inference import Request
 from stepserve.protocol.inference_fit import fitting, fitting_token_ids
 from stepserve.protocol.job import JobSpec
 
+MAX_JOB_ID_CHARS = 256
 MAX_TENANT_CHARS = 128
 MAX_IDEMPOTENCY_KEY_CHARS = 256
 MAX_PRIORITY = 10
@@ -79,6 +80,11 @@ def check_model(model: str, card: ModelCard) -> None:
     """Raise NotFound unless ``model`` is the served one's name, or empty."""
     if model not in ("", card.name):
         raise NotFound(f"model {model[:100]!r} is not served here; {card.name!r} is")
+
+
+def not_known(job_id: str) -> NotFound:
+    """Return the error of a job that is not there; one that is another's says the same."""
+    return NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
 
 
 def new_job_id(model: str) -> str:

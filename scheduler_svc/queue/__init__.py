@@ -11,6 +11,7 @@ from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
 from scheduler_svc.queue.listing import Place
 from scheduler_svc.queue.queue import JobQueue
+from scheduler_svc.queue.quota import Account, Quota, QuotaExceeded, Standing
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot, stored_now
@@ -20,6 +21,7 @@ __all__ = [
     "APPLIED",
     "FULL_SHARE",
     "RECORD_ERRORS",
+    "Account",
     "Backlog",
     "Corrupt",
     "EmbeddedRedis",
@@ -37,12 +39,15 @@ __all__ = [
     "Place",
     "Prefer",
     "QueueLimits",
+    "Quota",
+    "QuotaExceeded",
     "Renewal",
     "RowAnswer",
     "RowKind",
     "Shelf",
     "ShelfFull",
     "Shelved",
+    "Standing",
     "Submitted",
     "SuspectClaim",
     "Waiting",

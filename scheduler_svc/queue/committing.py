@@ -43,6 +43,7 @@ class Committing:
                 keys.lengths,
                 keys.counters,
                 keys.unweighed,
+                keys.quotas,
                 names,
             ],
             [lease.worker_id, lease.epoch, len(keys.job_prefix), _DEADLINE_PASSED, *args],

@@ -37,6 +37,7 @@ class Keys:
         self.lengths = prefix + "lengths"
         self.counters = prefix + "counters"
         self.vtime = prefix + "vtime"
+        self.quotas = prefix + "quotas"
         self.job_prefix = prefix + "job:"
         self._log = prefix + "log:"
         self._lp = prefix + "lp:"

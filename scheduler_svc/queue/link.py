@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -27,6 +27,7 @@ from redis.exceptions import (
 )
 
 from scheduler_svc.queue.codec import Corrupt
+from scheduler_svc.queue.fresh_certificates import FreshCertificates
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.resp import Argument, Packed, PacksFast, num_arguments
 from scheduler_svc.queue.scripts import Script
@@ -105,7 +106,9 @@ class RedisLink:
                 "the address of Redis is no redis://HOST:PORT/DB, rediss://HOST:PORT/DB or "
                 "unix:///PATH; special characters of a password are written as %XX"
             ) from None
-        pool.connection_class = type("Connection", (PacksFast, pool.connection_class), {})
+        kind = pool.connection_class
+        kind = FreshCertificates if issubclass(kind, SSLConnection) else kind
+        pool.connection_class = type("Connection", (PacksFast, kind), {})
         self._redis = Redis.from_pool(pool)
         self._execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
         # One limit for the whole call, retries included. Not redis-py's own: on Python

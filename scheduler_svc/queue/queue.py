@@ -23,6 +23,7 @@ from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.presence import Presence
+from scheduler_svc.queue.quota import Quota
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.rows import (
     RowAnswer,
@@ -120,14 +121,21 @@ class JobQueue(JobReader):
 
     # Clients' side.
 
-    async def submit(self, spec: JobSpec, request_digest: str = "", edge: str = "") -> Submitted:
+    async def submit(
+        self,
+        spec: JobSpec,
+        request_digest: str = "",
+        edge: str = "",
+        quota: Quota | None = None,
+    ) -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now.
 
         ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
-        for ``edge_of``. Raises Exhausted where
-        the queue is full, InvalidRequest where the idempotency key has another request's job.
+        for ``edge_of``; ``quota`` is what it counts against. Raises QuotaExceeded where that is
+        used up, Exhausted where the queue is full, InvalidRequest where the idempotency key has
+        another request's job.
         """
-        return await self._submitting.submit(spec, request_digest, edge)
+        return await self._submitting.submit(spec, request_digest, edge, quota)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         """Return the job that this request was stored as, "" where there is none."""

@@ -8,6 +8,7 @@ from typing import Any
 from scheduler_svc.queue.codec import encode_spec
 from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.link import Full
+from scheduler_svc.queue.quota import Quota, Standing, refusal
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.shard import Shard
 from stepserve.protocol.errors import Exhausted, InvalidRequest
@@ -23,12 +24,14 @@ _OTHER_REQUEST = 2
 class Submitted:
     """``existed``: the idempotency key matched this job, which was there before.
 
-    ``spec``: what was stored, where nothing was there before.
+    ``spec``: what was stored, where nothing was there before. ``standing``: what is left then
+    of a quota that has bounds.
     """
 
     job_id: str
     existed: bool
     spec: JobSpec | None = None
+    standing: Standing | None = None
 
 
 class Submitting:
@@ -38,26 +41,33 @@ class Submitting:
         self._shard = shard
         self._ranking = ranking
 
-    async def submit(self, spec: JobSpec, request_digest: str, edge: str = "") -> Submitted:
+    async def submit(
+        self, spec: JobSpec, request_digest: str, edge: str = "", quota: Quota | None = None
+    ) -> Submitted:
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
             raise ValueError(f"a job needs an id without NUL and 1 to {MAX_OUTPUTS} outputs")
         try:
-            answer = await self._store(spec, request_digest, edge)
+            answer = await self._store(spec, request_digest, edge, quota)
             if answer == b"order":
                 await self._ranking.adopt()
-                answer = await self._store(spec, request_digest, edge)
+                answer = await self._store(spec, request_digest, edge, quota)
         except Full as error:
             raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
         if answer is None:
             raise Exhausted("the queue is full", _RETRY_AFTER_MS)
+        standing = _standing(answer, quota)
+        if answer[0] == b"quota" and quota and standing:
+            raise refusal(quota, answer[1], float(answer[2]), standing)
         if answer[1] == _OTHER_REQUEST:
             problem = f"was used for another request, which is job {answer[0].decode()}"
             raise InvalidRequest("idempotency_key", problem)
         existed = answer[1] == 1
-        return Submitted(answer[0].decode(), existed, None if existed else spec)
+        return Submitted(answer[0].decode(), existed, None if existed else spec, standing)
 
-    async def _store(self, spec: JobSpec, request_digest: str, edge: str) -> Any:
-        keys = self._shard.keys
+    async def _store(
+        self, spec: JobSpec, request_digest: str, edge: str, quota: Quota | None
+    ) -> Any:
+        keys, quota = self._shard.keys, quota or Quota("")
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
         return await self._shard.run(
             "submit",
@@ -74,6 +84,7 @@ class Submitting:
                 keys.vtime,
                 keys.ended,
                 keys.ahead,
+                keys.quotas,
                 *([keys.idem(digest)] if digest else []),
             ],
             [
@@ -90,6 +101,11 @@ class Submitting:
                 request_digest,
                 spec.num_tokens_needed,
                 edge,
+                quota.key_id,
+                quota.weight,
+                quota.requests_per_minute,
+                quota.tokens_per_minute,
+                quota.max_jobs,
             ],
             durable=True,
         )
@@ -103,3 +119,10 @@ class Submitting:
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         digest = idempotency_digest(tenant, idempotency_key)
         return bool(digest and await self._shard.link.call("EXISTS", self._shard.keys.idem(digest)))
+
+
+def _standing(answer: Any, quota: Quota | None) -> Standing | None:
+    """What an answer tells of the quota at its end, if it does."""
+    if quota is None or len(answer) < 4:
+        return None
+    return Standing(quota, float(answer[-2]), float(answer[-1]))
