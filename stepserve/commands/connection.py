@@ -13,7 +13,12 @@ from stepserve.client.blocking import Client
 from stepserve.client.retry import RetryPolicy
 from stepserve.commands.access import ClientAccess
 from stepserve.process.variables import FROM_ENVIRONMENT
-from stepserve.protocol.errors import StepserveError, Unavailable, first_line
+from stepserve.protocol.errors import (
+    StepserveError,
+    Unauthenticated,
+    Unavailable,
+    first_line,
+)
 
 DEFAULT_TARGET = "localhost:50051"
 # A person waits for it; one who starts a service at the same moment will find it in that time.
@@ -23,7 +28,7 @@ SAY_AFTER_S = 1.0
 
 ADVICE = (
     "Start one with `stepserve up --model DIR`, or say where one is with --target HOST:PORT "
-    "or STEPSERVE_TARGET."
+    "or STEPSERVE_TARGET; where it speaks TLS, --tls or --tls-ca FILE as well."
 )
 UNTRUSTED = (
     "Nothing serves there, it speaks no TLS, its certificate is for another name or signed by an "
@@ -70,7 +75,10 @@ class Connection(ClientAccess):
             if not client.is_reached(REACH_TIMEOUT_S):
                 hint = UNTRUSTED if credentials is not None else ADVICE
                 raise Unavailable(f"no service answers at {self.target}. {hint}")
-            yield client
+            try:
+                yield client
+            except Unauthenticated as error:
+                raise Unauthenticated(f"{error}; give --api-key or STEPSERVE_API_KEY") from None
 
     def same_target(self) -> str:
         """Return what another command needs to find the same service: nothing by default."""
