@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import ssl
@@ -11,6 +12,8 @@ from collections.abc import Callable
 
 from stepserve.protocol.errors import StepserveError
 from stepserve.tls.server import ServerTls
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING_CONNECTIONS = 2048
 # For a client's part of a handshake; the head of a request has its own time after that.
@@ -70,19 +73,25 @@ class Listener:
             server.close()
 
     async def _renew(self, context: ssl.SSLContext) -> None:
-        old, self._servers = self._servers, []
-        loop = asyncio.get_running_loop()
-        for server in old:
-            for listening in server.sockets:
-                same = socket.socket(fileno=os.dup(listening.fileno()))
-                self._servers.append(
-                    await loop.create_server(
-                        self._protocol,
-                        sock=same,
-                        backlog=MAX_WAITING_CONNECTIONS,
-                        ssl=context,
-                        ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-                    )
-                )
-        for server in old:
+        """Let servers with another context take the sockets; the old ones go where that works."""
+        fresh: list[asyncio.Server] = []
+        try:
+            for server in self._servers:
+                fresh += [await self._beside(each, context) for each in server.sockets]
+        except OSError as error:
+            log.error("certificates are not renewed for HTTP: %s", error)
+            fresh, self._servers = self._servers, fresh
+        for server in self._servers:
             server.close()
+        self._servers = fresh
+
+    async def _beside(self, listening: socket.socket, context: ssl.SSLContext) -> asyncio.Server:
+        """Return another server of the same socket."""
+        same = socket.socket(fileno=os.dup(listening.fileno()))
+        return await asyncio.get_running_loop().create_server(
+            self._protocol,
+            sock=same,
+            backlog=MAX_WAITING_CONNECTIONS,
+            ssl=context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+        )
