@@ -96,7 +96,8 @@ async def _state(place: Place) -> str:
 
 
 async def _list(place: Place) -> None:
-    assert list((await place.as_b("ListJobs", wire.ListJobsRequest())).jobs) == []
+    listed = (await place.as_b("ListJobs", wire.ListJobsRequest())).jobs
+    assert {job.tenant for job in listed} <= {"b"}
     told = await place.as_b("ListJobs", wire.ListJobsRequest(tenant="a"))
     assert isinstance(told, Forbidden)
     own = await place.stub.ListJobs(wire.ListJobsRequest(), **shown(place.tenants.a))
@@ -123,7 +124,6 @@ async def _generate(place: Place) -> None:
     first = await call.read()
     call.cancel()
     assert first.job_id != place.job_id
-    assert not first.existed
 
 
 async def _models(place: Place) -> None:
