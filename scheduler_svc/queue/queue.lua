@@ -258,9 +258,10 @@ local function take_quota(num_outputs, expected, most_jobs)
   local most_requests, most_tokens = tonumber(ARGV[16]), tonumber(ARGV[17])
   local at, requests, tokens, jobs = now / 1000000, most_requests, most_tokens, 0
   local stored = redis.call('HGET', KEYS[13], ARGV[14])
-  if stored then
+  if stored and #stored == 32 then
     local left_requests, left_tokens, since, num_jobs = struct.unpack('<dddd', stored)
-    local minutes = math.max(0, at - since) / 60
+    -- A time ahead is of a clock that has gone back since: nobody waits until it comes again.
+    local minutes = at < since and 1 or (at - since) / 60
     requests = math.min(most_requests, left_requests + most_requests * minutes)
     tokens = math.min(most_tokens, left_tokens + most_tokens * minutes)
     local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
@@ -426,6 +427,7 @@ end
 if redis.call('HLEN', KEYS[4]) > most then
   local old = time_us() / 1000000 - 3600
   keep(KEYS[4], most, function(_, quota)
+    if #quota ~= 32 then return old end
     local _, _, at, jobs = struct.unpack('<dddd', quota)
     return jobs > 0 and math.huge or at
   end, old)

@@ -188,6 +188,36 @@ async def test_a_count_that_is_wrong_is_right_once_nobody_has_a_job(
     assert stored(redis, keys, JOBS)[3] == 1
 
 
+async def test_a_clock_that_goes_back_keeps_nobody_waiting(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    for _ in range(3):
+        await ask(queue, REQUESTS)
+    let_pass(redis, keys, REQUESTS, -7200)
+    assert (await ask(queue, REQUESTS))[1].requests == pytest.approx(2)
+
+
+async def test_what_is_stored_and_is_no_quota_is_a_new_one(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    redis.hset(keys.quotas, REQUESTS.key_id, "broken")
+    assert (await ask(queue, REQUESTS))[1].requests == 2
+
+
+async def test_quotas_of_keys_that_are_gone_are_forgotten(
+    queue: JobQueue, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_svc.queue.ranking._MAX_TENANTS", 1)
+    gone = Quota("gggggg", requests_per_minute=3)
+    job_id, _ = await ask(queue, gone)
+    await ask(queue, JOBS)
+    for quota in (gone, JOBS):
+        let_pass(redis, keys, quota, 7200)
+    await queue.cancel(job_id)
+    await queue.sweep()
+    assert redis.hkeys(keys.quotas) == [JOBS.key_id.encode()]
+
+
 async def test_a_bound_that_comes_later_begins_with_all_of_it(queue: JobQueue) -> None:
     await ask(queue, JOBS)
     later = Quota(JOBS.key_id, requests_per_minute=3, tokens_per_minute=1000, max_jobs=2)
