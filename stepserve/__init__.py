@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from stepserve.protocol.job import Finish
     from stepserve.protocol.sampling import SamplingParams
     from stepserve.protocol.step import TokenLogprobs
+    from stepserve.protocol.structured import StructuredOutputs
+    from stepserve.protocol.worker_status import WorkerStatus
     from stepserve.tls.client import channel_credentials
 
 # Imported when it is first asked for: the services import this package for what they share, and
@@ -71,11 +73,13 @@ _HOME = {
     "SamplingParams": "stepserve.protocol.sampling",
     "StepserveError": "stepserve.client.errors",
     "StreamEvent": "stepserve.protocol.inference",
+    "StructuredOutputs": "stepserve.protocol.structured",
     "TimedOut": "stepserve.client.errors",
     "TokenLogprobs": "stepserve.protocol.step",
     "Unauthenticated": "stepserve.client.errors",
     "Unavailable": "stepserve.client.errors",
     "Usage": "stepserve.protocol.inference",
+    "WorkerStatus": "stepserve.protocol.worker_status",
     "channel_credentials": "stepserve.tls.client",
 }
 
@@ -104,11 +108,13 @@ __all__ = [
     "SamplingParams",
     "StepserveError",
     "StreamEvent",
+    "StructuredOutputs",
     "TimedOut",
     "TokenLogprobs",
     "Unauthenticated",
     "Unavailable",
     "Usage",
+    "WorkerStatus",
     "__version__",
     "channel_credentials",
 ]

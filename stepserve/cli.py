@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attach": ("stepserve.commands.jobs:Attach", "stream a job's output, from any offset"),
     "get": ("stepserve.commands.jobs:Get", "wait for a job's end, print its whole output"),
     "jobs": ("stepserve.commands.jobs:Jobs", "list jobs, newest first"),
+    "workers": ("stepserve.commands.workers:Workers", "list workers, and who drives each"),
     "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
     "delete": ("stepserve.commands.jobs:Delete", "forget a job and its output"),
     "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),
@@ -58,9 +59,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stages, and how long they wait",
     ),
     "bench path": ("stepserve_bench.path.command:PathBench", "what a streamed token costs"),
+    "bench scaling": (
+        "stepserve_bench.scaling.command:ScalingBench",
+        "more workers, more schedulers",
+    ),
     "bench example": (
         "stepserve_bench.demo.command:Example",
         "four jobs in batches of three, step by step",
+    ),
+    "chaos": (
+        "stepserve_bench.chaos.command:Chaos",
+        "break a service on purpose, lose nothing",
     ),
     "replay": ("scheduler_svc.trace.replay:ReplayCommand", "decide a recorded lane's turns again"),
     "simulate": (
@@ -76,6 +85,7 @@ EXTRAS = {
     "worker": "worker",
     "batch": "local",
     "bench": "bench",
+    "chaos": "bench",
     "replay": "scheduler",
     "simulate": "bench",
 }

@@ -46,10 +46,9 @@ def run(settings: WorkerSettings) -> int:
         check_address(settings.host, settings.port)
         with needs_extra("worker", "it"):
             from stepserve.metrics.status import Status
-            from stepserve.modelfiles.directory import name_of
 
         # Served while the model is loaded as well: it lives then, and is not ready.
-        status = Status(settings, settings.model_name or name_of(settings.model))
+        status = Status(settings)
         with status.served(settings.host):
             with needs_extra("worker", "it"):
                 from worker_svc.assembly import assemble

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib.metadata import version
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from kvstore.cache import KVCache
 from stepserve.protocol.errors import first_line
 from stepserve.protocol.step import WorkerInfo
+from worker_svc.assembled import Assembly
 from worker_svc.cache_size import make_cache
 from worker_svc.core.limits import Limits
 from worker_svc.errors import WorkerUnavailable
@@ -23,6 +24,7 @@ from worker_svc.model.share import Share
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.executor import Executor
+from worker_svc.step.grammars import Grammars
 from worker_svc.step.graphs import CudaRecorder, GraphedSteps, buckets_for
 from worker_svc.step.layout import Layout, layout_for
 
@@ -30,20 +32,6 @@ log = logging.getLogger(__name__)
 
 # One step computes and two wait for the device while a report is answered by the next command.
 LAUNCH_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Assembly:
-    """A runner that has warmed up, what it tells of itself, and how far ahead it launches.
-
-    ``lost`` is told at once of a failure, or of a step that hangs, where others depend on it; then
-    it does not return.
-    """
-
-    runner: Runner
-    info: WorkerInfo
-    launch_ahead: int = 0
-    lost: Callable[[str], object] = str
 
 
 class Company(Protocol):
@@ -122,6 +110,8 @@ def assemble(settings: WorkerSettings, incarnation: str, company: Company = ALON
         layout = layout_for(settings.attention, settings.batching)
         limits, cache = make_cache(settings, model, layout, company.agree)
         runner = company.runner(model, cache, limits, layout, settings)
+        if model.directory is not None and model.part.is_last:
+            runner.executor.masks.grammars = Grammars(model.directory, limits.vocab_size)
         company.warm_up(runner)
         if settings.has_graphs(device.type):
             _capture(runner.executor, limits)
@@ -132,7 +122,8 @@ def assemble(settings: WorkerSettings, incarnation: str, company: Company = ALON
     ahead = settings.launch_ahead
     if ahead is None:
         ahead = LAUNCH_AHEAD if device.type == "cuda" else 0
-    info = replace(_info(settings, model, limits, incarnation), launch_ahead=ahead)
+    info = _info(settings, model, limits, incarnation)
+    info = replace(info, launch_ahead=ahead, device=_name(device))
     _say(info, kernels.name, device)
     # While a step is in a later stage the first one has others.
     return Assembly(runner, info, ahead + info.num_stages - 1, company.fail)
@@ -169,6 +160,10 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _say(info: WorkerInfo, kernels: str, device: torch.device) -> None:
     log.info(
         "worker %s holds %s: %s on %s with %s kernels, %s",
@@ -203,4 +198,6 @@ def _info(settings: WorkerSettings, model: Model, limits: Limits, incarnation: s
         max_step_tokens=limits.max_step_tokens,
         max_kept_reports=settings.max_kept_reports,
         num_stages=model.part.num_stages,
+        version=version("stepserve"),
+        tensor_parallel=model.part.num_ranks,
     )

@@ -9,15 +9,15 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from stepserve.protocol.errors import StepRefused, Unavailable, one_line
+from stepserve.protocol.errors import StepFailed, StepRefused, Unavailable, one_line
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
 from worker_svc.core.ledger import Ledger
 from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched, StepRunner
 from worker_svc.machine.tally import Tally
-from worker_svc.runner import Runner
-from worker_svc.step.pending import Launched
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,14 @@ class Commands:
         return item
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A launched step, and the report that it ends with."""
+
+    plan: StepPlan
+    report: asyncio.Task[StepReport]
+
+
 class Engine:
     """Executes the commands of the newest stream, in their order.
 
@@ -69,7 +77,7 @@ class Engine:
     stream.
     """
 
-    def __init__(self, runner: Runner, info: WorkerInfo, launch_ahead: int = 0) -> None:
+    def __init__(self, runner: StepRunner, info: WorkerInfo, launch_ahead: int = 0) -> None:
         self.info = info
         # Set once, by an error that is no refusal: nothing can be trusted any more.
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -82,7 +90,7 @@ class Engine:
         self._turn = asyncio.Lock()
         self._launch_ahead = launch_ahead
         # Launched and not yet absorbed, by step, in their order.
-        self._flying: dict[int, asyncio.Task[StepReport]] = {}
+        self._flying: dict[int, _Flight] = {}
         self._driver: Commands | None = None
         self._is_draining = False
 
@@ -102,7 +110,7 @@ class Engine:
         return time.monotonic() > self._step_due_s
 
     def describe(self) -> WorkerInfo:
-        """Return what the worker is. Raises Unavailable where nobody should drive it now."""
+        """Return what the worker is. Raises as ``greet`` where nobody should drive it now."""
         self._check_open()
         return self.info
 
@@ -116,7 +124,8 @@ class Engine:
 
         Raises:
             StepRefused: a stale epoch, another incarnation, or a newer Hello came meanwhile.
-            Unavailable: the worker is shutting down, stuck or broken.
+            StepFailed: the worker is broken and ends.
+            Unavailable: the worker is shutting down, or stuck.
         """
         self._check_open()
         self._ledger.greet(hello)
@@ -150,11 +159,12 @@ class Engine:
     async def begin(self, command: StepCommand, commands: Commands) -> asyncio.Future[StepReport]:
         """Launch ``command`` once it is its turn; the report comes with the future.
 
-        The future raises Unavailable where the step fails; to cancel it changes nothing.
+        The future raises StepFailed where the step does; to cancel it changes nothing.
 
         Raises:
             StepRefused: by the ledger or the runner; nothing was changed.
-            Unavailable: the worker is shutting down, or broken.
+            StepFailed: an earlier step did, and the worker ends.
+            Unavailable: the worker is shutting down.
         """
         async with self._turn:
             self._check_driver(commands)
@@ -167,7 +177,7 @@ class Engine:
                 await self._land(self._launch_ahead)
                 self._check_driver(commands)
                 self._launch(command)
-            report = asyncio.shield(self._flying[command.step])
+            report = asyncio.shield(self._flying[command.step].report)
             report.add_done_callback(_seen)
             return report
 
@@ -175,7 +185,7 @@ class Engine:
         """Wait until at most so many launched steps are not absorbed."""
         while len(self._flying) > num_flying:
             oldest = next(iter(self._flying.values()))
-            await asyncio.wait((oldest,))
+            await asyncio.wait((oldest.report,))
 
     def _launch(self, command: StepCommand) -> None:
         plan = self._runner.plan(command)
@@ -184,29 +194,29 @@ class Engine:
         before = next(reversed(self._flying.values()), None)
         loop = asyncio.get_running_loop()
         launched = loop.run_in_executor(self._launcher, self._runner.launch, plan)
-        task = asyncio.create_task(self._absorb(plan, launched, before))
-        self._flying[command.step] = task
+        report = asyncio.create_task(self._absorb(plan, launched, before))
+        self._flying[command.step] = _Flight(plan, report)
         if before is None:
             self.tally.starves_no_more()
-            self._watch(plan)
+            self._watch_oldest()
 
-    def _watch(self, plan: StepPlan) -> None:
-        """The device has come to this step: from now on its time runs."""
-        limit_ms = plan.command.max_duration_ms
+    def _watch_oldest(self) -> None:
+        """The device has come to the oldest step, if there is one: from now on its time runs."""
+        oldest = next(iter(self._flying.values()), None)
+        limit_ms = oldest.plan.command.max_duration_ms if oldest is not None else 0
         self._step_due_s = time.monotonic() + limit_ms / 1000 if limit_ms else math.inf
 
     async def _absorb(
         self,
         plan: StepPlan,
         launched: asyncio.Future[Launched],
-        before: asyncio.Task[StepReport] | None,
+        before: _Flight | None,
     ) -> StepReport:
         step, loop = plan.command.step, asyncio.get_running_loop()
         try:
             pending = await launched
             if before is not None:
-                await before
-                self._watch(plan)
+                await before.report
             if pending.is_done():
                 chosen = pending.wait()
             else:
@@ -216,11 +226,10 @@ class Engine:
             if not self.failure.done():
                 log.error("step %d failed", step, exc_info=True)
                 self.failure.set_result(f"step {step} failed: {one_line(error)}")
-            raise Unavailable(BROKEN) from error
+            raise StepFailed(self.failure.result()) from error
         finally:
             del self._flying[step]
-            if not self._flying:
-                self._step_due_s = math.inf
+            self._watch_oldest()
         self._ledger.record(report)
         self.tally.landed(report, is_starved=not self._flying and self.num_residents > 0)
         return report
@@ -244,7 +253,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self.failure.done():
-            raise Unavailable(BROKEN)
+            raise StepFailed(self.failure.result())
         if self._is_draining:
             raise Unavailable("the worker is shutting down")
         if self.is_stuck:

@@ -11,7 +11,6 @@ import sys
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from stepserve.modelfiles.directory import name_of
 from stepserve.process.command_line import print_any_character
 from stepserve.process.extras import needs_extra
 from stepserve.process.logs import start_logging
@@ -71,7 +70,7 @@ def _live(member: Member, settings: WorkerSettings, name: str, *, is_leader: boo
         member.start()
         member.follow()
         return
-    status = Status(settings, settings.model_name or name_of(settings.model))
+    status = Status(settings)
     with status.served(settings.host):
         assembly = assemble(settings, uuid4().hex, member)
         member.start()

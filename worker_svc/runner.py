@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from kvstore.cache import KVCache
-from stepserve.protocol.step import ResidentSequence, StepCommand, StepReport
+from stepserve.protocol.step import StepCommand, StepReport
 from worker_svc.core.limits import Limits
-from worker_svc.core.outcome import Chosen, absorb
-from worker_svc.core.residents import Residents, StepPlan
+from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched, StepRunner
 from worker_svc.model.model import Model
 from worker_svc.step.executor import Executor
 from worker_svc.step.layout import Layout
 from worker_svc.step.link import Link
-from worker_svc.step.pending import Launched
 from worker_svc.step.synthetic import warm_up_steps
 
 
-class Runner:
-    """Plans, launches and absorbs steps, each in the order of the commands.
-
-    ``plan`` and ``absorb`` belong to one thread, ``launch`` to another, and what is ``Launched``
-    may be waited for in a third. A step may be planned and launched before the one before it is
-    absorbed. What it is commanded twice, it does twice; the ledger before it sees to that.
-    """
+class Runner(StepRunner):
+    """Runs steps on a device that has a model and a cache."""
 
     def __init__(
         self,
@@ -31,43 +25,13 @@ class Runner:
         layout: Layout,
         link: Link | None = None,
     ) -> None:
+        super().__init__(limits)
         self.executor = Executor(model, cache, limits, layout, link)
         self._limits = limits
-        self._residents = Residents(limits)
-
-    def residents(self) -> tuple[ResidentSequence, ...]:
-        """Every sequence that lives here; every planned step is absorbed."""
-        return self._residents.describe()
-
-    @property
-    def num_residents(self) -> int:
-        """How many sequences live here."""
-        return len(self._residents)
-
-    def departed(self) -> tuple[ResidentSequence, ...]:
-        """Those that left in a step which is not known to be committed."""
-        return self._residents.departed()
-
-    @property
-    def last_sequence_id(self) -> int:
-        """The highest sequence id that was ever admitted."""
-        return self._residents.last_id
-
-    def reset(self) -> None:
-        """Let go of every sequence; every planned step is absorbed."""
-        self._residents.clear()
-
-    def plan(self, command: StepCommand) -> StepPlan:
-        """Check a command and apply it. Raises StepRefused; then nothing was changed."""
-        return self._residents.plan(command)
 
     def launch(self, plan: StepPlan) -> Launched:
         """Begin to compute a planned step."""
         return self.executor.launch(plan)
-
-    def absorb(self, plan: StepPlan, chosen: Chosen) -> StepReport:
-        """Take what the device decided; the step's report."""
-        return absorb(self._residents, plan, chosen)
 
     def execute(self, command: StepCommand) -> StepReport:
         """All of a step in one thread. Raises StepRefused; then nothing was changed."""

@@ -17,11 +17,11 @@ from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
 from stepserve.protocol import step_wire
 from stepserve.protocol.channel import server_options
-from stepserve.protocol.errors import InvalidRequest, StepRefused, StepserveError
+from stepserve.protocol.errors import InvalidRequest, StepFailed, StepRefused, StepserveError
 from stepserve.protocol.step import Hello, StepCommand, StepReport
 from stepserve.tls.binding import bind, serve_health
 from stepserve.tls.server import server_tls
-from worker_svc.assembly import Assembly
+from worker_svc.assembled import Assembly
 from worker_svc.door import FleetDoor
 from worker_svc.engine import BROKEN, STUCK, Commands, Engine, StreamEnded
 from worker_svc.metrics import WorkerMetrics
@@ -141,6 +141,8 @@ def _status(error: StepserveError) -> grpc.StatusCode:
         return grpc.StatusCode.INVALID_ARGUMENT
     if isinstance(error, StepRefused):
         return grpc.StatusCode.FAILED_PRECONDITION
+    if isinstance(error, StepFailed):
+        return grpc.StatusCode.ABORTED
     return grpc.StatusCode.UNAVAILABLE
 
 
@@ -242,7 +244,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly, status: Status | N
 
     Raises StepserveError where the address is taken.
     """
-    status = status or Status(settings, assembly.info.model)
+    status = status or Status(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = WorkerServer(settings, assembly)
@@ -250,7 +252,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly, status: Status | N
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     info = assembly.info
-    status.metrics.add(server.metrics)
+    status.metrics.add(server.metrics, info.model)
     status.vitals.require(alive=lambda: server.problem)
     beating = asyncio.create_task(status.vitals.beat())
     calm_collector()

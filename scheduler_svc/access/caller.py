@@ -29,6 +29,13 @@ class Caller:
         if tenant and not self.owns(tenant):
             raise Forbidden("tenant", f"the API key is not of tenant {tenant[:128]!r}")
 
+    def check_operator(self) -> None:
+        """Raise Forbidden where what is asked shows the work of all tenants, and is not for it."""
+        if self.key is not None and not self.key.is_operator:
+            raise Forbidden(
+                "authorization", "this shows every tenant's work: an operator's key is needed"
+            )
+
     def speaking_for(self, tenant: str) -> Caller:
         """Return a caller of one tenant: the own, or for who may name any, the named one."""
         self.check_tenant(tenant)

@@ -15,10 +15,9 @@ from grpc_reflection.v1alpha import reflection
 from scheduler_svc.api.door import DoorInterceptor
 from scheduler_svc.api.service import InferenceService
 from scheduler_svc.api.statuses import StatusInterceptor
-from scheduler_svc.frontend.front_end import FrontEnd, Readiness
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.frontend.front_end import Readiness
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.settings import ApiSettings
-from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.channel import server_options
 from stepserve.protocol.inference_rpc import add_InferenceServicer_to_server
 from stepserve.protocol.inference_wire import MAX_REQUEST_BYTES, SERVICE_NAME
@@ -42,7 +41,7 @@ def _age_options(max_connection_age_s: float) -> list[tuple[str, int]]:
 
 
 class ApiServer:
-    """Serves ``Inference`` for one queue.
+    """Serves ``Inference``.
 
     Its health, by the name of the service: SERVING while jobs are taken and a worker is driven,
     by any scheduler. By the name ``SUBMIT``: while jobs are taken, that is while Redis answers
@@ -52,17 +51,13 @@ class ApiServer:
     """
 
     def __init__(
-        self,
-        queue: JobQueue,
-        card: ModelCard,
-        settings: ApiSettings,
-        tls: ServerTls | None = None,
+        self, front_ends: FrontEnds, settings: ApiSettings, tls: ServerTls | None = None
     ) -> None:
-        self.front_end = FrontEnd(queue, card, settings)
+        self.front_ends = front_ends
         self._credentials = tls.credentials() if tls is not None else None
         self.health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[DoorInterceptor(self.front_end.guard), StatusInterceptor()],
+            interceptors=[DoorInterceptor(front_ends.guard), StatusInterceptor()],
             options=[
                 *server_options(MAX_REQUEST_BYTES),
                 # Without these gRPC cancels calls by chance, long before it is full.
@@ -72,7 +67,7 @@ class ApiServer:
             ],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
-        service = InferenceService(self.front_end)
+        service = InferenceService(front_ends)
         add_InferenceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if settings.reflection:
@@ -103,7 +98,7 @@ class ApiServer:
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""
-        await self.front_end.close()
+        await self.front_ends.close()
         await self.health.enter_graceful_shutdown()
         await self._server.stop(STOP_GRACE_S)
         if self._running is not None:
@@ -113,7 +108,7 @@ class ApiServer:
     async def _run(self) -> None:
         failure: Exception | None = None
         try:
-            await self.front_end.run(self._tell)
+            await self.front_ends.run(self._tell)
         except Exception as error:
             failure = error
         for name in ("", SUBMIT, SERVICE_NAME):

@@ -82,8 +82,18 @@ def end_row(sequence: Sequence, finish: Finish) -> CommitRow:
     return CommitRow(*sequence.key, sequence.num_outputs, (), (), finish)
 
 
+# What may lead to the end of an output that is structured is not told apart.
+UNFOLLOWED = Finish(
+    "error",
+    "what the text has to be left no token to choose: it came to its limits of size, or asks for "
+    "what no token can write; or the model's logits were not finite",
+)
+
+
 def finish_of(sequence: Sequence, reason: FinishReason) -> Finish:
     """Return how the output ends; where it is shorter than was asked, with what cut it."""
+    if reason is FinishReason.ERROR and sequence.sampling.structured_outputs is not None:
+        return UNFOLLOWED
     if reason is FinishReason.LENGTH and sequence.is_cut:
         return Finish("length", f"the worker's context of {sequence.max_length} tokens is full")
     return FINISHES[reason]

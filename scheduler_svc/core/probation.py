@@ -1,4 +1,4 @@
-"""A suspect in a lane: it was there when one failed, and has to show that it was not why."""
+"""Suspects in a lane: they were there when one failed, and have to show that they were not why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stepserve.protocol.job import ClaimedJob, CommitRow
 
 
 class Probation:
-    """One suspect at a time; while it lasts, nobody is claimed beside it.
+    """Suspects that are tried together; while it lasts, nobody is claimed beside them.
 
     What broke a lane came at most two flights of steps after the last token that was
     committed: the steps that were in flight, and those whose reports were not absorbed yet.
@@ -16,35 +16,51 @@ class Probation:
     """
 
     def __init__(self, max_steps_in_flight: int) -> None:
-        self._num_tokens = 2 * max_steps_in_flight + 1
-        self._left: dict[int, int] = {}
-        self.job_id = ""
+        self.num_tokens = 2 * max_steps_in_flight + 1
+        self._left: dict[str, dict[int, int]] = {}
+        self._passed: list[str] = []
 
     @property
     def is_on(self) -> bool:
-        """Whether a suspect has not shown it yet. ``job_id`` stays until the next one begins."""
+        """Whether a suspect has not shown it yet."""
         return bool(self._left)
 
+    @property
+    def job_ids(self) -> frozenset[str]:
+        """The suspects that have not shown it yet."""
+        return frozenset(self._left)
+
     def begin(self, jobs: Iterable[ClaimedJob]) -> None:
-        """Of the jobs that were claimed, watch the suspect, if there is one."""
+        """Of the jobs that were claimed, watch the suspects, if there are any."""
         for job in jobs:
             if job.strikes:
-                self.job_id = job.spec.job_id
                 live = [output.index for output in job.outputs if output.finish is None]
-                self._left = dict.fromkeys(live, self._num_tokens)
+                self._left[job.spec.job_id] = dict.fromkeys(live, self.num_tokens)
 
     def written(self, rows: Iterable[CommitRow], ended: Collection[tuple[str, int]]) -> None:
         """These rows are in Redis; those of ``ended`` outputs (job id, index) were ignored."""
         if not self._left:
             return
         for row in rows:
-            if row.job_id == self.job_id and row.index in self._left:
-                self._left[row.index] -= len(row.token_ids)
+            left = self._left.get(row.job_id, {})
+            if row.index in left:
+                left[row.index] -= len(row.token_ids)
                 has_ended = row.finish is not None or (row.job_id, row.index) in ended
-                if has_ended or self._left[row.index] <= 0:
-                    del self._left[row.index]
+                if has_ended or left[row.index] <= 0:
+                    del left[row.index]
+                if not left:
+                    self._pass(row.job_id)
 
     def gone(self, job_ids: Collection[str]) -> None:
         """These jobs have ended without a row of ours."""
-        if self.job_id in job_ids:
-            self._left.clear()
+        for job_id in self._left.keys() & frozenset(job_ids):
+            self._pass(job_id)
+
+    def passed(self) -> list[str]:
+        """Return those who have shown it since this was last asked."""
+        passed, self._passed = self._passed, []
+        return passed
+
+    def _pass(self, job_id: str) -> None:
+        del self._left[job_id]
+        self._passed.append(job_id)

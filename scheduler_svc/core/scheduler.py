@@ -88,6 +88,17 @@ class Core:
         """The jobs that would be requeued if the worker were lost now."""
         return frozenset(job_id for job_id, _ in self._roster.live)
 
+    def jobs_of(self, commands: Iterable[StepCommand]) -> frozenset[str]:
+        """Return the jobs that have rows in these steps."""
+        ids = frozenset(i for command in commands for i in command.row_sequence_ids)
+        residents = self._roster.residents
+        return frozenset(residents[i].spec.job_id for i in ids if i in residents)
+
+    @property
+    def live(self) -> Mapping[tuple[str, int], Sequence]:
+        """The sequences whose outputs have not ended, by (job id, index); a view, to be read."""
+        return self._roster.live
+
     @property
     def num_waiting(self) -> int:
         return len(self._roster.waiting)

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from scheduler_svc.metrics.turns import LaneMeter
+from stepserve.protocol.step import WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A worker that is driven, and by the lease of which epoch."""
+
+    epoch: int
+    meter: LaneMeter
 
 
 class Assignment:
-    """Written by who looks at the whole fleet, read by the task that drives the worker.
+    """Written by who looks at a model's whole fleet, read by the task that drives the worker.
 
-    ``incarnation``: of the worker that answers at the address; "" while none does.
+    ``incarnation``: of the worker that answers at the address; "" while none does that could be
+    driven. ``info``, ``answered_s``: what the last one said that it is, and when (monotonic).
+    ``problem``: why it is not driven here. ``held``: the lane that drives it.
     ``is_doubtful``: its last hold ended in a loss, and Redis could not be told: what is claimed
     there still must not go on as it is.
     """
 
     def __init__(self) -> None:
         self.incarnation = ""
+        self.info: WorkerInfo | None = None
+        self.answered_s = -math.inf
+        self.problem = ""
+        self.held: Held | None = None
         self.is_doubtful = False
         self.should_leave = asyncio.Event()
         self._should_hold = False
@@ -27,6 +47,27 @@ class Assignment:
     @property
     def is_closed(self) -> bool:
         return self._closed.is_set()
+
+    @property
+    def model(self) -> str:
+        """What the worker that last answered serves; "" before any did."""
+        return "" if self.info is None else self.info.model
+
+    def answered(self, info: WorkerInfo) -> None:
+        """A worker answers; if it serves another model, nobody has said who should hold it."""
+        if info.model != self.model and not self.is_closed:
+            self.leave()
+        self.info = info
+        self.answered_s = time.monotonic()
+
+    @contextlib.contextmanager
+    def holding(self, held: Held) -> Iterator[None]:
+        """It is driven here for the time of the block."""
+        self.held, self.problem = held, ""
+        try:
+            yield
+        finally:
+            self.held = None
 
     def keep(self, *, may_take: bool) -> None:
         """The worker should be ours. ``may_take``: nobody else has it now."""

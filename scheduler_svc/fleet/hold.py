@@ -7,18 +7,20 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from scheduler_svc.fleet.assignment import Assignment
+from scheduler_svc.fleet.assignment import Assignment, Held
 from scheduler_svc.lane.lane import Lane
 from scheduler_svc.lane.lease_keeper import LeaseKeeper
 from scheduler_svc.lane.recordings import recordings
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.step_deadline import StepDeadline
 from scheduler_svc.lane.takeover import take_over
+from scheduler_svc.lane.turns import TurnObserver
 from scheduler_svc.lane.worker_stream import WorkerGone, WorkerStream
 from scheduler_svc.queue import Lease
 from scheduler_svc.settings import SchedulerSettings
+from scheduler_svc.spans.lane_spans import spans_of_lane
 from stepserve.protocol.errors import StepserveError, Unavailable
-from stepserve.protocol.step import PROTOCOL_VERSION, WorkerInfo
+from stepserve.protocol.step import WorkerInfo
 from stepserve.tls.fleet import FleetCaller
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ async def hold(
         "fingerprint": info.fingerprint,
         "max_context": str(info.max_context),
         "places": str(min(info.max_batch_size, replica.settings.max_batch_size)),
+        "num_blocks": str(info.num_blocks),
+        "block_size": str(info.block_size),
     }
     queue = replica.queue
     # Hung is dead, and so is what a lane that failed has left: unnamed, nothing goes on.
@@ -52,7 +56,7 @@ async def hold(
         return
     goes_on = False
     try:
-        goes_on = await _drive(replica, lease, stream, info, assignment.should_leave)
+        goes_on = await _drive(replica, lease, stream, info, assignment)
     finally:
         # Its jobs go on, or were given back, in the ordinary case; else they wait again now.
         try:
@@ -80,18 +84,10 @@ async def worker_stream(address: str, settings: SchedulerSettings) -> AsyncItera
         await stream.close()
 
 
-def check_worker(info: WorkerInfo, replica: Replica) -> None:
-    """Raise WorkerGone where it is no worker of our model, or of another version."""
-    if info.protocol_version != PROTOCOL_VERSION:
-        raise WorkerGone(f"speaks protocol {info.protocol_version}, not {PROTOCOL_VERSION}")
-    if info.model != replica.card.name:
-        raise WorkerGone(f"serves {info.model}, not {replica.card.name}")
-
-
 async def _drive(
-    replica: Replica, lease: Lease, stream: WorkerStream, info: WorkerInfo, stop: asyncio.Event
+    replica: Replica, lease: Lease, stream: WorkerStream, info: WorkerInfo, assignment: Assignment
 ) -> bool:
-    """Drive it until ``stop`` or a loss; whether the next holder can go on from there."""
+    """Drive it until told to leave or a loss; whether the next holder can go on from there."""
     if await _is_known_by_another_name(replica, lease):
         raise WorkerGone("it is driven under another of its addresses")
     async with _kept(replica, lease):
@@ -100,12 +96,16 @@ async def _drive(
     config = taken.config
     with (
         replica.turns.lane(config) as meter,
+        replica.broadcast.lane(lease.worker_id, config) as picture,
+        spans_of_lane(replica.tracing, lease.worker_id, replica.turns) as spans,
         recordings(replica.settings, lease, config) as recorders,
+        assignment.holding(Held(lease.epoch, meter)),
     ):
-        lane = Lane(replica, lease, stream, taken.reply, config, (meter, *recorders))
+        observers: tuple[TurnObserver, ...] = (meter, picture, *spans, *recorders)
+        lane = Lane(replica, lease, stream, taken.reply, config, observers)
         if taken.adoption is not None:
             lane.adopt(taken.adoption)
-        return await lane.run(stop)
+        return await lane.run(assignment.should_leave)
 
 
 @contextlib.asynccontextmanager
@@ -114,7 +114,7 @@ async def _kept(replica: Replica, lease: Lease) -> AsyncIterator[None]:
 
     If it is lost all the same, whoever needs it next finds out.
     """
-    keeper = asyncio.create_task(LeaseKeeper(replica.queue, lease, lambda: 0).run())
+    keeper = asyncio.create_task(LeaseKeeper(replica.queue, lease, lambda: (0, 0)).run())
     try:
         yield
     finally:

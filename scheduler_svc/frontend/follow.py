@@ -111,6 +111,14 @@ class FollowHub:
         if follower.may_have_news:
             self._call(follower)
 
+    async def may_come_back(self, follower: Follower) -> bool:
+        """Whether its job, that is not there, may be stored again: then it is to ask once more."""
+        if not await self._queue.may_come_back():
+            return False
+        await asyncio.sleep(RETRY_INTERVAL_S)
+        follower.call(is_urgent=True)
+        return True
+
     async def run(self) -> None:
         """Serve followers until cancelled."""
         try:

@@ -1,4 +1,4 @@
-"""What clients may do, in values. Each protocol that they may speak is an edge of this."""
+"""What clients may do with one model, in values."""
 
 from __future__ import annotations
 
@@ -8,26 +8,20 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from scheduler_svc.access.guard import Guard
 from scheduler_svc.frontend import stream
 from scheduler_svc.frontend.absence import Absence
-from scheduler_svc.frontend.batches import Batches
-from scheduler_svc.frontend.files import Files
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
-from scheduler_svc.frontend.listing import Listing
+from scheduler_svc.frontend.grammars import Grammars
+from scheduler_svc.frontend.live import LiveView
 from scheduler_svc.frontend.live_card import LiveCard
+from scheduler_svc.frontend.live_state import job_told
 from scheduler_svc.frontend.redis_watch import RedisWatch
 from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
-from scheduler_svc.frontend.validate import (
-    MAX_JOB_ID_CHARS,
-    check_deadline,
-    check_model,
-    not_known,
-    resolve,
-)
+from scheduler_svc.frontend.validate import MAX_JOB_ID_CHARS, check_deadline, not_known, resolve
 from scheduler_svc.queue import (
     Account,
     JobQueue,
@@ -37,12 +31,11 @@ from scheduler_svc.queue import (
     stored_now,
 )
 from scheduler_svc.settings import ApiSettings
+from scheduler_svc.spans.client_spans import taking, traced_stream
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest, Unavailable
 from stepserve.protocol.inference import (
     JobInfo,
-    JobPage,
-    JobState,
     ModelInfo,
     OutputInfo,
     Request,
@@ -53,6 +46,9 @@ from stepserve.protocol.inference_fit import fitting
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.request_digest import request_digest
 from stepserve.protocol.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from scheduler_svc.spans.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +67,22 @@ class Readiness:
 
 
 class FrontEnd:
-    """Jobs in, streams out. All state is in Redis: any replica answers for any job.
+    """Jobs of one model in, streams out. All state is in Redis: any replica answers for any job.
 
-    Whose job it is is not asked here: edges have a caller's ``OwnJobs``, whom ``guard`` lets in.
+    Whose job it is is asked where a ``tenant`` is given: edges have a caller's ``OwnJobs``.
     Methods raise InvalidRequest, NotFound, Exhausted, BegunAnew and Unavailable. Streams go on
     while ``run`` runs.
     """
 
-    def __init__(self, queue: JobQueue, card: ModelCard, settings: ApiSettings) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        card: ModelCard,
+        settings: ApiSettings,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._queue = queue
+        self._tracing = tracing
         if settings.generation_config == "none":
             card = replace(card, sampling_defaults=SamplingParams())
         self._card = card
@@ -87,18 +90,27 @@ class FrontEnd:
         self._gate = Gate(MAX_SUBMITS_AT_ONCE, MAX_WAITING_SUBMITS, MAX_SUBMIT_WAIT_S)
         self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
         self._watch = RedisWatch(queue)
+        self._grammars = Grammars()
         self._trouble = Trouble(log, "the api cannot say how it stands")
-        self.guard = Guard.of(settings.api_keys_file)
         self.absence = Absence(queue, settings.disconnect_grace_s)
         self.texts = Texts(self._live_card)
-        self.files = Files(queue)
-        self.batches = Batches(queue)
+        self.live = LiveView(queue)
         self.readiness = Readiness(takes_jobs=False, computes=False)
+
+    @property
+    def queue(self) -> JobQueue:
+        """Where its jobs are."""
+        return self._queue
 
     @property
     def model(self) -> str:
         """The name of the model that is served."""
         return self._card.name
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether what a request says of its trace is wanted: see ``spans/incoming.py``."""
+        return self._tracing is not None
 
     async def run(self, tell: Callable[[Readiness], Awaitable[None]]) -> None:
         """Follow logs and look after Redis, and tell again and again how it stands.
@@ -206,12 +218,20 @@ class FrontEnd:
         """Return what was kept with a job when it was submitted; maybe nothing."""
         return await self._queue.edge_of(job_id)
 
+    async def life(self, job_id: str) -> dict[str, Any]:
+        """Return a job as the live page shows it, whoever's it is."""
+        return job_told(await self._snapshot(job_id))
+
     async def get(self, job_id: str, tenant: str | None = None) -> JobInfo:
-        return _job_info(await self._snapshot(job_id, tenant))
+        return job_info(await self._snapshot(job_id, tenant))
 
     async def cancel(self, job_id: str, tenant: str | None = None) -> JobInfo:
         """End a job; one that has ended stays as it is. Returns how it stands then."""
-        await self._snapshot(job_id, tenant)
+        if tenant is None:
+            # At once: a look at it first would be three calls, and its blocks are waited for.
+            self._check_id(job_id)
+        else:
+            await self._snapshot(job_id, tenant)
         await self._queue.cancel(job_id)
         return await self.get(job_id)
 
@@ -221,33 +241,20 @@ class FrontEnd:
         await self._queue.cancel(job_id)
         await self._queue.forget(job_id)
 
-    async def jobs(
-        self, state: JobState | None = None, tenant: str = "", limit: int = 0, model: str = ""
-    ) -> tuple[JobInfo, ...]:
-        """Return at most ``limit`` jobs (0: 100), newest first."""
-        return (await self.page(Listing(state, tenant, limit), model)).jobs
+    def check_answers(self) -> None:
+        """Raise Unavailable where Redis is known to be away."""
+        self._watch.check_answers()
 
-    async def page(self, listing: Listing, model: str = "") -> JobPage:
-        """Return some jobs, newest first, and where the list goes on."""
-        check_model(model, self._card)
-        found, after = await self._queue.page(
-            state=listing.state,
-            tenant=listing.tenant,
-            limit=listing.num_jobs,
-            after=listing.after,
-        )
-        return JobPage(tuple(map(_job_info, found)), listing.token(after))
-
-    async def models(self) -> tuple[ModelInfo, ...]:
-        """Return the one that is served."""
-        model = ModelInfo(
+    async def info(self) -> ModelInfo:
+        """Return what is served."""
+        self.check_answers()
+        return ModelInfo(
             name=self._card.name,
             max_context=(await self._live_card.get()).max_context,
             vocab_size=self._card.vocab_size,
             num_workers=len(await self._queue.workers()),
             num_queued_jobs=await self._queue.num_queued(),
         )
-        return (model,)
 
     async def _submit_for_stream(
         self, request: Request, edge: str, grace_s: float | None, account: Account | None
@@ -264,17 +271,28 @@ class FrontEnd:
     async def _submit(
         self, request: Request, edge: str, account: Account | None, *, is_streamed: bool
     ) -> Submitted:
+        with taking(self._tracing, request, self.model) as job:
+            submitted = await self._take(
+                request, edge, account, job.context, is_streamed=is_streamed
+            )
+            job.taken(submitted.job_id, submitted.spec)
+            return submitted
+
+    async def _take(
+        self, request: Request, edge: str, account: Account | None, trace: str, *, is_streamed: bool
+    ) -> Submitted:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
-            await self._check_deadline(spec)
+            await self._grammars.check(spec.sampling.structured_outputs)
+            needed_s = await self._needed_s(spec)
         except InvalidRequest:
             if job_id := await self._stored_for(request):
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
-        spec = replace(spec, cancel_on_disconnect=watched)
-        return await self._store(spec, request, edge, account)
+        spec = replace(spec, cancel_on_disconnect=watched, trace=trace)
+        return await self._store(spec, needed_s, request, edge, account)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -285,19 +303,24 @@ class FrontEnd:
             return ""  # What does not fit its fields was never accepted.
         return await self._queue.stored_for(asked.tenant, asked.idempotency_key, digest)
 
-    async def _check_deadline(self, spec: JobSpec) -> None:
-        """Refuse what can't be in time, if pace and lengths are known; no job that exists."""
+    async def _needed_s(self, spec: JobSpec) -> float:
+        """Return how long it takes at least, 0 where that is not known.
+
+        Raises Infeasible where that is more than it has; of no job that exists.
+        """
         step_s = self._live_card.step_s
         if not (spec.deadline_s and step_s):
-            return
+            return 0.0
         if await self._queue.is_known(spec.tenant, spec.idempotency_key):
-            return
+            return 0.0
         num_tokens = await self._queue.estimate(spec.tenant, spec.sampling.max_tokens)
-        if num_tokens is not None:
-            check_deadline(spec, num_tokens, step_s)
+        if num_tokens is None:
+            return 0.0
+        check_deadline(spec, num_tokens, step_s)
+        return num_tokens * step_s
 
     async def _store(
-        self, spec: JobSpec, request: Request, edge: str, account: Account | None
+        self, spec: JobSpec, needed_s: float, request: Request, edge: str, account: Account | None
     ) -> Submitted:
         async with self._gate.passage():
             self._watch.check()
@@ -305,7 +328,7 @@ class FrontEnd:
             digest = request_digest(request, self.model)
             try:
                 quota = account.quota if account is not None else None
-                stored = await self._queue.submit(spec, digest, edge, quota)
+                stored = await self._queue.submit(spec, digest, edge, needed_s, quota)
             except Unavailable as error:
                 self._watch.failed(error)
                 raise
@@ -320,14 +343,32 @@ class FrontEnd:
     def _follow(
         self, job: JobSnapshot, starts: Sequence[int], prompt: Sequence[int]
     ) -> AsyncGenerator[StreamEvent, None]:
-        return stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
+        events = stream.events(self._hub, job, starts, self._card.tokenizer, prompt)
+        if self._tracing is None:
+            return events
+        return traced_stream(self._tracing, job.spec, events)
 
     async def _snapshot(self, job_id: str, tenant: str | None = None) -> JobSnapshot:
-        known = 0 < len(job_id) <= MAX_JOB_ID_CHARS and "\0" not in job_id
-        job = await self._queue.job(job_id) if known else None
-        if job is None or tenant not in (None, job.spec.tenant):
+        """Return a job of the tenant's. Another's is nowhere told from one that is not there."""
+        self._check_id(job_id)
+        job = await self._own(job_id, tenant)
+        if job is None and await self._queue.may_come_back():
+            job = await self._own(job_id, tenant)
+            if job is None:
+                raise Unavailable("the job is not known here, and Redis may have lost it just now")
+        if job is None:
             raise not_known(job_id)
         return job
+
+    async def _own(self, job_id: str, tenant: str | None) -> JobSnapshot | None:
+        job = await self._queue.job(job_id)
+        return job if job is not None and tenant in (None, job.spec.tenant) else None
+
+    def _check_id(self, job_id: str) -> None:
+        """Raise NotFound for what is no job's id, Unavailable where nobody can tell."""
+        self._watch.check_answers()
+        if not 0 < len(job_id) <= MAX_JOB_ID_CHARS or "\0" in job_id:
+            raise not_known(job_id)
 
     async def _computes(self) -> bool:
         """Whether any worker is driven; False while Redis does not say."""
@@ -336,7 +377,8 @@ class FrontEnd:
         return False
 
 
-def _job_info(job: JobSnapshot) -> JobInfo:
+def job_info(job: JobSnapshot) -> JobInfo:
+    """Return what clients are told of a job."""
     outputs = tuple(
         OutputInfo(index, output.num_tokens, output.finish)
         for index, output in enumerate(job.outputs)

@@ -13,10 +13,11 @@ from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.job import Finish, JobSpec, OutputLog
 from stepserve.protocol.step import TokenLogprobs
 
-# What is read at once, and so an event's size. Log-probabilities take a hundred times
-# longer to decode; 64 tokens with 20 for each are some 15 kB, and a millisecond's work.
+# What is read at once, and so an event's size: what a client keeps here that does not read it.
+# Log-probabilities take a hundred times longer to decode, and as values 2.9 kB a token with 20
+# for each: 46 kB, and a quarter of a millisecond's work.
 MAX_EVENT_TOKENS = 512
-MAX_LOGPROBS_EVENT_TOKENS = 64
+MAX_LOGPROBS_EVENT_TOKENS = 16
 
 
 class OutputStream:
@@ -35,6 +36,7 @@ class OutputStream:
         # The text of a stop token is not shown.
         self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids, spec.prompt_token_ids)
         self._guard = StopGuard(sampling.stop)
+        self._num_early = sampling.min_tokens
         self._num_restarts = 0
         self.num_tokens = 0
         self.has_ended = False
@@ -59,7 +61,7 @@ class OutputStream:
             raise BegunAnew("the job was begun anew on another model: attach again from offset 0")
         self._num_restarts = output.num_restarts
         skipped = min(len(output.token_ids), max(0, self._start - self.num_tokens))
-        self._guard.feed(self._detokenizer.feed(output.token_ids[:skipped]))
+        self._text_of(output.token_ids[:skipped])
         self.num_tokens += skipped
         if output.finish is not None and self.num_tokens < self._start:
             problem = f"the output has ended with {self.num_tokens} tokens"
@@ -74,10 +76,16 @@ class OutputStream:
         logprobs: Sequence[TokenLogprobs],
         finish: Finish | None,
     ) -> StreamEvent:
-        text = self._guard.feed(self._detokenizer.feed(token_ids))
+        text = self._text_of(token_ids)
         if finish is not None:
             text += self._guard.finish(self._detokenizer.rest(), finish)
             self.has_ended = True
         offset = self.num_tokens
         self.num_tokens += len(token_ids)
         return StreamEvent(self._job_id, self._index, offset, token_ids, text, logprobs, finish)
+
+    def _text_of(self, token_ids: Sequence[int]) -> str:
+        """Return what the next tokens complete of the text that is shown."""
+        early = token_ids[: max(0, self._num_early - self.num_tokens)]
+        text = self._guard.skip(self._detokenizer.feed(early)) if early else ""
+        return text + self._guard.feed(self._detokenizer.feed(token_ids[len(early) :]))

@@ -20,6 +20,7 @@ from stepserve.protocol.sampling import (
     Sampling,
     SamplingParams,
 )
+from stepserve.protocol.structured import StructuredOutputs
 
 
 def resolve_sampling(asked: SamplingParams, card: ModelCard, num_prompt_tokens: int) -> Sampling:
@@ -36,15 +37,18 @@ def resolve_sampling(asked: SamplingParams, card: ModelCard, num_prompt_tokens: 
     asked = _with_defaults(asked, card.sampling_defaults)
     numbers: dict[str, Any] = {name: _number(name, getattr(asked, name)) for name in RANGES}
     top_k = asked.top_k or 0
+    stop_token_ids = _stop_token_ids(asked, card)
     return Sampling(
         max_tokens=max_tokens,
         # Keeping as many as there are is keeping all.
         top_k=top_k if top_k < card.vocab_size else 0,
         seed=asked.seed if asked.seed is not None else secrets.randbits(64),
         stop=_stops(asked.stop, card),
-        stop_token_ids=_stop_token_ids(asked, card),
+        stop_token_ids=stop_token_ids,
         ignore_eos=bool(asked.ignore_eos),
         logit_bias=_logit_bias(asked.logit_bias, card.vocab_size),
+        min_tokens=_min_tokens(asked.min_tokens or 0, max_tokens),
+        structured_outputs=_structured(asked, card, stop_token_ids),
         **numbers,
     )
 
@@ -90,6 +94,31 @@ def _max_tokens(given: int, room: int) -> int:
         problem = f"must be from 1 to {room}, what the prompt leaves of the context"
         raise InvalidRequest("sampling.max_tokens", f"{problem}, not {given}")
     return given
+
+
+def _min_tokens(given: int, max_tokens: int) -> int:
+    if given > max_tokens:
+        problem = f"must be at most {max_tokens}, as many as there may be, not {given}"
+        raise InvalidRequest("sampling.min_tokens", problem)
+    return given
+
+
+def _structured(
+    asked: SamplingParams, card: ModelCard, stop_token_ids: Sequence[int]
+) -> StructuredOutputs | None:
+    """Return what the text has to be, of which only the form is looked at."""
+    structured, path = asked.structured_outputs, "sampling.structured_outputs"
+    if structured is None:
+        return None
+    if problem := structured.problem():
+        raise InvalidRequest(path, problem)
+    if card.tokenizer is None:
+        raise InvalidRequest(path, "this model has no tokenizer")
+    if asked.ignore_eos:
+        raise InvalidRequest("sampling.ignore_eos", "a structured output ends where it is complete")
+    if not stop_token_ids:
+        raise InvalidRequest(path, "this model has no end token: name one in stop_token_ids")
+    return replace(structured, choice=tuple(dict.fromkeys(structured.choice)))
 
 
 def _stops(stops: Sequence[str], card: ModelCard) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ async def events(
     """Yield a job's events from the offsets on, until its last output has ended.
 
     The text goes on after ``prompt_ids``, which a snapshot does not have. Raises NotFound
-    where the job is forgotten meanwhile.
+    where the job is forgotten meanwhile; one that a failover took is waited for.
     """
     spec = replace(job.spec, prompt_token_ids=prompt_ids)
     outputs = [OutputStream(spec, index, offset, tokenizer) for index, offset in enumerate(offsets)]
@@ -54,6 +54,8 @@ async def events(
     with hub.follow(job.spec.job_id) as follower:
         while live := [output for output in outputs if not output.has_ended]:
             logs = await follower.news([output.request() for output in live])
+            if None in logs and await hub.may_come_back(follower):
+                continue
             for output, log in zip(live, logs, strict=True):
                 if log is None:
                     raise NotFound(f"job {job.spec.job_id} is forgotten")

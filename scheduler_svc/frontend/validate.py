@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from scheduler_svc.frontend.sampling_rules import check_token_ids, resolve_sampling
 from scheduler_svc.text.model_card import ModelCard
 from scheduler_svc.text.tokenizer import INLINE_CHARS, Tokenizer
+from stepserve.modelfiles.sources import slug_of
 from stepserve.protocol.errors import Infeasible, InvalidRequest, NotFound
 from stepserve.protocol.inference import Request
 from stepserve.protocol.inference_fit import fitting, fitting_token_ids
@@ -43,10 +43,9 @@ _PROMPT_FIELDS = ("prompt", "prompt_token_ids", "messages")
 async def resolve(request: Request, card: ModelCard) -> JobSpec:
     """Return the job that ``request`` asks for, under a new id, with every default filled in.
 
-    Raises NotFound for another model, InvalidRequest for anything else that is wrong.
+    Raises InvalidRequest for what is wrong.
     """
     request = fitting(request)
-    check_model(request.model, card)
     _check_envelope(request)
     prompt_token_ids = await _prompt_token_ids(request, card)
     return JobSpec(
@@ -76,12 +75,6 @@ def check_deadline(spec: JobSpec, num_tokens: float, step_s: float) -> None:
         raise Infeasible("deadline_s", f"{problem}, {spec.deadline_s:.3g} s are given")
 
 
-def check_model(model: str, card: ModelCard) -> None:
-    """Raise NotFound unless ``model`` is the served one's name, or empty."""
-    if model not in ("", card.name):
-        raise NotFound(f"model {model[:100]!r} is not served here; {card.name!r} is")
-
-
 def not_known(job_id: str) -> NotFound:
     """Return the error of a job that is not there; one that is another's says the same."""
     return NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
@@ -94,8 +87,7 @@ def new_job_id(model: str) -> str:
 
 def job_id_of(model: str, unique: str) -> str:
     """Return the id of the model's job with this UUID, in hexadecimal."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model)[:48]
-    return f"{slug}~{unique}"
+    return f"{slug_of(model)}~{unique}"
 
 
 def _check_envelope(request: Request) -> None:

@@ -14,22 +14,25 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.batch_runner import BatchRunner
 from scheduler_svc.http.batches import BatchRoutes
 from scheduler_svc.http.body import Bodies, json_object
 from scheduler_svc.http.call import Answer, Call, call_of
-from scheduler_svc.http.chat import Chat
-from scheduler_svc.http.completions import Completions
 from scheduler_svc.http.door import Door, jobs_of, telling
 from scheduler_svc.http.errors import ApiError, api_error, json_response
 from scheduler_svc.http.files import MAX_FORM_BYTES, UPLOAD_TIMEOUT_S, FileRoutes
+from scheduler_svc.http.live_page import LivePage
 from scheduler_svc.http.loss import loss_of
+from scheduler_svc.http.meter import CLIENT_LEFT, HttpMeter
+from scheduler_svc.http.model_routes import ModelRoutes
 from scheduler_svc.http.models import Models
 from scheduler_svc.http.openapi import document
+from scheduler_svc.http.operator import check_operator
 from scheduler_svc.http.responses import Responses
 from scheduler_svc.http.sse import OpenStreams
-from scheduler_svc.http.tokenize import Tokenize
+from scheduler_svc.spans.incoming import take_in
+from stepserve.metrics.exposition import Exposition
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 
@@ -40,14 +43,24 @@ class Endpoint:
     Who asks comes through the ``door`` first; where there is none, whoever it is.
     """
 
-    def __init__(self, handler: Handler, door: Door | None) -> None:
+    def __init__(self, handler: Handler, path: str, door: Door | None) -> None:
         self._handler = handler
+        self._path = path
         self.door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with loss_of(scope).cancels_us():
-            answer = await self._answer(Request(scope, receive))
-            await answer(scope, receive, telling(scope, send))
+        meter, method = _meter_of(scope), scope["method"]
+        begun_s, status = meter.clock(), CLIENT_LEFT
+        meter.num_open += 1
+        try:
+            with loss_of(scope).cancels_us():
+                answer = await self._answer(Request(scope, receive))
+                meter.begun(self._path, meter.clock() - begun_s)
+                await answer(scope, receive, telling(scope, send))
+                status = getattr(answer, "status_code", 200)
+        finally:
+            meter.num_open -= 1
+            meter.answered(method, self._path, status, meter.clock() - begun_s)
 
     async def _answer(self, request: Request) -> Answer:
         try:
@@ -59,17 +72,20 @@ class Endpoint:
 
 
 class App:
-    """All routes over one front end."""
+    """All routes over the front ends. ``metrics``: all that their process tells of itself."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnds, metrics: Exposition) -> None:
         self._front_end = front_end
         self._door = Door(front_end)
+        self._metrics = metrics
+        self._rendering = asyncio.Lock()
+        self._meter = HttpMeter()
+        metrics.add(self._meter)
         self._bodies = Bodies()
         self.streams = OpenStreams()
+        self._page = LivePage(front_end, self.streams)
         self._models = Models(front_end)
-        self._tokenize = Tokenize(front_end)
-        self._completions = Completions(front_end, self.streams)
-        self._chat = Chat(front_end, self.streams)
+        self._of_models = ModelRoutes(front_end, self.streams)
         self._responses = Responses(front_end, self.streams)
         self._files = FileRoutes(front_end.files)
         self._batches = BatchRoutes(front_end.batches, front_end.files)
@@ -77,8 +93,8 @@ class App:
             front_end.batches,
             front_end.files,
             {
-                "/v1/completions": self._completions.complete,
-                "/v1/chat/completions": self._chat.complete,
+                "/v1/completions": self._of_models.whole_completion,
+                "/v1/chat/completions": self._of_models.whole_chat,
                 "/v1/responses": self._responses.complete,
             },
             self._door.later,
@@ -86,29 +102,34 @@ class App:
 
     def asgi(self) -> ASGIApp:
         """Return it as a server runs it."""
-        return Starlette(
+        app = Starlette(
             routes=self.routes(),
             exception_handlers={HTTPException: _http_error, Exception: _bug},
         )
+        app.state.meter = self._meter
+        return app
 
     def routes(self) -> list[Route]:
         """Return all of them. Only those at the end are open to who shows no key."""
-        tokenize = self._object(self._tokenize.tokenize)
-        detokenize = self._object(self._tokenize.detokenize)
+        tokenize = self._object(self._of_models.tokenize)
+        detokenize = self._object(self._of_models.detokenize)
         route = self._route
         return [
-            route("POST", "/v1/completions", self._posted(self._completions)),
-            route("POST", "/v1/chat/completions", self._posted(self._chat)),
+            route("POST", "/v1/completions", self._posted(self._of_models.completion)),
+            route("POST", "/v1/chat/completions", self._posted(self._of_models.chat)),
             route("GET", "/v1/models", self._list_models),
             route("GET", "/v1/models/{name:path}", self._one_model),
             route("POST", "/v1/responses", self._posted(self._responses.create)),
             route("GET", "/v1/responses/{id}", self._get_response),
             route("POST", "/v1/responses/{id}/cancel", self._cancel_response),
             *self._batch_routes(),
+            *self._operators_routes(),
             route("POST", "/tokenize", tokenize),
             route("POST", "/detokenize", detokenize),
             route("GET", "/version", self._version),
             route("GET", "/openapi.json", self._openapi),
+            _open("GET", "/", self._page.index),
+            _open("GET", "/ui/{name}", self._page.file),
             _open("GET", "/health", self._health),
             _open("GET", "/ready", self._ready),
             _open("GET", "/live", self._live),
@@ -116,7 +137,7 @@ class App:
         ]
 
     def _route(self, method: str, path: str, handler: Handler) -> Route:
-        return Route(path, endpoint=Endpoint(handler, self._door), methods=[method])
+        return Route(path, endpoint=Endpoint(handler, path, self._door), methods=[method])
 
     def _batch_routes(self) -> list[Route]:
         files, batches, route = self._files, self._batches, self._route
@@ -131,6 +152,20 @@ class App:
             route("GET", "/v1/batches/{id}", _named(batches.get)),
             route("POST", "/v1/batches/{id}/cancel", _named(batches.cancel)),
         ]
+
+    def _operators_routes(self) -> list[Route]:
+        """What shows everybody's work asks ``operator.py`` first; the page alone shows nothing."""
+        return [
+            self._route("GET", "/metrics", self._tell_metrics),
+            self._route("GET", "/ui/feed", self._page.feed),
+            self._route("GET", "/ui/jobs/{id}", self._page.job),
+        ]
+
+    async def _tell_metrics(self, request: Request) -> Answer:
+        check_operator(request)
+        async with self._rendering:  # one at a time: threads are few, and prompts need them
+            page = await asyncio.to_thread(self._metrics.render)
+        return Response(page.body, media_type=page.content_type)
 
     async def _upload(self, request: Request) -> Answer:
         async with self._bodies.form(request, MAX_FORM_BYTES, UPLOAD_TIMEOUT_S) as form:
@@ -147,6 +182,7 @@ class App:
 
     def _posted(self, answer: Callable[[Call], Awaitable[Answer]]) -> Handler:
         async def handle(request: Request) -> Answer:
+            self._take_in_trace(request)
             async with self._bodies.read(request) as body:
                 call = call_of(request, json_object(body))
             return await answer(call)
@@ -166,7 +202,12 @@ class App:
     async def _one_model(self, request: Request) -> Answer:
         return json_response(await self._models.one(request.path_params["name"]))
 
+    def _take_in_trace(self, request: Request) -> None:
+        if self._front_end.is_traced:
+            take_in(request.headers)
+
     async def _get_response(self, request: Request) -> Answer:
+        self._take_in_trace(request)
         response_id, asked = request.path_params["id"], request.query_params
         if asked.get("stream", "").lower() in ("true", "1"):
             after = asked.get("starting_after", "")
@@ -197,8 +238,13 @@ class App:
 
 
 def _open(method: str, path: str, handler: Handler) -> Route:
-    """Return a route for probes: it tells how the process is, and nothing of jobs."""
-    return Route(path, endpoint=Endpoint(handler, None), methods=[method])
+    """Return a route for probes and browsers: it tells how the process is, and nothing of jobs."""
+    return Route(path, endpoint=Endpoint(handler, path, None), methods=[method])
+
+
+def _meter_of(scope: Scope) -> HttpMeter:
+    meter: HttpMeter = scope["app"].state.meter
+    return meter
 
 
 def _named(answer: Callable[[str, str], Awaitable[Any]]) -> Handler:
@@ -230,6 +276,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = f"{what} is not served here" if error.status_code in (404, 405) else error.detail
     told = ApiError(error.status_code, message, code="unknown_url")
     told.headers = dict(error.headers or {})
+    _meter_of(request.scope).refused(error.status_code)
     return told.response()
 
 

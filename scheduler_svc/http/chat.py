@@ -20,12 +20,13 @@ from scheduler_svc.http.messages import messages_of
 from scheduler_svc.http.parameters import CHAT, check
 from scheduler_svc.http.resume import place_of, resumed
 from scheduler_svc.http.sampling import priority_of, sampling_of
+from scheduler_svc.http.structure import answer_of, names_of_structure
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.usage import UsageShown
 from scheduler_svc.http.values import boolean, integer, mapping, text
 from scheduler_svc.text.speech import manner_of
 from stepserve.protocol.inference import Request, StreamEvent
-from stepserve.protocol.sampling import MAX_LOGPROBS, MAX_OUTPUTS
+from stepserve.protocol.sampling import MAX_LOGPROBS, MAX_OUTPUTS, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +90,24 @@ class Chat:
             shows_reasoning=boolean(body, "include_reasoning", default=True),
             one_call=not boolean(body, "parallel_tool_calls", default=True),
         )
-        return Asked(self._request(call, rendered, logprobs), form)
+        sampling = sampling_of(
+            body,
+            body.get(_max_tokens_name(body)),
+            logprobs,
+            answer_of(body, form.manner, tools),
+        )
+        return Asked(self._request(call, rendered, sampling), form)
 
     async def _with_special_tokens(self, body: Mapping[str, Any], rendered: Rendered) -> Rendered:
         if not boolean(body, "add_special_tokens"):
             return rendered
         return Rendered(rendered.text, await self._front_end.texts.ids(rendered.text))
 
-    def _request(self, call: Call, rendered: Rendered, logprobs: int | None) -> Request:
+    def _request(self, call: Call, rendered: Rendered, sampling: SamplingParams) -> Request:
         body = call.body
         return Request(
             prompt_token_ids=rendered.token_ids,
-            sampling=sampling_of(body, body.get(_max_tokens_name(body)), logprobs),
+            sampling=sampling,
             model=text(body, "model"),
             priority=priority_of(body),
             tenant=call.tenant,
@@ -145,4 +152,5 @@ def _names(body: Mapping[str, Any]) -> dict[str, str]:
         "prompt_token_ids": "messages",
         "max_tokens": _max_tokens_name(body),
         "logprobs": "top_logprobs",
+        **names_of_structure(body),
     }

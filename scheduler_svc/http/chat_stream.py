@@ -59,7 +59,10 @@ class ChatStream:
                 if is_first and form.prompt_ids is not None:
                     chunk["prompt_token_ids"] = list(form.prompt_ids)
                 is_first = False
-                yield sse.event(chunk, place.event_id)
+                data = sse.event(chunk, place.event_id)
+                # What is kept for a client that does not read is bounded.
+                del event, fresh, choice, chunk
+                yield data
         if usage.shown.at_end:
             yield sse.event({**envelope, "choices": [], "usage": usage.final()})
         yield sse.DONE

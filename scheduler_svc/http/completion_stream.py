@@ -53,7 +53,9 @@ class CompletionStream:
                 usage.add(position, event)
                 # Of several jobs an id would be as long as all of them.
                 event_id = place.event_id if len(jobs) == 1 else ""
-                yield sse.event({**envelope, "choices": [choice], **usage.running()}, event_id)
+                data = sse.event({**envelope, "choices": [choice], **usage.running()}, event_id)
+                del event, choice  # What is kept for a client that does not read is bounded.
+                yield data
         if usage.shown.at_end:
             yield sse.event({**envelope, "choices": [], "usage": usage.final()})
         yield sse.DONE

@@ -18,6 +18,7 @@ from scheduler_svc.http.parameters import COMPLETION, check
 from scheduler_svc.http.prompts import prompts_of
 from scheduler_svc.http.resume import place_of, resumed
 from scheduler_svc.http.sampling import priority_of, sampling_of
+from scheduler_svc.http.structure import names_of_structure, structured_of
 from scheduler_svc.http.usage import UsageShown
 from scheduler_svc.http.values import boolean, integer, text
 from stepserve.protocol.inference import Request, StreamEvent
@@ -50,7 +51,7 @@ class Completions:
                 return json_response(whole(asked.form, await self._collected(call, asked)))
             return await self._stream(call, asked)
         except Exception as error:
-            raise api_error(error, _NAMES) from error
+            raise api_error(error, {**_NAMES, **names_of_structure(call.body)}) from error
 
     async def complete(self, call: Call) -> dict[str, Any]:
         """Return the whole answer, as an object. Raises ApiError."""
@@ -58,7 +59,7 @@ class Completions:
             asked = await self._asked(call)
             return whole(asked.form, await self._collected(call, asked))
         except Exception as error:
-            raise api_error(error, _NAMES) from error
+            raise api_error(error, {**_NAMES, **names_of_structure(call.body)}) from error
 
     async def _collected(self, call: Call, asked: Asked) -> Sequence[Collected]:
         jobs = self._jobs(call, asked.requests)
@@ -110,7 +111,7 @@ class Completions:
         return Request(
             prompt=prompt if isinstance(prompt, str) else "",
             prompt_token_ids=prompt if isinstance(prompt, list) else None,
-            sampling=sampling_of(body, max_tokens, logprobs),
+            sampling=sampling_of(body, max_tokens, logprobs, structured_of(body)),
             model=text(body, "model"),
             priority=priority_of(body),
             tenant=call.tenant,

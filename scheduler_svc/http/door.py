@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Message, Send
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.frontend.validate import MAX_TENANT_CHARS
 from scheduler_svc.http.errors import ApiError
@@ -23,20 +23,20 @@ class Door:
     Without keys the tenant that a request names is believed, as gRPC's field is.
     """
 
-    def __init__(self, front_end: FrontEnd) -> None:
-        self._front_end = front_end
+    def __init__(self, front_ends: FrontEnds) -> None:
+        self._front_ends = front_ends
 
     def enter(self, request: Request) -> None:
         """Note who asks. Raises ApiError, Unauthenticated, Forbidden."""
         tenant = request.headers.get(TENANT_HEADER, "")
         if len(tenant) > MAX_TENANT_CHARS:
             raise ApiError(400, f"{TENANT_HEADER} has more than {MAX_TENANT_CHARS} characters")
-        caller = self._front_end.guard.caller(request.headers.get("authorization", ""))
-        request.scope[_KEY] = OwnJobs(self._front_end, caller.speaking_for(tenant))
+        caller = self._front_ends.guard.caller(request.headers.get("authorization", ""))
+        request.scope[_KEY] = OwnJobs(self._front_ends, caller.speaking_for(tenant))
 
     def later(self, key_id: str, tenant: str) -> OwnJobs:
         """Return the jobs of who asked for something that is done now. Raises Unauthenticated."""
-        return OwnJobs(self._front_end, self._front_end.guard.later(key_id, tenant))
+        return OwnJobs(self._front_ends, self._front_ends.guard.later(key_id, tenant))
 
 
 def jobs_of(request: Request) -> OwnJobs:

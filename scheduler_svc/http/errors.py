@@ -154,7 +154,7 @@ def no_result(finish: Finish) -> ApiError | None:
 def _invalid(error: InvalidRequest, names: Mapping[str, str]) -> ApiError:
     inner = error.field.removeprefix("sampling.")
     root = inner.partition("[")[0].partition(".")[0]
-    param = names.get(root, root) + inner[len(root) :]
+    param = names.get(inner) or names.get(root, root) + inner[len(root) :]
     problem = str(error).removeprefix(f"{error.field}: ")
     code = "context_length_exceeded" if "context" in problem else None
     if error.field == "idempotency_key":

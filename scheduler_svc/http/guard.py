@@ -18,6 +18,9 @@ MAX_HEADERS = 128
 HEAD_TIMEOUT_S = 10.0
 # Of a body that was answered already: a client that still sends it gets to read the answer.
 MAX_IGNORED_BYTES = 256 * 1024 * 1024
+# What waits here for a client that does not read, beside the one piece that goes beyond it; the
+# kernel's buffer is another's memory, and keeps who does read busy.
+MAX_UNSENT_BYTES = 16 * 1024
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -31,6 +34,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
         self._loss = Loss()
         self._begin_head()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.http.errors import not_found
 
 COMPLETION, CHAT, RESPONSE = "cmpl-", "chatcmpl-", "resp_"
@@ -21,9 +20,9 @@ def unique_of(job_id: str) -> str:
     return job_id.rpartition("~")[2]
 
 
-def job_of(prefix: str, given: str, model: str) -> str:
-    """Return the job that an id stands for. Raises ApiError where it can't be any."""
+def uuid_of(prefix: str, given: str) -> str:
+    """Return the UUID of the job that an id stands for. Raises ApiError where it can't be any."""
     unique = given.removeprefix(prefix)
     if not given.startswith(prefix) or _UNIQUE.fullmatch(unique) is None:
         raise not_found(f"{given[:100]!r}")
-    return job_id_of(model, unique)
+    return unique

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from stepserve.protocol.inference import StreamEvent
 
-# So many events wait at most; the jobs' logs keep the rest.
-_MAX_WAITING = 8
+# So many events wait at most, beside one of each job; the jobs' logs keep the rest.
+_MAX_WAITING = 1
 _Outbox: TypeAlias = "asyncio.Queue[tuple[int, StreamEvent | Exception | None]]"
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.errors import ApiError
 from stepserve.protocol.inference import ModelInfo
 
 
 class Models:
-    """Tells of the served model, with vLLM's ``max_model_len``."""
+    """Tells of the served models, with vLLM's ``max_model_len``."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnds) -> None:
         self._front_end = front_end
         self._created_s = int(time.time())
 

@@ -37,7 +37,7 @@ def _refused(name: str, note: str, *neutral: Any) -> Parameter:
     return Parameter(name, "refused", note, neutral)
 
 
-_GUIDED = "structured output is not there"
+_GUIDED = "an older name: use structured_outputs"
 _SAMPLING = (
     *_used(
         "temperature",
@@ -54,11 +54,17 @@ _SAMPLING = (
         "repetition_penalty",
         "ignore_eos",
         "stop_token_ids",
+        "min_tokens",
         note="as vLLM",
+    ),
+    *_used(
+        "structured_outputs",
+        note="as vLLM: one of json, regex, choice, grammar (Lark or GBNF), json_object",
     ),
     *_used("priority", note="as vLLM: the lowest goes first; -10 to 10"),
     *_used("deadline_s", note="ours: seconds from now until the job ends, done or not"),
 )
+_FORMAT = _used("response_format", note="text, json_object or json_schema; strict or not")
 _MANY = (*_used("n"), *_used("return_token_ids", note="as vLLM"))  # fmt: skip
 _STREAMED = _used("model", "stream", "stream_options")
 _LABELS = _accepted(
@@ -67,7 +73,6 @@ _LABELS = _accepted(
     note="a label; prefixes are cached anyway",
 )  # fmt: skip
 _ABSENT = (
-    _refused("min_tokens", "not there yet", 0),
     _refused("length_penalty", "there is no beam search", 1, 1.0),
     _refused("use_beam_search", "there is no beam search", False),
     _refused("early_stopping", "there is no beam search", False),
@@ -95,8 +100,6 @@ _ABSENT = (
     _refused("watermarking", "not there"),
     _refused("mm_payload", "text only"),
     _refused("return_mm_kwargs", "text only", False),
-    _refused("response_format", _GUIDED, {"type": "text"}),
-    _refused("structured_outputs", _GUIDED),
     _refused("guided_json", _GUIDED),
     _refused("guided_regex", _GUIDED),
     _refused("guided_choice", _GUIDED),
@@ -132,6 +135,7 @@ COMPLETION = _table(
     *_used("max_tokens", note="16 where it is left out, as OpenAI"),
     *_used("logprobs", note="up to 20"),
     *_used("echo", note="not together with logprobs"),
+    *_FORMAT,
     *_used("add_special_tokens", note="as vLLM"),
     *_SAMPLING,
     *_MANY,
@@ -146,8 +150,12 @@ CHAT = _table(
     *_used("messages", note="content may be a list of parts of text"),
     *_used("max_tokens", "max_completion_tokens"),
     *_used("logprobs", "top_logprobs"),
+    *_FORMAT,
     *_used("tools", note="given to the chat template; calls are read from the output"),
-    *_used("tool_choice", note='"none" and "auto"; to force a call needs structured output'),
+    *_used(
+        "tool_choice",
+        note="none, auto, required or a function: calls that are forced keep to its parameters",
+    ),
     *_used("parallel_tool_calls", note="false: calls after the first one are left out"),
     *_used("reasoning_effort", "chat_template_kwargs", note="given to the chat template"),
     *_used("include_reasoning", note="as vLLM"),
@@ -169,7 +177,8 @@ RESPONSE = _table(
     *_used("tools", "tool_choice", "parallel_tool_calls", note="as with chats"),
     *_used("reasoning", note="effort, given to the chat template"),
     *_used("chat_template_kwargs", note="as vLLM"),
-    *_used("text", note='format "text"'),
+    *_used("text", note="format: text, json_object or json_schema"),
+    _refused("response_format", "use text.format", {"type": "text"}),
     *_SAMPLING,
     *_LABELS,
     _refused("include", "not there", []),

@@ -48,7 +48,6 @@ def response(
         "usage": _usage(usage) if usage is not None else None,
         "max_tool_calls": None,
         "service_tier": "default",
-        "text": {"format": {"type": "text"}},
         "top_logprobs": 0,
         "truncation": "disabled",
         **_sampled(job),

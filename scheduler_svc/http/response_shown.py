@@ -16,7 +16,6 @@ _LABELS = ("user", "safety_identifier", "prompt_cache_key")
 
 def shown_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return them, defaults filled in. Raises ApiError for what is not there, or is wrong."""
-    _check_text(body)
     reasoning = mapping(body, "reasoning")
     for name, value in reasoning.items():
         if name != "effort" and value is not None:
@@ -32,6 +31,7 @@ def shown_of(body: Mapping[str, Any]) -> dict[str, Any]:
         "previous_response_id": body.get("previous_response_id"),
         "reasoning": {"effort": text(reasoning, "effort") or None, "summary": None},
         "store": boolean(body, "store", default=True),
+        "text": {"format": _format(body)},
         "tool_choice": _or(body.get("tool_choice"), "auto"),
         "tools": array(body, "tools", 128),
         # Where they are left out they are the model's, which its job tells.
@@ -40,14 +40,12 @@ def shown_of(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_text(body: Mapping[str, Any]) -> None:
+def _format(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the text has to be, as it was asked for; ``structure`` looks at it."""
     settings = mapping(body, "text")
-    kind = mapping(settings, "format").get("type", "text")
-    if kind != "text":
-        problem = "only 'text' is supported here: structured output is not there"
-        raise invalid("text.format", problem, "unsupported_parameter")
     if settings.get("verbosity") not in (None, "medium"):
         raise invalid("text.verbosity", "is not supported here", "unsupported_parameter")
+    return mapping(settings, "format") or {"type": "text"}
 
 
 def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http import sse
 from scheduler_svc.http.errors import api_error
 from scheduler_svc.http.response_form import response, status_of
@@ -29,7 +29,7 @@ class ResponseStream:
     is cut there as it was for whoever read the event of that number.
     """
 
-    def __init__(self, front_end: FrontEnd, record: ResponseRecord, after: int = -1) -> None:
+    def __init__(self, front_end: FrontEnds, record: ResponseRecord, after: int = -1) -> None:
         self._front_end = front_end
         self._record = record
         self._after = after

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.frontend.texts import Conversation
 from scheduler_svc.http import sse
@@ -21,7 +21,7 @@ from scheduler_svc.http.errors import (
     not_again,
     not_found,
 )
-from scheduler_svc.http.ids import RESPONSE, job_of
+from scheduler_svc.http.ids import RESPONSE, uuid_of
 from scheduler_svc.http.merge import begun
 from scheduler_svc.http.parameters import RESPONSE as PARAMETERS
 from scheduler_svc.http.parameters import check
@@ -32,6 +32,7 @@ from scheduler_svc.http.response_record import ResponseRecord, decode_record
 from scheduler_svc.http.response_shown import shown_of
 from scheduler_svc.http.response_stream import ResponseStream
 from scheduler_svc.http.sampling import priority_of, sampling_of
+from scheduler_svc.http.structure import TEXT_FORMAT, answer_of, names_of_structure
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.values import boolean, mapping, text
 from scheduler_svc.text.speech import manner_of
@@ -49,9 +50,12 @@ class Asked:
 
 
 class Responses:
-    """Makes responses and tells of them. All state is the job's own: any replica can."""
+    """Makes responses and tells of them. All state is the job's own: any replica can.
 
-    def __init__(self, front_end: FrontEnd, streams: sse.OpenStreams) -> None:
+    One may go on from another model's.
+    """
+
+    def __init__(self, front_end: FrontEnds, streams: sse.OpenStreams) -> None:
         self._front_end = front_end
         self._streams = streams
 
@@ -72,30 +76,30 @@ class Responses:
             chunks = ResponseStream(self._front_end, asked.record).chunks(job_id, events)
             return sse.EventStream(chunks, self._streams)
         except Exception as error:
-            raise api_error(error, _NAMES) from error
+            raise api_error(error, _names(call.body)) from error
 
     async def complete(self, call: Call) -> dict[str, Any]:
         """Return a whole one, as an object. Raises ApiError."""
         try:
             return await self._complete(call, await self._asked(call))
         except Exception as error:
-            raise api_error(error, _NAMES) from error
+            raise api_error(error, _names(call.body)) from error
 
     async def get(self, response_id: str, jobs: OwnJobs) -> dict[str, Any]:
         """Return how it stands. Raises ApiError where it is not known."""
-        return await self._whole(self._job_of(response_id), jobs)
+        return await self._whole(await _job_of(response_id, jobs), jobs)
 
     async def follow(self, response_id: str, call: Call, after: str) -> Answer:
         """Stream its events after number ``after``, or from its beginning. Raises ApiError."""
         number = after or call.last_event_id
         if number and not (number.isascii() and number.isdigit() and len(number) <= 15):
             raise invalid("starting_after", "must be an event's sequence_number")
-        job_id = self._job_of(response_id)
+        job_id = await _job_of(response_id, call.jobs)
         return await self._stream(job_id, call, int(number) if number else -1)
 
     async def cancel(self, response_id: str, jobs: OwnJobs) -> dict[str, Any]:
         """End one that runs in the background. Raises ApiError."""
-        job_id = self._job_of(response_id)
+        job_id = await _job_of(response_id, jobs)
         record, _ = await self._known(job_id, jobs)
         if not record.is_background:
             raise ApiError(400, "only responses in the background can be cancelled")
@@ -147,9 +151,6 @@ class Responses:
             raise not_found(f"response {job_id[:100]!r}")
         return record, job
 
-    def _job_of(self, response_id: str) -> str:
-        return job_of(RESPONSE, response_id, self._front_end.model)
-
     async def _asked(self, call: Call) -> Asked:
         body = call.body
         check(body, PARAMETERS)
@@ -157,7 +158,7 @@ class Responses:
         messages = [*await self._previous(call), *input_messages(body)]
         instructions = text(body, "instructions")
         told = [{"role": "system", "content": instructions}] if instructions else []
-        texts = self._front_end.texts
+        texts = self._front_end.of(text(body, "model")).texts
         conversation = Conversation([*told, *messages], tools, _options(body))
         rendered = await texts.render(conversation)
         manner = manner_of(await texts.chat_template_source(), rendered.text, names_of(tools))
@@ -166,7 +167,11 @@ class Responses:
             raise invalid("store", "must be true for a response in the background")
         request = Request(
             prompt_token_ids=rendered.token_ids,
-            sampling=sampling_of(body, body.get("max_output_tokens")),
+            sampling=sampling_of(
+                body,
+                body.get("max_output_tokens"),
+                structured=answer_of(body, manner, tools, TEXT_FORMAT),
+            ),
             model=text(body, "model"),
             priority=priority_of(body),
             tenant=call.tenant,
@@ -181,12 +186,20 @@ class Responses:
         previous_id = text(call.body, "previous_response_id")
         if not previous_id:
             return []
-        job_id = self._job_of(previous_id)
+        job_id = await _job_of(previous_id, call.jobs)
         record, job = await self._known(job_id, call.jobs)
         if job.state != "ended":
             raise invalid("previous_response_id", "has not ended yet")
         told = await self._told(job_id, record, call.jobs.events(job_id))
         return [*record.messages, *item_messages(told["output"])]
+
+
+async def _job_of(response_id: str, jobs: OwnJobs) -> str:
+    return await jobs.find(uuid_of(RESPONSE, response_id))
+
+
+def _names(body: Mapping[str, Any]) -> dict[str, str]:
+    return {**_NAMES, **names_of_structure(body, TEXT_FORMAT)}
 
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:

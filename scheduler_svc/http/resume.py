@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.http.call import Call
 from scheduler_svc.http.errors import ApiError
-from scheduler_svc.http.ids import job_of, unique_of
+from scheduler_svc.http.ids import unique_of
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
@@ -57,7 +58,7 @@ async def resumed(
     call: Call, model: str, place: Place, offsets: Sequence[int]
 ) -> AsyncGenerator[StreamEvent, None]:
     """Stream a job of the caller's own from offsets on; as ``generate`` does, its id first."""
-    job_id = job_of("", place.unique, model)
+    job_id = job_id_of(model, place.unique)
     job = await call.jobs.get(job_id)
     if len(job.outputs) != len(place.num_tokens):
         raise _no_place()

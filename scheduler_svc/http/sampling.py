@@ -9,6 +9,7 @@ from scheduler_svc.frontend.validate import MAX_PRIORITY
 from scheduler_svc.http.errors import invalid
 from scheduler_svc.http.values import integer, mapping, wrong_type
 from stepserve.protocol.sampling import SamplingParams
+from stepserve.protocol.structured import StructuredOutputs
 
 # Those that are called the same there; what is in them the front end looks at.
 _SAME = (
@@ -22,11 +23,15 @@ _SAME = (
     "frequency_penalty",
     "repetition_penalty",
     "n",
+    "min_tokens",
 )
 
 
 def sampling_of(
-    body: Mapping[str, Any], max_tokens: Any, logprobs: int | None = None
+    body: Mapping[str, Any],
+    max_tokens: Any,
+    logprobs: int | None = None,
+    structured: StructuredOutputs | None = None,
 ) -> SamplingParams:
     """Return what a request says of it. Raises ApiError where a field is of no use at all."""
     same = {name: body[name] for name in _SAME if body.get(name) is not None}
@@ -39,6 +44,7 @@ def sampling_of(
         stop=_stops(body.get("stop")),
         logit_bias=_logit_bias(body),
         logprobs=logprobs,
+        structured_outputs=structured,
         **same,
     )
 

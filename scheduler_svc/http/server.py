@@ -7,10 +7,11 @@ import asyncio
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.app import App
 from scheduler_svc.http.guard import GuardedProtocol
 from scheduler_svc.http.listener import Listener
+from stepserve.metrics.exposition import Exposition
 from stepserve.tls.server import ServerTls
 
 DEFAULT_PORT = 8000
@@ -20,10 +21,16 @@ PULSE_S = 5.0
 
 
 class HttpServer:
-    """Serves the front end in the running loop; signals are the process's own affair."""
+    """Serves the front ends in the running loop; signals are the process's own affair."""
 
-    def __init__(self, front_end: FrontEnd, tls: ServerTls | None = None) -> None:
-        self._app = App(front_end)
+    def __init__(
+        self,
+        front_end: FrontEnds,
+        metrics: Exposition | None = None,
+        tls: ServerTls | None = None,
+    ) -> None:
+        """``metrics``: what ``/metrics`` tells, HTTP's own added; without it, those alone."""
+        self._app = App(front_end, metrics or Exposition("stepserve"))
         self._state = ServerState()
         self._listener = Listener(self._protocol, tls)
         self._tasks: list[asyncio.Task[None]] = []

@@ -59,6 +59,8 @@ class EventStream:
     error in it is the stream's last event.
     """
 
+    status_code = 200
+
     def __init__(
         self,
         chunks: AsyncGenerator[bytes, None],

@@ -14,7 +14,6 @@ from scheduler_svc.http.messages import messages_of
 from scheduler_svc.http.parameters import DETOKENIZE, TOKENIZE, check
 from scheduler_svc.http.tools import tools_of
 from scheduler_svc.http.values import array, boolean, text, wrong_type
-from stepserve.protocol.errors import NotFound
 
 MAX_TOKENS = 4 * 1024 * 1024
 
@@ -29,7 +28,6 @@ class Tokenize:
         """Return the token ids of a prompt or of messages. Raises ApiError."""
         try:
             check(body, TOKENIZE)
-            self._check_model(body)
             token_ids = await self._ids(body)
             answer = {
                 "count": len(token_ids),
@@ -48,7 +46,6 @@ class Tokenize:
         """Return the text of token ids. Raises ApiError."""
         try:
             check(body, DETOKENIZE)
-            self._check_model(body)
             token_ids = array(body, "tokens", MAX_TOKENS)
             for at, each in enumerate(token_ids):
                 if isinstance(each, bool) or not isinstance(each, int):
@@ -69,7 +66,3 @@ class Tokenize:
         if boolean(body, "add_special_tokens"):
             return await texts.ids(rendered.text)
         return rendered.token_ids
-
-    def _check_model(self, body: Mapping[str, Any]) -> None:
-        if text(body, "model") not in ("", self._front_end.model):
-            raise NotFound(f"model {text(body, 'model')[:100]!r} is not served here")

@@ -17,7 +17,35 @@ def tools_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     None where it may not call any. Raises ApiError for tools that run at OpenAI.
     """
     tools = [_function(tool, f"tools[{at}]") for at, tool in enumerate(_array(body))]
-    return tools if _may_call(body.get("tool_choice")) else []
+    choice = body.get("tool_choice")
+    is_forced = choice not in (None, "auto", "none")
+    for at, (tool, given) in enumerate(zip(tools, _array(body), strict=True)):
+        if not is_forced and _is_strict(given):
+            problem = "is not supported here unless tool_choice forces a call"
+            path = f"tools[{at}].function.strict"
+            raise invalid(
+                path, f"{problem}: of {tool['function']['name'][:50]!r}", "unsupported_parameter"
+            )
+    return [] if choice == "none" else tools
+
+
+def forced_of(body: Mapping[str, Any], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tools of which one has to be called; none where the model may choose.
+
+    Raises ApiError where there is no such tool.
+    """
+    choice = body.get("tool_choice")
+    if choice in (None, "auto", "none"):
+        return []
+    if not tools:
+        raise invalid("tool_choice", "needs tools")
+    if choice == "required":
+        return list(tools)
+    name = _named(choice)
+    named = [tool for tool in tools if tool["function"]["name"] == name]
+    if not named:
+        raise invalid("tool_choice", f"there is no tool called {name[:100]!r}")
+    return named
 
 
 def names_of(tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -38,9 +66,6 @@ def _function(tool: Any, path: str) -> dict[str, Any]:
         raise invalid(f"{path}.type", problem, "unsupported_parameter")
     # Responses have the function's fields in the tool itself.
     function = mapping(tool, "function") if "function" in tool else tool
-    if function.get("strict"):
-        problem = "is not supported here: arguments are as the model writes them"
-        raise invalid(f"{path}.strict", problem, "unsupported_parameter")
     name = text(function, "name")
     if not name:
         raise invalid(f"{path}.function.name", "is empty")
@@ -54,8 +79,14 @@ def _function(tool: Any, path: str) -> dict[str, Any]:
     }
 
 
-def _may_call(choice: Any) -> bool:
-    if choice in (None, "auto", "none"):
-        return bool(choice != "none")
-    message = "tool_choice: only 'auto' and 'none' are supported here; what forces a call is not"
-    raise ApiError(400, message, param="tool_choice", code="unsupported_parameter")
+def _is_strict(tool: Mapping[str, Any]) -> bool:
+    return bool((mapping(tool, "function") if "function" in tool else tool).get("strict"))
+
+
+def _named(choice: Any) -> str:
+    """Return the function that a choice names: in an object of its own, or beside its type."""
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind != "function":
+        message = "tool_choice: 'auto', 'none', 'required' and a function are supported here"
+        raise ApiError(400, message, param="tool_choice", code="unsupported_parameter")
+    return text(mapping(choice, "function") if "function" in choice else choice, "name")

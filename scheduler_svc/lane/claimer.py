@@ -20,8 +20,12 @@ from stepserve.protocol.job import ClaimedJob, CommitRow
 log = logging.getLogger(__name__)
 
 DOORBELL_WAIT_S = 1.0
-# A lane starts empty, and so does the one that has failed: mostly nobody waits for this.
+# A lane starts empty, and so does the one whose worker has crashed: mostly nobody waits for this.
 MAKE_WAY_AFTER_S = 30.0
+
+
+class StepsAside(Exception):
+    """The lane is to give back what it holds: suspects are tried at a worker that holds nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,10 @@ class Claimer:
     """One wish at a time: the newest counts, and is answered once.
 
     ``requeue_orphans`` is awaited before each look at the queue, ``take`` gets what was
-    claimed. A job that can't be run at all is ended instead. Suspects go first, one at a time:
-    while one is on ``probation``, nobody is claimed.
+    claimed. A job that can't be run at all is ended instead. Suspects go first, where the lane
+    holds nothing: while they are on ``probation``, nobody is claimed. So with one worker all
+    others wait until each suspect has got a few tokens further, or has crashed it: they could
+    not run beside a crash either, and it is soon over. With more workers they go on elsewhere.
     """
 
     def __init__(
@@ -56,6 +62,9 @@ class Claimer:
         self._requeue_orphans = requeue_orphans
         self._take = take
         self._moved = asyncio.Event()
+        self._passed: list[str] = []
+        # Whether suspects are tried here; whether that may be what Redis has.
+        self._is_canary = self._was_canary = False
         self._kept_waiting_since_s = math.inf
         self._claim: Claim | None = None
         self._is_answered = False
@@ -76,8 +85,10 @@ class Claimer:
         self._wished.set()
 
     def inherited(self, jobs: Sequence[ClaimedJob]) -> None:
-        """These were claimed by the lane before, and go on here; one may be a suspect."""
+        """These were claimed by the lane before, and go on here; some may be suspects."""
         self._probation.begin(jobs)
+        self._is_canary = self._probation.is_on
+        self._was_canary = True
 
     def absorbed(self) -> None:
         """The core knows what was taken: what it wishes from now on counts again."""
@@ -98,7 +109,10 @@ class Claimer:
         self._moved.set()
 
     async def run(self) -> None:
-        """Claim again and again, until cancelled. Raises Fenced where the lease is lost."""
+        """Claim again and again, until cancelled.
+
+        Raises Fenced where the lease is lost, StepsAside where it is needed for suspects.
+        """
         while True:
             await self._wished.wait()
             self._eased.clear()
@@ -119,7 +133,7 @@ class Claimer:
 
     async def _ask(self, claim: Claim) -> Sequence[ClaimedJob]:
         await self._requeue_orphans()
-        await self._end_probation()
+        await self._end_trial()
         while True:
             claimed = await self._claimed(claim)
             jobs = [job for job in claimed if not await self._is_refused(job)]
@@ -130,11 +144,14 @@ class Claimer:
     async def _claimed(self, claim: Claim) -> Sequence[ClaimedJob]:
         claimant, queue = self._claimant, self._queue
         if claim.max_rank == math.inf:
-            suspects = await queue.claim_suspect(
-                claimant.lease, claimant.fingerprint, claimant.max_context
+            suspects = await queue.claim_suspects(
+                claimant.lease, claimant.fingerprint, claim.max_jobs, claimant.max_context
             )
-            if suspects.jobs or self._makes_way(suspects.is_lane_wanted):
+            if suspects.jobs:
+                self._is_canary = self._was_canary = True
                 return suspects.jobs
+            if self._makes_way(suspects.is_lane_wanted):
+                raise StepsAside("suspects have waited long for a worker")
         max_jobs = await queue.allowance(claimant.lease, claim.max_jobs)
         return await queue.claim(
             claimant.lease,
@@ -146,20 +163,31 @@ class Claimer:
         )
 
     def _makes_way(self, is_lane_wanted: bool) -> bool:
-        """Whether to claim nobody, because a suspect has waited long for a lane of its own."""
+        """Whether suspects have waited long for an empty worker, and ours is to be it."""
         now_s = time.monotonic()
         since_s = min(self._kept_waiting_since_s, now_s) if is_lane_wanted else math.inf
         self._kept_waiting_since_s = since_s
         return now_s - since_s > MAKE_WAY_AFTER_S
 
-    async def _end_probation(self) -> None:
-        """Wait until the suspect, if there is one, has shown that it breaks nothing."""
-        while self._probation.is_on:
+    async def _end_trial(self) -> None:
+        """Wait until the suspects, if there are any, have shown that they break nothing.
+
+        Raises StepsAside where others wait to be tried, which is done beside nobody.
+        """
+        while True:
             self._moved.clear()
+            self._passed += self._probation.passed()
+            if self._passed:
+                await self._queue.absolve(self._passed)
+                self._passed = []
+            if not self._probation.is_on:
+                break
             await self._moved.wait()
-        if self._probation.job_id:
-            await self._queue.absolve([self._probation.job_id])
-            self._probation.job_id = ""
+        if self._is_canary and await self._queue.has_suspects():
+            raise StepsAside("others are suspects still")
+        if self._was_canary:
+            await self._queue.retire(self._claimant.lease)
+            self._is_canary = self._was_canary = False
 
     async def _is_refused(self, job: ClaimedJob) -> bool:
         await asyncio.sleep(0)  # There may be many, and steps do not wait for them.

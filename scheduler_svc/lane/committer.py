@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from scheduler_svc.core.events import Commit, Committed, Requeue
 from scheduler_svc.lane.held_jobs import HeldJobs, OutputKey
@@ -17,14 +17,16 @@ log = logging.getLogger(__name__)
 
 RETRY_WAIT_S = 0.2
 ENDED = RowAnswer(RowKind.ENDED)
+UNKNOWN = RowAnswer(RowKind.UNKNOWN)
 
 
 class Committer:
     """Commits and requeues for one lease, in the order the core asked for them.
 
     While Redis is away it tries again and again: the worker keeps its reports and the
-    core pauses. A log that lost its tail is written again from what is ``held``. ``written``
-    is told the rows of each commit, and which outputs had ended before.
+    core pauses. A log that lost its tail is written again from what is ``held``, and so is a
+    job that was lost: it waits then. ``written`` is told the rows of each commit, and which
+    outputs had ended before.
     """
 
     def __init__(
@@ -67,6 +69,10 @@ class Committer:
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         answers = await self._commit_each(rows)
+        if UNKNOWN in answers:
+            pairs = zip(rows, answers, strict=True)
+            await self._restore({row.job_id for row, answer in pairs if answer == UNKNOWN})
+            answers = [ENDED if answer == UNKNOWN else answer for answer in answers]
         short = [i for i, answer in enumerate(answers) if answer.kind is RowKind.SHORT]
         if short:
             log.warning("%d token logs lost their tails and are written again", len(short))
@@ -74,6 +80,13 @@ class Committer:
             for i, answer in zip(short, await self._commit_each(refills), strict=True):
                 answers[i] = answer if answer.kind is not RowKind.SHORT else ENDED
         return answers
+
+    async def _restore(self, job_ids: Collection[str]) -> None:
+        """Store jobs again that a failover took; nothing where they were forgotten on purpose."""
+        for job_id in job_ids:
+            spec = self._held.spec_of(job_id)
+            if spec is not None and await self._queue.restore(spec):
+                log.warning("job %s was lost, and waits again", job_id)
 
     async def _commit_each(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         """Commit the rows in one call; where that fails, find by halves whose fault it is.

@@ -23,6 +23,8 @@ class HeldJobs:
 
     def __init__(self) -> None:
         self._running: dict[str, JobSpec] = {}
+        # Those that run no more, and whose last rows are not known to be in Redis.
+        self._leaving: dict[str, JobSpec] = {}
         self._outputs: dict[OutputKey, RememberedOutput] = {}
 
     @property
@@ -38,6 +40,10 @@ class HeldJobs:
     @property
     def ids(self) -> frozenset[str]:
         return self.unwritten_ids | self._running.keys()
+
+    def num_tokens(self, job_id: str) -> int:
+        """How many tokens a job's outputs have that go on here, as far as they are remembered."""
+        return sum(len(known) for (owner, _), known in self._outputs.items() if owner == job_id)
 
     @property
     def has_deadline(self) -> bool:
@@ -73,7 +79,13 @@ class HeldJobs:
         """These run no more, unless another of their outputs goes on."""
         if job_ids:
             for job_id in frozenset(job_ids) - core.job_ids:
-                self._running.pop(job_id, None)
+                spec = self._running.pop(job_id, None)
+                if spec is not None and self._is_remembered(spec):
+                    self._leaving[job_id] = spec
+
+    def spec_of(self, job_id: str) -> JobSpec | None:
+        """What a job asked for, until its last row is in Redis."""
+        return self._running.get(job_id) or self._leaving.get(job_id)
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Drop the outputs of jobs that have ended without us."""
@@ -83,6 +95,12 @@ class HeldJobs:
         """These outputs have ended in Redis: nothing of them will be asked for again."""
         for key in keys:
             self._outputs.pop(key, None)
+            spec = self._leaving.get(key[0])
+            if spec is not None and not self._is_remembered(spec):
+                del self._leaving[key[0]]
+
+    def _is_remembered(self, spec: JobSpec) -> bool:
+        return any((spec.job_id, index) in self._outputs for index in range(spec.sampling.n))
 
     def remember(self, rows: Sequence[CommitRow]) -> None:
         """Take note of what is about to be written, once or again."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from scheduler_svc.core.adoption import Adoption
@@ -24,7 +24,7 @@ from scheduler_svc.core.events import (
 )
 from scheduler_svc.core.probation import Probation
 from scheduler_svc.core.scheduler import Core
-from scheduler_svc.lane.claimer import Claimant, Claimer
+from scheduler_svc.lane.claimer import Claimant, Claimer, StepsAside
 from scheduler_svc.lane.committer import Committer
 from scheduler_svc.lane.held_jobs import HeldJobs
 from scheduler_svc.lane.lease_keeper import LeaseKeeper, OutOfOrder
@@ -34,8 +34,8 @@ from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.stop_watch import StopWatch
 from scheduler_svc.lane.tasks import Stopped, first_errors, until
 from scheduler_svc.lane.turns import Observers, TurnObserver
-from scheduler_svc.lane.worker_stream import WorkerGone, WorkerRefuses, WorkerStream
-from scheduler_svc.queue import Fenced, Lease
+from scheduler_svc.lane.worker_stream import WorkerCrashed, WorkerGone, WorkerRefuses, WorkerStream
+from scheduler_svc.queue import Accused, Fenced, Lease
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import ClaimedJob
 from stepserve.protocol.step import HelloReply, StepCommand
@@ -82,14 +82,17 @@ class Lane:
         self._watch = QueueWatch(queue, lease, self._held, self._inbox)
         prefer = self._core.num_cached_tokens if settings.prefix_caching else None
         claimant = Claimant(lease, reply.info.fingerprint, reply.info.max_context, prefer)
-        probation = Probation(config.max_steps_in_flight)
-        self._claimer = Claimer(queue, claimant, probation, self._watch.requeue_orphans, self._take)
+        self._probation = Probation(config.max_steps_in_flight)
+        self._claimer = Claimer(
+            queue, claimant, self._probation, self._watch.requeue_orphans, self._take
+        )
         self._committer = Committer(queue, lease, self._inbox, self._held, self._claimer.written)
         self._commands: Destination[StepCommand] = Destination(stream.send)
         self._commits: Destination[Commit | Requeue] = Destination(self._committer.perform)
-        self._keeper = LeaseKeeper(queue, lease, self._step_us)
+        self._keeper = LeaseKeeper(queue, lease, self._pace)
         self._observers = Observers(observers)
         self._reported_s = 0.0
+        self._num_blocks = config.num_blocks
 
     def adopt(self, adoption: Adoption) -> None:
         """Begin with what another lane has begun. Before ``run``."""
@@ -135,6 +138,8 @@ class Lane:
         if not failures:
             kind, reason = type(errors[0]).__name__, str(errors[0])
             log.info("lane %s ends: %s %s", self._lease.worker_id, kind, reason)
+            if gone := [error for error in errors if isinstance(error, WorkerGone)]:
+                await self._accuse_steps(gone[0])
             failures = await self._hand_over()
         if failures:
             await self._accuse(failures[0])
@@ -182,10 +187,13 @@ class Lane:
         if isinstance(effect, Commit | Requeue):
             self._commits.put(effect)
 
-    def _step_us(self) -> int:
-        """How long a step of one token takes; 0 where that was not seen of late."""
+    def _pace(self) -> tuple[int, int]:
+        """How long a step of one token takes (us; 0 where that was not seen of late), and blocks
+        that sequences hold.
+        """
         is_idle = time.monotonic() - self._reported_s > IDLE_S
-        return 0 if is_idle else int(self._core.step_us)
+        step_us = 0 if is_idle else int(self._core.step_us)
+        return step_us, self._num_blocks - self._core.num_free_blocks
 
     async def _read_reports(self) -> None:
         async for report in self._stream.reports():
@@ -209,17 +217,49 @@ class Lane:
 
         What was reported before is written, so that a suspect goes on from there.
         """
-        try:
+        with self._telling():
             async with asyncio.timeout(self._replica.settings.lease_ttl_s):
                 with contextlib.suppress(Exception):
                     await self._commits.flush()
-                queue = self._replica.queue
-                job_ids = tuple(await queue.claimed(self._lease))
-                num = await queue.strike(self._lease, job_ids, f"{type(error).__name__}: {error}")
+                claimed = await self._replica.queue.claimed(self._lease)
+                accused = self._probation.job_ids & claimed or claimed
+                await self._strike(accused, f"{type(error).__name__}: {error}", has_crashed=True)
+
+    async def _accuse_steps(self, error: WorkerGone) -> None:
+        """The worker crashed, or was lost, in steps that it owes: any job in them may be why.
+
+        Of those that are tried it is one that has not shown yet that it was not.
+        """
+        steps = self._stream.unanswered
+        there = self._core.jobs_of(steps)
+        accused = self._probation.job_ids & there or there
+        if not accused:
+            return
+        has_crashed, step = isinstance(error, WorkerCrashed), steps[0].step
+        how = "crashed" if has_crashed else "was lost"
+        cause = str(error).removeprefix(f"step {step} failed: ")
+        problem = f"its worker {how} in step {step}: {cause}"
+        with self._telling():
+            async with asyncio.timeout(self._replica.settings.lease_ttl_s):
+                await self._strike(accused, problem, has_crashed=has_crashed)
+
+    async def _strike(self, job_ids: frozenset[str], problem: str, *, has_crashed: bool) -> None:
+        accused, running = [], self._held.running
+        for job_id in sorted(job_ids):
+            num_outputs = running[job_id].sampling.n if job_id in running else 1
+            num_more = num_outputs * self._probation.num_tokens
+            accused.append(Accused(job_id, self._held.num_tokens(job_id), num_more))
+        queue, lease = self._replica.queue, self._lease
+        num = await queue.strike(lease, accused, problem, has_crashed=has_crashed)
+        if num:
+            log.error("lane %s: %s; %d jobs are suspects", lease.worker_id, problem, num)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
         except (TimeoutError, Unavailable, Fenced):
             log.warning("lane %s failed, and nobody could be told", self._lease.worker_id)
-        else:
-            log.error("lane %s failed with %d jobs; they are suspects", self._lease.worker_id, num)
 
     async def _leave(self) -> bool:
         """Write what is on its way to Redis; whether that went well.
@@ -263,5 +303,5 @@ def _is_for_others(effect: Effect) -> bool:
 
 def _is_failure(error: Exception) -> bool:
     """Whether something is wrong with the lane, the worker, or a job, and not just gone."""
-    is_orderly = isinstance(error, Stopped | OutOfOrder | WorkerGone | Unavailable)
+    is_orderly = isinstance(error, Stopped | OutOfOrder | StepsAside | WorkerGone | Unavailable)
     return not is_orderly or isinstance(error, WorkerRefuses)

@@ -24,12 +24,12 @@ class LeaseKeeper:
     ``is_sure`` is cleared at two thirds of the time to live without an answer, by this
     process's monotonic clock, whether Redis refuses or hangs; it is set again when Redis
     answers that the lease is still ours. With each renewal it tells how long a step takes,
-    in microseconds.
+    in microseconds, and how many KV blocks are held: what ``pace`` returns.
     """
 
-    def __init__(self, queue: JobQueue, lease: Lease, step_us: Callable[[], int]) -> None:
+    def __init__(self, queue: JobQueue, lease: Lease, pace: Callable[[], tuple[int, int]]) -> None:
         self._queue = queue
-        self._step_us = step_us
+        self._pace = pace
         self._lease = lease
         self._ttl_s = lease.ttl_ms / 1000
         self.is_sure = asyncio.Event()
@@ -46,7 +46,7 @@ class LeaseKeeper:
             asked_s = time.monotonic()
             try:
                 async with asyncio.timeout(self._patience_s(trusted_until_s)):
-                    renewal = await self._queue.renew(self._lease, self._step_us())
+                    renewal = await self._queue.renew(self._lease, *self._pace())
             except (Unavailable, TimeoutError):
                 if time.monotonic() >= trusted_until_s:
                     self.is_sure.clear()

@@ -45,7 +45,13 @@ class _Watched:
 def _finder(tokenizer: Tokenizer, spec: JobSpec, output_ids: Sequence[int]) -> StopFinder:
     """Make a finder that has seen the output that the sequence came with."""
     sampling = spec.sampling
-    finder = StopFinder(tokenizer, sampling.stop, sampling.stop_token_ids, spec.prompt_token_ids)
+    finder = StopFinder(
+        tokenizer,
+        sampling.stop,
+        sampling.stop_token_ids,
+        spec.prompt_token_ids,
+        sampling.min_tokens,
+    )
     finder.feed(list(output_ids))
     return finder
 

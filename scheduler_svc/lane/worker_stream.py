@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,7 +21,9 @@ from stepserve.tls.fleet import FleetCaller
 
 DESCRIBE_TIMEOUT_S = 2.0
 HELLO_TIMEOUT_S = 5.0
-RECONNECT_WAIT_S = 0.2
+# Before each try but the first: a connection that broke may come back, and whoever started a
+# worker that has died tells how it ended within moments.
+RECONNECT_WAITS_S = (0.1, 0.15, 0.2, 0.25)
 # A worker whose process stands still is noticed by these, also while it owes nothing.
 PING_INTERVAL_MS, PING_TIMEOUT_MS = 1000, 2000
 # Looks at the clock within the shortest time that a report may be owed.
@@ -33,6 +35,14 @@ class WorkerGone(StepserveError):
     """The worker died, hangs, was restarted, or refuses us: its sequences are lost."""
 
 
+class WorkerCrashed(WorkerGone):
+    """A step failed, as the worker says, or it crashed, as whoever started it says."""
+
+
+class WorkerSilent(WorkerGone):
+    """Nobody answers where it was."""
+
+
 class WorkerRefuses(WorkerGone):
     """The worker takes no such command: one of us is wrong about a sequence in it."""
 
@@ -41,7 +51,8 @@ class WorkerStream:
     """One stream to one worker incarnation.
 
     Commands that were not answered when the connection broke are sent again: the
-    worker answers a step it has executed from the reports that it keeps. A worker that
+    worker answers a step it has executed from the reports that it keeps. Where it has died,
+    whoever started it may answer in its place, and say how it ended. A worker that
     owes a report for longer than ``deadline`` says, or answers no ping, is hung, and hung
     is dead: it is not greeted again.
     """
@@ -62,6 +73,11 @@ class WorkerStream:
         self._writing = asyncio.Lock()
         self._hello: Hello | None = None
         self._call: grpc.aio.StreamStreamCall[Any, Any] | None = None
+
+    @property
+    def unanswered(self) -> Sequence[StepCommand]:
+        """The commands whose reports are owed, oldest first."""
+        return tuple(self._unanswered)
 
     async def describe(self) -> WorkerInfo:
         """Ask what the worker is. Raises WorkerGone where none answers."""
@@ -99,11 +115,13 @@ class WorkerStream:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await call.write(step_wire.encode_lane_message(hello))
                 answer = await call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+        except TimeoutError:
             call.cancel()
-            raise WorkerGone(f"no answer to Hello: {_details(error)}") from None
+            raise WorkerGone("no answer to Hello in time") from None
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            answer = grpc.aio.EOF
         if answer is grpc.aio.EOF:
-            raise WorkerGone(f"Hello was refused: {await call.details()}")
+            raise _hello_failure(await call.code(), await call.details())
         if self._call is not None:
             self._call.cancel()
         self._call = call
@@ -150,6 +168,8 @@ class WorkerStream:
             answer = grpc.aio.EOF
         if answer is grpc.aio.EOF:
             code, details = await self._call.code(), await self._call.details()
+            if code is grpc.StatusCode.ABORTED:
+                raise WorkerCrashed(details)
             if code is not grpc.StatusCode.UNAVAILABLE:
                 kind = WorkerRefuses if code in REFUSALS else WorkerGone
                 raise kind(f"the worker ended the stream: {code.name}: {details}")
@@ -164,10 +184,12 @@ class WorkerStream:
     async def _reconnect(self) -> None:
         assert self._hello is not None, "open() comes first"
         async with self._writing:
-            try:
-                await self._connect(self._hello)
-            except WorkerGone:
-                await asyncio.sleep(RECONNECT_WAIT_S)
+            for wait_s in RECONNECT_WAITS_S:
+                with contextlib.suppress(WorkerSilent):
+                    await self._connect(self._hello)
+                    break
+                await asyncio.sleep(wait_s)
+            else:
                 await self._connect(self._hello)
             for command in self._unanswered:
                 await self._write(command)
@@ -195,7 +217,9 @@ class WorkerStream:
         await self._channel.close()
 
 
-def _details(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return error.details() or error.code().name
-    return str(error) or type(error).__name__
+def _hello_failure(code: grpc.StatusCode, details: str) -> WorkerGone:
+    if code is grpc.StatusCode.ABORTED:
+        return WorkerCrashed(details)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return WorkerSilent(f"no answer to Hello: {details}")
+    return WorkerGone(f"Hello was refused: {details}")

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from scheduler_svc.metrics.tenants import OTHERS, Tenants
-from scheduler_svc.metrics.turns import Turns
-from scheduler_svc.queue import Backlog, JobQueue, Waiting
-from stepserve.metrics.family import Family, gauge, gauges, histogram, histograms
+from scheduler_svc.metrics.turns import Turns, cache_info
+from scheduler_svc.queue import Backlog, JobQueue, Waiting, WorkerRecord
+from stepserve.metrics.family import Family, counter, gauge, gauges, histogram, histograms
 from stepserve.protocol.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class QueueMeter:
         self._has_lanes = has_lanes
         self._tenants = tenants
         self._backlog: Backlog | None = None
+        self._workers: Sequence[WorkerRecord] = ()
         self._waiting: Mapping[str, Waiting] = {}
         self._memory_share = 0.0
         self._read_s = self._read_tenants_s = float("-inf")
@@ -65,6 +66,8 @@ class QueueMeter:
         # It answered at some moment between.
         self._turns.redis_epoch_s = backlog.now_s - (asked_s + self._read_s) / 2
         self._backlog = backlog
+        if not self._has_lanes:
+            self._workers = await self._queue.workers()
         if not backlog.num_queued:
             self._waiting = {}
         if self._read_s - self._read_tenants_s >= TENANTS_INTERVAL_S:
@@ -93,6 +96,16 @@ class QueueMeter:
             "side",
             self._queue.call_s,
         )
+        verdicts = self._queue.verdicts
+        yield counter(
+            "worker_crashes", "Crashes of workers and lanes that had jobs.", verdicts.num_crashes
+        )
+        yield counter("accusations", "Times that a job was there at a crash.", verdicts.num_accused)
+        yield counter(
+            "convicted_jobs",
+            "Jobs that were ended because they crash workers.",
+            verdicts.num_convicted,
+        )
         yield gauge("redis_up", "1 while Redis answers.", 0.0 if self.problem else 1.0)
         if self._backlog is not None and not self.problem:
             yield from self._of_queue(self._backlog)
@@ -111,18 +124,25 @@ class QueueMeter:
             yield gauge(
                 "num_requests_running", "Jobs that lanes hold, elsewhere.", backlog.num_claimed
             )
+            yield from self._of_workers()
         yield gauge("claimed_jobs", "Jobs that lanes hold, of all schedulers.", backlog.num_claimed)
         yield gauge("ended_jobs", "Ended jobs that can still be read.", backlog.num_ended)
         yield gauge("workers", "Workers that have a lease, of all schedulers.", backlog.num_workers)
-        yield gauge(
-            "suspect_jobs", "Jobs that were there when a lane failed.", backlog.num_suspects
-        )
+        yield gauge("suspect_jobs", "Jobs that may be why a worker crashed.", backlog.num_suspects)
         yield gauge(
             "stranded_jobs", "Waiting jobs that a worker could not run.", backlog.num_stranded
         )
         yield gauge(
             "redis_memory_share", "Share of Redis's maxmemory that is used.", self._memory_share
         )
+
+    def _of_workers(self) -> Iterable[Family]:
+        """Return what a process with lanes tells of its own, of all workers: as leases have it."""
+        total = sum(worker.num_blocks for worker in self._workers)
+        used = sum(worker.num_used_blocks for worker in self._workers)
+        yield gauge("kv_cache_usage_perc", "Share of KV blocks held: 0 to 1.", used / (total or 1))
+        if total:
+            yield cache_info(self._workers[0].block_size, total)
 
     def _of_tenants(self, backlog: Backlog) -> Iterable[Family]:
         depths: defaultdict[str, float] = defaultdict(float)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -34,6 +35,8 @@ _STEP_S = (
 )  # fmt: skip
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
+NUM_RECENT_STEPS = 512
+
 
 class LaneMeter:
     """Observes the turns of one lane. Most of what is told of it is read when it is asked for."""
@@ -42,6 +45,8 @@ class LaneMeter:
         self._turns = turns
         self._outputs = Outputs(turns.latencies)
         self._reported = config.first_step - 1
+        # How long the last steps took, in microseconds.
+        self.step_us: deque[int] = deque(maxlen=NUM_RECENT_STEPS)
         self.config = config
         self.core: Core | None = None
 
@@ -85,6 +90,7 @@ class LaneMeter:
                     return False
                 self._reported = report.step
                 self._turns.step_s.observe(report.duration_us / 1e6)
+                self.step_us.append(report.duration_us)
                 self._turns.step_tokens.observe(report.num_positions)
                 self._outputs.streamed(report.token_sequence_ids, now_s)
                 return bool(report.finished or stops)
@@ -136,6 +142,11 @@ class Turns:
             past, meters = self._kept
             self._kept = _sum([past, *meter.counts]), meters - {meter}
 
+    @property
+    def redis_now_s(self) -> float:
+        """Redis's time: seconds since the epoch."""
+        return self.redis_epoch_s + self.clock()
+
     def took_over(self, num_adopted: int) -> None:
         """A worker that another had driven was taken over, with so many of its sequences."""
         self.num_takeovers += 1
@@ -180,9 +191,7 @@ class Turns:
         yield gauge("kv_blocks", "KV blocks of this process's workers.", total)
         yield gauge("kv_cache_usage_perc", "Share of KV blocks held: 0 to 1.", used / (total or 1))
         if lanes:
-            sizes = {"block_size": lanes[0][0].block_size, "num_gpu_blocks": total}
-            told = {name: str(value) for name, value in sizes.items()}
-            yield info("cache_config_info", "The KV cache of this process's workers.", told)
+            yield cache_info(lanes[0][0].block_size, total)
 
     def _counters(self) -> Iterable[Family]:
         counts = self.counts()
@@ -209,6 +218,12 @@ class Turns:
             "Sequences that went on at a worker that was taken over.",
             self.num_adopted,
         )
+
+
+def cache_info(block_size: int, num_blocks: int) -> Family:
+    """Return what the KV cache is like, as vLLM tells it."""
+    told = {"block_size": str(block_size), "num_gpu_blocks": str(num_blocks)}
+    return info("cache_config_info", "The KV cache of this process's workers.", told)
 
 
 def _sum(counts: Sequence[Counts]) -> Counts:

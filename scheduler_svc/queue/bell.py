@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -20,6 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from scheduler_svc.queue.connection import Servers
 from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.link import unavailable_when_down
@@ -33,16 +34,24 @@ log = logging.getLogger(__name__)
 
 
 class Bell:
-    """Reads the doorbell stream with one connection of its own, from the first need on."""
+    """Reads the doorbell stream with one connection of its own, from the first need on.
 
-    def __init__(self, url: str, keys: Keys, timeout_s: float) -> None:
+    ``connected`` is awaited whenever that has come about, and before anybody is told.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        keys: Keys,
+        timeout_s: float,
+        connected: Callable[[], Awaitable[None]],
+    ) -> None:
         self._keys = keys
-        pool = ConnectionPool.from_url(
-            url,
-            socket_timeout=None,
-            socket_connect_timeout=timeout_s,
+        self._connected = connected
+        pool = ConnectionPool(
+            **servers.options,
+            connection_class=servers.connection_class,
             retry=Retry(NoBackoff(), 0),
-            protocol=2,
         )
         # A bare connection: a pool would replace a lost one unnoticed, and behind a
         # restart the entries' numbers may have gone back.
@@ -106,6 +115,7 @@ class Bell:
             try:
                 with unavailable_when_down():
                     heard = int(await self._ask(connection, "GET", self._keys.rings) or 0)
+                    await self._connected()
                     self._listening = True
                     self._lose_track()
                     pause_s = _FIRST_PAUSE_S

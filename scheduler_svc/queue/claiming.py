@@ -17,15 +17,12 @@ from scheduler_svc.queue.lease import Fenced, Lease
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.rows import LogRequest, decode_outputs, encode_requests
 from scheduler_svc.queue.shard import Shard
-from scheduler_svc.queue.suspicion import GUILTY_STRIKES
+from scheduler_svc.queue.suspicion import Suspicion
+from scheduler_svc.suspects import next_trial
 from stepserve.protocol.job import ClaimedJob, JobSpec, OutputLog
 
 UNBOUNDED = 2**53
 _MAX_PASSED_OVER = 64
-# More suspects of one strike too many than there are lanes: one of these is to be had.
-_MAX_SUSPECTS = 64
-# Strikes from which on a suspect runs alone.
-_ALONE_STRIKES = 2
 _MAX_DOUBTFUL = 1024
 
 # How many tokens of a tenant's prompt a lane has cached.
@@ -50,10 +47,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class SuspectClaim:
-    """At most one suspect, and what a lost answer had; whether one is left that must be alone."""
+    """Suspects to be tried together, and what a lost answer had.
 
-    jobs: Sequence[ClaimedJob]
-    is_lane_wanted: bool
+    ``is_lane_wanted``: there are some, and every worker holds others, ours the fewest.
+    """
+
+    jobs: Sequence[ClaimedJob] = ()
+    is_lane_wanted: bool = False
 
 
 def _num_cached(prefer: Prefer, tenant: str, prompt: bytes) -> int:
@@ -71,28 +71,34 @@ class Claiming:
     named are kept until a claim has succeeded, and the next one names them again.
     """
 
-    def __init__(self, shard: Shard, ending: Ending) -> None:
+    def __init__(self, shard: Shard, ending: Ending, suspicion: Suspicion) -> None:
         self._shard = shard
         self._ending = ending
+        self._suspicion = suspicion
         self._doubtful: dict[int, list[str]] = {}
 
     async def claim(self, lease: Lease, wish: Wish) -> list[ClaimedJob]:
         with self._naming(lease) as named:
             return await self._read(await self._take(lease, wish, named))
 
-    async def claim_suspect(self, lease: Lease, wish: Wish) -> SuspectClaim:
-        strikes = await self._waiting_suspects()
-        with self._naming(lease) as named:
-            if not strikes and not named:
-                return SuspectClaim((), False)
-            candidates = list(dict.fromkeys([*named, *strikes]))
-            named.extend(strikes)
-            jobs = await self._read(await self._claim(lease, wish, 1, candidates, suspects=True))
-        for job in jobs:
-            strikes.pop(job.spec.job_id, None)
-        return SuspectClaim(
-            jobs, any(_ALONE_STRIKES <= count < GUILTY_STRIKES for count in strikes.values())
-        )
+    async def claim_suspects(self, lease: Lease, wish: Wish) -> SuspectClaim:
+        waiting = await self._suspicion.waiting()
+        if not waiting:
+            return SuspectClaim()
+        stage = await self._suspicion.stage(lease)
+        while stage.is_ours and (trial := next_trial(waiting)[: wish.max_jobs]):
+            with self._naming(lease) as named:
+                candidates = list(dict.fromkeys([*named, *trial]))
+                named.extend(trial)
+                room = len(trial)
+                taken = await self._claim(lease, wish, room, candidates, suspects=True)
+                if jobs := await self._read(taken):
+                    return SuspectClaim(jobs)
+            if taken:
+                await self._suspicion.retire(lease)
+            # Our worker can run none of these; others may be for it.
+            waiting = {i: count for i, count in waiting.items() if i not in trial}
+        return SuspectClaim(is_lane_wanted=bool(waiting) and stage.is_wanted)
 
     async def inherit(self, lease: Lease, fingerprint: str) -> list[ClaimedJob]:
         """What is claimed under the lease already, by whoever had it before, and goes on."""
@@ -106,17 +112,6 @@ class Claiming:
         if unranked := [job_id for job_id, rank in known if rank is not None]:
             await self.requeue(lease, unranked)
         return await self._read(await self._claim(lease, Wish(fingerprint, 0), 0, job_ids))
-
-    async def _waiting_suspects(self) -> dict[str, float]:
-        """Strikes of those that wait, most strikes first, by id."""
-        link, keys = self._shard.link, self._shard.keys
-        answer = await link.call("ZREVRANGE", keys.suspects, 0, _MAX_SUSPECTS - 1, "WITHSCORES")
-        if not answer:
-            return {}
-        ids, strikes = answer[::2], map(float, answer[1::2])
-        ranks = await link.call("ZMSCORE", keys.queue, *ids)
-        known = zip(ids, strikes, ranks, strict=True)
-        return {job_id.decode(): count for job_id, count, rank in known if rank is not None}
 
     @contextmanager
     def _naming(self, lease: Lease) -> Iterator[list[str]]:
@@ -265,6 +260,8 @@ class Claiming:
                 keys.queue,
                 keys.vtime,
                 keys.stranded,
+                keys.workers,
+                keys.canary,
                 *map(keys.job, candidates),
             ],
             [lease.worker_id, lease.epoch, *asked, *candidates],

@@ -18,10 +18,13 @@ from stepserve.protocol.job import Finish, JobSpec
 from stepserve.protocol.packed import unpack
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.structured import StructuredOutputs
 
 _STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
 _SAMPLING_FIELDS = frozenset(f.name for f in fields(Sampling))
+_LATER = ("min_tokens", "structured_outputs")
+_DEFAULTS = {f.name: f.default for f in fields(Sampling)}
 _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
 
 
@@ -52,7 +55,13 @@ def unpack_u32(data: bytes) -> tuple[int, ...]:
 def encode_spec(spec: JobSpec) -> str:
     """All of a spec but its prompt, arrival and deadline, which have fields of their own."""
     values = {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    if not spec.trace:
+        del values["trace"]  # Versions before know no such field, and may run beside us.
     values["sampling"] = asdict(spec.sampling)
+    for name in _LATER:
+        # What a version before does not know of is written where it is asked for.
+        if values["sampling"][name] == _DEFAULTS[name]:
+            del values["sampling"][name]
     return json.dumps(values, separators=(",", ":"))
 
 
@@ -70,6 +79,9 @@ def _spec(values: dict[str, Any], prompt: bytes, arrival: bytes, deadline: bytes
         raise Corrupt("the stored sampling has fields that this version does not know")
     for name in ("stop", "stop_token_ids"):
         sampling[name] = tuple(sampling.get(name, ()))
+    if structured := sampling.get("structured_outputs"):
+        structured["choice"] = tuple(structured["choice"])
+        sampling["structured_outputs"] = StructuredOutputs(**structured)
     sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling.get("logit_bias", ()))
     return JobSpec(
         **values,

@@ -1,9 +1,13 @@
-"""Every key of a shard; queue.lua's header says what each holds."""
+"""Every key of a shard, and those of none; queue.lua's header says what each holds."""
 
 from __future__ import annotations
 
 import hashlib
 from urllib.parse import quote
+
+# No shard's name comes to these: a "{" follows its "ss:".
+REGISTRY_TOLD = "ss:registry:{workers}:told"
+REGISTRY_SEEN = "ss:registry:{workers}:seen"
 
 
 class Keys:
@@ -29,13 +33,17 @@ class Keys:
         self.schedulers = prefix + "schedulers"
         self.reaches = prefix + "reaches"
         self.suspects = prefix + "suspects"
+        self.canary = prefix + "canary"
         self.stranded = prefix + "stranded"
+        self.watched = prefix + "watched"
+        self.live = prefix + "live"
         self.rings = prefix + "rings"
         self.bell = prefix + "bell"
         self.order = prefix + "order"
         self.unranked = prefix + "unranked"
         self.lengths = prefix + "lengths"
         self.counters = prefix + "counters"
+        self.pace = prefix + "pace"
         self.vtime = prefix + "vtime"
         self.quotas = prefix + "quotas"
         self.job_prefix = prefix + "job:"

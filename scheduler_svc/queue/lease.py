@@ -50,7 +50,8 @@ class Renewal:
 class WorkerRecord:
     """A worker that a lane drives now; ``info`` is what its lane told about it.
 
-    ``step_us``: how long a step takes there; 0 while that is not known.
+    ``step_us``: how long a step takes there; 0 while that is not known. ``num_used_blocks``: KV
+    blocks that sequences held there at the last renewal.
     """
 
     worker_id: str
@@ -59,3 +60,14 @@ class WorkerRecord:
     expires_s: float
     info: Mapping[str, str]
     step_us: int = 0
+    num_used_blocks: int = 0
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks of the worker; 0 where its lane did not tell."""
+        return int(self.info.get("num_blocks", 0))
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in each; 0 where its lane did not tell."""
+        return int(self.info.get("block_size", 0))

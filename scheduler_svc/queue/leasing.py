@@ -44,12 +44,12 @@ class Leasing:
         epoch, num_claimed = answer
         return Lease(worker_id, holder, int(epoch), ttl_ms, int(num_claimed))
 
-    async def renew(self, lease: Lease, step_us: int = 0) -> Renewal:
+    async def renew(self, lease: Lease, step_us: int = 0, num_used_blocks: int = 0) -> Renewal:
         keys = self._shard.keys
         answer = await self._shard.run(
             "renew",
             [keys.lease(lease.worker_id), keys.workers, keys.order],
-            [lease.worker_id, lease.epoch, lease.ttl_ms, step_us],
+            [lease.worker_id, lease.epoch, lease.ttl_ms, step_us, num_used_blocks],
         )
         return Renewal(is_ours=answer is not None, is_in_order=answer == 1)
 

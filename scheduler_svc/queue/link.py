@@ -8,9 +8,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -19,7 +18,6 @@ from redis.exceptions import (
 from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
-    ReadOnlyError,
     ResponseError,
 )
 from redis.exceptions import (
@@ -27,21 +25,19 @@ from redis.exceptions import (
 )
 
 from scheduler_svc.queue.codec import Corrupt
-from scheduler_svc.queue.fresh_certificates import FreshCertificates
+from scheduler_svc.queue.connection import NotPrimary, Servers
 from scheduler_svc.queue.limits import QueueLimits
-from scheduler_svc.queue.resp import Argument, Packed, PacksFast, num_arguments
+from scheduler_svc.queue.resp import Argument, Packed, num_arguments
 from scheduler_svc.queue.scripts import Script
 from stepserve.metrics.histogram import Histogram
-from stepserve.protocol.errors import StepserveError, Unavailable
+from stepserve.protocol.errors import Unavailable
 
 Command = tuple[Argument, ...]
 
 CALL_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
 _OUT_OF_MEMORY = re.compile(r"\bOOM\b")
-_REFUSAL_CODES = re.compile(
-    r"\b(READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|BUSY|TRYAGAIN)\b"
-)
+_REFUSAL_CODES = re.compile(r"\b(LOADING|MISCONF|NOREPLICAS|BUSY|TRYAGAIN)\b")
 
 
 # A key or a field that holds something else than the command, or the script, can work with.
@@ -61,54 +57,35 @@ def unavailable_when_down() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise Unavailable("Redis does not answer in time") from error
+    except NotPrimary as error:
+        raise Unavailable(f"Redis refuses: {error}") from error
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
     except ResponseError as error:
         # Some have a type of their own, and in a script's error the code is in the text.
         if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)):
             raise Full(f"Redis refuses: {error}") from error
-        if isinstance(error, ReadOnlyError) or _REFUSAL_CODES.search(str(error)):
+        if _REFUSAL_CODES.search(str(error)):
             raise Unavailable(f"Redis refuses: {error}") from error
         if _BROKEN_VALUES.search(str(error)):
             raise Corrupt(f"a stored value is of a wrong kind: {error}") from error
         raise
 
 
-def _check_encoded(url: str) -> None:
-    """Raise ValueError where part of a password would be taken for a host, and be told."""
-    parts = urlsplit(url)
-    query, _, _ = parts.query.partition("=")  # a parameter's value may be anything
-    if parts.scheme != "unix" and "@" in parts.path + query + parts.fragment:
-        raise ValueError("a special character of the password is not written as %XX")
-
-
 class RedisLink:
     """Runs scripts and commands. Everything raises Unavailable when Redis does not serve.
 
     A lost connection is retried twice, so whatever is run must bear being run again.
-    Raises StepserveError where the URL is none.
     """
 
-    def __init__(self, url: str, limits: QueueLimits) -> None:
-        try:
-            _check_encoded(url)
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=limits.max_connections,
-                timeout=limits.timeout_s,
-                socket_timeout=None,
-                socket_connect_timeout=limits.timeout_s,
-                retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries=2),
-                protocol=2,
-            )
-        except ValueError:  # its text may hold a part of a password
-            raise StepserveError(
-                "the address of Redis is no redis://HOST:PORT/DB, rediss://HOST:PORT/DB or "
-                "unix:///PATH; special characters of a password are written as %XX"
-            ) from None
-        kind = pool.connection_class
-        kind = FreshCertificates if issubclass(kind, SSLConnection) else kind
-        pool.connection_class = type("Connection", (PacksFast, kind), {})
+    def __init__(self, servers: Servers, limits: QueueLimits) -> None:
+        pool = BlockingConnectionPool(
+            **servers.options,
+            connection_class=servers.connection_class,
+            max_connections=limits.max_connections,
+            timeout=limits.timeout_s,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries=2),
+        )
         self._redis = Redis.from_pool(pool)
         self._execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
         # One limit for the whole call, retries included. Not redis-py's own: on Python
@@ -144,13 +121,12 @@ class RedisLink:
     ) -> Any:
         """The script's answer. ``durable``: not before it has the durability that is promised."""
         command = (num_arguments(keys), *keys, *args)
+        run = self._run_replicated if durable and self._replicated else self._execute
         async with self._limited():
-            if durable and self._replicated:
-                return await self._run_replicated(script, command)
             try:
-                return await self._execute("EVALSHA", script.sha, *command)
+                return await run("EVALSHA", script.sha, *command)
             except NoScriptError:  # a new server, or one that was restarted
-                return await self._execute("EVAL", script.source, *command)
+                return await run("EVAL", script.source, *command)
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
@@ -162,10 +138,10 @@ class RedisLink:
         finally:
             self.call_s.observe(time.perf_counter() - begun_s)
 
-    async def _run_replicated(self, script: Script, command: Command) -> Any:
+    async def _run_replicated(self, *command: Argument) -> Any:
         # WAIT speaks of the writes of its own connection: the two must go over one.
         pipe = self._redis.pipeline(transaction=False)
-        pipe.execute_command("EVAL", script.source, *command)
+        pipe.execute_command(*command)
         pipe.execute_command("WAIT", 1, self._replica_timeout_ms)
         answer, num_replicas = await pipe.execute()
         if num_replicas < 1:

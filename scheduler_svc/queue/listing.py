@@ -50,6 +50,20 @@ async def list_snapshots(
                 yield places[record.job_id], snapshot
 
 
+async def merged(
+    listings: Sequence[AsyncIterator[tuple[Place, JobSnapshot]]],
+) -> AsyncIterator[tuple[Place, JobSnapshot]]:
+    """Several shards' jobs as one list, newest first."""
+    heads = {i: head for i, jobs in enumerate(listings) if (head := await anext(jobs, None))}
+    while heads:
+        newest = max(heads, key=lambda i: heads[i][0])
+        yield heads[newest]
+        if (head := await anext(listings[newest], None)) is None:
+            del heads[newest]
+        else:
+            heads[newest] = head
+
+
 async def list_page(
     listing: AsyncIterator[tuple[Place, JobSnapshot]], tenant: str, limit: int
 ) -> tuple[list[JobSnapshot], Place | None]:

@@ -27,9 +27,9 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           need (tokens that a worker must have room for), edge (what the edge
                           that took the job keeps with it, for its own answers), restarts (how often
                           it was begun anew),
-                          strikes (1, 2: it was in a lane that failed, once or again; 3: one
-                          failed while it was alone there; 4: two did, and the sweep ends it),
-                          problem (how the last of them failed),
+                          strikes (what it is accused of, see suspects.py), problem (how the
+                          last worker that it was at crashed), losses, lost_at (how often
+                          a worker was lost with it, and how many tokens it had then),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant), weight (in place of the tenant's, of an
@@ -44,11 +44,13 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   epoch           string  the highest epoch that was given out, of any worker
   lease:WORKER    hash    epoch, holder, expires (ms), ttl (ms), info (JSON), fingerprint,
                           step_us (how long a step takes there; 0 while that is not known),
+                          used (KV blocks that sequences hold there),
                           incarnation (of the worker, '' where it was not told, or the lane
                           failed: then nobody goes on with what is claimed),
                           order (the order's version when it was acquired)
   claims:WORKER   zset    id -> rank; what the lease's holder runs
   suspects        zset    id -> strikes, of jobs that have some
+  canary          string  the worker at which suspects are tried, for as long as it has a lease
   stranded        zset    id -> when a lane first passed it over for good (s); jobs that the
                           lane's worker cannot run, however long they wait
   order           hash    the order that all submits rank by, whoever sends them: policy,
@@ -58,10 +60,15 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   unranked        zset    id -> rank; live jobs whose rank is of an earlier order
   lengths         hash    "all" or "of:TENANT" -> how many outputs ended by themselves and
                           their tokens (two doubles; the counts fade, see order.py)
+  pace            hash    how fast jobs end while others wait: jobs that did, s (how long that
+                          took; both fade), at (us, when the last one ended), waiting (1 if
+                          others waited then)
   counters        hash    tenant -> virtual tokens it was charged, under "fair"
   vtime           string  virtual time, under "fair": claims move it, see order.py
   quotas          hash    API key's id -> four doubles: requests and tokens that are left of a
                           minute's, when that was (s), jobs that have not ended
+  watched         string  there while somebody looks at the live page; expires
+  live            stream  what lanes show meanwhile, the newest only (JSON); expires
   rings           string  number of the last doorbell entry
   bell            stream  doorbell; entry "N-0" holds one field: what happened
                           ("queued", "moved", "ended") and the job ids, NUL between them; after
@@ -73,6 +80,14 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
   data:KIND:ID    string  what belongs to it
   lines:KIND:ID   hash    number -> what came of a line of it; "#good" and "#bad" count them
   minder:KIND:ID  string  who works on it now; expires
+
+Of no shard, for workers of all models; both expire when nobody writes:
+
+  ss:registry:{workers}:told
+                  hash    worker id -> when it was told (ms), who drives it ('' nobody), what a
+                          scheduler knows of it (JSON), newlines between
+  ss:registry:{workers}:seen
+                  zset    worker id -> when it last answered a scheduler (ms)
 
 A job is queued while it is in queue, running while it is in a claims set, and ended
 for good once its hash has "ended". Times are Redis's own; job times are seconds with
@@ -105,6 +120,8 @@ local function exact(number)
 end
 
 local PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
+-- Of suspects.py.
+local ALONE, GUILTY, MAX_LOSSES = 100, 101, 3
 
 -- Lengths.estimate of order.py; and whether it rests on outputs that finished.
 local function estimate(lengths, tenant, max_tokens)
@@ -150,30 +167,40 @@ local function give_back_quota(quotas, quota, used, num_jobs)
     struct.pack('<dddd', requests, tokens, at, math.max(0, jobs - num_jobs)))
 end
 
--- The rank of a stored job in the stored order (time_rank and TokenCounters.submit of order.py).
+-- The rank in the stored order of a job that asks for so much (time_rank and TokenCounters.submit
+-- of order.py), and the order's terms. `from`: the keys order, lengths, counters and vtime.
+local function rank_for(tenant, turn, max_tokens, priority, from)
+  local order, lengths, counters, vtime = unpack(from)
+  local terms = redis.call('HMGET', order, 'policy', 'wait', 'remaining', 'priority',
+    'weight:' .. tenant)
+  if terms[1] == 'fcfs' then return turn, terms end
+  if terms[1] ~= 'fair' then
+    local remaining = estimate(lengths, tenant, max_tokens)
+    return turn - (terms[4] * priority + terms[3] / remaining) / terms[2], terms
+  end
+  local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
+  return math.max(counter, tonumber(redis.call('GET', vtime)) or 0), terms
+end
+
+-- The rank of a stored job; under "fair" what it is expected to cost is reserved with it.
 -- Jobs of a version that knew no ranks lack tenant, max_tokens and priority.
 local function rank_of(job, order, lengths, counters, vtime)
   local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open',
     'turn', 'weight')
-  local tenant, arrival = asked[1] or '', tonumber(asked[6] or asked[3])
-  local max_tokens, priority = tonumber(asked[2]) or 1, tonumber(asked[4]) or 0
-  local terms = redis.call('HMGET', order, 'policy', 'wait', 'remaining', 'priority',
-    'weight:' .. tenant)
+  local tenant, max_tokens = asked[1] or '', tonumber(asked[2]) or 1
+  local rank, terms = rank_for(tenant, tonumber(asked[6] or asked[3]), max_tokens,
+    tonumber(asked[4]) or 0, {order, lengths, counters, vtime})
   if terms[1] ~= 'fair' then
     redis.call('HDEL', job, 'share')
-    if terms[1] == 'fcfs' then return arrival end
-    local remaining = estimate(lengths, tenant, max_tokens)
-    return arrival - (terms[4] * priority + terms[3] / remaining) / terms[2]
+    return rank
   end
   local prompt = redis.call('HSTRLEN', job, 'prompt') / 4 * PROMPT_TOKEN_COST
   local output = estimate(lengths, tenant, max_tokens) * OUTPUT_TOKEN_COST
   local weight = tonumber(asked[7]) or tonumber(terms[5]) or 1
   local expected = prompt + output
-  local counter = tonumber(redis.call('HGET', counters, tenant)) or 0
-  local start = math.max(counter, tonumber(redis.call('GET', vtime)) or 0)
-  redis.call('HSET', counters, tenant, exact(start + asked[5] * expected / weight))
+  redis.call('HSET', counters, tenant, exact(rank + asked[5] * expected / weight))
   redis.call('HSET', job, 'share', struct.pack('<ddd', weight, expected, prompt) .. tenant)
-  return start
+  return rank
 end
 
 -- Puts every claimed job back to where it stood in the queue.
@@ -212,17 +239,19 @@ local function is_good(expires, ttl, now_us)
 end
 
 --@ submit
--- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead quotas
---       [idem]
+-- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead pace stranded
+--       quotas [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
 --       tenant, priority, max_tokens, digest of the request, need, edge, API key's id ('' for
 --       none), its weight (0: the tenant's), its bounds of requests and tokens a minute and of
---       jobs (0: none)
+--       jobs (0: none), seconds that it takes at least once it is begun (-1: it is taken whatever
+--       its deadline; -2: and whatever its key's bounds, against which it counts all the same)
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0, and
 -- of a key with bounds what is left of its requests and tokens}, nil where the queue is full,
--- 'order' where none is stored, {'quota', 0 requests 1 tokens 2 jobs, seconds, left, left}
--- where a bound is reached for so long.
-local known = KEYS[14] and redis.call('GET', KEYS[14])
+-- 'order' where none is stored, {id, -1, 0 requests 1 tokens 2 jobs, seconds, left, left}
+-- where a bound is reached for so long, {id, -2, seconds of waiting, seconds from its begin to
+-- its end} where these are expected to be more than it has.
+local known = KEYS[16] and redis.call('GET', KEYS[16])
 if known then
   local known_id, request = string.match(known, '^(%Z+)%z?(.*)$')
   if known_id ~= ARGV[1] then
@@ -253,11 +282,39 @@ local function turn_of(now)
   return seconds(now + ahead)
 end
 
+local turn = turn_of(now)
+
+-- How long it may have to wait, and how long it is then expected to take, by how fast jobs end
+-- while others wait; nothing while too few have. Ends are as good as independent: two standard
+-- deviations more make one in fifty wait longer. What no lane can run is before nobody.
+local function expected_s()
+  local pace = redis.call('HMGET', KEYS[13], 'jobs', 's')
+  local num_ended, busy_s = tonumber(pace[1]) or 0, tonumber(pace[2]) or 0
+  if num_ended < 8 or busy_s <= 0 then return 0, tonumber(ARGV[19]) end
+  local tenant, max_tokens = ARGV[8], tonumber(ARGV[10])
+  local rank = rank_for(tenant, tonumber(turn), max_tokens, tonumber(ARGV[9]),
+    {KEYS[7], KEYS[8], KEYS[9], KEYS[10]})
+  local num_waiting, num_stranded = redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[14])
+  local before = redis.call('ZCOUNT', KEYS[2], '-inf', exact(rank)) - num_stranded
+  local num_running = redis.call('ZCARD', KEYS[3]) - num_waiting - redis.call('ZCARD', KEYS[11])
+  -- Of no tenant, so of all.
+  local length, mean = estimate(KEYS[8], tenant, max_tokens), estimate(KEYS[8], '\0', math.huge)
+  local share = mean < math.huge and length / mean or 1
+  local s_per_job = busy_s / num_ended
+  before = math.max(0, before)
+  return (before + 2 * math.sqrt(before)) * s_per_job,
+    math.max(num_running * s_per_job * share, tonumber(ARGV[19]))
+end
+
+if tonumber(ARGV[3]) > 0 and tonumber(ARGV[19]) >= 0 then
+  local wait_s, run_s = expected_s()
+  if wait_s > 0 and wait_s + run_s > tonumber(ARGV[3]) then return {id, -2, exact(wait_s), exact(run_s)} end
+end
 -- Takes a job from what its key may have. Answers what is left, or how long to wait for what.
 local function take_quota(num_outputs, expected, most_jobs)
   local most_requests, most_tokens = tonumber(ARGV[16]), tonumber(ARGV[17])
   local at, requests, tokens, jobs = now / 1000000, most_requests, most_tokens, 0
-  local stored = redis.call('HGET', KEYS[13], ARGV[14])
+  local stored = redis.call('HGET', KEYS[15], ARGV[14])
   if stored and #stored == 32 then
     local left_requests, left_tokens, since, num_jobs = struct.unpack('<dddd', stored)
     -- A time ahead is of a clock that has gone back since: nobody waits until it comes again.
@@ -269,21 +326,23 @@ local function take_quota(num_outputs, expected, most_jobs)
   end
   local cost = #ARGV[7] / 4 + num_outputs * expected
   local first = math.min(cost, most_tokens)
-  local answer = {'quota', 0, 0, exact(requests), exact(tokens)}
-  if most_requests > 0 and requests < 1 then
-    answer[3] = exact((1 - requests) * 60 / most_requests)
+  local answer = {id, -1, 0, 0, exact(requests), exact(tokens)}
+  if tonumber(ARGV[19]) <= -2 then
+    -- It was taken before, and what is there of that is lost.
+  elseif most_requests > 0 and requests < 1 then
+    answer[4] = exact((1 - requests) * 60 / most_requests)
     return answer
   elseif most_tokens > 0 and tokens < first then
-    answer[2], answer[3] = 1, exact((first - tokens) * 60 / most_tokens)
+    answer[3], answer[4] = 1, exact((first - tokens) * 60 / most_tokens)
     return answer
   elseif most_jobs > 0 and jobs >= most_jobs then
-    answer[2], answer[3] = 2, 1
+    answer[3], answer[4] = 2, 1
     return answer
   end
   -- Without a bound there is all of it, should there be one later.
   requests = most_requests > 0 and requests - 1 or math.huge
   tokens = most_tokens > 0 and tokens - cost or math.huge
-  redis.call('HSET', KEYS[13], ARGV[14], struct.pack('<dddd', requests, tokens, at, jobs + 1))
+  redis.call('HSET', KEYS[15], ARGV[14], struct.pack('<dddd', requests, tokens, at, jobs + 1))
   redis.call('HSET', KEYS[1], 'quota', struct.pack('<dd', expected, most_tokens) .. ARGV[14])
   return {id, 0, exact(requests), exact(tokens)}
 end
@@ -292,10 +351,9 @@ local answer = {id, 0}
 if ARGV[14] ~= '' and tonumber(ARGV[16]) + tonumber(ARGV[17]) + tonumber(ARGV[18]) > 0 then
   local expected = estimate(KEYS[8], ARGV[8], tonumber(ARGV[10]))
   answer = take_quota(tonumber(ARGV[5]), expected, tonumber(ARGV[18]))
-  if answer[1] == 'quota' then return answer end
+  if answer[2] < 0 then return answer end
 end
 if tonumber(ARGV[15]) > 0 then redis.call('HSET', KEYS[1], 'weight', ARGV[15]) end
-local turn = turn_of(now)
 redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
   'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
   'priority', ARGV[9], 'max_tokens', ARGV[10], 'need', ARGV[12])
@@ -306,7 +364,7 @@ if tonumber(ARGV[3]) > 0 then
   redis.call('ZADD', KEYS[4], deadline, id)
 end
 if turn ~= arrival then redis.call('HSET', KEYS[1], 'turn', turn) end
-if KEYS[14] then redis.call('SET', KEYS[14], id .. '\0' .. ARGV[11]) end
+if KEYS[16] then redis.call('SET', KEYS[16], id .. '\0' .. ARGV[11]) end
 local rank = rank_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
 redis.call('ZADD', KEYS[2], exact(rank), id)
 redis.call('ZADD', KEYS[3], turn, id)
@@ -457,14 +515,14 @@ return {epoch, redis.call('ZCARD', KEYS[2])}
 
 --@ renew
 -- KEYS  lease workers order
--- ARGV  worker, epoch, ttl_ms, step_us (0: not known)
+-- ARGV  worker, epoch, ttl_ms, step_us (0: not known), KV blocks that sequences hold
 -- Answers 1 while jobs have the ranks that they had when the lease was acquired, 0 where
 -- they were ranked anew since. A lease that expired but was not taken is renewed like any
 -- other.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'order')
 if lease[1] ~= ARGV[2] then return false end
 local expires = string.format('%.0f', time_us() / 1000 + ARGV[3])
-redis.call('HSET', KEYS[1], 'expires', expires, 'ttl', ARGV[3], 'step_us', ARGV[4])
+redis.call('HSET', KEYS[1], 'expires', expires, 'ttl', ARGV[3], 'step_us', ARGV[4], 'used', ARGV[5])
 redis.call('ZADD', KEYS[2], expires, ARGV[1])
 return lease[2] == (redis.call('HGET', KEYS[3], 'version') or '0') and 1 or 0
 
@@ -537,8 +595,38 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 
+--@ enrol
+-- KEYS  told seen (the registry's)
+-- ARGV  who tells, keep_ms, fresh_ms, then of each worker: its id, who drives it ('' where it is
+--       not who tells), how many ms ago it answered, what is known (JSON)
+-- Workers that nobody has heard of for keep_ms are forgotten. What a driver says stays while it
+-- is younger than fresh_ms: others only know that the worker answers.
+local now, keep, fresh = math.floor(time_us() / 1000), tonumber(ARGV[2]), tonumber(ARGV[3])
+local function forget(from, to)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], from, to)) do
+    redis.call('HDEL', KEYS[1], id)
+    redis.call('ZREM', KEYS[2], id)
+  end
+end
+forget('-inf', now - keep)
+forget(now + 1000, '+inf') -- the clock went back
+for i = 4, #ARGV, 4 do
+  local id, driver = ARGV[i], ARGV[i + 1]
+  local when, known = string.match(redis.call('HGET', KEYS[1], id) or '', '^(%d+)\n([^\n]*)\n')
+  local is_kept = driver == '' and when and known ~= '' and known ~= ARGV[1]
+    and math.abs(now - when) < fresh
+  if not is_kept then
+    local word = string.format('%.0f', now) .. '\n' .. driver .. '\n' .. ARGV[i + 3]
+    redis.call('HSET', KEYS[1], id, word)
+  end
+  redis.call('ZADD', KEYS[2], 'GT', string.format('%.0f', now - ARGV[i + 2]), id)
+end
+redis.call('PEXPIRE', KEYS[1], keep)
+redis.call('PEXPIRE', KEYS[2], keep)
+return 1
+
 --@ claim
--- KEYS  lease claims queue vtime stranded, then the job of every candidate
+-- KEYS  lease claims queue vtime stranded workers canary, then the job of every candidate
 -- ARGV  worker, epoch, fingerprint, most jobs to claim, rank that theirs must be below (inf:
 --       any), tokens that the worker has room for, 1 if suspects are wanted, 0 if others
 --       are, then the candidates' ids
@@ -546,10 +634,10 @@ return 1
 -- beforehand: the caller looks, names the candidates in order, and this script decides
 -- again. A job with output under another fingerprint is passed over, and so is one that
 -- the worker has no room for: those become stranded. One whose deadline has passed is left
--- to the sweep. A suspect of two strikes is claimed only by a lease that holds nothing. A
--- candidate that this lease holds already is answered again, because the first answer was lost
--- or it was claimed by the holder before. Those take room first: no more are claimed than were
--- asked for.
+-- to the sweep. Suspects are claimed only by a lease that holds nothing, and of one worker at a
+-- time. A candidate that this lease holds already is answered again, because the first answer
+-- was lost or it was claimed by the holder before. Those take room first: no more are claimed
+-- than were asked for.
 -- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank,
 -- strikes}.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
@@ -557,19 +645,24 @@ redis.call('HSET', KEYS[1], 'fingerprint', ARGV[3])
 local mark, room, claimed = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[4]), {}
 local below, now, held = tonumber(ARGV[5]), time_us(), {}
 local stored = tonumber(redis.call('GET', KEYS[4])) or 0
-local virtual_time, is_empty = stored, redis.call('ZCARD', KEYS[2]) == 0
+local virtual_time, may_try = stored, false
 for i = 8, #ARGV do
   held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
   if held[i] then room = room - 1 end
 end
+if ARGV[7] == '1' and redis.call('ZCARD', KEYS[2]) == 0 then
+  local canary = redis.call('GET', KEYS[7]) or ARGV[1]
+  local until_ms = canary ~= ARGV[1] and tonumber(redis.call('ZSCORE', KEYS[6], canary)) or 0
+  may_try = until_ms <= now / 1000
+end
 
 local function is_wanted(strikes)
   if ARGV[7] == '0' then return strikes == 0 end
-  return strikes == 1 or strikes > 1 and strikes < 4 and is_empty
+  return strikes > 0 and strikes < GUILTY and may_try
 end
 
 local function consider(i)
-  local id, key, ours = ARGV[i], KEYS[i - 2], held[i]
+  local id, key, ours = ARGV[i], KEYS[i], held[i]
   local rank = not ours and room > 0 and redis.call('ZSCORE', KEYS[3], id)
   if ours or (rank and (tonumber(rank) < below or below == math.huge)) then
     local job = redis.call('HMGET', key, 'spec', 'prompt', 'arrival', 'deadline',
@@ -591,10 +684,11 @@ local function consider(i)
         local pace = job[7] * expected / weight / 64
         virtual_time = math.max(virtual_time + pace, tonumber(rank))
       end
-      ours, room, is_empty = rank, room - 1, false
+      ours, room = rank, room - 1
     end
     if ours then
       if job[1] then redis.call('HSET', key, 'claim', mark) end
+      if strikes > 0 then redis.call('SET', KEYS[7], ARGV[1]) end
       claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours, strikes}
     end
   end
@@ -609,29 +703,48 @@ if virtual_time > stored then redis.call('SET', KEYS[4], exact(virtual_time)) en
 return claimed
 
 --@ strike
--- KEYS  lease claims suspects, then the job of every id
--- ARGV  epoch, how it failed, then the ids
--- A lane has failed, and any of the jobs that it held may be why: each that is claimed under
--- the lease is struck. Those that were there with others have two strikes at most; one that
--- was alone has three, and the second time four. They wait again, and do not go on together,
--- whoever takes the lease next. Answers how many were struck.
+-- KEYS  lease claims suspects canary, then the job of every id
+-- ARGV  epoch, worker, what happened, 1 if that accuses (it crashed) and 0 if it does so only
+--       when it happens again and again (it was lost), then for every id: id, how many tokens it
+--       has, how many more it must have not to be where it was
+-- The worker that a lane drove has crashed or was lost, and any of the jobs may be why that were
+-- there: each that is claimed under the lease is struck, see "struck" in suspects.py. They are
+-- suspects from now on, and do not go on together, whoever takes the lease next. Answers how many
+-- were struck, then the ids of the guilty.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
-local is_alone, num_struck = redis.call('ZCARD', KEYS[2]) == 1, 0
+local is_alone, num_struck, guilty = redis.call('ZCARD', KEYS[2]) == 1, 0, {}
 -- Once a script has written something it is not refused for want of memory: a job that breaks
 -- lanes must not do so for as long as there is none.
 redis.call('ZREM', KEYS[3], '')
 redis.call('HSET', KEYS[1], 'incarnation', '')
-for i = 3, #ARGV do
-  local id, job = ARGV[i], KEYS[i + 1]
-  if redis.call('ZSCORE', KEYS[2], id) and redis.call('EXISTS', job) == 1 then
-    local strikes = (tonumber(redis.call('HGET', job, 'strikes')) or 0) + 1
-    strikes = is_alone and math.max(strikes, 3) or math.min(strikes, 2)
-    redis.call('HSET', job, 'strikes', strikes, 'problem', ARGV[2])
+if redis.call('GET', KEYS[4]) == ARGV[2] then redis.call('DEL', KEYS[4]) end
+
+local function struck(strikes)
+  if is_alone then return strikes >= ALONE and GUILTY or ALONE end
+  return math.max(strikes, math.min(strikes + 1, ALONE - 1))
+end
+
+-- Whether it was lost so often without getting any further.
+local function is_stuck(job, num_tokens, num_more)
+  local known = redis.call('HMGET', job, 'losses', 'lost_at')
+  local losses, lost_at = tonumber(known[1]) or 0, tonumber(known[2]) or 0
+  if losses == 0 or num_tokens - lost_at >= num_more then losses, lost_at = 0, num_tokens end
+  redis.call('HSET', job, 'losses', losses + 1, 'lost_at', lost_at)
+  return losses + 1 >= MAX_LOSSES
+end
+
+for i = 5, #ARGV, 3 do
+  local id, job = ARGV[i], KEYS[5 + (i - 5) / 3]
+  if redis.call('ZSCORE', KEYS[2], id) and redis.call('EXISTS', job) == 1
+    and (ARGV[4] == '1' or is_stuck(job, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))) then
+    local strikes = struck(tonumber(redis.call('HGET', job, 'strikes')) or 0)
+    redis.call('HSET', job, 'strikes', strikes, 'problem', ARGV[3])
     redis.call('ZADD', KEYS[3], strikes, id)
     num_struck = num_struck + 1
+    if strikes == GUILTY then guilty[#guilty + 1] = id end
   end
 end
-return num_struck
+return {num_struck, unpack(guilty)}
 
 --@ restart
 -- KEYS  job queue stranded bell rings, then the log and the lp of every output
@@ -655,10 +768,16 @@ return 1
 -- ARGV  the ids
 -- They broke nothing where they could have, or are gone.
 for i, id in ipairs(ARGV) do
-  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem')
+  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
   redis.call('ZREM', KEYS[1], id)
 end
 return #ARGV
+
+--@ retire
+-- KEYS  canary
+-- ARGV  worker
+-- Nobody is tried there any more: others may be elsewhere.
+return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0
 
 --@ requeue
 -- KEYS  lease claims queue bell rings, then the job of every id
@@ -701,24 +820,24 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 return redis.call('ZRANGE', KEYS[2], 0, -1)
 
 --@ commit
--- KEYS  lease claims deadlines ended bell rings lengths counters unweighed quotas, then for
---       every row: job, log, and lp where the row has log-probabilities
+-- KEYS  lease claims deadlines ended bell rings lengths counters unweighed queue stranded pace
+--       quotas, then for every row: job, log, and lp where the row has log-probabilities
 -- ARGV  worker, epoch, length of a job key without its id, finish of what is overdue,
 --       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends, 2 if by
 --       itself), the tokens of all rows, then for every row its log-probabilities and its
 --       finish
 -- One step of a lane. A row of a job whose deadline has passed ends its output with that and
 -- brings nothing else. Answers one i32 for each row, packed: -1 applied, -2 existed,
--- -3 ended (or not claimed by this lease any more), else the length of the log, which is
--- shorter than the row's offset.
+-- -3 ended (or not claimed by this lease any more), -4 there is no such job, else the length of
+-- the log, which is shorter than the row's offset.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'fingerprint')
 if lease[1] ~= ARGV[2] then return false end
-local APPLIED, EXISTED, ENDED = -1, -2, -3
+local APPLIED, EXISTED, ENDED, UNKNOWN = -1, -2, -3, -4
 local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
 local heads, tokens, now = ARGV[5], ARGV[6], time_us()
 local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
 
-local due, grown = {}, {}
+local due, grown, num_ended = {}, {}, 0
 
 -- Charges what an output has cost beyond what was reserved for it.
 local function charge(reserved, before, after)
@@ -745,14 +864,31 @@ local function end_output(job, field, finish, reserved, num_tokens)
   call('HSET', job, field, finish)
   if reserved then add_to_counter(KEYS[8], due, reserved, -unused(reserved, num_tokens, true)) end
   local open, quota = call('HINCRBY', job, 'open', -1), call('HGET', job, 'quota')
-  if quota then pcall(give_back_quota, KEYS[10], quota, num_tokens, open > 0 and 0 or 1) end
+  if quota then pcall(give_back_quota, KEYS[13], quota, num_tokens, open > 0 and 0 or 1) end
   if open > 0 then return end
+  num_ended = num_ended + 1
   local id, ended = string.sub(job, prefix_length + 1), seconds(now)
   call('HSET', job, 'ended', ended)
   call('ZADD', KEYS[4], ended, id)
   call('RPUSH', KEYS[9], id)
   call('ZREM', KEYS[2], id)
   call('ZREM', KEYS[3], id)
+end
+
+-- Only where jobs waited all the time do those that end tell how fast that goes.
+local function keep_pace()
+  if num_ended == 0 then return end
+  local PACE_FADES_S, LONGEST_S = 30, 60
+  local pace = call('HMGET', KEYS[12], 'jobs', 's', 'at', 'waiting')
+  local waiting = call('ZCARD', KEYS[10]) > call('ZCARD', KEYS[11])
+  local jobs, busy_s = tonumber(pace[1]) or 0, tonumber(pace[2]) or 0
+  local since_s = (now - (tonumber(pace[3]) or now)) / 1000000
+  if waiting and pace[4] == '1' and since_s >= 0 and since_s < LONGEST_S then
+    local kept = math.exp(-since_s / PACE_FADES_S)
+    jobs, busy_s = jobs * kept + num_ended, busy_s * kept + since_s
+  end
+  call('HSET', KEYS[12], 'jobs', exact(jobs), 's', exact(busy_s), 'at', string.format('%.0f', now),
+    'waiting', waiting and 1 or 0)
 end
 
 local answers, ids, finished, last = {}, {}, {}, nil
@@ -775,7 +911,7 @@ local function tell()
 end
 
 -- One piece: each function that a row calls costs some 1 % of the whole.
-local key, arg, token = 11, 7, 1
+local key, arg, token = 14, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
   local job, log, field, answer = KEYS[key], KEYS[key + 1], 'f' .. index, EXISTED
@@ -787,7 +923,7 @@ for at = 1, #heads, 20 do
     local is_same = state[2] == finish and skip == num_tokens
     answer = is_same and EXISTED or ENDED
   elseif state[1] ~= mark then
-    answer = ENDED
+    answer = (state[1] or call('EXISTS', job) == 1) and ENDED or UNKNOWN
   elseif state[3] and is_past(state[3], now) then
     answer = ENDED
     end_output(job, field, ARGV[4], state[4], length)
@@ -812,6 +948,7 @@ for at = 1, #heads, 20 do
   arg = arg + num_logprobs + (finish and 1 or 0)
   token = token + 4 * num_tokens
 end
+keep_pace()
 store_counters(KEYS[8], due)
 for field, known in pairs(grown) do call('HSET', KEYS[7], field, known) end
 tell()

@@ -8,37 +8,36 @@ from dataclasses import replace
 from types import TracebackType
 
 from scheduler_svc.order import Order
+from scheduler_svc.queue.address import parse_address
 from scheduler_svc.queue.attendance import Attendance, Fleet
-from scheduler_svc.queue.backlog import Backlog, BacklogReader, Waiting
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell
 from scheduler_svc.queue.claiming import UNBOUNDED, Claiming, Prefer, SuspectClaim, Wish
 from scheduler_svc.queue.committing import Committing
+from scheduler_svc.queue.connection import Servers
 from scheduler_svc.queue.ending import Ending, Sweep
 from scheduler_svc.queue.follower import Follower
 from scheduler_svc.queue.job_reader import JobReader
-from scheduler_svc.queue.keys import Keys
-from scheduler_svc.queue.lease import Lease, Renewal, WorkerRecord
+from scheduler_svc.queue.keys import REGISTRY_TOLD, Keys
+from scheduler_svc.queue.lease import Lease, Renewal
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
+from scheduler_svc.queue.live import Live
+from scheduler_svc.queue.mending import Mending
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.quota import Quota
 from scheduler_svc.queue.ranking import Ranking
-from scheduler_svc.queue.rows import (
-    RowAnswer,
-)
+from scheduler_svc.queue.registry import Registry
+from scheduler_svc.queue.rows import RowAnswer
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server, server_memory
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.shelf import Shelf
-from scheduler_svc.queue.snapshot import (
-    ended_ids,
-)
+from scheduler_svc.queue.snapshot import ended_ids
 from scheduler_svc.queue.stranding import Stranding
-from scheduler_svc.queue.submitting import Submitted, Submitting
-from scheduler_svc.queue.suspicion import Suspicion
-from scheduler_svc.queue.worker_records import live_workers
+from scheduler_svc.queue.submitting import WHATEVER, Submitted, Submitting
+from scheduler_svc.queue.suspicion import Accused, Suspicion, Verdicts
 from stepserve.metrics.histogram import Histogram
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec
 
@@ -61,21 +60,27 @@ class JobQueue(JobReader):
         order: Order | None = None,
     ) -> None:
         limits = limits or QueueLimits()
-        super().__init__(Shard(RedisLink(url, limits), Keys(model), limits, load_scripts()))
+        keys, address = Keys(model), parse_address(url)
+        self._servers = Servers(address, keys.queue, limits.timeout_s)
+        super().__init__(Shard(RedisLink(self._servers, limits), keys, limits, load_scripts()))
         # Connections of the lanes' own: no rush of clients may keep a lease from being renewed.
-        self._lanes = replace(self._shard, link=RedisLink(url, limits))
+        self._lanes = replace(self._shard, link=RedisLink(self._servers, limits))
+        # What is of no model may be on another server of a cluster.
+        self._common_servers = Servers(address, REGISTRY_TOLD, limits.timeout_s)
+        self._common = replace(self._shard, link=RedisLink(self._common_servers, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._submitting = Submitting(self._shard, self._ranking)
+        self._mending = Mending(self._shard, self._submitting)
         self._leasing = Leasing(self._lanes)
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
         self._ending = Ending(self._shard, Leasing(self._shard))
-        self._claiming = Claiming(self._lanes, self._ending)
-        self._committing = Committing(self._lanes)
         self._suspicion = Suspicion(self._lanes, self._ending)
+        self._claiming = Claiming(self._lanes, self._ending, self._suspicion)
+        self._committing = Committing(self._lanes)
         self._stranding = Stranding(self._shard, self._ending)
-        self._backlog = BacklogReader(self._shard)
-        self._bell = Bell(url, self._shard.keys, limits.timeout_s)
+        self._bell = Bell(self._servers, keys, limits.timeout_s, self._mending.reconnected)
+        self.live = Live(self._shard)
 
     async def __aenter__(self) -> JobQueue:
         return self
@@ -92,6 +97,9 @@ class JobQueue(JobReader):
         await self._bell.close()
         await self._shard.link.close()
         await self._lanes.link.close()
+        await self._common.link.close()
+        await self._servers.close()
+        await self._common_servers.close()
 
     async def ping(self) -> None:
         """Raises Unavailable unless Redis answers."""
@@ -103,6 +111,15 @@ class JobQueue(JobReader):
         Raises StepserveError where the durability that is promised can't be kept.
         """
         await check_server(self._shard.link, self._shard.limits.durability)
+        await self._mending.look()
+
+    async def may_come_back(self) -> bool:
+        """Whether a job that is not there may have been lost, and be stored again; see Mending."""
+        return await self._mending.may_come_back()
+
+    async def restore(self, spec: JobSpec) -> bool:
+        """Store a job again that was claimed and then lost. False where it was forgotten."""
+        return await self._mending.restore(spec)
 
     async def memory(self) -> Memory:
         """What Redis uses of what it may use."""
@@ -126,16 +143,18 @@ class JobQueue(JobReader):
         spec: JobSpec,
         request_digest: str = "",
         edge: str = "",
+        needed_s: float = WHATEVER,
         quota: Quota | None = None,
     ) -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now.
 
         ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
         for ``edge_of``; ``quota`` is what it counts against. Raises QuotaExceeded where that is
-        used up, Exhausted where the queue is full, InvalidRequest where the idempotency key has
-        another request's job.
+        used up, Exhausted where the queue is full, and where a job that takes ``needed_s`` at
+        least (0: not known) would wait too long to be in time; InvalidRequest where the
+        idempotency key has another request's job.
         """
-        return await self._submitting.submit(spec, request_digest, edge, quota)
+        return await self._submitting.submit(spec, request_digest, edge, needed_s, quota)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         """Return the job that this request was stored as, "" where there is none."""
@@ -158,11 +177,16 @@ class JobQueue(JobReader):
 
     async def forget(self, job_id: str) -> bool:
         """Drops all that is kept of a job that has ended. False where it has not, or is gone."""
+        self._submitting.forgotten(job_id)
         return await self._ending.forget(job_id)
 
     def shelf(self, kind: str) -> Shelf:
         """Records of a kind that an edge keeps beside jobs."""
         return Shelf(self._shard, kind)
+
+    def registry(self) -> Registry:
+        """What schedulers know of workers; the same from whichever model's queue."""
+        return Registry(self._common)
 
     def presence(self, replica: str, ttl_ms: int) -> Presence:
         """For a replica whose clients follow jobs that are to end when nobody does."""
@@ -207,13 +231,13 @@ class JobQueue(JobReader):
         """
         return await self._leasing.acquire(worker_id, holder, ttl_ms, info or {}, incarnation)
 
-    async def renew(self, lease: Lease, step_us: int = 0) -> Renewal:
+    async def renew(self, lease: Lease, step_us: int = 0, num_used_blocks: int = 0) -> Renewal:
         """Whether it is ours still, and the order the same. An expired one that nobody took is.
 
-        ``step_us`` is told to everyone who asks for the workers: how long a step takes, 0
-        where that is not known.
+        What is told to everyone who asks for the workers: how long a step takes, 0 where that is
+        not known, and how many KV blocks are held.
         """
-        return await self._leasing.renew(lease, step_us)
+        return await self._leasing.renew(lease, step_us, num_used_blocks)
 
     async def release(self, lease: Lease) -> bool:
         """Gives the lease up and what is claimed under it back; False: it is another's."""
@@ -268,22 +292,29 @@ class JobQueue(JobReader):
 
         Passes over jobs that have output of a model with another fingerprint, those that may
         come to more than ``max_context`` tokens, and suspects. One call at a time for each
-        lease, of this and ``claim_suspect``. After Unavailable, what was claimed unnoticed
+        lease, of this and ``claim_suspects``. After Unavailable, what was claimed unnoticed
         comes with the next claim, whatever its rank.
         """
         wish = Wish(fingerprint, max_jobs, max_rank, prefer, max_context)
         return await self._claiming.claim(lease, wish)
 
-    async def claim_suspect(
-        self, lease: Lease, fingerprint: str, max_context: int = UNBOUNDED
+    async def claim_suspects(
+        self, lease: Lease, fingerprint: str, max_jobs: int, max_context: int = UNBOUNDED
     ) -> SuspectClaim:
-        """Takes a job that was there when a lane failed, if there is one; see ``strike``.
+        """Takes jobs that were there when a worker crashed, to be tried; see ``strike``.
 
-        One that was there twice is had only by a lease that holds no job.
+        Only by a lease that holds no job, and under one lease at a time. ``retire`` ends that.
         """
-        return await self._claiming.claim_suspect(
-            lease, Wish(fingerprint, 1, max_context=max_context)
-        )
+        wish = Wish(fingerprint, max_jobs, max_context=max_context)
+        return await self._claiming.claim_suspects(lease, wish)
+
+    async def has_suspects(self) -> bool:
+        """Whether any wait to be tried."""
+        return bool(await self._suspicion.waiting())
+
+    async def retire(self, lease: Lease) -> None:
+        """No suspect is tried under the lease any more: all have shown what they had to."""
+        await self._suspicion.retire(lease)
 
     async def inherit(self, lease: Lease, fingerprint: str) -> list[ClaimedJob]:
         """What is claimed under the lease, with the output it has: to be run on.
@@ -296,13 +327,17 @@ class JobQueue(JobReader):
         """Those of the jobs that have ended."""
         return await ended_ids(self._lanes, job_ids)
 
-    async def strike(self, lease: Lease, job_ids: Sequence[str], problem: str) -> int:
-        """The lane that held these jobs has failed, and any of them may be why.
+    async def strike(
+        self, lease: Lease, accused: Sequence[Accused], problem: str, *, has_crashed: bool = True
+    ) -> int:
+        """The worker of the lease has crashed, or its lane has, and any of these jobs may be why.
 
-        Each that is claimed becomes a suspect; returns how many it was. One that was alone in
-        two lanes that failed is ended by the sweep, with reason "error" and ``problem``.
+        Each that is claimed becomes a suspect; returns how many it was. One that was alone
+        twice ends, with reason "error" and ``problem``. Where it is not known that it
+        ``has_crashed`` (it was killed, hangs, or is cut off) this accuses only who is there
+        the third time without having got any further.
         """
-        return await self._suspicion.strike(lease, job_ids, problem)
+        return await self._suspicion.strike(lease, accused, problem, has_crashed=has_crashed)
 
     async def absolve(self, job_ids: Sequence[str]) -> None:
         """These jobs have shown that they break nothing: they are suspects no more."""
@@ -340,26 +375,18 @@ class JobQueue(JobReader):
         ends jobs that break lanes, or that no worker can run.
         Bounded, and safe to run anywhere any time; once a second in some process is meant.
         """
+        await self._servers.look()
+        await self._common_servers.look()
         swept = await self._ending.sweep()
         await self._suspicion.sweep()
         await self._stranding.sweep()
         await self._ranking.sweep()
         return swept
 
-    async def workers(self) -> list[WorkerRecord]:
-        """The workers whose leases are good now."""
-        return await live_workers(self._shard)
-
-    async def num_queued(self) -> int:
-        return int(await self._shard.link.call("ZCARD", self._shard.keys.queue))
-
-    async def backlog(self) -> Backlog:
-        """How much work there is, as of now."""
-        return await self._backlog.read()
-
-    async def waiting_by_tenant(self, max_jobs: int) -> Mapping[str, Waiting]:
-        """Whose jobs wait, and since when: of the first ``max_jobs`` in line."""
-        return await self._backlog.by_tenant(max_jobs)
+    @property
+    def verdicts(self) -> Verdicts:
+        """What came of the crashes of this process's workers."""
+        return self._suspicion.verdicts
 
     @property
     def call_s(self) -> Mapping[str, Histogram]:

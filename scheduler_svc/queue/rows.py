@@ -35,6 +35,8 @@ class RowKind(Enum):
     EXISTED = "existed"
     # The output has ended, or another lease holds the job: drop it, nothing was changed.
     ENDED = "ended"
+    # There is no such job, or not any more.
+    UNKNOWN = "unknown"
     # The log is shorter than the row's offset: commit again from its end on.
     SHORT = "short"
 
@@ -52,6 +54,7 @@ _ANSWERS = {
     -1: APPLIED,
     -2: RowAnswer(RowKind.EXISTED),
     -3: RowAnswer(RowKind.ENDED),
+    -4: RowAnswer(RowKind.UNKNOWN),
 }
 # The answer for as many rows as a step has at most, where nothing was wrong.
 _ALL_APPLIED = struct.pack("<i", -1) * 4096

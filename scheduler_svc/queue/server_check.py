@@ -21,12 +21,14 @@ class ServerState:
     """What a server says of itself. ``appendfsync`` and the policy are "" where it does not say.
 
     ``is_rewritten``: its append-only file was written anew since it started, or is now.
+    ``num_replicas``: those that are connected.
     """
 
     keeps_file: bool
     appendfsync: str
     maxmemory_policy: str
     is_rewritten: bool
+    num_replicas: int = 0
 
     def flaws(self) -> list[str]:
         """Say what may lose jobs that were accepted."""
@@ -71,11 +73,13 @@ async def server_state(link: RedisLink) -> ServerState:
     """Ask. Raises Unavailable."""
     persistence = await link.call("INFO", "persistence")
     memory = await link.call("INFO", "memory")
+    replication = await link.call("INFO", "replication")
     return ServerState(
         keeps_file=bool(persistence.get("aof_enabled")),
         appendfsync=await _setting(link, "appendfsync"),
         maxmemory_policy=str(memory.get("maxmemory_policy", "")),
         is_rewritten=_is_rewritten(persistence),
+        num_replicas=int(replication.get("connected_slaves", 0)),
     )
 
 
@@ -109,6 +113,11 @@ async def check_server(link: RedisLink, durability: Durability) -> None:
         )
     for flaw in state.flaws():
         log.warning("this Redis may lose accepted jobs: %s; see docs/redis.md", flaw)
+    if durability == "replicated" and not state.num_replicas:
+        log.warning(
+            "durability replicated needs a replica, and this Redis has none: while that is so, "
+            "every job is refused"
+        )
     if durability == "fsync" and not state.appendfsync:
         log.warning("this Redis does not say whether appendfsync is always, as fsync needs it")
     if state.keeps_file and not state.is_rewritten:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,24 @@ from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.quota import Quota, Standing, refusal
 from scheduler_svc.queue.ranking import Ranking
+from scheduler_svc.queue.recent import RecentJobs
+from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.shard import Shard
 from stepserve.protocol.errors import Exhausted, InvalidRequest
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.packed import pack
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
+# Of ``needed_s``: the job is taken, also where its deadline is not to be met.
+WHATEVER = -1.0
+# Also where its key's bounds are reached, against which it counts all the same.
+TAKEN_BEFORE = -2.0
 _RETRY_AFTER_MS = 1000
-_OTHER_REQUEST = 2
+_MAX_RETRY_AFTER_MS = 60_000
+_OTHER_REQUEST, _QUOTA, _LATE = 2, -1, -2
+# Where the deadline stands among the script's arguments; and one that has as good as passed.
+_DEADLINE = 2
+SOON_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,75 +51,111 @@ class Submitting:
     def __init__(self, shard: Shard, ranking: Ranking) -> None:
         self._shard = shard
         self._ranking = ranking
+        self._recent = RecentJobs()
 
     async def submit(
-        self, spec: JobSpec, request_digest: str, edge: str = "", quota: Quota | None = None
+        self,
+        spec: JobSpec,
+        request_digest: str,
+        edge: str = "",
+        needed_s: float = WHATEVER,
+        quota: Quota | None = None,
     ) -> Submitted:
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
             raise ValueError(f"a job needs an id without NUL and 1 to {MAX_OUTPUTS} outputs")
         try:
-            answer = await self._store(spec, request_digest, edge, quota)
+            call = self._call(spec, request_digest, edge, needed_s, quota or Quota(""))
+            answer = await self._store(spec.job_id, *call)
             if answer == b"order":
                 await self._ranking.adopt()
-                answer = await self._store(spec, request_digest, edge, quota)
+                answer = await self._store(spec.job_id, *call)
         except Full as error:
             raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
         if answer is None:
             raise Exhausted("the queue is full", _RETRY_AFTER_MS)
+        if answer[1] == _LATE:
+            raise _late(spec.deadline_s, *map(float, answer[2:]))
         standing = _standing(answer, quota)
-        if answer[0] == b"quota" and quota and standing:
-            raise refusal(quota, answer[1], float(answer[2]), standing)
+        if answer[1] == _QUOTA and quota and standing:
+            raise refusal(quota, answer[2], float(answer[3]), standing)
         if answer[1] == _OTHER_REQUEST:
             problem = f"was used for another request, which is job {answer[0].decode()}"
             raise InvalidRequest("idempotency_key", problem)
         existed = answer[1] == 1
         return Submitted(answer[0].decode(), existed, None if existed else spec, standing)
 
-    async def _store(
-        self, spec: JobSpec, request_digest: str, edge: str, quota: Quota | None
-    ) -> Any:
-        keys, quota = self._shard.keys, quota or Quota("")
+    async def restore(self) -> int:
+        """Store the last jobs again that are not there, with what is left of their deadlines.
+
+        Returns how many were missing. They count against their keys as they did: that is lost too.
+        """
+        recent = self._recent.all()
+        commands = [("EXISTS", self._shard.keys.job(job_id)) for job_id, _ in recent]
+        known = await self._shard.link.pipeline(commands) if commands else []
+        missing = [job for (_, job), is_known in zip(recent, known, strict=True) if not is_known]
+        for job in missing:
+            args = [*job.args[:-1], TAKEN_BEFORE]
+            if deadline_s := float(str(args[_DEADLINE])):
+                args[_DEADLINE] = max(SOON_S, deadline_s - (time.monotonic() - job.stored_s))
+            await self._shard.run("submit", job.names, args, durable=True)
+        return len(missing)
+
+    def forgotten(self, job_id: str) -> None:
+        """It was dropped because somebody wanted it to be."""
+        self._recent.drop(job_id)
+
+    def _call(
+        self, spec: JobSpec, request_digest: str, edge: str, needed_s: float, quota: Quota
+    ) -> tuple[list[str], list[Argument]]:
+        """Return the keys and the arguments of the script."""
+        keys = self._shard.keys
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
-        return await self._shard.run(
-            "submit",
-            [
-                keys.job(spec.job_id),
-                keys.queue,
-                keys.jobs,
-                keys.deadlines,
-                keys.bell,
-                keys.rings,
-                keys.order,
-                keys.lengths,
-                keys.counters,
-                keys.vtime,
-                keys.ended,
-                keys.ahead,
-                keys.quotas,
-                *([keys.idem(digest)] if digest else []),
-            ],
-            [
-                spec.job_id,
-                self._shard.limits.max_queued_jobs,
-                spec.deadline_s,
-                digest,
-                spec.sampling.n,
-                encode_spec(spec),
-                pack(spec.prompt_token_ids),
-                spec.tenant,
-                spec.priority,
-                spec.sampling.max_tokens,
-                request_digest,
-                spec.num_tokens_needed,
-                edge,
-                quota.key_id,
-                quota.weight,
-                quota.requests_per_minute,
-                quota.tokens_per_minute,
-                quota.max_jobs,
-            ],
-            durable=True,
-        )
+        names = [
+            keys.job(spec.job_id),
+            keys.queue,
+            keys.jobs,
+            keys.deadlines,
+            keys.bell,
+            keys.rings,
+            keys.order,
+            keys.lengths,
+            keys.counters,
+            keys.vtime,
+            keys.ended,
+            keys.ahead,
+            keys.pace,
+            keys.stranded,
+            keys.quotas,
+            *([keys.idem(digest)] if digest else []),
+        ]
+        args: list[Argument] = [
+            spec.job_id,
+            self._shard.limits.max_queued_jobs,
+            spec.deadline_s,
+            digest,
+            spec.sampling.n,
+            encode_spec(spec),
+            pack(spec.prompt_token_ids),
+            spec.tenant,
+            spec.priority,
+            spec.sampling.max_tokens,
+            request_digest,
+            spec.num_tokens_needed,
+            edge,
+            quota.key_id,
+            quota.weight,
+            quota.requests_per_minute,
+            quota.tokens_per_minute,
+            quota.max_jobs,
+            needed_s,
+        ]
+        return names, args
+
+    async def _store(self, job_id: str, names: list[str], args: list[Argument]) -> Any:
+        answer = await self._shard.run("submit", names, args, durable=True)
+        if isinstance(answer, list) and answer[1] == 0:
+            self._recent.add(job_id, names, args)
+        return answer
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         digest = idempotency_digest(tenant, idempotency_key)
@@ -126,3 +173,13 @@ def _standing(answer: Any, quota: Quota | None) -> Standing | None:
     if quota is None or len(answer) < 4:
         return None
     return Standing(quota, float(answer[-2]), float(answer[-1]))
+
+
+def _late(deadline_s: float, wait_s: float, run_s: float) -> Exhausted:
+    """What to say to a job that would not be in time, and when it would if nobody else came."""
+    late_ms = int(1000 * (wait_s + run_s - deadline_s)) + 1
+    problem = (
+        f"deadline_s: up to {wait_s:.3g} s of waiting and then about {run_s:.3g} s are to be "
+        f"expected now, {deadline_s:.3g} s are given"
+    )
+    return Exhausted(problem, min(max(late_ms, _RETRY_AFTER_MS), _MAX_RETRY_AFTER_MS))

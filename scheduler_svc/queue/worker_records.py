@@ -14,8 +14,8 @@ from scheduler_svc.queue.shard import Shard
 log = logging.getLogger(__name__)
 
 # What a lane tells of its worker that is a number.
-_NUMBERS = ("max_context", "places")
-_FIELDS = ("holder", "epoch", "info", "step_us", "expires", "ttl")
+_NUMBERS = ("max_context", "places", "num_blocks", "block_size")
+_FIELDS = ("holder", "epoch", "info", "step_us", "expires", "ttl", "used")
 
 
 async def live_workers(shard: Shard) -> list[WorkerRecord]:
@@ -56,7 +56,7 @@ def record(
 
 
 def _decode(name: str, fields: Sequence[bytes | None], now_ms: float) -> WorkerRecord | None:
-    holder, epoch, info, step_us, expires, ttl = fields
+    holder, epoch, info, step_us, expires, ttl, used = fields
     if not holder or not _is_good(int(expires or 0) - now_ms, ttl):
         return None
     told = json.loads(info or b"")
@@ -71,6 +71,7 @@ def _decode(name: str, fields: Sequence[bytes | None], now_ms: float) -> WorkerR
         expires_s=int(expires or 0) / 1000,
         info=told,
         step_us=int(step_us or 0),
+        num_used_blocks=int(used or 0),
     )
 
 

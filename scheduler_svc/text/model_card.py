@@ -12,10 +12,11 @@ from typing import Any
 from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.pretrained import VOCABULARY_FILES, CardError, load_pretrained
 from scheduler_svc.text.tokenizer import Tokenizer
-from stepserve.modelfiles.directory import CheckpointError, locate, name_of, read_json
+from stepserve.modelfiles.directory import CheckpointError, locate, read_json
 from stepserve.modelfiles.end_tokens import read_end_tokens
 from stepserve.modelfiles.facts import ModelFacts, read_facts
 from stepserve.modelfiles.sampling_defaults import read_sampling_defaults
+from stepserve.modelfiles.sources import name_of
 from stepserve.protocol.sampling import MAX_END_TOKENS, SamplingParams
 
 _TEXT_FILES = ("*.json", "*.jinja", *VOCABULARY_FILES)

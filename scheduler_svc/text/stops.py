@@ -26,7 +26,8 @@ class StopFinder:
 
     ``hidden_ids`` are the stop token ids, whose text is not part of the output. Feed all
     tokens of the output, from offset 0, in any portions: the answer is the same. A stop
-    string that begins in the prompt is none.
+    string that begins in the prompt is none, nor is one that begins in the text of the first
+    ``num_early`` tokens.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class StopFinder:
         stops: Sequence[str],
         hidden_ids: Collection[int] = (),
         prompt_ids: Sequence[int] = (),
+        num_early: int = 0,
     ) -> None:
         self._detokenizer = Detokenizer(tokenizer, hidden_ids, prompt_ids)
+        self._num_early = num_early
         self._stops = tuple(stops)
         self._num_kept_chars = max(map(len, stops), default=1) - 1
         self._tail = ""
@@ -48,7 +51,11 @@ class StopFinder:
         """Return the hit, or None; after a hit always None: the output has ended there."""
         if self._found:
             return None
-        for token_id in token_ids:
+        early = token_ids[: max(0, self._num_early - self._num_tokens)]
+        if early:
+            self._tail_bytes += len(self._detokenizer.feed(early).encode())
+            self._num_tokens += len(early)
+        for token_id in token_ids[len(early) :]:
             text = self._tail + self._detokenizer.feed((token_id,))
             seen = text + self._detokenizer.probable_rest()
             position = first_stop(seen, self._stops)
@@ -83,6 +90,11 @@ class StopGuard:
         self._held = text[cut:]
         self._num_bytes += len(text[:cut].encode())
         return text[:cut]
+
+    def skip(self, text: str) -> str:
+        """Return text that no stop string begins in; all of it comes before any other."""
+        self._num_bytes += len(text.encode())
+        return text
 
     def finish(self, text: str, finish: Finish) -> str:
         """Return the last of the text, cut where a stop string begins."""

@@ -27,11 +27,13 @@ _SAMPLING = frozenset(
         "logit_bias",
         "max_tokens",
         "min_p",
+        "min_tokens",
         "n",
         "presence_penalty",
         "repetition_penalty",
         "seed",
         "stop_token_ids",
+        "structured_outputs",
         "temperature",
         "top_k",
         "top_p",
@@ -46,7 +48,6 @@ _HOLDS: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "include_stop_str_in_output": (False,),
-    "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "stream": (False,),
@@ -134,6 +135,7 @@ def _chat(body: Mapping[str, Any]) -> dict[str, Any]:
     own: dict[str, Callable[[Any], dict[str, Any]]] = {
         "messages": lambda value: {"messages": _messages(value)},
         "chat_template_kwargs": lambda value: {"chat_template_kwargs": value},
+        "response_format": _format,
         "max_completion_tokens": lambda value: {"max_tokens": value},
         "logprobs": lambda value: _chat_logprobs(value, body.get("top_logprobs")),
         "top_logprobs": lambda value: _chat_logprobs(body.get("logprobs"), value),
@@ -144,6 +146,7 @@ def _chat(body: Mapping[str, Any]) -> dict[str, Any]:
 def _text(body: Mapping[str, Any]) -> dict[str, Any]:
     own: dict[str, Callable[[Any], dict[str, Any]]] = {
         "prompt": _prompt,
+        "response_format": _format,
         "logprobs": lambda value: {"logprobs": value},
     }
     found = _fields(body, own)
@@ -176,6 +179,19 @@ def _fields(
     if sampling.get("top_k") == -1:
         sampling["top_k"] = 0  # as vLLM says that all are kept
     return {**request, "sampling": sampling}
+
+
+def _format(value: Any) -> dict[str, Any]:
+    """Return what OpenAI's format of an answer asks for, which ``structured_outputs`` has too."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"structured_outputs": {"json_object": True}}
+    described = value.get("json_schema") if isinstance(value, dict) else None
+    if kind != "json_schema" or not isinstance(described, dict):
+        raise InvalidRequest("response_format", "must be of type text, json_object or json_schema")
+    return {"structured_outputs": {"json": described.get("schema")}}
 
 
 def _prompt(value: Any) -> dict[str, Any]:

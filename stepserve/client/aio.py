@@ -31,6 +31,7 @@ from stepserve.protocol.channel import channel_options
 from stepserve.protocol.errors import BegunAnew
 from stepserve.protocol.inference import JobInfo, JobPage, JobState, ModelInfo, Request, StreamEvent
 from stepserve.protocol.inference_rpc import InferenceStub
+from stepserve.protocol.worker_status import WorkerStatus
 
 
 class AsyncClient:
@@ -153,10 +154,10 @@ class AsyncClient:
         await self._call(self._stub.DeleteJob, wire.DeleteJobRequest(job_id=job_id))
 
     async def list(
-        self, state: JobState | None = None, tenant: str = "", limit: int = 0
+        self, state: JobState | None = None, tenant: str = "", limit: int = 0, model: str = ""
     ) -> tuple[JobInfo, ...]:
-        """Return at most ``limit`` jobs (0: 100), newest first."""
-        return (await self.page(state, tenant, limit)).jobs
+        """Return at most ``limit`` jobs (0: 100), newest first; of all models for ""."""
+        return (await self.page(state, tenant, limit, model=model)).jobs
 
     async def page(
         self,
@@ -164,14 +165,20 @@ class AsyncClient:
         tenant: str = "",
         limit: int = 0,
         page_token: str = "",
+        model: str = "",
     ) -> JobPage:
         """Return some jobs, newest first; its ``next_page_token`` asks for those after them."""
-        request = listing(state, tenant, limit, page_token)
+        request = listing(state, tenant, limit, page_token, model)
         return wire.decode_jobs(await self._call(self._stub.ListJobs, request))
 
     async def models(self) -> tuple[ModelInfo, ...]:
         answer = await self._call(self._stub.ListModels, wire.ListModelsRequest())
         return wire.decode_models(answer)
+
+    async def workers(self, model: str = "") -> tuple[WorkerStatus, ...]:
+        """Return what schedulers know of workers, of all models or of one, served here or not."""
+        request = wire.ListWorkersRequest(model=model)
+        return wire.decode_workers(await self._call(self._stub.ListWorkers, request))
 
     async def _call(
         self,

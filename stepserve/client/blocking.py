@@ -29,6 +29,7 @@ from stepserve.protocol.channel import channel_options
 from stepserve.protocol.errors import BegunAnew
 from stepserve.protocol.inference import JobInfo, JobPage, JobState, ModelInfo, Request, StreamEvent
 from stepserve.protocol.inference_rpc import InferenceStub
+from stepserve.protocol.worker_status import WorkerStatus
 
 
 class Client:
@@ -147,10 +148,10 @@ class Client:
         self._call(self._stub.DeleteJob, wire.DeleteJobRequest(job_id=job_id))
 
     def list(
-        self, state: JobState | None = None, tenant: str = "", limit: int = 0
+        self, state: JobState | None = None, tenant: str = "", limit: int = 0, model: str = ""
     ) -> tuple[JobInfo, ...]:
-        """Return at most ``limit`` jobs (0: 100), newest first."""
-        return self.page(state, tenant, limit).jobs
+        """Return at most ``limit`` jobs (0: 100), newest first; of all models for ""."""
+        return self.page(state, tenant, limit, model=model).jobs
 
     def page(
         self,
@@ -158,13 +159,19 @@ class Client:
         tenant: str = "",
         limit: int = 0,
         page_token: str = "",
+        model: str = "",
     ) -> JobPage:
         """Return some jobs, newest first; its ``next_page_token`` asks for those after them."""
-        request = listing(state, tenant, limit, page_token)
+        request = listing(state, tenant, limit, page_token, model)
         return wire.decode_jobs(self._call(self._stub.ListJobs, request))
 
     def models(self) -> tuple[ModelInfo, ...]:
         return wire.decode_models(self._call(self._stub.ListModels, wire.ListModelsRequest()))
+
+    def workers(self, model: str = "") -> tuple[WorkerStatus, ...]:
+        """Return what schedulers know of workers, of all models or of one, served here or not."""
+        request = wire.ListWorkersRequest(model=model)
+        return wire.decode_workers(self._call(self._stub.ListWorkers, request))
 
     def _call(
         self, method: Callable[..., Any], request: Any, running: RunningCall | None = None

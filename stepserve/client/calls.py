@@ -105,12 +105,12 @@ def attachment(job_id: str, offset: int, offsets: Sequence[int]) -> AttachReques
 
 
 def listing(
-    state: JobState | None, tenant: str, limit: int, page_token: str = ""
+    state: JobState | None, tenant: str, limit: int, page_token: str = "", model: str = ""
 ) -> ListJobsRequest:
     if not 0 <= limit < 2**32:
         raise InvalidRequest("limit", "must not be negative")
     return ListJobsRequest(
-        state=encode_state(state), tenant=tenant, limit=limit, page_token=page_token
+        state=encode_state(state), tenant=tenant, limit=limit, page_token=page_token, model=model
     )
 
 

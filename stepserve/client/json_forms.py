@@ -1,4 +1,4 @@
-"""What is told of jobs, as JSON: of ``--json`` and of a batch's results."""
+"""What is told of jobs and workers, as JSON: of ``--json`` and of a batch's results."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stepserve.protocol.inference import JobInfo, OutputInfo, StreamEvent, Usage
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.worker_status import WorkerStatus
 
 
 def completion_json(completion: Completion) -> dict[str, Any]:
@@ -61,6 +62,11 @@ def job_json(job: JobInfo) -> dict[str, Any]:
         "queued_s": job.queued_s,
         "sampling": None if job.sampling is None else _sampling(job.sampling),
     }
+
+
+def worker_json(worker: WorkerStatus) -> dict[str, Any]:
+    """Return all that is known of a worker, under the names of ``WorkerStatus``."""
+    return asdict(worker)
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from stepserve.commands.access import ClientAccess
 from stepserve.commands.connection import ADVICE
 from stepserve.commands.up import Up
 from stepserve.local.serving import serve
+from stepserve.modelfiles.sources import ModelList
 from stepserve.protocol.errors import Unavailable
 from stepserve.tls.settings import AccessSettings
 
@@ -66,7 +67,9 @@ class Batch(ClientAccess, Up):
 
     input: CliPositionalArg[Path] = Field(description="JSON lines, one job each")
     output: CliPositionalArg[Path] = Field(description="where the results go")
-    model: str = Field("", description="checkpoint directory or hub id, where none is targeted")
+    model: ModelList = Field(
+        [], description="checkpoint directory or hub id, where none is targeted; see stepserve up"
+    )
     target: str = Field("", description="a running service's HOST:PORT")
     max_jobs: int = Field(1024, ge=1, description="jobs under way at once")
 
@@ -111,7 +114,7 @@ class Batch(ClientAccess, Up):
                 return asyncio.run(self._served_models())
             except Unavailable as error:
                 raise Unavailable(f"{error}. {ADVICE}") from None
-        return str(Path(self.model).resolve()) if Path(self.model).exists() else self.model
+        return ",".join(str(Path(m).resolve()) if Path(m).exists() else m for m in self.model)
 
     def _run_rest(self, lines: list[BatchLine], progress: Progress) -> list[LineRun]:
         if self.target or len(progress.results) == len(lines):
@@ -121,7 +124,7 @@ class Batch(ClientAccess, Up):
         # Nobody else comes to a service of our own: it asks for nothing.
         own |= {"progress", *ClientAccess.model_fields, *AccessSettings.model_fields}
         flags = self.model_dump(exclude=own, exclude_defaults=True)
-        with serve(self.model, data_dir=directory, progress=self.progress, **flags) as served:
+        with serve(*self.model, data_dir=directory, progress=self.progress, **flags) as served:
             runs = asyncio.run(self._run(served.target, lines, progress))
         shutil.rmtree(directory, ignore_errors=True)
         return runs

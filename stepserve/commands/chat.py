@@ -53,7 +53,8 @@ class Chat(TemplateOptions, SamplingOptions, Urgency, Connection):
         with self.client() as client:
             # Ctrl-C is for the answer; a SIGTERM ends all, and the service ends the answer.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            _say(f"talking to {', '.join(model.name for model in client.models())}; {HELP}")
+            served = ", ".join(model.name for model in client.models())
+            _say(f"talking to {self.served_model or served}; {HELP}")
             for line in _lines():
                 if line.strip() == "/clear":
                     history = self._beginning()
@@ -62,6 +63,7 @@ class Chat(TemplateOptions, SamplingOptions, Urgency, Connection):
                 request = Request(
                     messages=asked,
                     sampling=sampling,
+                    model=self.served_model,
                     priority=self.priority,
                     tenant=self.tenant,
                     deadline_s=self.deadline_s,

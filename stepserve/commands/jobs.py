@@ -61,6 +61,7 @@ class Jobs(Connection):
 
     state: Literal["all", "queued", "running", "ended"] = Field("all", description="only these")
     tenant: str = Field("", description="only this tenant's")
+    served_model: str = Field("", description="only this model's")
     limit: int = Field(20, ge=1, le=1000, description="jobs on a page")
     page_token: str = Field("", description="go on where the list before ended")
     every: bool = Field(False, description="all pages, one after another")
@@ -71,7 +72,7 @@ class Jobs(Connection):
         token = self.page_token
         with self.client() as client:
             while True:
-                page = client.page(state, self.tenant, self.limit, token)
+                page = client.page(state, self.tenant, self.limit, token, self.served_model)
                 self._print(page)
                 token = page.next_page_token
                 if not token or not self.every or not _wants_more():

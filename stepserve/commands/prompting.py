@@ -17,11 +17,12 @@ from stepserve.protocol.inference import ChatMessage, Request
 
 
 class Urgency(BaseSettings):
-    """Whom the work is for, and how urgent it is."""
+    """Who does the work, whom it is for, and how urgent it is."""
 
     model_config = FROM_ENVIRONMENT
     HELP_GROUP: ClassVar[str] = "job"
 
+    served_model: str = Field("", description="which model, where several are served")
     priority: int = Field(0, ge=-10, le=10, description="urgency, where the policy heeds it")
     tenant: str = Field("", description="whom the work is for")
     deadline_s: float = Field(0.0, ge=0, description="seconds to end within; 0: no deadline")
@@ -44,6 +45,7 @@ class Prompting(SamplingOptions, Urgency):
             prompt="" if self.chat else prompt,
             messages=[ChatMessage("user", prompt)] if self.chat else (),
             sampling=self.sampling(),
+            model=self.served_model,
             priority=self.priority,
             tenant=self.tenant,
             deadline_s=self.deadline_s,

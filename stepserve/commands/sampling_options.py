@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -9,7 +10,9 @@ from pydantic_settings import BaseSettings
 
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.inference_json import structured_from_json
 from stepserve.protocol.sampling import SamplingParams
+from stepserve.protocol.structured import StructuredOutputs
 
 
 class SamplingOptions(BaseSettings):
@@ -51,12 +54,31 @@ class SamplingOptions(BaseSettings):
     )
     n: Annotated[int | None, Field(ge=1, le=16)] = Field(None, description="independent outputs")
 
+    min_tokens: int | None = Field(None, ge=0, description="output tokens before any end")
+    structured_outputs: str = Field(
+        "",
+        description='what the text has to be, in JSON: {"json": SCHEMA}, {"json_object": true}, '
+        '{"regex": "..."}, {"choice": ["a", "b"]} or {"grammar": "..."}',
+    )
+
     def sampling(self) -> SamplingParams:
-        """Return what was asked for. Raises InvalidRequest where a bias is none."""
+        """Return what was asked for. Raises InvalidRequest for what can't be read."""
         values: dict[str, Any] = {
             name: getattr(self, name) for name in SamplingOptions.model_fields
         }
-        return SamplingParams(**{**values, "logit_bias": dict(map(_bias, self.logit_bias))})
+        values["logit_bias"] = dict(map(_bias, self.logit_bias))
+        values["structured_outputs"] = _structured(self.structured_outputs)
+        return SamplingParams(**values)
+
+
+def _structured(given: str) -> StructuredOutputs | None:
+    if not given:
+        return None
+    try:
+        payload = json.loads(given)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("--structured-outputs", "is not JSON") from None
+    return structured_from_json(payload, "--structured-outputs")
 
 
 def _bias(text: str) -> tuple[int, float]:

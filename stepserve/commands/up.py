@@ -20,9 +20,11 @@ from stepserve.commands.up_options import ServingOptions, WorkerOptions
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port, is_free
 from stepserve.local.starting import Starting
 from stepserve.metrics.settings import MetricsSettings
+from stepserve.modelfiles.sources import ModelSource, model_sources
 from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 from stepserve.process.stopping import stop_signals
+from stepserve.process.tracing import TracingSettings
 from stepserve.tls.fleet_settings import FleetSettings
 from stepserve.tls.redis import RedisSettings
 
@@ -50,13 +52,22 @@ class Shared:
         return {**others, "STEPSERVE_HEALTH_PORT": "", "STEPSERVE_REDIS_URL": self.redis_url}
 
 
-class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings):
-    """Serve a model on this machine until SIGINT or SIGTERM.
+class Up(
+    ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings, TracingSettings
+):
+    """Serve a model, or several, on this machine until SIGINT or SIGTERM.
 
     Starts a real Redis (its data survives a restart), schedulers and workers, restarts
-    what dies, and prints `ready grpc=HOST:PORT http=HOST:PORT model=NAME` when a job can be
-    submitted.
+    what dies, and prints `ready grpc=HOST:PORT http=HOST:PORT model=NAME[,NAME]` when a job can
+    be submitted. Several models need memory for all of them: on one GPU give each worker its
+    share with --memory-fraction.
     """
+
+    @model_validator(mode="after")
+    def _has_models(self) -> Self:
+        if self.model:
+            _ = self._sources
+        return self
 
     @model_validator(mode="after")
     def _has_ports(self) -> Self:
@@ -95,8 +106,9 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
 
     def _start(self, supervisor: Supervisor, shared: Shared, starting: Starting) -> None:
         """Start all services and say where they are. Raises Stopped, ServiceFailed."""
-        starting.begin(f"loading {self.model} ({_count(self.workers, 'worker')})")
-        workers = [supervisor.start(self._worker(i, shared)) for i in range(self.workers)]
+        given = ", ".join(model.source for model in self._sources)
+        starting.begin(f"loading {given} ({_count(self._num_workers, 'worker')})")
+        workers = [supervisor.start(self._worker(i, shared)) for i in range(self._num_workers)]
         addresses = [worker.wait_ready(starting.goes_on)["worker"] for worker in workers]
         starting.begin(f"starting {_count(self.schedulers, 'scheduler')}")
         roles: tuple[Role, ...] = ("lane", "api") if self._is_apart else ("all",)
@@ -122,7 +134,7 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
 
     def _metrics_ports(self) -> range:
         """Return the ports for metrics: of schedulers that serve clients, of others, of workers."""
-        count = self.schedulers * (1 + self._is_apart) + self.workers
+        count = self.schedulers * (1 + self._is_apart) + self._num_workers
         first = self.metrics_port or 0
         return range(first, first + count) if first else range(0)
 
@@ -197,9 +209,20 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
             path.write_text(secrets.token_urlsafe(32))
             yield str(path)
 
+    @property
+    def _sources(self) -> tuple[ModelSource, ...]:
+        """The models. Raises ValueError where two can't be told apart."""
+        return model_sources(self.model, self.model_name)
+
+    @property
+    def _num_workers(self) -> int:
+        """Of all models; the first model's come first."""
+        return self.workers * len(self.model)
+
     def _worker(self, number: int, shared: Shared) -> Service:
+        model = self._sources[number // self.workers]
         flags = self._flags(
-            "model", "model_name", "attention", "batching", "block_size", "num_blocks",
+            "attention", "batching", "block_size", "num_blocks",
             "max_batch_size", "max_step_tokens", "max_context", "dtype", "device", "kernels",
             "num_threads", "launch_ahead", "cuda_graphs", "pipeline_stages", "tensor_parallel",
             *(name for name in FleetSettings.model_fields if name != "fleet_token_file"),
@@ -212,16 +235,18 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
         if (fraction := self._memory_fraction) is not None:
             flags.append(f"--memory-fraction={fraction:.4f}")
         serving = ["--host=127.0.0.1", "--port=0", *self._metrics(2, number)]
+        named = [flag("model", model.source), flag("model_name", model.name)]
         # A port that is meant for the schedulers' health.
         environment = {"STEPSERVE_HEALTH_PORT": ""}
-        return Service(f"worker {number}", ["worker_svc", *flags, *serving], environment)
+        command = ["worker_svc", *named, *flags, *serving]
+        return Service(f"worker {number}", command, environment)
 
     @property
     def _memory_fraction(self) -> float | None:
         """Return each worker's share of the memory; None where it may choose."""
-        if self.device == "cpu" and self.workers > 1:
+        if self.device == "cpu" and self._num_workers > 1:
             # They look at the free memory at the same moment; each takes its part of that.
-            return (self.memory_fraction or CPU_MEMORY_FRACTION) / self.workers
+            return (self.memory_fraction or CPU_MEMORY_FRACTION) / self._num_workers
         return self.memory_fraction
 
     @property
@@ -234,9 +259,11 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
         own = ("fleet_token_file", "health_port")
         settings = (*LaneSettings.model_fields, *ApiSettings.model_fields)
         flags = self._flags(
-            "model", "model_name", "durability", *(name for name in settings if name not in own)
-        )
+            "durability", *TracingSettings.model_fields,
+            *(name for name in settings if name not in own),
+        )  # fmt: skip
         flags.append(f"--fleet-token-file={shared.fleet_token_file}")
+        models = [flag("model", f"{model.name}={model.source}") for model in self._sources]
         if role == "lane":
             name, serving = f"lane {number}", ["--host=127.0.0.1", "--port=0"]
         else:
@@ -251,7 +278,7 @@ class Up(ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettin
         serving += self._metrics(int(role == "lane"), number)
         return Service(
             name,
-            ["scheduler_svc", f"--roles={role}", *flags, *serving,
+            ["scheduler_svc", f"--roles={role}", *models, *flags, *serving,
              f"--workers={','.join(addresses)}"],
             shared.environment,
         )  # fmt: skip

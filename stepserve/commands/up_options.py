@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
+from stepserve.modelfiles.sources import ModelList
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
 from stepserve.tls.redis import RedisSettings
@@ -18,8 +19,14 @@ class ServingOptions(RedisSettings):
     model_config = FROM_ENVIRONMENT
     HELP_GROUP: ClassVar[str] = "model and service"
 
-    model: str = Field(description="checkpoint directory or Hugging Face id")
-    model_name: str = Field("", description="name to serve it under; default: its last part")
+    model: ModelList = Field(
+        min_length=1,
+        description="checkpoint directory or Hugging Face id, or NAME=one of these; again for "
+        "another model, which has workers and a queue of its own (variable: commas between)",
+    )
+    model_name: str = Field(
+        "", description="name to serve the only model under; default: its last part"
+    )
     host: str = Field("127.0.0.1", description="address to serve on")
     port: int = Field(50051, ge=0, le=65535, description="port to serve gRPC on; 0: any free one")
     http: bool = Field(True, description="serve OpenAI's HTTP as well")
@@ -30,7 +37,7 @@ class ServingOptions(RedisSettings):
         description="port to serve HTTP on; 0: any free one; default: 8000, or any free one "
         "where that is taken or --port is 0",
     )
-    workers: int = Field(1, ge=1, le=64, description="worker processes")
+    workers: int = Field(1, ge=1, le=64, description="worker processes of each model")
     schedulers: int = Field(1, ge=1, le=16, description="scheduler processes, on PORT, PORT+1, ...")
     roles_apart: Literal["auto", "yes", "no"] = Field(
         "auto",
@@ -86,8 +93,8 @@ class WorkerOptions(BaseSettings):
         None,
         gt=0,
         le=1,
-        description="cuda: share of the GPU's memory to be used in all, default 0.9; cpu: share "
-        "of the available memory for the KV caches of all workers, default 0.3",
+        description="cuda: share of the GPU's memory that each worker uses in all, default 0.9; "
+        "cpu: share of the available memory for the KV caches of all workers, default 0.3",
     )
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads of each worker, or of each process of one"

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from stepserve.local.pulse import Pulse
 
 STOP_TIMEOUT_S = 15.0
-POLL_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.05
 PORT_PATIENCE_S = 2.0
-# A service that dies more often than this is broken, not unlucky.
-MAX_RESTARTS = 5
-RESTARTS_WINDOW_S = 60.0
+# A service that ends so often in a row before it is ready is broken, not unlucky.
+MAX_FAILED_STARTS = 5
+# One that has served is started again however often it dies: its jobs may be why, and it takes
+# some crashes to find out which. Only if it dies more often than that, it waits.
+MAX_DEATHS_AT_ONCE, DEATHS_WINDOW_S = 12, 60.0
+MAX_PAUSE_S = 30.0
 
 
 class ServiceFailed(StepserveError):
@@ -84,7 +87,12 @@ class Child:
         self._ready: queue.SimpleQueue[dict[str, str] | None] = queue.SimpleQueue()
         self.fields: dict[str, str] = {}
         self.deaths_s: list[float] = []
+        self.num_failed_starts = 0
+        # When it is to be started again; None while it lives, or its death was not noticed.
+        self.due_s: float | None = None
+        self.has_served, self.ready_line = False, ""
         self._pulse: Pulse | None = None
+        self._tell_death: Callable[[str, int], None] | None = None
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[str]:
@@ -92,18 +100,23 @@ class Child:
         # services in order.
         service = self.service
         process = spawn(service.arguments, service.environment, is_own_session=True)
-        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        # Whoever still reads of the process before tells of that one's end, not of this one's.
+        reading = (process, self._ready)
+        threading.Thread(target=self._read, args=reading, daemon=True).start()
         return process
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(
+        self, process: subprocess.Popen[str], ready: queue.SimpleQueue[dict[str, str] | None]
+    ) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 if fields := ready_fields(line):
-                    self._ready.put(fields)
+                    self.ready_line, self.has_served = line.rstrip("\n"), True
+                    ready.put(fields)
                 else:
                     print(f"[{self.service.name}] {line}", end="", file=sys.stderr, flush=True)
-        self._ready.put(None)
+        ready.put(None)
 
     def wait_ready(self, meanwhile: Callable[[], object] = bool) -> dict[str, str]:
         """Return the fields of the ready line; ``meanwhile`` is called often until then.
@@ -127,9 +140,12 @@ class Child:
         raise Stopped
 
     def _first_pulse(self) -> Pulse:
-        # Not above: a client's commands come here, and its installation has no health checks.
+        # Not above: a client's commands come here, and its installation has no health checks. Nor
+        # later: who asks how a worker died asks at once.
+        from stepserve.local.obituary import tell_death
         from stepserve.local.pulse import Pulse
 
+        self._tell_death = tell_death
         # Over TLS it would have to be believed: then its health is served apart.
         return Pulse(self.fields.get("health") or self._address)
 
@@ -142,6 +158,18 @@ class Child:
     def is_hung(self) -> bool:
         """Whether it lives and serves no more, by its health."""
         return self._pulse is not None and self._pulse.is_lost
+
+    def bury(self) -> None:
+        """It has ended: say how to those who ask it, and when it is to be started again."""
+        if self.has_served and self._tell_death and (address := self.fields.get("worker")):
+            self._tell_death(address, self.process.returncode)
+        if self._pulse is not None:
+            self._pulse.forget()
+        now_s = time.monotonic()
+        self.num_failed_starts = 0 if self.has_served else self.num_failed_starts + 1
+        self.deaths_s = [d for d in self.deaths_s if now_s - d < DEATHS_WINDOW_S] + [now_s]
+        excess = len(self.deaths_s) - MAX_DEATHS_AT_ONCE
+        self.due_s = now_s + (min(2.0 ** (excess - 1), MAX_PAUSE_S) if excess > 0 else 0.0)
 
     def restart(self) -> None:
         """Start it again, on the ports that it had, so that others find it."""
@@ -156,8 +184,7 @@ class Child:
         flags += [f"{flag}={port}" for flag, port in served.items()]
         self.service = replace(self.service, arguments=flags)
         self._ready = queue.SimpleQueue()
-        if self._pulse is not None:
-            self._pulse.forget()
+        self.due_s, self.has_served = None, False
         self.process = self._spawn()
 
     def close(self) -> None:
@@ -196,7 +223,7 @@ class Supervisor:
         return child
 
     def watch(self, also: Callable[[], object]) -> None:
-        """Restart what dies or hangs, until we are to stop or something keeps dying.
+        """Restart what dies or hangs, until we are to stop or something can't be started any more.
 
         ``also`` is called again and again beside it.
         """
@@ -212,15 +239,23 @@ class Supervisor:
                     return
 
     def _revive(self, child: Child) -> bool:
-        now_s = time.monotonic()
-        child.deaths_s = [d for d in child.deaths_s if now_s - d < RESTARTS_WINDOW_S] + [now_s]
+        if child.due_s is None and not self._bury(child):
+            return False
+        if child.due_s is not None and time.monotonic() >= child.due_s:
+            child.restart()
+        return True
+
+    def _bury(self, child: Child) -> bool:
+        child.bury()
+        assert child.due_s is not None
         what = f"{child.service.name} ended with status {child.process.returncode}"
-        if len(child.deaths_s) > MAX_RESTARTS:
-            self._failure = f"{what}, {len(child.deaths_s)} times in a minute"
+        if child.num_failed_starts > MAX_FAILED_STARTS:
+            self._failure = f"{what} at its start, {child.num_failed_starts} times in a row"
             print(f"stepserve: {self._failure}", file=sys.stderr, flush=True)
             return False
-        print(f"stepserve: {what}; starting it again", file=sys.stderr, flush=True)
-        child.restart()
+        pause_s = child.due_s - time.monotonic()
+        when = f" in {pause_s:.0f} s" if pause_s > 0.5 else ""
+        print(f"stepserve: {what}; starting it again{when}", file=sys.stderr, flush=True)
         return True
 
     def status(self) -> int:

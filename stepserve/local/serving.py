@@ -1,4 +1,4 @@
-"""Serve a model with ``stepserve up`` for the time of a ``with`` block."""
+"""Serve models with ``stepserve up`` for the time of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServeFailed(StepserveError):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running service: where it listens, its model's name, and its process."""
+    """A running service: where it listens, its models' names, and its process."""
 
     target: str
     model: str
@@ -31,7 +31,7 @@ class Served:
 
 
 @contextmanager
-def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterator[Served]:
+def serve(*models: Path | str, redis_url: str = "", **flags: object) -> Iterator[Served]:
     """Run ``stepserve up`` on any free port with these flags; stop it at the end.
 
     Raises ServeFailed where it ends before it is ready, its message is on stderr; NotInstalled
@@ -41,7 +41,8 @@ def serve(model: Path | str, *, redis_url: str = "", **flags: object) -> Iterato
     require_local("serving a model on this machine")
     options = [flag(name, value) for name, value in {"progress": False, **flags}.items()]
     environment = {"STEPSERVE_REDIS_URL": redis_url} if redis_url else {}
-    command = ["stepserve.cli", "up", f"--model={model}", "--port=0", *options]
+    named = [flag("model", model) for model in models]
+    command = ["stepserve.cli", "up", *named, "--port=0", *options]
     process = spawn(command, environment)
     try:
         yield _wait_ready(process)

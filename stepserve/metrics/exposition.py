@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -33,21 +34,23 @@ class Page:
 class Exposition(Collector):
     """All metrics of a process: those of its sources and what the system knows of it.
 
-    ``labels`` stand at each of the sources' values; ``prefix`` and a colon before their names,
-    as vLLM has it. May be rendered by any thread.
+    ``prefix`` and a colon stand before their names, as vLLM has it. May be rendered by any
+    thread.
     """
 
-    def __init__(self, prefix: str, labels: Mapping[str, str]) -> None:
+    def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._labels = dict(labels)
-        self._sources: list[Source] = []
+        self._sources: list[tuple[Source, str]] = []
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def add(self, source: Source) -> None:
-        """Let what ``source`` has be told from now on."""
-        self._sources.append(source)
+    def add(self, source: Source, model: str = "") -> None:
+        """Let what ``source`` has be told from now on, as of a model (label "model_name").
+
+        Of none where it is empty: HTTP's requests are made before any is known.
+        """
+        self._sources.append((source, model))
 
     def render(self) -> Page:
         """Return the metrics in Prometheus's text form, whatever form is asked for.
@@ -58,23 +61,30 @@ class Exposition(Collector):
         return Page(generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family, for the registry."""
-        for source in list(self._sources):
+        """Yield every family once, with the values of all models, for the registry."""
+        found: defaultdict[str, list[tuple[str, Family]]] = defaultdict(list)
+        for source, model in list(self._sources):
             for family in source.families():
-                yield self._metric(family)
+                found[family.name].append((model, family))
+        for name, families in found.items():
+            yield _metric(f"{self._prefix}:{name}", families)
 
-    def _metric(self, family: Family) -> Metric:
-        name = f"{self._prefix}:{family.name}"
-        keys = [*self._labels, *(key for key, _ in next(iter(family.values), ()))]
-        spread = HistogramMetricFamily(name, family.help, labels=keys)
-        simple = _SIMPLE.get(family.kind, GaugeMetricFamily)(name, family.help, labels=keys)
+
+def _metric(name: str, families: Sequence[tuple[str, Family]]) -> Metric:
+    """Return one metric of several models; what has no values yet does not say its labels."""
+    [_, first] = families[0]
+    with_labels = [labels for _, family in families for labels in family.values][:1]
+    keys = ["model_name", *(key for labels in with_labels for key, _ in labels)]
+    spread = HistogramMetricFamily(name, first.help, labels=keys)
+    simple = _SIMPLE.get(first.kind, GaugeMetricFamily)(name, first.help, labels=keys)
+    for model, family in families:
         for labels, value in family.values.items():
-            texts = [*self._labels.values(), *(text for _, text in labels)]
+            texts = [model, *(text for _, text in labels)]
             if isinstance(value, Histogram):
                 spread.add_metric(texts, _buckets(value), value.total)
             else:
                 simple.add_metric(texts, value)
-        return spread if family.kind == "histogram" else simple
+    return spread if first.kind == "histogram" else simple
 
 
 def _buckets(values: Histogram) -> list[tuple[str, float]]:

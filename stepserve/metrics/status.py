@@ -14,9 +14,9 @@ from stepserve.metrics.vitals import Vitals
 class Status:
     """Its metrics and its health; ``address`` is where they are served, "" where nowhere."""
 
-    def __init__(self, settings: MetricsSettings, model: str) -> None:
+    def __init__(self, settings: MetricsSettings) -> None:
         self.vitals = Vitals()
-        self.metrics = Exposition(settings.metrics_prefix, {"model_name": model})
+        self.metrics = Exposition(settings.metrics_prefix)
         self.address = ""
         self._host, self._port = settings.metrics_host, settings.metrics_port
 

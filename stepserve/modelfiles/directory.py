@@ -47,11 +47,6 @@ def locate(source: str | Path, patterns: Sequence[str]) -> Path:
         raise CheckpointError(f"{problem}: {first_line(error)}") from error
 
 
-def name_of(source: str | Path) -> str:
-    """What a model is called where nobody names it: the last part of its source."""
-    return Path(source).expanduser().resolve().name
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``.
 

@@ -36,6 +36,7 @@ ALIASES = {
     "max-step-tokens": "max-num-batched-tokens",
     "memory-fraction": "gpu-memory-utilization",
     "model-name": "served-model-name",
+    "served-model": "model",
 }
 
 

@@ -10,7 +10,8 @@
     ├── Exhausted             a bound was reached: RESOURCE_EXHAUSTED, with a retry hint
     ├── BegunAnew             what was streamed counts no more: FAILED_PRECONDITION
     ├── Unavailable           something we need does not answer: UNAVAILABLE, with a retry hint
-    └── StepRefused           the step protocol's rules: FAILED_PRECONDITION
+    ├── StepRefused           the step protocol's rules: FAILED_PRECONDITION
+    └── StepFailed            a worker crashed in a step: ABORTED
 
 Anything else that is raised is a bug of ours. ``code`` is the status's name.
 """
@@ -95,6 +96,12 @@ class StepRefused(StepserveError):
     """A stale epoch, a gap, or another incarnation: nothing was changed."""
 
     code = "FAILED_PRECONDITION"
+
+
+class StepFailed(StepserveError):
+    """A step failed in a way that ends its worker; what that held is lost."""
+
+    code = "ABORTED"
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -10,6 +11,7 @@ from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.fields import FieldReaders, Reader, text, wrong
 from stepserve.protocol.inference import Request
 from stepserve.protocol.limits import U32, MaxItems, Width
+from stepserve.protocol.structured import StructuredOutputs
 
 
 def request_from_json(payload: Any) -> Request:
@@ -21,6 +23,12 @@ def request_from_json(payload: Any) -> Request:
     """
     request: Request = _REQUEST(payload, "")
     return request
+
+
+def structured_from_json(payload: Any, path: str) -> StructuredOutputs:
+    """Read what a text has to be. Raises InvalidRequest as ``request_from_json``."""
+    structured: StructuredOutputs = _STRUCTURED(payload, path)
+    return structured
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,14 @@ def _is_decimal(text: str) -> bool:
     return len(text) <= 20 and text.isascii() and text.removeprefix("-").isdigit()
 
 
-_READERS = _JsonReaders({"prompt_token_ids": _token_ids})
+def _schema(value: Any, path: str) -> str:
+    """A schema may stand there itself; its properties keep their order."""
+    if isinstance(value, Mapping | bool):
+        value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text(value, path)
+
+
+_READERS = _JsonReaders({"prompt_token_ids": _token_ids, "json": _schema})
 _TOKEN_IDS = _READERS.of(_TokenIds)
 _REQUEST = _READERS.of(Request)
+_STRUCTURED = _READERS.of(StructuredOutputs)

@@ -7,7 +7,7 @@ With ``jobs_wire``, whose names it gives on, the only door to inference.proto's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, overload
 
 from google.protobuf import json_format
@@ -21,14 +21,17 @@ from stepserve.protocol.jobs_wire import (
     decode_models,
     decode_state,
     decode_usage,
+    decode_workers,
     encode_job,
     encode_jobs,
     encode_models,
     encode_state,
     encode_usage,
+    encode_workers,
 )
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.structured import StructuredOutputs
 from stepserve.v1 import inference_pb2 as pb
 from stepserve.v1.inference_pb2 import (
     AttachRequest,
@@ -41,6 +44,8 @@ from stepserve.v1.inference_pb2 import (
     ListJobsResponse,
     ListModelsRequest,
     ListModelsResponse,
+    ListWorkersRequest,
+    ListWorkersResponse,
     SubmitRequest,
     SubmitResponse,
 )
@@ -59,6 +64,8 @@ __all__ = [
     "ListJobsResponse",
     "ListModelsRequest",
     "ListModelsResponse",
+    "ListWorkersRequest",
+    "ListWorkersResponse",
     "SubmitRequest",
     "SubmitResponse",
     "decode_event",
@@ -66,12 +73,14 @@ __all__ = [
     "decode_jobs",
     "decode_models",
     "decode_state",
+    "decode_workers",
     "encode_event",
     "encode_job",
     "encode_jobs",
     "encode_models",
     "encode_request",
     "encode_state",
+    "encode_workers",
 ]
 
 SERVICE_NAME = str(pb.DESCRIPTOR.services_by_name["Inference"].full_name)
@@ -154,9 +163,10 @@ def _whole(value: Any) -> Any:
 
 def _optional(wire: pb.SamplingParams, name: str) -> Any:
     field = wire.DESCRIPTOR.fields_by_name[name]
-    if field.has_presence:
-        return getattr(wire, name) if wire.HasField(name) else None
-    return getattr(wire, name)
+    if field.has_presence and not wire.HasField(name):
+        return None
+    value = getattr(wire, name)
+    return StructuredOutputs.view(value) if name == "structured_outputs" else value
 
 
 class _Messages(Sequence[ChatMessage]):
@@ -182,6 +192,12 @@ class _Messages(Sequence[ChatMessage]):
 def _assign(wire: Any, name: str, value: Any, path: str) -> None:
     try:
         if value is None:
+            return
+        if is_dataclass(value):
+            inner = getattr(wire, name)
+            inner.SetInParent()
+            for each in fields(value):
+                _assign(inner, each.name, getattr(value, each.name), f"{path}.{each.name}")
             return
         if isinstance(value, Mapping):
             getattr(wire, name).update(value)

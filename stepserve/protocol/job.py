@@ -17,7 +17,8 @@ class JobSpec:
     ``arrival_s`` and ``deadline_s`` are seconds since the epoch by Redis's clock;
     ``deadline_s`` 0 is none. Submit takes ``deadline_s`` relative to now and leaves
     ``arrival_s`` to Redis. ``is_open_ended``: the client named no ``max_tokens``, so the
-    output may be as long as the worker has room for; only Submit needs to know.
+    output may be as long as the worker has room for; only Submit needs to know. ``trace`` is
+    whose child every span of the job is, empty where it is not traced.
     """
 
     job_id: str
@@ -32,6 +33,7 @@ class JobSpec:
     arrival_s: float = 0.0
     cancel_on_disconnect: bool = False
     is_open_ended: bool = False
+    trace: str = ""
 
     @property
     def num_tokens_needed(self) -> int:

@@ -1,4 +1,4 @@
-"""Jobs and models on the wire: what is told of them. ``inference_wire`` gives these on."""
+"""Jobs, models and workers on the wire: what is told of them. ``inference_wire`` gives these on."""
 
 from __future__ import annotations
 
@@ -20,8 +20,15 @@ from stepserve.protocol.inference import (
 )
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import DEFAULTS, Sampling
+from stepserve.protocol.structured import StructuredOutputs
+from stepserve.protocol.worker_status import WorkerStatus
 from stepserve.v1 import inference_pb2 as pb
-from stepserve.v1.inference_pb2 import Job, ListJobsResponse, ListModelsResponse
+from stepserve.v1.inference_pb2 import (
+    Job,
+    ListJobsResponse,
+    ListModelsResponse,
+    ListWorkersResponse,
+)
 
 _STATES: dict[JobState, pb.JobState] = {
     "queued": pb.JOB_STATE_QUEUED,
@@ -31,6 +38,14 @@ _STATES: dict[JobState, pb.JobState] = {
 _STATE_NAMES: dict[int, JobState] = {number: name for name, number in _STATES.items()}
 # Of a time in seconds; a double has no more to tell.
 _US = 1e6
+# Of a worker, what the wire has as a message; the rest are numbers and texts of the same names.
+_WORKER_TIMES = {"driven_since_s": "driven_since", "seen_s": "last_seen"}
+_WORKER_DURATIONS = {"step_p50_s": "step_p50", "step_p99_s": "step_p99"}
+_WORKER_PLAIN = tuple(
+    each.name
+    for each in fields(WorkerStatus)
+    if each.name not in (_WORKER_TIMES | _WORKER_DURATIONS)
+)
 
 
 def encode_state(state: JobState | None) -> pb.JobState:
@@ -129,6 +144,8 @@ def _seconds(duration: Duration) -> float:
 def _encode_sampling(sampling: Sampling) -> pb.SamplingParams:
     values: dict[str, Any] = {each.name: getattr(sampling, each.name) for each in fields(Sampling)}
     values["logit_bias"] = dict(sampling.logit_bias)
+    structured = sampling.structured_outputs
+    values["structured_outputs"] = structured and structured.values
     if sampling.logprobs == DEFAULTS["logprobs"]:
         del values["logprobs"]  # none were asked for
     return pb.SamplingParams(**values)
@@ -144,6 +161,9 @@ def _decode_sampling(wire: pb.SamplingParams) -> Sampling:
             "stop": tuple(wire.stop),
             "stop_token_ids": tuple(wire.stop_token_ids),
             "logit_bias": tuple(sorted(wire.logit_bias.items())),
+            "structured_outputs": StructuredOutputs.of(wire.structured_outputs)
+            if wire.HasField("structured_outputs")
+            else None,
             "logprobs": wire.logprobs if wire.HasField("logprobs") else DEFAULTS["logprobs"],
         }
     )
@@ -185,3 +205,31 @@ def decode_models(wire: ListModelsResponse) -> tuple[ModelInfo, ...]:
         )
         for model in wire.models
     )
+
+
+def encode_workers(workers: Sequence[WorkerStatus]) -> ListWorkersResponse:
+    return ListWorkersResponse(workers=map(_encode_worker, workers))
+
+
+def decode_workers(wire: ListWorkersResponse) -> tuple[WorkerStatus, ...]:
+    return tuple(map(_decode_worker, wire.workers))
+
+
+def _encode_worker(worker: WorkerStatus) -> pb.WorkerStatus:
+    values: dict[str, Any] = {name: getattr(worker, name) for name in _WORKER_PLAIN}
+    for of, name in _WORKER_TIMES.items():
+        values[name] = _timestamp(getattr(worker, of))
+    wire = pb.WorkerStatus(**values)
+    for of, name in _WORKER_DURATIONS.items():
+        if (duration_s := getattr(worker, of)) is not None:
+            getattr(wire, name).FromMicroseconds(round(duration_s * _US))
+    return wire
+
+
+def _decode_worker(wire: pb.WorkerStatus) -> WorkerStatus:
+    values: dict[str, Any] = {name: getattr(wire, name) for name in _WORKER_PLAIN}
+    for of, name in _WORKER_TIMES.items():
+        values[of] = getattr(wire, name).ToMicroseconds() / _US
+    for of, name in _WORKER_DURATIONS.items():
+        values[of] = _seconds(getattr(wire, name)) if wire.HasField(name) else None
+    return WorkerStatus(**values)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, get_type_hints
 
 from stepserve.protocol.limits import U32, U64, MaxItems
+from stepserve.protocol.structured import StructuredOutputs
 
 MAX_LOGPROBS = 20
 MAX_OUTPUTS = 16
@@ -70,6 +71,8 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: Annotated[int, Range(0, MAX_LOGPROBS)] = -1
     n: Annotated[int, Range(1, MAX_OUTPUTS)] = 1
+    min_tokens: int = 0
+    structured_outputs: StructuredOutputs | None = None
 
     def for_worker(self) -> Sampling:
         """Return what choosing the tokens of one output takes; the rest is its lane's affair."""
@@ -83,6 +86,11 @@ class Sampling:
                 return f"{name} {problem}"
         if len(self.stop_token_ids) > MAX_END_TOKENS:
             return f"more than {MAX_END_TOKENS} stop token ids"
+        if self.min_tokens > self.max_tokens:
+            return f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"
+        structured = self.structured_outputs
+        if structured is not None and (problem := structured.problem()):
+            return f"structured_outputs {problem}"
         return self._bias_problem(vocab_size)
 
     def _bias_problem(self, vocab_size: int) -> str:
@@ -118,6 +126,8 @@ class SamplingParams:
     )
     logprobs: U32 | None = None
     n: U32 | None = None
+    min_tokens: U32 | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 RANGES: Mapping[str, Range] = {

@@ -103,6 +103,9 @@ class WorkerInfo:
     max_kept_reports: int
     num_stages: int = 1
     launch_ahead: int = 0
+    device: str = ""
+    version: str = ""
+    tensor_parallel: int = 1
     protocol_version: int = PROTOCOL_VERSION
 
 

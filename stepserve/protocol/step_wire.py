@@ -25,6 +25,7 @@ from stepserve.protocol.step import (
     TokenLogprobs,
     WorkerInfo,
 )
+from stepserve.protocol.structured import StructuredOutputs
 from stepserve.v1 import worker_pb2 as pb
 from stepserve.v1.worker_pb2_grpc import (
     WorkerServicer,
@@ -62,16 +63,18 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Worker"].full_name
 _SAMPLING_NUMBERS = tuple(
     field.name
     for field in pb.Sampling.DESCRIPTOR.fields
-    if field.type != field.TYPE_BYTES and field.name != "num_logprobs"
+    if field.type not in (field.TYPE_BYTES, field.TYPE_MESSAGE) and field.name != "num_logprobs"
 )
 
 
 def _encode_sampling(sampling: Sampling) -> pb.Sampling:
+    structured = sampling.structured_outputs
     return pb.Sampling(
         stop_token_ids=pack(sampling.stop_token_ids),
         logit_bias_ids=pack(token_id for token_id, _ in sampling.logit_bias),
         logit_bias_values=pack_floats(bias for _, bias in sampling.logit_bias),
         num_logprobs=sampling.logprobs,
+        structured_outputs=None if structured is None else pb.Structure(**structured.values),
         **{name: getattr(sampling, name) for name in _SAMPLING_NUMBERS},
     )
 
@@ -84,6 +87,9 @@ def _decode_sampling(message: pb.Sampling) -> Sampling:
         stop_token_ids=unpack("stop_token_ids", message.stop_token_ids),
         logit_bias=tuple(zip(bias_ids, bias_values, strict=True)),
         logprobs=message.num_logprobs,
+        structured_outputs=StructuredOutputs.of(message.structured_outputs)
+        if message.HasField("structured_outputs")
+        else None,
         **{name: getattr(message, name) for name in _SAMPLING_NUMBERS},
     )
 
@@ -258,8 +264,9 @@ def encode_info(info: WorkerInfo) -> pb.WorkerInfo:
 
 def decode_info(message: pb.WorkerInfo) -> WorkerInfo:
     found = WorkerInfo(**{name: getattr(message, name) for name in _INFO_FIELDS})
-    # A worker that knows nothing of stages has one.
-    return found if found.num_stages else replace(found, num_stages=1)
+    # A worker that knows nothing of stages has one, and of ranks too.
+    stages, ranks = max(1, found.num_stages), max(1, found.tensor_parallel)
+    return replace(found, num_stages=stages, tensor_parallel=ranks)
 
 
 def encode_hello(hello: Hello) -> pb.Hello:

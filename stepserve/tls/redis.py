@@ -22,8 +22,9 @@ class RedisSettings(BaseSettings):
 
     redis_url: str = Field(
         "",
-        description="redis://[USER:PASSWORD@]HOST:PORT/DB of a real Redis, rediss://... for TLS, "
-        "or unix:///PATH; with a password better in STEPSERVE_REDIS_URL or a file",
+        description="redis://[USER:PASSWORD@]HOST:PORT/DB or unix:///PATH of a real Redis, "
+        "redis+sentinel://HOST:PORT[,…]/SERVICE/DB or redis+cluster://HOST:PORT[,…] of several, "
+        "rediss… for TLS; with a password better in STEPSERVE_REDIS_URL or a file",
     )
     redis_url_file: str = Field("", description="file that holds it instead, as a Secret's")
     redis_ca: str = Field(
@@ -46,7 +47,7 @@ class RedisSettings(BaseSettings):
         files = Identity(self.redis_cert, self.redis_key, self.redis_ca, names)
         if not any(files.paths):
             return url
-        if urlsplit(url).scheme != "rediss":
+        if not url.startswith(("rediss:", "rediss+", "rediss-")):
             raise StepserveError("certificates for Redis need an address of rediss://...")
         files.read()
         parameters = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")

@@ -74,6 +74,11 @@ class InferenceStub:
                 request_serializer=stepserve_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=stepserve_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/stepserve.v1.Inference/ListWorkers',
+                request_serializer=stepserve_dot_v1_dot_inference__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=stepserve_dot_v1_dot_inference__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -133,6 +138,13 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWorkers(self, request, context):
+        """What schedulers know of workers: of every model, served by this scheduler or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -175,6 +187,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=stepserve_dot_v1_dot_inference__pb2.ListModelsRequest.FromString,
                     response_serializer=stepserve_dot_v1_dot_inference__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=stepserve_dot_v1_dot_inference__pb2.ListWorkersRequest.FromString,
+                    response_serializer=stepserve_dot_v1_dot_inference__pb2.ListWorkersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -393,6 +410,33 @@ class Inference:
             '/stepserve.v1.Inference/ListModels',
             stepserve_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
             stepserve_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepserve.v1.Inference/ListWorkers',
+            stepserve_dot_v1_dot_inference__pb2.ListWorkersRequest.SerializeToString,
+            stepserve_dot_v1_dot_inference__pb2.ListWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

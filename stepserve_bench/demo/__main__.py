@@ -1,7 +1,8 @@
 """``make demo``: a dozen stories on this machine, and what happened step by step.
 
 Starts Redis, a scheduler and a worker as separate processes on the demo model, submits
-prompts that arrive over time, streams their text, then shows who was in which step.
+prompts that arrive over time, streams their text, then shows who was in which step. In the
+end a worker is killed in mid-stream, and the texts are compared.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.text import Text
 from stepserve import AsyncClient, SamplingParams
 from stepserve.local.serving import Served, serve
 from stepserve.protocol.errors import StepserveError
+from stepserve_bench.demo.promise import promise
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.demo.timeline import Track, print_timeline, write_svg
 from stepserve_bench.measure.recorded import RecordedStep, read_steps
@@ -205,7 +207,8 @@ def main() -> int:
     console.print(figures(jobs, steps))
     free, sentence = blocks_proof(steps)
     console.print(f"[bold]{'all blocks are free' if free else 'BLOCKS LEAKED'}[/bold]: {sentence}")
-    return 0 if free and all(job.finish_reason for job in jobs) else 1
+    is_kept = promise(console)
+    return 0 if free and is_kept and all(job.finish_reason for job in jobs) else 1
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from stepserve_bench.gpu.attention_checks import attention_cases
 from stepserve_bench.gpu.case import Case, Finding
 from stepserve_bench.gpu.child import forked_map, num_cores
 from stepserve_bench.gpu.locate_checks import locate_cases
+from stepserve_bench.gpu.restrict_checks import restrict_cases
 from stepserve_bench.gpu.sampling_checks import sampling_cases
 from stepserve_bench.gpu.setup import Row, Setup
 from stepserve_bench.gpu.token_checks import token_cases
@@ -51,6 +52,7 @@ def all_cases(setup: Setup) -> list[Case]:
         *sampling_cases(setup),
         *token_cases(setup),
         *locate_cases(setup),
+        *restrict_cases(setup),
     ]
 
 

@@ -19,12 +19,12 @@ from stepserve_bench.gpu.geometry import Geometry
 from stepserve_bench.gpu.setup import Setup
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.model.decoder import Decoder
 from worker_svc.model.weights import EMBEDDING, Targets, allocate
 from worker_svc.runner import Runner
 from worker_svc.step.graphs import Bucket, CudaRecorder, GraphedSteps
 from worker_svc.step.layout import layout_for
-from worker_svc.step.pending import Launched
 
 BLOCK_SIZE = 16
 

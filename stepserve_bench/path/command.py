@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
-import os
-import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
@@ -24,17 +20,18 @@ from rich.table import Table
 
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from stepserve import AsyncClient
-from stepserve.local.ready import ready_fields
 from stepserve.process.tether import tethered
 from stepserve.protocol.errors import StepserveError
 from stepserve.protocol.inference import Request
 from stepserve.protocol.sampling import SamplingParams
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.measure.figures import percentile
+from stepserve_bench.measure.processes import cpu_s, started
+from stepserve_bench.oracle_worker.oracle import BLOCK_SIZE
 from stepserve_bench.report.machine import machine
 
 PROMPT = tuple(range(300, 316))
-STOP_TIMEOUT_S = 15.0
+MAX_CONTEXT, STEP_TOKENS = 1024, 8192
 
 
 class PathBench(BaseSettings):
@@ -74,19 +71,19 @@ class PathBench(BaseSettings):
         report = directory / "worker.json"
         with ExitStack() as stack:
             redis = stack.enter_context(EmbeddedRedis.start(directory / "redis"))
-            worker, address = stack.enter_context(_started(self._worker(report), {}))
+            worker, address = stack.enter_context(started(self._worker(report), {}))
             environment = {"STEPSERVE_REDIS_URL": redis.url}
             services: dict[str, int] = {"redis": redis.pid or 0, "worker": worker.pid}
             target = ""
             for role in ("lane", "api") if self.roles == "apart" else ("all",):
                 command = self._scheduler(role, address["worker"])
-                process, ready = stack.enter_context(_started(command, environment))
+                process, ready = stack.enter_context(started(command, environment))
                 services["scheduler" if role == "all" else role] = process.pid
                 target = ready["grpc"]
             _stream_all(target, self.clients, self.clients, 8)  # warms up
-            before = _cpu_s(services)
+            before = cpu_s(services)
             gaps, seconds = _stream_all(target, self.streams, self.clients, self.tokens)
-            after = _cpu_s(services)
+            after = cpu_s(services)
         tokens = self.streams * self.tokens
         costs = {f"{name}_us": (after[name] - before[name]) / tokens * 1e6 for name in services}
         busy = json.loads(report.read_text())
@@ -102,14 +99,16 @@ class PathBench(BaseSettings):
         }
 
     def _worker(self, report: Path) -> list[str]:
-        vocab_size = json.loads((MODEL_DIR / "config.json").read_text())["vocab_size"]
         return tethered(
-            "stepserve_bench.path.null_worker",
-            f"--model={MODEL_DIR.name}",
-            f"--rows={self.streams}",
-            f"--vocab-size={vocab_size}",
+            "stepserve_bench.oracle_worker",
+            f"--model={MODEL_DIR}",
+            f"--max-batch-size={self.streams}",
+            f"--num-blocks={self.streams * MAX_CONTEXT // BLOCK_SIZE}",
+            f"--max-context={MAX_CONTEXT}",
+            f"--max-step-tokens={STEP_TOKENS}",
             f"--step-ms={self.step_ms}",
-            f"--out={report}",
+            "--launch-ahead=1",
+            f"--usage-out={report}",
         )
 
     def _scheduler(self, role: str, worker: str) -> list[str]:
@@ -123,30 +122,6 @@ class PathBench(BaseSettings):
             *([] if role == "lane" else ["--wait-for-worker"]),
             *self.scheduler.split(),
         )
-
-
-@contextmanager
-def _started(
-    command: Sequence[str], environment: Mapping[str, str]
-) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """The process, and what its line ``ready`` says, until the end of the block."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    try:
-        assert process.stdout is not None
-        ready = next(filter(None, map(ready_fields, process.stdout)), None)
-        if ready is None:
-            raise StepserveError(f"{' '.join(command)} ended with status {process.wait()}")
-        yield process, ready
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(STOP_TIMEOUT_S)
-
-
-def _cpu_s(services: Mapping[str, int]) -> dict[str, float]:
-    times = {name: psutil.Process(pid).cpu_times() for name, pid in services.items()}
-    return {name: spent.user + spent.system for name, spent in times.items()}
 
 
 def _stream_all(target: str, streams: int, clients: int, tokens: int) -> tuple[list[float], float]:

@@ -39,11 +39,12 @@ class PipelineBench(BaseSettings):
     """Measure a pipeline of processes with one thread each, beside one process with one thread.
 
     Redis, a scheduler and the worker's processes are started for each way to form batches: none
-    (one stage), static batches, one dynamic batch in flight, and one for each stage. All get the
-    same jobs, which all wait before the first may run; lengths are ShareGPT's, times --scale,
-    outputs exactly as long as is asked for. What each stage waits is measured between the ends of
-    a tenth and of nine tenths of the jobs. There should be a core for each stage and some to
-    spare for the scheduler: on as few as stages, it takes its time from them.
+    (one stage), static batches, one dynamic batch in flight, and one for each stage; a batch in
+    flight has the same places in all of them. All get the same jobs, which all wait before the
+    first may run; lengths are ShareGPT's, times --scale, outputs exactly as long as is asked for.
+    What each stage waits is measured between the ends of a tenth and of nine tenths of the jobs.
+    There should be a core for each stage and some to spare for the scheduler: on as few as stages,
+    it takes its time from them.
     """
 
     model_config = SettingsConfigDict(
@@ -58,7 +59,7 @@ class PipelineBench(BaseSettings):
     scale: float = Field(
         0.25, gt=0, description="times ShareGPT's lengths (202 and 179 on average)"
     )
-    batch_size: int = Field(64, ge=2, description="sequences at most, in all stages together")
+    batch_size: int = Field(32, ge=1, description="sequences at most in each batch in flight")
     num_threads: int = Field(1, ge=1, description="CPU threads of each process")
     seed: int = Field(0, description="of lengths and tokens")
     ways: str = Field(
@@ -71,7 +72,8 @@ class PipelineBench(BaseSettings):
         """Measure; the last line printed is a JSON object with the figures."""
         ways = self._ways()
         with self._model() as model:
-            bed = Bed(model, self.batch_size, "float32", self.num_threads)
+            num_places = self.batch_size * self.stages
+            bed = Bed(model, num_places, "float32", self.num_threads)
             jobs = self._jobs(bed)
             found = []
             for way in ways:
@@ -108,13 +110,14 @@ class PipelineBench(BaseSettings):
         return random_jobs(self.num_jobs, bed.vocab_size, lengths, random.Random(self.seed))
 
     def _measure(self, bed: Bed, way: Way, jobs: Sequence[BenchJob]) -> Measured:
-        num_gates = 1 if way.batching == "static" else self.batch_size
+        num_places = way.num_places(self.stages, self.batch_size)
+        num_gates = 1 if way.batching == "static" else num_places
 
         async def load(client: AsyncClient) -> list[Outcome]:
             return await burst(client, jobs, num_gates)
 
         flags = way.flags(self.stages, self.batch_size)
-        num_blocks = min(bed.num_blocks, self.batch_size * BLOCKS_A_PLACE)
+        num_blocks = min(bed.num_blocks, num_places * BLOCKS_A_PLACE)
         zero_s = time.time() - time.monotonic()
         with tempfile.TemporaryDirectory(prefix="stepserve-stages-") as directory:
             if way.is_pipeline:
@@ -124,7 +127,12 @@ class PipelineBench(BaseSettings):
         return Measured(way, run, stages or lone_stage(run))
 
     def _result(self, jobs: Sequence[BenchJob], found: Sequence[Measured]) -> dict[str, Any]:
-        figures = {measured.way.name: measured.figures(self.batch_size) for measured in found}
+        figures = {
+            measured.way.name: measured.figures(
+                measured.way.num_places(self.stages, self.batch_size)
+            )
+            for measured in found
+        }
         times = compared(figures) if FILLED.name in figures else {}
         settings = self.model_dump(exclude={"out", "picture", "ways"})
         return {

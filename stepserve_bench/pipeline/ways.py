@@ -23,9 +23,16 @@ class Way:
     is_pipeline: bool = True
     is_one_batch: bool = False
 
+    def num_places(self, num_stages: int, batch_size: int) -> int:
+        """Return how many sequences run at once: as many in each batch in flight, in each way."""
+        return batch_size * (1 if self.is_one_batch else num_stages)
+
     def flags(self, num_stages: int, batch_size: int) -> dict[str, Any]:
         """Return the flags of ``stepserve up``."""
-        own: dict[str, Any] = {"batching": self.batching}
+        own: dict[str, Any] = {
+            "batching": self.batching,
+            "max_batch_size": self.num_places(num_stages, batch_size),
+        }
         if self.is_pipeline:
             own["pipeline_stages"] = num_stages
         if self.is_one_batch:
@@ -33,7 +40,7 @@ class Way:
         return own
 
 
-ONE_STAGE = Way("one-stage", "one stage, no pipeline", is_pipeline=False)
+ONE_STAGE = Way("one-stage", "one stage, no pipeline", is_pipeline=False, is_one_batch=True)
 STATIC = Way("static", "static batches: each enters and leaves as one", batching="static")
 ONE_BATCH = Way("one-batch", "one dynamic batch in flight", is_one_batch=True)
 FILLED = Way("filled", "a dynamic batch in flight for each stage")

@@ -15,7 +15,7 @@ from stepserve.protocol.choices import Attention
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.measure.service_run import Bed
-from stepserve_bench.policies import fairness, latency, split_fuse, urgency
+from stepserve_bench.policies import fairness, latency, overload, split_fuse, urgency
 from stepserve_bench.policies.trial import Trial
 from stepserve_bench.report.machine import machine
 from stepserve_bench.report.output import finish
@@ -26,15 +26,16 @@ FURTHER = {
     "throughput": "throughput, split-fuse over whole",
     "not_ended": "jobs that did not end",
 }
-EXPERIMENTS = ("latency", "split-fuse", "priority", "fair")
+EXPERIMENTS = ("latency", "split-fuse", "priority", "fair", "overload")
 
 
 class PolicyBench(BaseSettings):
-    """Measure continuous batching, split-fuse, priority and fair against what each promises.
+    """Measure continuous batching, split-fuse, priority, fair and deadlines against their promises.
 
     `latency`: continuous beside static batches at 80 % of static's capacity. `split-fuse`: long
     prompts among decodes, whole and in chunks. `priority`: urgent jobs at twice the capacity,
-    beside fcfs. `fair`: a tenant at ten times its share. Jobs arrive whether or not the ones
+    beside fcfs. `fair`: a tenant at ten times its share. `overload`: deadlines at three times the
+    capacity, beside 0.9 times without. Jobs arrive whether or not the ones
     before have ended; progress is told on standard error.
     """
 
@@ -47,6 +48,7 @@ class PolicyBench(BaseSettings):
     latency_s: float = Field(45.0, gt=0, description="how long jobs arrive, for latency")
     priority_s: float = Field(60.0, gt=0, description="how long jobs arrive, for priority")
     fair_s: float = Field(45.0, gt=0, description="how long jobs arrive, for fair")
+    overload_s: float = Field(90.0, gt=0, description="how long jobs arrive, for overload")
     capacity_jobs: int = Field(160, ge=2, description="jobs that the capacity is measured with")
     scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
     long_prompt: int = Field(1500, ge=1, description="tokens of a long prompt, for split-fuse")
@@ -87,6 +89,11 @@ class PolicyBench(BaseSettings):
             "latency": lambda: latency.run(trial, self.latency_s),
             "split-fuse": lambda: split_fuse.run(trial, self.long_prompt, self.split_fuse_tokens),
             "priority": lambda: urgency.run(trial, capacity(), self.priority_s),
+            "overload": lambda: overload.run(
+                trial,
+                trial.capacity_of_equal(self.capacity_jobs, overload.OUTPUT_TOKENS),
+                self.overload_s,
+            ),
             "fair": lambda: fairness.run(trial, capacity(), self.fair_s),
         }
         names = [name.strip() for name in self.only.split(",")]

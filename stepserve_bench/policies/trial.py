@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from rich.console import Console
@@ -48,7 +48,14 @@ class Trial:
 
     def capacity(self, num_jobs: int, **flags: object) -> float:
         """Return how many of these jobs a second the service ends when it is never idle."""
+        return self._capacity(self.jobs(num_jobs, "capacity"), flags)
+
+    def capacity_of_equal(self, num_jobs: int, num_tokens: int) -> float:
+        """Return it of jobs whose outputs have all so many tokens."""
         jobs = self.jobs(num_jobs, "capacity")
+        return self._capacity([replace(job, max_tokens=num_tokens) for job in jobs], {})
+
+    def _capacity(self, jobs: list[BenchJob], flags: dict[str, object]) -> float:
         num_gates = 1 if flags.get("batching") == "static" else self.bed.batch_size
         self.console.print(f"capacity with {_text(flags)} …", highlight=False)
         run = self._measure(lambda client: burst(client, jobs, num_gates), flags)

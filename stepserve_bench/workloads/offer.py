@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from stepserve import AsyncClient
+from stepserve.client.errors import Exhausted, Infeasible
 from stepserve_bench.workloads.jobs import BenchJob
 from stepserve_bench.workloads.outcome import Arrival, JobTimes, Outcome
 
@@ -38,7 +39,7 @@ async def offer(
     """Send each job when it is due, whatever became of those before: an open loop.
 
     Returns when all that are awaited have ended, or ``timeout_s`` seconds after the start; the
-    others are then left as they stand.
+    others are then left as they stand. One that has a deadline may be refused.
     ``ended`` is called with each that has ended.
     """
     start_s = time.time()
@@ -46,8 +47,13 @@ async def offer(
 
     async def run(outcome: Outcome) -> None:
         await asyncio.sleep(outcome.times.submitted_s - time.time())
-        async for event in client.generate(outcome.arrival.request()):
-            outcome.take(event)
+        try:
+            async for event in client.generate(outcome.arrival.request()):
+                outcome.take(event)
+        except (Exhausted, Infeasible):
+            if not outcome.arrival.deadline_s:
+                raise
+            outcome.is_refused = True
         ended(outcome)
 
     tasks = [asyncio.ensure_future(run(outcome)) for outcome in outcomes]

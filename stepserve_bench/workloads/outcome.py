@@ -12,12 +12,13 @@ from stepserve_bench.workloads.jobs import BenchJob
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A job, and when it is due: seconds after the load began."""
+    """A job, and when it is due: seconds after the load began. ``deadline_s`` 0: it has none."""
 
     at_s: float
     job: BenchJob
     tenant: str = ""
     priority: int = 0
+    deadline_s: float = 0.0
 
     def request(self) -> Request:
         return Request(
@@ -27,6 +28,7 @@ class Arrival:
             ),
             tenant=self.tenant,
             priority=self.priority,
+            deadline_s=self.deadline_s,
         )
 
 
@@ -50,6 +52,12 @@ class Outcome:
     job_id: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str = ""
+    is_refused: bool = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it got any token."""
+        return bool(self.token_ids)
 
     @property
     def has_ended(self) -> bool:

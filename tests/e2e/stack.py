@@ -34,10 +34,9 @@ class Stack:
 
 @asynccontextmanager
 async def worker(checkpoint: Path, model: str, **settings: Any) -> AsyncIterator[str]:
-    """Serve a worker on any port; yields its address."""
-    chosen = WorkerSettings(
-        model=str(checkpoint), model_name=model, port=0, device="cpu", num_threads=1, **settings
-    )
+    """Serve a worker, on any port unless one is given; yields its address."""
+    usual = {"port": 0, "device": "cpu", "num_threads": 1}
+    chosen = WorkerSettings(model=str(checkpoint), model_name=model, **{**usual, **settings})
     server = WorkerServer(chosen, await asyncio.to_thread(assemble, chosen, uuid4().hex))
     address = await server.start()
     try:

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 
 from scheduler_svc.queue import JobQueue, Lease, WorkerRecord
 from stepserve.local.processes import Child
+from stepserve_bench.chaos.stopping import stopped_process, stopped_thread
 from tests.fault.service import FaultyService
-from tests.fault.stopping import stopped_process, stopped_thread
 from tests.fault.streams import Streams, flowing
 
 NUM_STREAMS = 9

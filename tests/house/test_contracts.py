@@ -70,6 +70,12 @@ OFFENCES = {
     "HTTP's libraries are behind its edge": [
         ("scheduler_svc/frontend/gate.py", "import starlette")
     ],
+    "OpenTelemetry is behind the spans": [
+        ("scheduler_svc/frontend/gate.py", "import opentelemetry")
+    ],
+    "Grammars are compiled in one place, and followed where tokens are chosen": [
+        ("scheduler_svc/frontend/grammars.py", "import llguidance")
+    ],
     "Tensors live in the worker and in kvstore's cache": [
         ("stepserve/__init__.py", "import torch")
     ],

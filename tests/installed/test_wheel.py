@@ -76,6 +76,8 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
         "stepserve/py.typed",
         "stepserve/v1/inference_pb2.pyi",
         "stepserve/v1/worker_pb2.pyi",
+        "scheduler_svc/http/page/index.html",
+        "scheduler_svc/http/page/app.js",
         "scheduler_svc/queue/queue.lua",
     } <= names
     model = {f"stepserve_bench/demo/storyteller/model/{path.name}" for path in MODEL_DIR.iterdir()}
@@ -123,6 +125,7 @@ def test_what_is_lacking_is_said_in_one_line(bare: Environment, extra: str, comm
     [
         ("scheduler", "scheduler_svc.server"),
         ("worker", "worker_svc.server, worker_svc.assembly"),
+        ("traces", "scheduler_svc.spans.tracing"),
     ],
 )
 def test_an_extra_brings_all_that_its_service_imports(

@@ -20,6 +20,7 @@ VARIANTS = {
     "dev": K8S / "overlays/dev",
     "prod": K8S / "overlays/prod",
     "stages": K8S / "overlays/stages",
+    "models": K8S / "overlays/models",
 }
 # An overlay of a user's own: prod, and Redis behind TLS.
 TLS = """

@@ -245,7 +245,8 @@ def test_command_lines_are_understood(
             for port, field in served.items()
             if getattr(parsed[name], field) is not None
         }
-        assert parsed[name].model == settings["STEPSERVE_MODEL"]
+        given = parsed[name].model
+        assert given in (settings["STEPSERVE_MODEL"], [settings["STEPSERVE_MODEL"]])
         assert parsed[name].host == "0.0.0.0"
     scheduler = parsed[SCHEDULER]
     assert isinstance(scheduler, SchedulerSettings)

@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from scheduler_svc.core.scheduler import Core
+from scheduler_svc.http.meter import HttpMeter
+from scheduler_svc.metrics.adapters import Adapters
 from scheduler_svc.metrics.queue_meter import QueueMeter
 from scheduler_svc.metrics.tenants import Tenants
 from scheduler_svc.metrics.turns import Turns
@@ -60,7 +62,8 @@ async def families() -> list[Family]:
         meter._read_s, meter._problem = float("inf"), ""
         with turns.lane(config) as lane:
             lane.observe((), (), Core(config))
-            told = [*meter.families(), *turns.families()]
+            told = [*meter.families(), *turns.families(), *Adapters().families()]
+            told += HttpMeter().families()
     return [*told, *WorkerMetrics(cast(Engine, _Idle())).families()]
 
 
@@ -75,6 +78,11 @@ async def known() -> dict[str, set[str]]:
             by_name[f"stepserve:{family.name}{suffix}"] = own | OF_TARGETS
     for name, label in (
         ("request_success_total", "finished_reason"),
+        ("http_requests_total", "route"),
+        ("http_requests_total", "method"),
+        ("http_requests_total", "status"),
+        ("http_request_duration_seconds_bucket", "route"),
+        ("http_response_start_seconds_bucket", "route"),
         ("tenant_queue_depth", "tenant"),
         ("tenant_queue_age_seconds", "tenant"),
     ):
@@ -181,7 +189,9 @@ def test_the_dashboard_shows_every_metric_that_people_scale_by(render: Render) -
 
 async def test_the_page_lists_every_metric_and_its_help() -> None:
     page = (K8S.parent / "docs/metrics.md").read_text()
-    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?)(?: By `\w+`\.)? \|$", page, re.MULTILINE)
+    listed = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| (.*?)(?: By `\w+`(?:, `\w+`)*\.)? \|$", page, re.MULTILINE
+    )
     told = {
         (f"{each.name}_total" if each.kind == "counter" else each.name, each.kind, each.help)
         for each in await families()

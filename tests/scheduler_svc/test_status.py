@@ -16,7 +16,7 @@ from scheduler_svc.queue import EmbeddedRedis
 from scheduler_svc.server import scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient
-from tests.fault.stopping import stopped_process
+from stepserve_bench.chaos.stopping import stopped_process
 from tests.scheduler_svc.text.checkpoints import write_checkpoint
 
 WAIT_S = 20.0
@@ -88,6 +88,54 @@ async def test_metrics_of_a_model_and_its_queue(model: Path, redis_url: str) -> 
     assert told["vllm:num_requests_waiting"] == 1
     assert told["vllm:num_requests_running"] == 0
     assert told["vllm:kv_cache_usage_perc"] == 0
+
+
+@pytest.mark.parametrize("role", ["api", "http"])
+async def test_an_endpoint_picker_finds_all_that_it_asks_for_at_the_http_port(
+    model: Path, redis_url: str, role: str
+) -> None:
+    """By the model server protocol of the Gateway API inference extension, under vLLM's names.
+
+    Also of a process that drives no worker: then of all workers, as their leases have it.
+    """
+    settings = SchedulerSettings(
+        model=str(model),
+        model_name=f"m/{role}",
+        redis_url=redis_url,
+        roles=role,
+        port=0,
+        http_port=0,
+        metrics_prefix="vllm",
+    )
+    async with scheduler(settings) as running:
+        lease = await running.queue.acquire(
+            "w:1", "me", 60_000, {"num_blocks": "200", "block_size": "16"}
+        )
+        assert lease is not None
+        await running.queue.renew(lease, 1000, 50)
+        async with asyncio.timeout(WAIT_S):
+            while (await _samples(running.http_address)).get("vllm:workers") != ({}, 1):
+                await asyncio.sleep(0.05)
+        told = await _samples(running.http_address)
+    assert told["vllm:num_requests_waiting"] == ({}, 0)  # TotalQueuedRequests
+    assert told["vllm:num_requests_running"] == ({}, 0)  # TotalRunningRequests
+    assert told["vllm:kv_cache_usage_perc"] == ({}, 0.25)  # KVCacheUtilization
+    # BlockSize and NumGPUBlocks.
+    assert told["vllm:cache_config_info"] == ({"block_size": "16", "num_gpu_blocks": "200"}, 1)
+    labels, at_s = told["vllm:lora_requests_info"]
+    assert labels == {"max_lora": "0", "running_lora_adapters": "", "waiting_lora_adapters": ""}
+    assert abs(at_s - time.time()) < 60
+
+
+async def _samples(address: str) -> dict[str, tuple[dict[str, str], float]]:
+    """The samples by name, without the model's, which all have."""
+    _, text = await get(address, "/metrics")
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = {key: value for key, value in sample.labels.items() if key != "model_name"}
+            found[sample.name] = (labels, sample.value)
+    return found
 
 
 async def _told(address: str) -> dict[str, float]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.checkpoints import make_checkpoint
-from worker_svc.assembly import Assembly, assemble
+from worker_svc.assembled import Assembly
+from worker_svc.assembly import assemble
 from worker_svc.runner import Runner
 from worker_svc.settings import WorkerSettings
 

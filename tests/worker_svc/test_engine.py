@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -12,12 +14,14 @@ import pytest
 import torch
 
 from stepserve.protocol import step_wire
+from stepserve.protocol.errors import StepFailed
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import Hello, StepCommand
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.lane import Lane
 from worker_svc.core.residents import StepPlan
-from worker_svc.engine import BROKEN, Commands, Engine
+from worker_svc.core.step_runner import Launched
+from worker_svc.engine import Commands, Engine
 from worker_svc.server import MAX_WAITING_REPORTS, StepService
 from worker_svc.step.pending import Pending
 
@@ -56,7 +60,9 @@ async def test_a_broken_worker_executes_nothing_more(assembled: Assemble) -> Non
     first = broken.execute(lane.command({lane.admit((1, 2, 3), GREEDY): 3}), commands)
     second = broken.execute(StepCommand(1, "me", 1), commands)
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
-    assert [str(outcome) for outcome in outcomes] == [BROKEN] * 2
+    assert [repr(outcome) for outcome in outcomes] == [
+        repr(StepFailed(broken.failure.result()))
+    ] * 2
     await broken.drain(1.0)
 
 
@@ -87,6 +93,35 @@ async def test_a_step_that_fails_while_others_are_launched_ends_them_and_no_more
     gc.collect()
     await engine.drain(1.0)
     assert untold == []
+
+
+async def test_each_step_has_its_own_time_also_while_it_is_still_being_launched(
+    assembled: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long prompt behind a step of one token: on a CPU its launch is all of it."""
+    assembly, commands, lane = assembled(), Commands(), Lane(64, 4)
+    engine = Engine(assembly.runner, assembly.info, launch_ahead=1)
+    await engine.greet(Hello(1, "test"), commands)
+    launch, may_launch = assembly.runner.launch, threading.Event()
+
+    def slow(plan: StepPlan) -> Launched:
+        assert plan.command.step == 1 or may_launch.wait(60)
+        return launch(plan)
+
+    monkeypatch.setattr(assembly.runner, "launch", slow)
+    job = lane.admit((1, 2, 3), GREEDY)
+    short = replace(lane.command({job: 3}), max_duration_ms=100)
+    long = replace(lane.command({job: 1}), max_duration_ms=60_000)
+    begun_s = time.monotonic()
+    reports = [await engine.begin(command, commands) for command in (short, long)]
+    await reports[0]
+    while time.monotonic() < begun_s + 0.2:
+        await asyncio.sleep(0.01)
+    assert not engine.is_stuck
+    may_launch.set()
+    assert len((await reports[1]).token_ids) == 1
+    assert not engine.is_stuck
+    await engine.drain(1.0)
 
 
 class SlowContext:

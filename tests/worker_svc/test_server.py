@@ -21,9 +21,9 @@ from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import FinishReason, Hello, HelloReply, StepCommand, StepReport
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.lane import Lane
-from worker_svc.assembly import Assembly
+from worker_svc.assembled import Assembly
 from worker_svc.core.residents import StepPlan
-from worker_svc.engine import BROKEN, STUCK
+from worker_svc.engine import STUCK
 from worker_svc.server import MAX_CALLS, WorkerServer
 from worker_svc.settings import WorkerSettings
 from worker_svc.step.pending import Pending
@@ -371,10 +371,10 @@ async def test_a_step_that_fails_is_the_end_of_the_worker(worker: Worker) -> Non
     await stream.hello()
     await stream.send(worker.prefill())
     code, details = await stream.refusal()
-    assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "the worker is broken and ends")
     failure = await asyncio.wait_for(worker.server.failure, TIMEOUT_S)
     assert failure.startswith("step 1 failed: ")
+    assert (code, details) == (grpc.StatusCode.ABORTED, failure), "its lane is told what happened"
     assert "\n" not in failure
     again = worker.stream()
     await again.send(Hello(2, "test"))
-    assert await again.refusal() == (grpc.StatusCode.UNAVAILABLE, BROKEN)
+    assert await again.refusal() == (grpc.StatusCode.ABORTED, failure)

@@ -14,7 +14,10 @@ MIN_TEMPERATURE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Read off the sampling values once, when a sequence is admitted."""
+    """Read off the sampling values once, when a sequence is admitted.
+
+    ``guide``: which tokens may be chosen is for the host to say, in some step at least.
+    """
 
     penalties: bool
     bias: bool
@@ -22,6 +25,7 @@ class Needs:
     cut: bool
     logprobs: bool
     is_plain: bool
+    guide: bool = False
 
     @classmethod
     def of(cls, sampling: Sampling) -> Needs:
@@ -41,6 +45,7 @@ class Needs:
             cut=draw and (sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0),
             logprobs=logprobs,
             is_plain=not (penalties or bias or draw or logprobs),
+            guide=sampling.structured_outputs is not None or sampling.min_tokens > 0,
         )
 
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.group.turns import Turn, decode
 from worker_svc.runner import Runner
-from worker_svc.step.pending import Launched
 
 
 class Follower:

@@ -99,14 +99,16 @@ def _watch(ranks: Sequence[RankProcess], stop: Stop) -> int:
         time.sleep(POLL_S)
     found = [_status(rank) for rank in ranks if rank.process.poll() is not None]
     are_all = len(found) == len(ranks)
+    # Who was killed is why steps of the others failed.
+    found.sort(key=lambda status: status <= 128)
     return next(filter(None, found), 0 if are_all else EXIT_BROKEN)
 
 
 def _status(rank: RankProcess) -> int:
-    """The rank's exit status; of one that was killed nobody but us can say so."""
+    """The rank's exit status, as a shell has it; that it was killed nobody but us can say."""
     status = rank.process.returncode
     if status >= 0:
         return status
     name = signal.Signals(-status).name
     print(f"{PROG}: {rank.place.name} was ended by {name}", file=sys.stderr, flush=True)
-    return EXIT_BROKEN
+    return 128 - status

@@ -25,6 +25,8 @@ AT_AN_END_S = 3.0
 FAILURE = "failure"
 # As in worker_svc.__main__: another group may do better.
 EXIT_BROKEN = 3
+# A rank is silent or gone, and nobody here knows why.
+EXIT_LOST = 4
 PROG = "stepserve worker"
 
 
@@ -141,10 +143,10 @@ class Life:
         if self._is_over:
             return
         if rank != 0:
-            self.fail(problem)
+            self.fail(problem, EXIT_LOST)
         with self._ending:  # nobody can be told
             _say(problem)
-            _end(EXIT_BROKEN)
+            _end(EXIT_LOST)
 
     def _obey(self, word: str) -> None:
         """Another rank has failed."""

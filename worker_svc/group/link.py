@@ -16,13 +16,14 @@ from torch import Tensor
 
 from worker_svc.core.outcome import Chosen
 from worker_svc.core.residents import Resident, Row, StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.group.choices import Choices
 from worker_svc.group.place import Place
 from worker_svc.group.spans import NOWHERE, Spans
 from worker_svc.group.wire import Wires
 from worker_svc.kernels.choice import Choice, SampledRows
 from worker_svc.model.model import Model
-from worker_svc.step.pending import Launched, Pending
+from worker_svc.step.pending import Pending
 from worker_svc.step.staging import pack
 from worker_svc.step.timer import Timer, start_timer
 

@@ -25,6 +25,7 @@ from worker_svc.kernels.locate import RowTables, locate_reference
 from worker_svc.kernels.norm import add_rms_norm_reference
 from worker_svc.kernels.ragged import Ragged
 from worker_svc.kernels.ranks import LONE, Ranks
+from worker_svc.kernels.restrict import Restrict, restrict_reference
 from worker_svc.kernels.rotary import RotaryWrite, rotary_write_reference
 from worker_svc.kernels.scratch import Scratch
 from worker_svc.kernels.vocabulary import WHOLE, Vocabulary
@@ -50,6 +51,8 @@ class Kernels:
             attention takes.
         silu_mul: ``[T, 2 I] -> [T, I]``.
         locate: ``(row ids [T], positions [T], RowTables) -> (token ids [T], slots [T])``.
+        restrict: ``(logits [S, V], Restriction)``; writes over the scores of tokens that rows may
+            not choose.
         choose: ``(logits [S, V], SampledRows, SamplingTable, StepNeeds, Scratch) -> Choice``.
         advance: ``(Choice, SampledRows, SamplingTable)``; writes the tokens into the table, and
             which sequences ended.
@@ -64,6 +67,7 @@ class Kernels:
     paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float, int], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
     locate: Callable[[Tensor, Tensor, RowTables], tuple[Tensor, Tensor]]
+    restrict: Restrict
     choose: Callable[[Tensor, SampledRows, SamplingTable, StepNeeds, Scratch], Choice]
     advance: Callable[[Choice, SampledRows, SamplingTable], None]
     vocabulary: Vocabulary = WHOLE
@@ -80,8 +84,13 @@ class Kernels:
         vocabulary = VocabularyShare(
             ranks, tokens.start, len(tokens), vocab_size, self.vocabulary.categorical
         )
-        choose = partial(choose_reference, vocabulary=vocabulary)
-        return replace(self, choose=choose, vocabulary=vocabulary, all_reduce=ranks.all_reduce)
+        return replace(
+            self,
+            restrict=partial(self.restrict, begin=tokens.start),
+            choose=partial(choose_reference, vocabulary=vocabulary),
+            vocabulary=vocabulary,
+            all_reduce=ranks.all_reduce,
+        )
 
     def check(self, dtype: torch.dtype, head_dim: int) -> None:
         """Raise KernelsUnavailable where they can't serve a model of ``dtype`` and ``head_dim``."""
@@ -144,6 +153,7 @@ def _torch() -> Kernels:
         paged_attention=paged_attention_reference,
         silu_mul=silu_mul_reference,
         locate=locate_reference,
+        restrict=restrict_reference,
         choose=choose_reference,
         advance=advance_reference,
     )
@@ -155,6 +165,7 @@ def _cpu(device: torch.device) -> Kernels:
     try:
         from worker_svc.kernels.attention_cpu import paged_attention_cpu
         from worker_svc.kernels.norm_cpu import add_rms_norm_cpu
+        from worker_svc.kernels.restrict_cpu import restrict_cpu
         from worker_svc.kernels.rotary_cpu import rotary_write_cpu
         from worker_svc.kernels.sampling_cpu import choose_cpu, vocabulary_cpu
     except ImportError as error:
@@ -168,6 +179,7 @@ def _cpu(device: torch.device) -> Kernels:
         add_rms_norm=add_rms_norm_cpu,
         rotary_write=rotary_write_cpu,
         paged_attention=paged_attention_cpu,
+        restrict=restrict_cpu,
         choose=choose_cpu,
         vocabulary=vocabulary_cpu,
     )
@@ -190,6 +202,7 @@ def _triton(device: torch.device) -> Kernels:
     from worker_svc.kernels.linear_triton import linear_triton
     from worker_svc.kernels.locate_triton import locate_triton
     from worker_svc.kernels.norm_triton import add_rms_norm_triton
+    from worker_svc.kernels.restrict_triton import restrict_triton
     from worker_svc.kernels.rotary_triton import rotary_write_triton
     from worker_svc.kernels.sampling_triton import choose_triton
 
@@ -202,6 +215,7 @@ def _triton(device: torch.device) -> Kernels:
         paged_attention=paged_attention_triton,
         silu_mul=silu_mul_triton,
         locate=locate_triton,
+        restrict=restrict_triton,
         choose=choose_triton,
         advance=advance_triton,
     )

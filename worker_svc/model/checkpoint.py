@@ -13,7 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from stepserve.modelfiles.directory import CheckpointError, locate, name_of, read_json
+from stepserve.modelfiles.directory import CheckpointError, locate, read_json
+from stepserve.modelfiles.sources import name_of
 from stepserve.protocol.errors import first_line
 
 SINGLE_FILE = "model.safetensors"

@@ -6,6 +6,8 @@ Token-wise layers run over all tokens of all rows at once; only attention knows 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,7 @@ class Decoder:
         self.config = config
         self.kernels = kernels
         self.part = part
+        self.directory: Path | None = None
         self._weights = weights
         self._windows = [
             config.windows[layer] for layer in part.layers(config.num_layers, config.head_layers)

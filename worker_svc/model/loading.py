@@ -100,7 +100,9 @@ def load_model(
     division = Division.of(config, part)
     kernels = kernels.of_rank(share.ranks, division.tokens.range, config.vocab_size)
     config = division.narrow(config)
-    return Decoder(config, weights, kernels, part, checkpoint.name, fingerprint)
+    decoder = Decoder(config, weights, kernels, part, checkpoint.name, fingerprint)
+    decoder.directory = checkpoint.directory
+    return decoder
 
 
 def _check_part(checkpoint: Checkpoint, config: ModelConfig, part: Part) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -26,6 +27,10 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str:
         """Equal where logits are computed from equals; a job goes on only where it is."""
+
+    @property
+    def directory(self) -> Path | None:
+        """Where its files are, its tokenizer's too; None where it has none."""
 
     @property
     def part(self) -> Part:

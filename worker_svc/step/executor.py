@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import torch
 
 from kvstore.cache import KVCache
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row, StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.model.model import Model
 from worker_svc.step.graphs import Computed, GraphedSteps
 from worker_svc.step.layout import Layout
 from worker_svc.step.link import Alone, Link
-from worker_svc.step.pending import Launched, Pending
+from worker_svc.step.masks import Made, Masks
+from worker_svc.step.pending import Pending
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import Choice, Sampler, StepNeeds
 from worker_svc.step.timer import start_timer
@@ -41,6 +44,7 @@ class Executor:
         self._layout = layout
         self._link = link or Alone(model)
         self.sampler = Sampler(self.table, model.kernels)
+        self.masks = Masks(limits, model.device, model.dtype)
         self.graphs: GraphedSteps | None = None
 
     @torch.inference_mode()
@@ -50,13 +54,16 @@ class Executor:
             self.sampler.advance(choice, chosen)
         timer = start_timer(self.model.device)
         self.table.write(plan.admitted, plan.rows)
+        sampled = plan.sampled if self.model.part.is_last else []
+        masks = self.masks.begin(plan, sampled) if self.model.part.is_last else None
         if not plan.rows:
             timer.stop()
             return Pending(timer)
         computed = self._forward(plan)
         pending = Pending(timer, computed.num_positions, computed.num_context)
-        if self.model.part.is_last and (sampled := plan.sampled):
-            pending.bring(self._choose(computed, sampled), sampled)
+        if sampled:
+            pending.bring(self._choose(computed, sampled, masks), sampled)
+            self.masks.follow(sampled, pending)
         timer.stop()
         return self._link.pass_on(plan, computed.hidden, pending)
 
@@ -69,13 +76,20 @@ class Executor:
         hidden = self.model.forward(batch, self.cache, receive(batch.num_positions))
         return Computed(hidden, sampled, batch.num_positions, batch.num_context)
 
-    def _choose(self, computed: Computed, rows: Sequence[Row]) -> Choice:
-        """Choose the rows' tokens, write them behind their last ones, and mark who has ended."""
+    def _choose(
+        self, computed: Computed, rows: Sequence[Row], masks: Future[Made] | None
+    ) -> Choice:
+        """Choose the rows' tokens, write them behind their last ones, and mark who has ended.
+
+        Masks are waited for once all that comes before the choice is launched.
+        """
         needs = StepNeeds.of([row.resident for row in rows])
         for able, choose in computed.choosers.items():
-            if able.covers(needs):
+            if masks is None and able.covers(needs):
                 return choose()
         logits = self.model.logits(computed.hidden)[: len(rows)]
+        if masks is not None:
+            self.model.kernels.restrict(logits, self.masks.on_device(masks))
         choice = self.sampler.choose(logits, computed.sampled, needs)
         self.sampler.advance(choice, computed.sampled)
         return choice

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from worker_svc.core.residents import StepPlan
+from worker_svc.core.step_runner import Launched
 from worker_svc.kernels.choice import Choice, SampledRows
 from worker_svc.model.model import Model
-from worker_svc.step.pending import Launched, Pending
+from worker_svc.step.pending import Pending
 
 
 class Link(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,16 +14,6 @@ from worker_svc.step.sampler import Choice, Logprobs
 from worker_svc.step.timer import Timer
 
 NOTHING = torch.empty(0, dtype=torch.int32)
-
-
-class Launched(Protocol):
-    """A step that is computed, here or elsewhere."""
-
-    def is_done(self) -> bool:
-        """Whether ``wait`` would not wait."""
-
-    def wait(self) -> Chosen:
-        """Wait for what came of it, in any thread."""
 
 
 class Pending:
@@ -48,6 +37,11 @@ class Pending:
     def is_done(self) -> bool:
         """Whether ``wait`` would not wait."""
         return self._timer.is_done()
+
+    def token_id(self, at: int) -> int | None:
+        """Wait for the token that the row ``at`` chose, in any thread; None where it chose none."""
+        self._timer.wait()
+        return int(self.choice.token_ids[at]) if self.choice.is_finite[at] else None
 
     def wait(self) -> Chosen:
         """Wait for the device, in any thread."""

@@ -19,20 +19,23 @@ def warm_up_steps(limits: Limits) -> Iterator[StepCommand]:
     """Steps of every kind: the runner is to be reset between them.
 
     A chunk of a prompt with a cut draw, a decode, and one whose context is long enough to be
-    attended to in parts, with a draw from the whole vocabulary.
+    attended to in parts, with a draw from the whole vocabulary. A mask forbids nothing in the first
+    two.
     """
     longest = limits.max_context - 1
     chunk = min(3, limits.max_step_tokens, longest)
     long = min(longest, max(MIN_LONG_CONTEXT, limits.max_context // 16))
     whole = Sampling(max_tokens=1)
-    cut = replace(whole, top_p=0.5, min_p=0.1, logprobs=1)
+    cut = replace(whole, top_p=0.5, min_p=0.1, logprobs=1, min_tokens=1)
     for row, sampling in (((chunk, chunk), cut), ((1, chunk), cut), ((1, long), whole)):
         yield _step([row], sampling, limits)
 
 
 def largest_step(limits: Limits, layout: Layout) -> StepCommand:
     """The step that takes the most memory, each row through every sampling stage."""
-    sampling = Sampling(max_tokens=1, top_p=0.9, repetition_penalty=1.1, logprobs=MAX_LOGPROBS)
+    sampling = Sampling(
+        max_tokens=1, top_p=0.9, repetition_penalty=1.1, logprobs=MAX_LOGPROBS, min_tokens=1
+    )
     return _step(layout.largest_rows(limits), sampling, limits)
 
 
@@ -43,6 +46,8 @@ def _step(rows: Sequence[tuple[int, int]], sampling: Sampling, limits: Limits) -
     of them lie in block 0: no more of a cache is needed.
     """
     token_ids = (0,) * max(context_len for _, context_len in rows)
+    most = limits.max_context
+    sampling = replace(sampling, max_tokens=most, min_tokens=most if sampling.min_tokens else 0)
     admissions = [
         Admission(
             sequence_id=number,
@@ -50,7 +55,7 @@ def _step(rows: Sequence[tuple[int, int]], sampling: Sampling, limits: Limits) -
             index=0,
             token_ids=token_ids[:context_len],
             num_prompt_tokens=1,
-            sampling=replace(sampling, max_tokens=limits.max_context),
+            sampling=sampling,
             num_computed=context_len - num_tokens,
             block_ids=(0,) * num_blocks_for(context_len, limits.block_size),
         )

@@ -11,7 +11,10 @@ from typing import Any
 
 from redis import Redis
 
+from scheduler_svc.access.guard import Guard
 from scheduler_svc.api.server import ApiServer
+from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.queue import JobQueue, Lease, QueueLimits, RowKind
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.settings import ApiSettings
@@ -62,6 +65,11 @@ class Lane:
         self._lengths[job_id, index] = offset + len(token_ids)
 
 
+def front_ends_of(queue: JobQueue, card: ModelCard, settings: ApiSettings) -> FrontEnds:
+    """Those of one model."""
+    return FrontEnds([FrontEnd(queue, card, settings)], Guard.of(settings.api_keys_file))
+
+
 def break_bell(redis: Redis, keys: Keys) -> None:
     """Make reading the doorbell fail as only a bug could."""
     redis.delete(keys.bell)
@@ -90,7 +98,8 @@ class Served:
 
     async def start(self, host: str = "127.0.0.1") -> None:
         port = int(self.address.rpartition(":")[2] or 0)
-        self.api = ApiServer(self.queue, self.card, self.settings(), self.tls)
+        settings = self.settings()
+        self.api = ApiServer(front_ends_of(self.queue, self.card, settings), settings, self.tls)
         self.address = await self.api.start(host, port)
 
     def settings(self) -> ApiSettings:

@@ -11,14 +11,14 @@ from scheduler_svc.settings import ApiSettings
 from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference_wire import decode_event
-from tests.scheduler_svc.api.served import Served, message
+from tests.scheduler_svc.api.served import Served, front_ends_of, message
 
 WAIT_S = 20.0
 
 
 async def test_a_connection_ends_with_its_age_and_its_stream_does_not(served: Served) -> None:
     settings = ApiSettings(max_connection_age_s=0.2, stream_window_ms=0.0)
-    api = ApiServer(served.queue, served.card, settings)
+    api = ApiServer(front_ends_of(served.queue, served.card, settings), settings)
     address = await api.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(address) as channel:
         stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]

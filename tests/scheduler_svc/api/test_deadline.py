@@ -6,9 +6,12 @@ from typing import Any
 
 import grpc
 import pytest
+from redis import Redis
 
 from scheduler_svc.frontend import live_card
 from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue.keys import Keys
+from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.api.served import Served, message
 from tests.scheduler_svc.api.test_service import refusal, submit
@@ -101,3 +104,19 @@ async def test_nothing_is_refused_while_the_pace_of_a_worker_is_not_known(
     assert (await refusal(submit(stub, **asked)))[0] == grpc.StatusCode.FAILED_PRECONDITION
     await measure(served.queue, "worker", 0)
     await submit(stub, **asked)
+
+
+async def test_a_queue_that_is_too_long_is_a_reason_to_come_again(
+    served: Served, stub: Any, redis_url: str
+) -> None:
+    await submit(stub)
+    await submit(stub)
+    with Redis.from_url(redis_url) as redis:
+        redis.hset(Keys(served.card.name).pace, mapping={"jobs": 10, "s": 100})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await submit(stub, deadline_s=15.0)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (caught.value.details() or "").startswith("deadline_s: up to ")
+    trailers = dict(caught.value.trailing_metadata() or ())
+    assert int(trailers[wire.RETRY_AFTER_KEY]) > 1000
+    await submit(stub, deadline_s=100.0)

@@ -132,6 +132,14 @@ async def _models(place: Place) -> None:
     assert [model.name for model in answer.models] == [place.served.card.name]
 
 
+async def _workers(place: Place) -> None:
+    """They are of everybody: an operator's to see."""
+    assert isinstance(await place.as_b("ListWorkers", wire.ListWorkersRequest()), Forbidden)
+    asked = wire.ListWorkersRequest()
+    found = await place.stub.ListWorkers(asked, **shown(place.tenants.operator))
+    assert isinstance(found, wire.ListWorkersResponse)
+
+
 RULES: dict[str, Callable[[Place], Awaitable[None]]] = {
     "Submit": _submit,
     "Generate": _generate,
@@ -141,6 +149,7 @@ RULES: dict[str, Callable[[Place], Awaitable[None]]] = {
     "DeleteJob": _delete,
     "ListJobs": _list,
     "ListModels": _models,
+    "ListWorkers": _workers,
 }
 
 

@@ -270,7 +270,7 @@ async def test_a_client_that_comes_back_in_time_keeps_its_job(
         serving(redis_url, card, grace_s=3600.0) as served,
         grpc.aio.insecure_channel(served.address) as channel,
     ):
-        stub, absence = rpc.InferenceStub(channel), served.api.front_end.absence  # type: ignore[union-attr]
+        stub, absence = rpc.InferenceStub(channel), served.api.front_ends.of("").absence  # type: ignore[union-attr]
 
         async def one_is_away() -> bool:
             return absence.num_away == 1
@@ -387,7 +387,7 @@ async def test_a_job_that_is_followed_on_another_replica_goes_on(
         call.cancel()
 
         async def is_noticed() -> bool:
-            absence = first.api.front_end.absence  # type: ignore[union-attr]
+            absence = first.api.front_ends.of("").absence  # type: ignore[union-attr]
             return not absence.num_away and not absence._num_streams
 
         await first.until(is_noticed)

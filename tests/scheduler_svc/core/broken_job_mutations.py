@@ -15,7 +15,13 @@ BROKEN_JOB_MUTANTS = (
     ),
     Mutant("nobody is on probation", PROBATION, "if job.strikes:", "if False:"),
     Mutant("probation ends at once", PROBATION, "2 * max_steps_in_flight + 1", "1"),
-    Mutant("the cancelled stay on probation", PROBATION, "if self.job_id in job_ids:", "if False:"),
+    Mutant("who passes is not told", PROBATION, "self._passed.append(job_id)", "pass"),
+    Mutant(
+        "the cancelled stay on probation",
+        PROBATION,
+        "self._left.keys() & frozenset(job_ids)",
+        "()",
+    ),
     Mutant(
         "who ended in Redis stays on probation",
         PROBATION,

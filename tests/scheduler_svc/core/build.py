@@ -14,6 +14,7 @@ from stepserve.protocol.step import FinishReason, StepCommand, StepReport, Token
 
 INCARNATION = "0123456789abcdef0123456789abcdef"
 EPOCH = 7
+ENVELOPE = ("tenant", "deadline_s", "trace")
 E = TypeVar("E", bound=Effect)
 
 
@@ -46,7 +47,7 @@ def job(
     ``more`` are a rank (default: the arrival), fields of the spec, and sampling values.
     """
     rank = more.pop("rank", arrival_s)
-    envelope = {name: more.pop(name) for name in ("tenant", "deadline_s") if name in more}
+    envelope = {name: more.pop(name) for name in ENVELOPE if name in more}
     params = Sampling(**({"max_tokens": 8} | more))
     logs = {index: OutputLog(index) for index in range(params.n)}
     for index, token_ids in (outputs or {}).items():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from scheduler_svc.suspects import GUILTY, next_trial, struck
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, JobSpec, OutputLog
 from stepserve.protocol.sampling import Sampling
 from tests.scheduler_svc.core.model_worker import NOT_FINITE, end_of, logprobs_of, next_token
@@ -103,20 +104,24 @@ class ModelQueue:
         allowed = [job_id for job_id in waiting if rank_of(self._specs[job_id]) < max_rank]
         return self._take([i for i in allowed if i not in self._strikes][:max_jobs])
 
-    def claim_suspect(self) -> tuple[ClaimedJob, ...]:
-        """Give the one with the most strikes; from two on only to a lane that holds nothing."""
-        waiting = [i for i in self._queued if i in self._strikes]
-        waiting.sort(key=lambda job_id: -self._strikes[job_id])
-        return self._take([i for i in waiting if self._strikes[i] < 2 or not self._claimed][:1])
+    @property
+    def has_suspects(self) -> bool:
+        return any(i in self._strikes for i in self._queued)
 
-    def strike(self) -> None:
-        """The lane has failed: blame all that it holds, and queue them again."""
+    def claim_suspects(self, max_jobs: int) -> tuple[ClaimedJob, ...]:
+        """Give those to be tried next, to a lane that holds nothing."""
+        if any(not self.has_ended(job_id) for job_id in self._claimed):
+            return ()
+        waiting = {i: self._strikes[i] for i in self._queued if i in self._strikes}
+        return self._take(next_trial(waiting)[:max_jobs])
+
+    def strike(self, tried: frozenset[str]) -> None:
+        """The lane has failed: blame those that are tried, or all, and queue them again."""
         held = [i for i in self._claimed if not self.has_ended(i)]
-        for job_id in held:
-            strikes = self._strikes.get(job_id, 0) + 1
-            strikes = max(strikes, 3) if len(held) == 1 else min(strikes, 2)
+        for job_id in tried.intersection(held) or held:
+            strikes = struck(self._strikes.get(job_id, 0), is_alone=len(held) == 1)
             self._strikes[job_id] = strikes
-            if strikes > 3:
+            if strikes == GUILTY:
                 assert job_id in self.curses, "an innocent job is ended"
                 self.fail(job_id)
         self.requeue(list(self._claimed))
@@ -125,8 +130,9 @@ class ModelQueue:
         """What is claimed, with its logs, for the lane that comes next."""
         return tuple(self._job(i) for i in sorted(self._claimed) if not self.has_ended(i))
 
-    def absolve(self, job_id: str) -> None:
-        self._strikes.pop(job_id, None)
+    def absolve(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            self._strikes.pop(job_id, None)
 
     def fail(self, job_id: str) -> None:
         assert job_id in self.curses, "an innocent job is ended"

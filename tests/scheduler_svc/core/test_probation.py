@@ -1,53 +1,72 @@
+"""How long suspects are watched, and what ends it sooner."""
+
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 from scheduler_svc.core.probation import Probation
-from stepserve.protocol.job import ClaimedJob, CommitRow, Finish
+from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, OutputLog
 from tests.scheduler_svc.core.build import job
 
 
 def suspect(job_id: str = "a", n: int = 1) -> ClaimedJob:
-    return replace(job(job_id, n=n), strikes=1)
+    return ClaimedJob(job(job_id).spec, tuple(OutputLog(i) for i in range(n)), strikes=1)
 
 
-def rows(num_tokens: int, index: int = 0, finish: Finish | None = None) -> list[CommitRow]:
-    return [CommitRow("a", index, 0, (1,) * num_tokens, finish=finish)]
+def rows(
+    count: int, index: int = 0, finish: Finish | None = None, job_id: str = "a"
+) -> list[CommitRow]:
+    return [CommitRow(job_id, index, 0, (7,) * count, finish=finish)]
+
+
+def watched(*jobs: ClaimedJob, max_steps_in_flight: int = 2) -> Probation:
+    probation = Probation(max_steps_in_flight)
+    probation.begin(jobs)
+    return probation
 
 
 def test_it_lasts_for_two_flights_of_steps_and_one() -> None:
-    probation = Probation(max_steps_in_flight=2)
-    probation.begin([suspect()])
+    probation = watched(suspect())
     probation.written(rows(4), [])
     assert probation.is_on
+    assert probation.passed() == []
     probation.written(rows(1), [])
     assert not probation.is_on
-    assert probation.job_id == "a"
+    assert probation.passed() == ["a"]
+    assert probation.passed() == [], "each is told once"
 
 
-def test_each_output_has_to_go_so_far() -> None:
-    probation = Probation(max_steps_in_flight=1)
-    probation.begin([suspect(n=2)])
+def test_every_output_has_to_show_it() -> None:
+    probation = watched(suspect(n=2), max_steps_in_flight=1)
     probation.written(rows(9), [])
     assert probation.is_on
     probation.written(rows(0, index=1, finish=Finish("stop")), [])
     assert not probation.is_on
 
 
+def test_each_shows_it_for_itself() -> None:
+    probation = watched(suspect("a"), suspect("b"), job("c"))
+    assert probation.job_ids == {"a", "b"}
+    probation.written([*rows(5), *rows(4, job_id="b"), *rows(9, job_id="c")], [])
+    assert probation.passed() == ["a"]
+    assert probation.job_ids == {"b"}
+    probation.written(rows(1, job_id="b"), [])
+    assert probation.passed() == ["b"]
+    assert not probation.is_on
+
+
 def test_who_has_ended_breaks_nothing_any_more() -> None:
-    for end in (
-        lambda probation: probation.written(rows(1), [("a", 0)]),
-        lambda probation: probation.gone(["a", "b"]),
-    ):
-        probation = Probation(max_steps_in_flight=2)
-        probation.begin([suspect()])
+    def ended(probation: Probation, job_ids: Sequence[str]) -> None:
+        probation.written(rows(1), [(job_ids[0], 0)])
+
+    for end in (ended, Probation.gone):
+        probation = watched(suspect())
         probation.gone(["b"])
         assert probation.is_on
-        end(probation)
+        end(probation, ["a", "b"])
         assert not probation.is_on
+        assert probation.passed() == ["a"]
 
 
 def test_nobody_else_is_on_probation() -> None:
-    probation = Probation(max_steps_in_flight=2)
-    probation.begin([job("b")])
-    assert not probation.is_on
+    assert not watched(job("b")).is_on

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -99,4 +100,5 @@ def test_a_pipeline_is_taken_over_whoever_its_last_step_named(
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_takeovers_lose_and_repeat_nothing_in_many_more_worlds() -> None:
-    run(TakeoverMachine, max_examples=3000, stateful_step_count=30, derandomize=False)
+    many = {"max_examples": 3000, "stateful_step_count": 30, "derandomize": False}
+    run(TakeoverMachine, **many, phases=tuple(Phase))

@@ -34,8 +34,10 @@ from stepserve.protocol.step import StepCommand, StepReport
 from tests.scheduler_svc.core.model_queue import CURSED, Curse, ModelQueue, is_stop_string
 from tests.scheduler_svc.core.model_worker import ModelWorker
 
-# Twice among others, twice alone.
-MAX_FAILURES = 4
+# Among all that a lane holds, among half of them, and so on, and twice alone.
+MAX_FAILURES = 8
+# A step takes a few turns: to claim, to execute, to write and to be told so.
+MAX_TURNS_A_STEP = 10
 
 
 class World:
@@ -49,13 +51,16 @@ class World:
         self.claiming: list[Claim] = []  # The wish that stands, if one does.
         self.history: list[Reported] = []
         self.num_failures = 0
+        # What every worker holds, whatever the lane that drives it makes of it.
+        self._worker_places = config.max_batch_size
         self._start(config)
 
     def _start(self, config: CoreConfig) -> None:
         self.config = config
         self.core = Core(config)
-        self.worker = ModelWorker(config)
+        self.worker = ModelWorker(replace(config, max_batch_size=self._worker_places))
         self.probation = Probation(config.max_steps_in_flight)
+        self.is_canary = False
         self._job_of: dict[int, tuple[str, int]] = {}
         self._last_commit = config.first_step - 1
         self.inbox.extend(self.history)
@@ -70,14 +75,23 @@ class World:
         self.queue.submit(spec, num_outputs)
 
     def answer_claim(self, max_jobs: int) -> None:
-        """Answer the claim that is out with so many jobs at most, as the claimer does."""
+        """Answer the claim that is out with so many jobs at most, as the claimer does.
+
+        Not while suspects are tried, nor where others wait to be tried after them: then the lane
+        gives all back.
+        """
+        self.queue.absolve(self.probation.passed())
         if self.probation.is_on:
             return
-        self.queue.absolve(self.probation.job_id)
+        if self.is_canary and self.queue.has_suspects:
+            self.lose_worker(answer_claim=False)
+            return
+        self.is_canary = False
         claim = self.claiming.pop()
         jobs: tuple[ClaimedJob, ...] = ()
         if max_jobs and claim.max_rank == math.inf:
-            jobs = self.queue.claim_suspect()
+            jobs = self.queue.claim_suspects(min(max_jobs, claim.max_jobs))
+            self.is_canary = bool(jobs)
         jobs = jobs or self.queue.claim(min(max_jobs, claim.max_jobs), claim.max_rank)
         sound = [job for job in jobs if not self._is_cursed(job.spec.job_id, "vetting")]
         for job in jobs:
@@ -166,7 +180,7 @@ class World:
         """The lane fails, and nobody is told why; the next one drives the worker anew."""
         self.num_failures += 1
         self._write_all()
-        self.queue.strike()
+        self.queue.strike(self.probation.job_ids)
         for pending in (self.inbox, self.commands, self.claiming, self.history):
             pending.clear()
         self._restart()
@@ -185,6 +199,7 @@ class World:
         )
         self.core = Core(self.config)
         self.probation = Probation(max_steps_in_flight)
+        self.is_canary = True
         self._last_commit = reply.last_step - len(reports)
         adoption = decide_adoption(self.queue.inherit(), reply, reports, self.config)
         self.queue.requeue(adoption.given_back)
@@ -216,14 +231,16 @@ class World:
 
     def finish(self, max_steps: int) -> None:
         """Let everything happen in turn until every job has ended."""
-        num_steps, last_step = 0, self.worker.last_step
+        num_steps, num_turns, last_step = 0, 0, self.worker.last_step
         while self.queue.unended or self.inbox or self.redis or self.commands:
             can_move = self.inbox or self.redis or self.commands or self.queue.num_queued
             assert can_move, "stuck: jobs are left and nothing will happen"
             self.turn()
+            num_turns += 1
             num_steps += max(0, self.worker.last_step - last_step)
             last_step = self.worker.last_step
             assert num_steps <= max_steps, "no end in sight"
+            assert num_turns <= MAX_TURNS_A_STEP * (max_steps + 1), "turns without any steps"
         self.queue.check_all_ended()
         assert self.num_failures <= MAX_FAILURES * len(self.queue.curses) ** 2
         self._check_empty()

@@ -42,11 +42,11 @@ class Queue:
     async def workers(self) -> list[WorkerRecord]:
         return []
 
-    async def renew(self, _: Lease, step_us: int) -> Renewal:
+    async def renew(self, _: Lease, step_us: int, num_used_blocks: int) -> Renewal:
         self.num_renewed += 1
         if self.num_renewed > 2:
             self.is_kept.set()
-        return Renewal(is_ours=True, is_in_order=step_us == 0)
+        return Renewal(is_ours=True, is_in_order=step_us == num_used_blocks == 0)
 
 
 def replica(queue: Queue) -> Any:

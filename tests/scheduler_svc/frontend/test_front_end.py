@@ -13,6 +13,8 @@ from redis import Redis
 
 from scheduler_svc.frontend import redis_watch
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness
+from scheduler_svc.frontend.front_ends import FrontEnds
+from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.settings import ApiSettings
@@ -21,7 +23,7 @@ from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import Request, StreamEvent, Usage
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import SamplingParams
-from tests.scheduler_svc.api.served import WAIT_S, Lane
+from tests.scheduler_svc.api.served import WAIT_S, Lane, front_ends_of
 
 PROMPT = (1, 2, 3)
 TWO = SamplingParams(max_tokens=4, n=2)
@@ -31,7 +33,7 @@ TWO = SamplingParams(max_tokens=4, n=2)
 class Running:
     """A front end that runs, a lane's part to be played, and how it said that it stands."""
 
-    front_end: FrontEnd
+    front_end: FrontEnds
     lane: Lane
     told: asyncio.Queue[Readiness] = field(default_factory=asyncio.Queue)
 
@@ -48,7 +50,7 @@ async def running(redis_url: str, card: ModelCard) -> AsyncIterator[Running]:
         await queue.adopt_order()
         lease = await queue.acquire("worker", "test", ttl_ms=60_000)
         assert lease is not None
-        running = Running(FrontEnd(queue, card, settings), Lane(queue, lease))
+        running = Running(front_ends_of(queue, card, settings), Lane(queue, lease))
         task = asyncio.create_task(running.front_end.run(running.told.put))
         yield running
         await running.front_end.close()
@@ -80,8 +82,8 @@ async def test_a_job_is_stored_once_and_streamed_from_any_offset(running: Runnin
     assert sorted(told) == [(0, 1, [8]), (1, 0, [9])]
     assert [event.usage for event in events] == [None, Usage(len(PROMPT), 3)]
     job = await front_end.get(stored.job_id)
-    assert (job.state, await front_end.jobs("ended")) == ("ended", (job,))
-    assert await front_end.jobs("queued") == ()
+    assert (job.state, (await front_end.page(Listing("ended"))).jobs) == ("ended", (job,))
+    assert (await front_end.page(Listing("queued"))).jobs == ()
 
 
 async def test_a_refused_request_names_its_field_and_leaves_nothing(running: Running) -> None:
@@ -98,7 +100,7 @@ async def test_a_refused_request_names_its_field_and_leaves_nothing(running: Run
     stream = front_end.generate(Request("a", priority=11))
     with pytest.raises(InvalidRequest, match=r"^priority: must be from -10 to 10"):
         await anext(stream)
-    assert await front_end.jobs() == ()
+    assert (await front_end.page(Listing())).jobs == ()
 
 
 async def test_what_was_accepted_has_its_job_and_what_fits_no_field_has_none(
@@ -176,7 +178,7 @@ async def test_it_tells_whether_jobs_are_taken_and_computed(running: Running) ->
     await running.lane.leave()
     await running.until(Readiness(takes_jobs=True, computes=False))
     [model] = await running.front_end.models()
-    assert (model.name, model.num_workers) == (running.front_end.model, 0)
+    assert (model.name, model.num_workers) == (running.front_end.of("").model, 0)
 
 
 async def test_what_fails_in_a_look_ends_nothing_and_is_said_once(
@@ -187,7 +189,7 @@ async def test_what_fails_in_a_look_ends_nothing_and_is_said_once(
 ) -> None:
     monkeypatch.setattr(redis_watch, "INTERVAL_S", 0.01)
     await running.until(Readiness(takes_jobs=True, computes=True))
-    workers = Keys(running.front_end.model).workers
+    workers = Keys(running.front_end.of("").model).workers
     with Redis.from_url(redis_url) as redis:
         redis.rename(workers, f"{workers}, elsewhere")
         redis.set(workers, "no sorted set")

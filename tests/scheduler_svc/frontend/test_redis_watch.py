@@ -18,12 +18,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import Redis
 
 from scheduler_svc.api.server import SUBMIT
+from scheduler_svc.frontend import redis_watch
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.api.served import Served, message, serving
+from tests.scheduler_svc.queue.proxy import LossyProxy
 
 
 class Client:
@@ -108,13 +110,51 @@ async def test_before_redis_is_full_no_job_is_taken_and_running_ones_go_on(
         for number in range(1000):
             filler.set(f"something {number}", b"x" * 20_000)  # beside which buffers are small
     with Redis.from_url(redis.url) as plain:
-        used = plain.info("memory")["used_memory"]
-        plain.config_set("maxmemory", int(used / 0.98))
-        await served.until(client.is_not_ready)
+
+        async def is_full() -> bool:
+            # What is used changes by itself: buffers of connections come and go.
+            plain.config_set("maxmemory", int(used_bytes(plain) / 0.97))
+            return await client.is_not_ready()
+
+        await served.until(is_full)
         code, retry_after_ms = await client.refusal()
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert retry_after_ms > 0
+        plain.config_set("maxmemory", int(used_bytes(plain) / 0.97))
         await served.lane.commit(job_id, [1, 2, 3], Finish("length"))
-        plain.config_set("maxmemory", 10 * used)
+        plain.config_set("maxmemory", 10 * used_bytes(plain))
     await served.until(client.is_ready)
     assert await client.submit()
+
+
+def used_bytes(client: Redis) -> int:
+    memory = client.info("memory")
+    return int(memory["used_memory"] - memory["mem_not_counted_for_evict"])
+
+
+async def test_while_redis_is_slow_a_refusal_is_quick_and_running_jobs_go_on(
+    redis_url: str, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_watch, "SLOW_S", 0.5)
+    async with (
+        LossyProxy(redis_url) as proxy,
+        serving(proxy.url, replace(card, name=f"w-{uuid.uuid4().hex[:6]}")) as served,
+        grpc.aio.insecure_channel(served.address) as channel,
+    ):
+        client = Client(channel)
+        await served.until(client.is_ready)
+        job_id = await client.submit()
+        await served.lane.claim()
+        proxy.delay_s = 0.7
+        await served.until(client.is_not_ready)
+        took_s = []
+        for _ in range(20):
+            begun_s = time.monotonic()
+            code, retry_after_ms = await client.refusal()
+            took_s.append(time.monotonic() - begun_s)
+            assert (code, retry_after_ms > 0) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert sorted(took_s)[10] < 0.05
+        await served.lane.commit(job_id, [1, 2, 3], Finish("length"))
+        proxy.delay_s = 0.0
+        await served.until(client.is_ready)
+        assert await client.submit()

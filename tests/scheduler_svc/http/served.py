@@ -12,13 +12,13 @@ from typing import Any
 import httpx2
 from openai import AsyncOpenAI
 
-from scheduler_svc.frontend.front_end import FrontEnd
+from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.server import HttpServer
 from scheduler_svc.queue import JobQueue, QueueLimits
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.job import ClaimedJob, Finish
 from stepserve.protocol.step import TokenLogprobs
-from tests.scheduler_svc.api.served import Lane, Served
+from tests.scheduler_svc.api.served import Lane, Served, front_ends_of
 
 __all__ = ["HttpServed", "events_of", "http_serving"]
 
@@ -28,15 +28,15 @@ class HttpServed(Served):
     """The front end over HTTP alone, and a client of it."""
 
     server: HttpServer | None = None
-    front_end: FrontEnd | None = None
+    front_end: FrontEnds | None = None
     client: httpx2.AsyncClient | None = None
     running: asyncio.Task[None] | None = None
 
     async def start(self, host: str = "127.0.0.1") -> None:
         port = int(self.address.rpartition(":")[2] or 0)
-        self.front_end = FrontEnd(self.queue, self.card, self.settings())
+        self.front_end = front_ends_of(self.queue, self.card, self.settings())
         self.running = asyncio.create_task(self.front_end.run(_told))
-        self.server = HttpServer(self.front_end, self.tls)
+        self.server = HttpServer(self.front_end, tls=self.tls)
         self.address = await self.server.start(host, port)
         self.client = httpx2.AsyncClient(base_url=f"http://{self.address}", timeout=20)
 

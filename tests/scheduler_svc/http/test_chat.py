@@ -34,6 +34,7 @@ TOOL = {
 }
 CALLED = '{"name": "weather", "arguments": {"place": "Bonn", "days": [1, 2]}}'
 CALL = f"<tool_call>\n{CALLED}\n</tool_call>"
+JSON = {"type": "json_object"}
 USER = [{"role": "user", "content": "Hi"}]
 
 
@@ -206,7 +207,20 @@ def _told(text: str) -> Any:
         ),
         ({"messages": [{"role": "user", "content": "x", "odd": 1}]}, "messages[0].odd"),
         ({"messages": USER, "tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"messages": USER, "tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"messages": USER, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": USER, "tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice"),
+        (
+            {"messages": USER, "tools": [TOOL], "tool_choice": {"type": "function", "name": "x"}},
+            "tool_choice",
+        ),
+        (
+            {"messages": USER, "tools": [TOOL], "tool_choice": "required", "response_format": JSON},
+            "tool_choice",
+        ),
+        (
+            {"messages": USER, "tools": [{**TOOL, "function": {"name": "f", "strict": True}}]},
+            "tools[0].function.strict",
+        ),
         ({"messages": USER, "top_logprobs": 2}, "top_logprobs"),
         ({"messages": USER, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": USER, "max_completion_tokens": 0}, "max_completion_tokens"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from scheduler_svc.frontend.batches import Batches
 from scheduler_svc.http.app import App
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.metrics.exposition import Exposition
 from tests.scheduler_svc.access.tenants import Tenants, two_tenants
 from tests.scheduler_svc.http.served import HttpServed, http_serving
 
@@ -135,6 +137,20 @@ def streamed(path: str, body: dict[str, Any]) -> Callable[[Place], Awaitable[Non
     return rule
 
 
+def operators_only(path: str) -> Callable[[Place], Awaitable[None]]:
+    """The rule of a route that shows everybody's work."""
+
+    async def rule(place: Place) -> None:
+        real = path.format(id=f"{place.served.card.name}~{place.response.removeprefix('resp_')}")
+        answer = await place.as_b("GET", real)
+        assert answer.status_code == 403, answer.text
+        named = {"authorization": f"Bearer {place.tenants.operator}"}
+        async with place.served.http.stream("GET", real, headers=named) as answer:
+            assert answer.status_code == 200
+
+    return rule
+
+
 async def _create_response(place: Place) -> None:
     asked = {"input": "more", "background": True}
     answer = await place.as_b(
@@ -182,23 +198,33 @@ RULES: dict[tuple[str, str], Callable[[Place], Awaitable[None]]] = {
     ("POST", "/detokenize"): about_no_job("POST", "/detokenize", {"tokens": [5]}),
     ("GET", "/version"): about_no_job("GET", "/version"),
     ("GET", "/openapi.json"): about_no_job("GET", "/openapi.json"),
+    ("GET", "/metrics"): operators_only("/metrics"),
+    ("GET", "/ui/feed"): operators_only("/ui/feed"),
+    ("GET", "/ui/jobs/{id}"): operators_only("/ui/jobs/{id}"),
 }
 # Probes have no key; these tell how the process is, in a status without a body.
-OPEN = {("GET", "/health"), ("GET", "/ready"), ("GET", "/live"), ("GET", "/ping")}
+PROBES = {("GET", "/health"), ("GET", "/ready"), ("GET", "/live"), ("GET", "/ping")}
+# Nor has a browser that is to ask for one: the page's files are the same for everybody.
+PAGE = {("GET", "/"), ("GET", "/ui/{name}")}
 
 
 def _routes(place: Place) -> list[tuple[str, str]]:
     assert place.served.front_end is not None
     found = []
-    for route in App(place.served.front_end).routes():
+    for route in App(place.served.front_end, Exposition("stepserve")).routes():
         assert isinstance(route, Route)
         found += [(method, route.path) for method in (route.methods or set()) - {"HEAD"}]
     return found
 
 
+def _page_file(path: str) -> bytes:
+    name = path.removeprefix("/ui/").removeprefix("/") or "index.html"
+    return files("scheduler_svc.http").joinpath("page", name).read_bytes()
+
+
 async def test_every_route_has_a_rule(place: Place) -> None:
     """A route without one fails here: say in RULES how it keeps tenants apart."""
-    assert sorted(_routes(place)) == sorted([*RULES, *OPEN])
+    assert sorted(_routes(place)) == sorted([*RULES, *PROBES, *PAGE])
 
 
 async def test_a_tenant_sees_nothing_of_another(place: Place) -> None:
@@ -209,10 +235,14 @@ async def test_a_tenant_sees_nothing_of_another(place: Place) -> None:
 async def test_nobody_is_let_in_without_a_key(place: Place) -> None:
     for method, path in _routes(place):
         real = path.replace("{id}", place.response).replace("{name:path}", place.served.card.name)
+        real = real.replace("{name}", "page.css")
         for key in ("", "sk-ss-none"):
             answer = await place.ask(method, real, key, {})
-            if (method, path) in OPEN:
+            if (method, path) in PROBES:
                 assert (answer.status_code in (200, 503), answer.content) == (True, b"")
+                continue
+            if (method, path) in PAGE:
+                assert answer.content == _page_file(real), real
                 continue
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
             assert answer.json()["error"]["code"] == "invalid_api_key"

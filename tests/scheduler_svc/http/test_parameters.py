@@ -45,7 +45,8 @@ VALUES: dict[str, Any] = {
     "add_generation_prompt": True, "continue_final_message": True, "input": "Hi",
     "instructions": "be", "previous_response_id": None, "metadata": {"of": "me"},
     "background": False, "store": False, "reasoning": {"effort": "low"},
-    "text": {"format": {"type": "text"}},
+    "text": {"format": {"type": "text"}}, "min_tokens": 2,
+    "response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["y", "n"]},
 }  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def test_all_fields_of_openais_client_are_known(
 def test_the_sampling_that_is_asked_for_is_the_jobs() -> None:
     names = (
         "temperature", "top_p", "min_p", "seed", "stop_token_ids", "ignore_eos", "n",
-        "presence_penalty", "frequency_penalty", "repetition_penalty",
+        "presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens",
     )  # fmt: skip
     body = {name: VALUES[name] for name in (*names, "stop", "logit_bias", "top_k")}
     sampling = sampling_of(body, 5, 3)

@@ -272,7 +272,12 @@ async def test_what_is_not_known_or_not_ones_own_is_not_found(qwen: HttpServed) 
         ({"input": []}, "input"),
         ({"input": [{"type": "computer_call"}]}, "input[0].type"),
         ({"input": "x", "background": True, "store": False}, "store"),
-        ({"input": "x", "text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"input": "x", "text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"input": "x", "text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        (
+            {"input": "x", "text": {"format": {"type": "json_schema", "schema": {"type": "odd"}}}},
+            "text.format",
+        ),
         ({"input": "x", "reasoning": {"summary": "auto"}}, "reasoning.summary"),
         ({"input": "x", "metadata": {"a": 1}}, "metadata.a"),
         ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),

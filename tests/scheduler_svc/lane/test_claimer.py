@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from math import inf
 from uuid import uuid4
 
+import pytest
+
 from scheduler_svc.core.events import Claim
 from scheduler_svc.core.probation import Probation
-from scheduler_svc.lane.claimer import Claimant, Claimer
-from scheduler_svc.queue import JobQueue, Order, RowKind
+from scheduler_svc.lane import claimer as claimer_module
+from scheduler_svc.lane.claimer import Claimant, Claimer, StepsAside
+from scheduler_svc.queue import Accused, JobQueue, Order, RowKind
 from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec
 from stepserve.protocol.sampling import Sampling
 
@@ -24,6 +27,7 @@ class Asked:
     queue: JobQueue
     claimer: Claimer
     answers: list[list[str]]
+    task: asyncio.Task[None]
 
     async def submit(self, job_id: str, priority: int = 0) -> None:
         sampling = Sampling(max_tokens=4)
@@ -54,7 +58,7 @@ async def asked(redis_url: str) -> AsyncIterator[Asked]:
         claimer = Claimer(queue, claimant, Probation(2), requeue_orphans, take)
         task = asyncio.create_task(claimer.run())
         try:
-            yield Asked(queue, claimer, answers)
+            yield Asked(queue, claimer, answers, task)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -122,3 +126,30 @@ async def test_a_job_that_has_become_too_long_is_left_to_a_larger_worker(redis_u
         [again] = await it.queue.claim(earlier, "print", 1, max_context=2002)
         assert again.spec.job_id == "long"
         assert len(again.outputs[0].token_ids) == 998
+
+
+async def test_the_lane_that_holds_least_makes_way_for_suspects_that_have_waited_long(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claimer_module, "MAKE_WAY_AFTER_S", 0.05)
+    monkeypatch.setattr(claimer_module, "DOORBELL_WAIT_S", 0.02)
+    async with asked(redis_url) as it:
+        crashed = await it.queue.acquire("worker:2", "me", 60_000)
+        busy = await it.queue.acquire("worker:3", "me", 60_000)
+        assert crashed is not None
+        assert busy is not None
+        for lease, job_ids in ((crashed, ["suspect"]), (busy, ["b", "c"])):
+            for job_id in job_ids:
+                await it.submit(job_id)
+            await it.queue.claim(lease, "print", 2)
+        await it.submit("ours")
+        it.claimer.want(Claim(1))
+        await it.answered(1)
+        it.claimer.absorbed()
+        it.claimer.want(Claim(1))
+        await it.queue.strike(crashed, [Accused("suspect")], "it crashed")
+        await it.queue.release(crashed)
+        async with asyncio.timeout(20):
+            with pytest.raises(StepsAside):
+                await it.task
+        assert it.answers == [["ours"]]

@@ -48,14 +48,18 @@ def test_a_job_is_held_until_its_last_row_is_written() -> None:
     world.end(2, 2, (2, 1, 9))
     assert world.is_known == (False, True), "its end is on the way to Redis"
     assert world.held.ids == {"a"}
+    assert world.held.spec_of("a") is not None
     world.held.written([("a", 1)])
     assert world.held.ids == frozenset()
+    assert world.held.spec_of("a") is None
 
 
 def test_one_that_a_client_ended_is_dropped_at_once() -> None:
     world = World(job("a", n=2), job("b"))
     world.tell(Cancelled(("a",)))
     assert world.held.ids == {"b"}
+    assert world.held.spec_of("a") is None
+    assert not world.held._leaving
 
 
 def test_one_that_was_found_to_have_ended_runs_no_more() -> None:

@@ -29,7 +29,7 @@ async def test_planning_stops_while_redis_is_away(tmp_path: Path, signum: signal
             lease = await queue.acquire("worker", "lane", int(TTL_S * 1000))
             assert lease is not None
             assert redis.pid is not None
-            keeper = LeaseKeeper(queue, lease, lambda: 0)
+            keeper = LeaseKeeper(queue, lease, lambda: (0, 0))
             task = asyncio.create_task(keeper.run())
             os.kill(redis.pid, signum)
             asked_s = time.monotonic()
@@ -50,7 +50,7 @@ async def test_a_lease_that_was_taken_over_is_fenced(redis_url: str) -> None:
         assert lease is not None
         assert await queue.acquire("worker", "lane", 60_000) is not None
         with pytest.raises(Fenced):
-            await LeaseKeeper(queue, lease, lambda: 0).run()
+            await LeaseKeeper(queue, lease, lambda: (0, 0)).run()
 
 
 async def test_a_lane_learns_that_the_jobs_were_ranked_anew(redis_url: str) -> None:
@@ -64,4 +64,4 @@ async def test_a_lane_learns_that_the_jobs_were_ranked_anew(redis_url: str) -> N
         assert lease is not None
         await other.adopt_order()
         with pytest.raises(OutOfOrder):
-            await LeaseKeeper(queue, lease, lambda: 0).run()
+            await LeaseKeeper(queue, lease, lambda: (0, 0)).run()

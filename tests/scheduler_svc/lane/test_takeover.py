@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scheduler_svc.lane.worker_stream import WorkerStream
-from scheduler_svc.queue import Fenced, Lease, RowAnswer
+from scheduler_svc.queue import Fenced, JobQueue, Lease, QueueLimits, RowAnswer
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import CommitRow
 from stepserve.protocol.step import Hello, HelloReply
@@ -229,6 +229,37 @@ async def test_a_worker_that_began_anew_has_nothing_to_adopt(
     async with working(it) as address, driving(it, address) as driven:
         assert driven.taken.adoption is None
         assert await it.ended(job_id) == ("length", alone)
+
+
+async def test_a_lane_and_its_worker_that_die_together_take_only_what_nobody_saw(
+    it: Service, redis_url: str, alone: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reports are on their way, and the worker never comes back: nobody can be asked for them."""
+    first, second = Notes(), Notes()
+    async with (
+        working(it) as address,
+        uncommitted(it, monkeypatch) as is_cut,
+        driving(it, address, first, dies=True) as driven,
+    ):
+        job_id = await it.submit()
+        await it.under_way(job_id)
+        is_cut.set()
+        await reported_more(first, NUM_UNCOMMITTED)
+    # The lease as it is when its time is over.
+    incarnation = driven.taken.reply.info.incarnation
+    assert await it.queue.acquire(address, it.replica.holder, 1, incarnation=incarnation)
+    given = await tokens_of(it.queue, job_id)
+    at_once = QueueLimits(lease_grace_s=0.0)
+    async with within(60), JobQueue(redis_url, it.replica.card.name, at_once) as sweeping:
+        while (await sweeping.sweep()).num_given_up == 0:
+            await asyncio.sleep(0.02)
+    assert await it.queue.num_queued() == 1
+    async with working(it) as elsewhere, driving(it, elsewhere, second):
+        assert await it.ended(job_id) == ("length", alone)
+    assert 0 < len(given) <= len(alone) - NUM_UNCOMMITTED
+    assert given == alone[: len(given)]
+    # Of the new worker it is the first computation.
+    check_computed_once(NUM_TOKENS, second)
 
 
 async def test_a_worker_that_contradicts_itself_is_reset(

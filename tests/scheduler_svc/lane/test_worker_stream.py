@@ -12,7 +12,12 @@ import grpc
 import pytest
 
 from scheduler_svc.lane.step_deadline import NUM_TO_LEARN, StepDeadline
-from scheduler_svc.lane.worker_stream import WorkerGone, WorkerRefuses, WorkerStream
+from scheduler_svc.lane.worker_stream import (
+    WorkerCrashed,
+    WorkerGone,
+    WorkerRefuses,
+    WorkerStream,
+)
 from stepserve.protocol import step_wire
 from stepserve.protocol.channel import server_options
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
@@ -25,11 +30,11 @@ class Answering(step_wire.WorkerServicer):
     """Answers each command with an empty report, unless it is told to owe them.
 
     At a step of ``breaks`` it ends the stream with that status, once. A Hello after the first is
-    refused where it ``is_restarted``.
+    refused where it ``is_restarted``, or ``has_crashed``.
     """
 
     def __init__(self) -> None:
-        self.owes = self.is_restarted = self.greets_twice = False
+        self.owes = self.is_restarted = self.greets_twice = self.has_crashed = False
         self.breaks: dict[int, grpc.StatusCode] = {}
         self.hellos: list[Hello] = []
         self.commands: list[StepCommand] = []
@@ -41,6 +46,8 @@ class Answering(step_wire.WorkerServicer):
         assert isinstance(hello, Hello)
         if self.hellos and self.is_restarted:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "of another incarnation")
+        if self.hellos and self.has_crashed:
+            await context.abort(grpc.StatusCode.ABORTED, "SIGSEGV")
         self.hellos.append(hello)
         await context.write(step_wire.encode_worker_message(HelloReply(INFO, 0)))
         async for message in messages:
@@ -155,6 +162,21 @@ async def test_a_worker_that_was_started_anew_is_not_the_one_that_was_driven(
     await stream.send(command(3))
     with pytest.raises(WorkerGone, match=r"Hello.*of another incarnation"):
         await anext(stream.reports())
+
+
+@pytest.mark.parametrize(
+    ("status", "how"),
+    [(grpc.StatusCode.ABORTED, "it broke here"), (grpc.StatusCode.UNAVAILABLE, "SIGSEGV")],
+)
+async def test_a_crash_is_told_by_the_worker_itself_or_in_its_place(
+    worker: tuple[Answering, WorkerStream], status: grpc.StatusCode, how: str
+) -> None:
+    answering, stream = worker
+    answering.breaks, answering.has_crashed = {3: status}, True
+    await stream.send(command(3))
+    with pytest.raises(WorkerCrashed, match=how):
+        await anext(stream.reports())
+    assert [owed.step for owed in stream.unanswered] == [3]
 
 
 async def test_who_greets_twice_keeps_no_protocol(worker: tuple[Answering, WorkerStream]) -> None:

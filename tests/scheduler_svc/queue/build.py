@@ -21,6 +21,7 @@ OVERDUE = Finish("deadline", "the job's deadline has passed")
 APPLIED = RowAnswer(RowKind.APPLIED)
 EXISTED = RowAnswer(RowKind.EXISTED)
 ENDED = RowAnswer(RowKind.ENDED)
+UNKNOWN = RowAnswer(RowKind.UNKNOWN)
 
 _numbers = itertools.count()
 

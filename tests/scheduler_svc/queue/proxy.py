@@ -9,7 +9,8 @@ from types import TracebackType
 class LossyProxy:
     """Forwards to a Redis at a Unix socket; loses a connection instead of a reply where told.
 
-    ``num_losses`` replies from now on are lost; each takes its connection along.
+    ``num_losses`` replies from now on are lost; each takes its connection along. Others take
+    ``delay_s``.
     """
 
     def __init__(self, url: str) -> None:
@@ -17,6 +18,7 @@ class LossyProxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.num_losses = 0
+        self.delay_s = 0.0
         self.url = ""
 
     async def __aenter__(self) -> LossyProxy:
@@ -57,5 +59,10 @@ class LossyProxy:
             if may_lose and self.num_losses > 0 and not data.startswith(b"+OK"):
                 self.num_losses -= 1
                 return
+            if may_lose and self.delay_s:
+                await asyncio.sleep(self.delay_s)
             sink.write(data)
-            await sink.drain()
+            try:
+                await sink.drain()
+            except ConnectionError:  # nobody waits for it any more
+                return

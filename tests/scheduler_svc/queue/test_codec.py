@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from scheduler_svc.queue.codec import (
 from stepserve.protocol.job import Finish, JobSpec
 from stepserve.protocol.packed import pack
 from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.structured import StructuredOutputs
 
 SAMPLING = Sampling(
     max_tokens=7,
@@ -35,6 +36,8 @@ SAMPLING = Sampling(
     logit_bias=((5, 1.5),),
     logprobs=2,
     n=3,
+    min_tokens=2,
+    structured_outputs=StructuredOutputs(choice=("a", "b")),
 )
 SPEC = JobSpec("job", "model", (1, 2), SAMPLING, "print", 3, "tenant", "key", 8.0, 4.0, True)
 RECORD = json.loads(encode_spec(SPEC))
@@ -44,10 +47,23 @@ def read(record: object) -> JobSpec:
     return decode_spec(json.dumps(record).encode(), pack(SPEC.prompt_token_ids), b"4", b"8")
 
 
+def test_what_a_version_before_does_not_know_is_written_where_it_is_asked_for() -> None:
+    plain = replace(SPEC, sampling=replace(SAMPLING, min_tokens=0, structured_outputs=None))
+    record = json.loads(encode_spec(plain))
+    assert not {"min_tokens", "structured_outputs"} & record["sampling"].keys()
+    assert read(record) == plain
+
+
 def test_what_was_written_is_read() -> None:
     assert read(RECORD) == SPEC
     finish = Finish("stop", "why", 5)
     assert decode_finish(encode_finish(finish).encode()) == finish
+
+
+def test_a_trace_is_kept_and_where_there_is_none_versions_before_can_read_it() -> None:
+    assert "trace" not in RECORD
+    traced = replace(SPEC, trace="00-a-b-01 x=1")
+    assert read(json.loads(encode_spec(traced))) == traced
 
 
 @pytest.mark.parametrize("field", fields(Sampling), ids=lambda field: field.name)

@@ -16,6 +16,7 @@ from tests.scheduler_svc.queue.build import (
     ENDED,
     EXISTED,
     STOP,
+    UNKNOWN,
     claim_ids,
     lease_on,
     output,
@@ -143,7 +144,7 @@ async def test_rows_of_unknown_jobs_do_not_fail_the_step(queue: JobQueue) -> Non
     lease = await lease_on(queue)
     job_id = await running(queue, lease)
     rows = [row("nobody", 0, [1]), row(job_id, 0, [2]), row("nobody", 5, [1], STOP)]
-    assert await queue.commit(lease, rows) == [ENDED, APPLIED, ENDED]
+    assert await queue.commit(lease, rows) == [UNKNOWN, APPLIED, UNKNOWN]
     assert await queue.read([LogRequest("nobody")]) == [None]
     assert await queue.job("nobody") is None
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from scheduler_svc.queue import Fenced, JobQueue, Lease, QueueLimits
+from scheduler_svc.queue import Accused, Fenced, JobQueue, Lease, QueueLimits
 from tests.scheduler_svc.queue.build import (
     APPLIED,
     ENDED,
@@ -58,7 +58,7 @@ async def test_what_a_failed_lane_had_does_not_go_on(queue: JobQueue) -> None:
     first = await taken(queue)
     ids = await submit(queue, 2)
     await claim_ids(queue, first, 2)
-    await queue.strike(first, ids, "a bug")  # And it came to no release.
+    await queue.strike(first, [Accused(i) for i in ids], "a bug")  # And it came to no release.
     second = await taken(queue)
     assert (second.num_inherited, await queue.num_queued()) == (0, 2)
 

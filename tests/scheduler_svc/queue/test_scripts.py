@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue, LogRequest, Order, QueueLimits, ranking
+from scheduler_svc.queue import Accused, JobQueue, LogRequest, Order, QueueLimits, Sighting, ranking
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.scripts import load_scripts
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.worker_status import WorkerStatus
 from tests.scheduler_svc.queue.build import (
     FINGERPRINT,
     STOP,
@@ -35,6 +36,11 @@ async def every_shelf_script(queue: JobQueue) -> None:
     await shelf.remove("f")
 
 
+async def every_registry_script(queue: JobQueue) -> None:
+    for name in ("a", "b"):
+        await queue.registry().tell("me", [Sighting(WorkerStatus(name, "m"), 60.0)])
+
+
 async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], None]) -> None:
     """Runs every script through its branches that write; ``other`` has another order."""
     await queue.estimate("", 5)
@@ -46,8 +52,8 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     lease = await lease_on(queue)
     await claim_ids(queue, lease, 3)
     await queue.claimed(lease)
-    await other.adopt_order()
-    await queue.adopt_order()
+    for each in (other, queue):
+        await each.adopt_order()
     rows = [row(ids[0], 0, [1, 2], logprobs=[TokenLogprobs(-1.0)] * 2)]
     rows += [row(ids[i], 0, [1], STOP, index=j) for i in (1, 2) for j in (0, 1)]
     await queue.commit(lease, rows)
@@ -60,6 +66,7 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     await queue.submit(spec())
     await queue.sweep()
     await every_shelf_script(queue)
+    await every_registry_script(queue)
     presence = queue.presence("replica", 1000)
     await presence.follow([ids[3]])
     await presence.cancel(ids[3], STOP)
@@ -71,10 +78,12 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     lease = await lease_on(queue)
     held = (await queue.submit(spec())).job_id
     await claim_ids(queue, lease, 1)
-    await queue.strike(lease, [held], "broken")
+    for has_crashed in (False, True):
+        await queue.strike(lease, [Accused(held)], "broken", has_crashed=has_crashed)
     lease = await lease_on(queue)
-    await queue.claim_suspect(lease, FINGERPRINT)
+    await queue.claim_suspects(lease, FINGERPRINT, 1)
     await queue.absolve([held])
+    await queue.retire(lease)
     await queue.commit(lease, [row(held, 0, [1])])
     await queue.release(lease)
     lease = await lease_on(queue)
@@ -112,7 +121,8 @@ async def test_scripts_touch_only_declared_keys_of_one_slot(
                 break
             if words[0] == "EVALSHA":
                 name, declared = scripts[words[1]], words[3 : 3 + int(words[2])]
-                assert all(key.startswith(f"ss:{{{model}}}:") for key in declared)
+                slots = {key.partition("{")[2].partition("}")[0] for key in declared}
+                assert slots == {"workers" if name == "enrol" else model}
             elif event["client_type"] == "lua" and words[0] not in KEYLESS:
                 key = words[2] if words[0] == "MEMORY" else words[1]
                 assert key in declared, f"{name} touches {words[:3]}"

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
+from scheduler_svc.queue.address import parse_address
+from scheduler_svc.queue.connection import Servers
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.server_check import (
@@ -24,9 +26,11 @@ SAFE = ServerState(
 
 @pytest.fixture
 async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    found = RedisLink(redis_url, QueueLimits())
+    servers = Servers(parse_address(redis_url), "key", timeout_s=2.0)
+    found = RedisLink(servers, QueueLimits())
     yield found
     await found.close()
+    await servers.close()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
-"""Jobs that were there when lanes failed: who is blamed, who is claimed, who ends."""
+"""Jobs that were there when workers crashed: who is blamed, who is claimed, who ends."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import EmbeddedRedis, Fenced, JobQueue, Lease
+from scheduler_svc.queue import Accused, EmbeddedRedis, Fenced, JobQueue, Lease
 from scheduler_svc.queue.keys import Keys
+from scheduler_svc.queue.suspicion import Verdicts
+from scheduler_svc.suspects import ALONE, GUILTY, MAX_LOSSES, next_trial, struck
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.queue.build import (
     FINGERPRINT,
@@ -19,63 +23,161 @@ from tests.scheduler_svc.queue.build import (
     submit,
 )
 
-
-async def suspect_ids(queue: JobQueue, lease: Lease) -> list[str]:
-    answer = await queue.claim_suspect(lease, FINGERPRINT)
-    return [job.spec.job_id for job in answer.jobs]
+BROKEN = "Boom: it broke"
 
 
-async def failed(queue: JobQueue, lease: Lease) -> Lease:
-    """The lane of the lease fails with what it holds, and takes the worker anew."""
-    await queue.strike(lease, tuple(await queue.claimed(lease)), "Boom: it broke")
+async def suspect_ids(queue: JobQueue, lease: Lease, count: int = 100) -> list[str]:
+    answer = await queue.claim_suspects(lease, FINGERPRINT, count)
+    return sorted(job.spec.job_id for job in answer.jobs)
+
+
+async def failed(queue: JobQueue, lease: Lease, job_ids: Iterable[str] | None = None) -> Lease:
+    """The worker of the lease crashes with what it holds, and is taken anew."""
+    accused = await queue.claimed(lease) if job_ids is None else job_ids
+    await queue.strike(lease, [Accused(job_id) for job_id in accused], BROKEN)
     return await lease_on(queue, lease.worker_id)
 
 
-async def test_suspects_are_passed_over_and_claimed_one_by_one(queue: JobQueue) -> None:
+async def lost(queue: JobQueue, lease: Lease, job_id: str, num_tokens: int) -> int:
+    """The worker of the lease is lost in a step of the job's; how many are suspects by that."""
+    accused = [Accused(job_id, num_tokens, num_more=5)]
+    return await queue.strike(lease, accused, "gone", has_crashed=False)
+
+
+async def finish_of(queue: JobQueue, job_id: str) -> Finish | None:
+    job = await queue.job(job_id)
+    assert job is not None
+    return job.outputs[0].finish
+
+
+def strikes(redis: Redis, keys: Keys) -> dict[str, int]:
+    scores = redis.zrange(keys.suspects, 0, -1, withscores=True)
+    return {job_id.decode(): int(count) for job_id, count in scores}
+
+
+async def test_suspects_are_passed_over_and_tried_by_halves(queue: JobQueue) -> None:
     lease = await lease_on(queue)
-    ids = await submit(queue, 3)
-    assert await claim_ids(queue, lease, 2) == ids[:2]
+    ids = await submit(queue, 5)
+    assert await claim_ids(queue, lease, 4) == ids[:4]
     lease = await failed(queue, lease)
-    assert await claim_ids(queue, lease, 3) == ids[2:], "a suspect is claimed like any other"
-    [first] = await suspect_ids(queue, lease)
-    [second] = await suspect_ids(queue, lease)
-    assert {first, second} == set(ids[:2])
-    assert await suspect_ids(queue, lease) == []
-
-
-async def test_one_that_was_there_twice_has_a_lane_of_its_own(queue: JobQueue) -> None:
-    lease = await lease_on(queue)
-    ids = await submit(queue, 2)
-    for _ in range(2):
-        while (claimed := await queue.claimed(lease)) != set(ids):
-            await claim_ids(queue, lease, 2)
-            await suspect_ids(queue, lease)
-        lease = await failed(queue, lease)
     other = await lease_on(queue, "other")
-    await running(queue, other)
-    answer = await queue.claim_suspect(other, FINGERPRINT)
-    assert not answer.jobs
-    assert answer.is_lane_wanted
-    assert claimed == set(ids)
-    assert len(await suspect_ids(queue, lease)) == 1
-    assert await suspect_ids(queue, lease) == [], "it is not alone"
+    assert await claim_ids(queue, other, 9) == ids[4:], "a suspect is claimed like any other"
+    assert await suspect_ids(queue, lease) == ids[:2]
+    assert await suspect_ids(queue, lease) == [], "others join those that are tried"
+    lease = await failed(queue, lease)
+    assert await suspect_ids(queue, lease) == ids[:1], "half of those that were there twice"
 
 
-async def test_who_is_alone_in_two_lanes_that_fail_ends(queue: JobQueue) -> None:
+async def test_they_are_tried_at_one_worker_that_holds_nothing(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease, busy, idle = [await lease_on(queue, name) for name in ("worker", "busy", "idle")]
+    ids = await submit(queue, 5)
+    assert await claim_ids(queue, lease, 4) == ids[:4]
+    await claim_ids(queue, busy, 1)
+    lease = await failed(queue, lease)
+    assert await suspect_ids(queue, busy) == []
+    assert await suspect_ids(queue, lease) == ids[:2]
+    assert await suspect_ids(queue, idle) == [], "it would be a second one"
+    await queue.absolve(ids[:2])
+    assert await suspect_ids(queue, idle) == []
+    await queue.retire(idle)
+    assert redis.get(keys.canary) == b"worker", "it is not theirs to end"
+    await queue.retire(lease)
+    assert await suspect_ids(queue, idle) == ids[2:3]
+
+
+@pytest.mark.parametrize(("end", "left"), [("released", 2), ("expired", 1), ("crashed", 1)])
+async def test_where_that_worker_is_gone_it_is_another(
+    queue: JobQueue, redis: Redis, keys: Keys, end: str, left: int
+) -> None:
+    lease, other = [await lease_on(queue, name) for name in ("worker", "other")]
+    ids = await submit(queue, 4)
+    await claim_ids(queue, lease, 4)
+    lease = await failed(queue, lease)
+    assert await suspect_ids(queue, lease) == ids[:2]
+    if end == "released":
+        await queue.release(lease)
+    elif end == "crashed":
+        await failed(queue, lease)
+    else:
+        redis.zadd(keys.workers, {"worker": 1.0})
+    # What it was trying waits again, and was not tried out; or it is not known to be gone.
+    assert len(await suspect_ids(queue, other)) == left
+
+
+async def test_a_holder_that_goes_on_with_suspects_is_where_they_are_tried(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    await submit(queue, 4)
+    await claim_ids(queue, lease, 4)
+    lease = await failed(queue, lease)
+    tried = await suspect_ids(queue, lease)
+    redis.delete(keys.canary)
+    inherited = await queue.inherit(lease, FINGERPRINT)
+    assert sorted(job.spec.job_id for job in inherited) == tried
+    assert [job.strikes for job in inherited] == [1, 1]
+    assert redis.get(keys.canary) == b"worker"
+
+
+async def test_a_worker_is_wanted_where_all_hold_something(queue: JobQueue) -> None:
+    lease, more, less = [await lease_on(queue, name) for name in ("worker", "more", "less")]
+    await submit(queue, 5)
+    await claim_ids(queue, lease, 2)
+    await claim_ids(queue, more, 2)
+    await claim_ids(queue, less, 1)
+    job_ids = await queue.claimed(lease)
+    await queue.strike(lease, [Accused(job_id) for job_id in job_ids], BROKEN)
+
+    async def wanted() -> list[bool]:
+        claims = [await queue.claim_suspects(of, FINGERPRINT, 1) for of in (more, less)]
+        return [claim.is_lane_wanted for claim in claims]
+
+    assert await wanted() == [False, False], "the worker may come back at once"
+    await queue.requeue(lease, sorted(job_ids))
+    assert await wanted() == [False, False], "it holds nothing"
+    await queue.release(lease)
+    assert await wanted() == [False, True], "the one that holds least is to make way"
+
+
+async def test_one_that_our_worker_can_not_run_keeps_nobody_from_being_tried(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    ids = await submit(queue, 4)
+    await claim_ids(queue, lease, 4)
+    lease = await failed(queue, lease)
+    for job_id in ids[:2]:
+        redis.hset(keys.job(job_id), "fingerprint", "of another model")
+    assert await suspect_ids(queue, lease) == ids[2:3]
+
+
+async def test_who_is_alone_in_two_crashes_ends_at_once(queue: JobQueue) -> None:
     lease = await lease_on(queue)
     job_id = await running(queue, lease)
     lease = await failed(queue, lease)
     await queue.sweep()
     assert await suspect_ids(queue, lease) == [job_id]
     lease = await failed(queue, lease)
-    assert await suspect_ids(queue, lease) == [], "it is to be ended"
-    await queue.sweep()
-    job = await queue.job(job_id)
-    assert job is not None
-    assert job.outputs[0].finish is not None
-    assert job.outputs[0].finish.reason == "error"
-    assert job.outputs[0].finish.message == "it can't be run: Boom: it broke"
+    assert await finish_of(queue, job_id) == Finish("error", f"it can't be run: {BROKEN}")
+    assert queue.verdicts == Verdicts(num_crashes=2, num_accused=2, num_convicted=1)
     assert await queue.num_queued() == 0
+    assert not await queue.has_suspects()
+
+
+async def test_the_guilty_whose_end_was_lost_are_ended_by_the_sweep(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease)
+    lease = await failed(queue, lease)
+    redis.hset(keys.job(job_id), "strikes", GUILTY)
+    redis.zadd(keys.suspects, {job_id: GUILTY})
+    assert await suspect_ids(queue, lease) == []
+    await queue.sweep()
+    assert await finish_of(queue, job_id) == Finish("error", f"it can't be run: {BROKEN}")
+    assert redis.zcard(keys.suspects) == 0
 
 
 async def test_the_absolved_are_like_any_other(queue: JobQueue) -> None:
@@ -94,8 +196,32 @@ async def test_a_lane_that_was_fenced_off_blames_nobody(queue: JobQueue) -> None
     job_id = await running(queue, lease)
     newer = await lease_on(queue)
     with pytest.raises(Fenced):
-        await queue.strike(lease, [job_id], "late")
+        await queue.strike(lease, [Accused(job_id)], "late")
     assert await claim_ids(queue, newer, 1) == [job_id]
+
+
+async def test_who_was_not_in_the_step_is_not_blamed(queue: JobQueue) -> None:
+    lease = await lease_on(queue)
+    ids = await submit(queue, 3)
+    await claim_ids(queue, lease, 3)
+    lease = await failed(queue, lease, ids[:1])
+    assert await claim_ids(queue, lease, 3) == ids[1:]
+
+
+async def test_who_is_lost_with_a_worker_again_and_again_is_a_suspect(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    job_id, _ = await running(queue, lease), await running(queue, lease)
+    for num_tokens in (0, 4):
+        assert await lost(queue, lease, job_id, num_tokens) == 0
+    assert await lost(queue, lease, job_id, 5) == 0, "it got further: that was another place"
+    assert [await lost(queue, lease, job_id, 6) for _ in range(MAX_LOSSES - 1)] == [0, 1]
+    assert strikes(redis, keys) == {job_id: 1}
+    assert await lost(queue, lease, job_id, 6) == 1, "each counts from then on"
+    assert strikes(redis, keys) == {job_id: 2}
+    await queue.absolve([job_id])
+    assert await lost(queue, lease, job_id, 6) == 0
 
 
 async def test_suspects_that_have_ended_are_forgotten(
@@ -110,6 +236,31 @@ async def test_suspects_that_have_ended_are_forgotten(
     assert redis.zcard(keys.suspects) == 0
 
 
+async def test_the_script_strikes_as_the_rule_does(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    ids = await submit(queue, 2)
+    await claim_ids(queue, lease, 2)
+    for before, count in itertools.product((0, 1, ALONE - 2, ALONE - 1, ALONE), (2, 1)):
+        if count == 1:
+            await queue.requeue(lease, ids[1:])
+        else:
+            await claim_ids(queue, lease, 1)
+        redis.hset(keys.job(ids[0]), "strikes", before)
+        answer = await redis_strike(queue, lease, ids[0])
+        assert answer == 1
+        after = struck(before, is_alone=count == 1)
+        assert strikes(redis, keys) == {ids[0]: after}
+        if after == GUILTY:
+            break
+    assert next_trial(strikes(redis, keys)) == []
+
+
+async def redis_strike(queue: JobQueue, lease: Lease, job_id: str) -> int:
+    return await queue.strike(lease, [Accused(job_id)], BROKEN)
+
+
 @pytest.mark.parametrize("field", ["spec", "prompt", "arrival", "share", "deadline"])
 async def test_a_record_that_is_broken_ends_its_own_job(
     queue: JobQueue, redis: Redis, keys: Keys, field: str
@@ -121,6 +272,20 @@ async def test_a_record_that_is_broken_ends_its_own_job(
     finish = redis.hget(keys.job(broken), "f0")
     assert finish is not None
     assert b'"error"' in finish
+
+
+async def test_a_suspect_whose_record_is_broken_keeps_nobody_from_being_tried(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease, other = await lease_on(queue), await lease_on(queue, "other")
+    job_id = await running(queue, lease)
+    lease = await failed(queue, lease)
+    redis.hset(keys.job(job_id), "spec", "?")
+    assert await suspect_ids(queue, lease) == []
+    second = await running(queue, other)
+    await failed(queue, other)
+    assert redis.get(keys.canary) is None
+    assert await suspect_ids(queue, lease) == [second]
 
 
 async def test_logs_of_a_wrong_kind_end_their_own_job(
@@ -141,9 +306,6 @@ async def test_a_full_redis_remembers_who_is_blamed(tmp_path: Path) -> None:
             lease = await lease_on(queue)
             job_id = await running(queue, lease)
             client.config_set("maxmemory", 1)
-            assert await queue.strike(lease, [job_id], "Boom") == 1
-            assert await queue.strike(lease, [job_id], "Boom") == 1
-            await queue.sweep()
-            snapshot = await queue.job(job_id)
-            assert snapshot is not None
-            assert snapshot.outputs[0].finish == Finish("error", "it can't be run: Boom")
+            for _ in range(2):
+                assert await queue.strike(lease, [Accused(job_id)], "Boom") == 1
+            assert await finish_of(queue, job_id) == Finish("error", "it can't be run: Boom")

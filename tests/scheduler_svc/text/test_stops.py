@@ -101,3 +101,20 @@ def test_a_stop_string_that_only_the_end_completes_is_cut_off() -> None:
 )
 def test_the_guard_holds_back_what_may_begin_a_stop_string(fed: str, shown: str) -> None:
     assert StopGuard(["ababc"]).feed(fed) == shown
+
+
+def test_a_stop_string_counts_once_it_begins_after_the_first_tokens() -> None:
+    """Found, shown and cut alike, in whatever portions the tokens come."""
+    used = tokenizer("byte_level")
+    ids = used.encode("a dog and a dog or a dog")
+    early = len(used.encode("a dog and"))
+    whole, one_by_one = (StopFinder(used, ["dog"], num_early=early) for _ in range(2))
+    hit = whole.feed(ids)
+    hits = [found for token_id in ids if (found := one_by_one.feed((token_id,)))]
+    assert hit is not None
+    assert [hit] == hits
+    assert used.decode(ids).encode()[: hit.text_bytes].decode() == "a dog and a "
+    guard = StopGuard(["dog"])
+    shown = guard.skip(used.decode(ids[:early])) + guard.feed(used.decode(ids[early:]))
+    shown += guard.finish("", Finish("stop", text_bytes=hit.text_bytes))
+    assert shown == "a dog and a "

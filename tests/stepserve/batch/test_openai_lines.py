@@ -16,6 +16,7 @@ from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import ChatMessage, Request, Usage
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.structured import StructuredOutputs
 
 CHAT = {"role": "user", "content": "hi"}
 
@@ -68,6 +69,26 @@ def text(**body: Any) -> dict[str, Any]:
         ),
         (text(), Request("a", sampling=SamplingParams(max_tokens=16))),
         (
+            text(response_format={"type": "json_schema", "json_schema": {"schema": {"b": 1}}}),
+            Request(
+                "a",
+                sampling=SamplingParams(
+                    max_tokens=16, structured_outputs=StructuredOutputs(json='{"b":1}')
+                ),
+            ),
+        ),
+        (
+            text(structured_outputs={"choice": ["a"]}, min_tokens=2),
+            Request(
+                "a",
+                sampling=SamplingParams(
+                    max_tokens=16,
+                    min_tokens=2,
+                    structured_outputs=StructuredOutputs(choice=["a"]),
+                ),
+            ),
+        ),
+        (
             text(prompt=[1, 2], max_tokens=4, logprobs=2, stop=["x"], echo=False, stream=False),
             Request(
                 prompt_token_ids=[1, 2],
@@ -84,7 +105,7 @@ def test_a_line_is_a_request(payload: dict[str, Any], request_: Request) -> None
     ("payload", "problem"),
     [
         (chat(tools=[{"type": "function"}]), "body.tools: is not supported here"),
-        (chat(response_format={"type": "json_object"}), "body.response_format: is not supported"),
+        (chat(response_format={"type": "odd"}), "body.response_format: must be of type text"),
         (chat(stream=True), "body.stream: is not supported"),
         (chat(top_logprobs=2), "body.top_logprobs: needs logprobs"),
         (chat(logprobs=2), "body.logprobs: must be true or false"),

@@ -261,16 +261,16 @@ async def test_what_cannot_be_written_is_not_run(
 
 
 def test_a_flag_hides_the_other_ones_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def where(*flags: str) -> tuple[str, str]:
+    def where(*flags: str) -> tuple[str, list[str]]:
         batch: Any = parse(["batch", "in", "out", *flags])
         return batch.target, batch.model
 
     monkeypatch.setenv("STEPSERVE_MODEL", "m")
-    assert where() == ("", "m")
-    assert where("--target=t") == ("t", "")
+    assert where() == ("", ["m"])
+    assert where("--target=t") == ("t", [])
     monkeypatch.setenv("STEPSERVE_TARGET", "u")
-    assert where("--model=n") == ("", "n")
-    assert where("--target=t") == ("t", "")
+    assert where("--model=n") == ("", ["n"])
+    assert where("--target=t") == ("t", [])
     for flags in ([], ["--target=t", "--model=n"]):
         with pytest.raises(BatchFailed, match="--target"):
             parse(["batch", "in", "out", *flags]).run()

@@ -22,6 +22,7 @@ from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.structured import StructuredOutputs
 from tests.scheduler_svc.api.served import Served
 from tests.stepserve.commands.conftest import command
 
@@ -182,7 +183,7 @@ async def test_every_sampling_option_reaches_the_job(served: Served) -> None:
     options = {
         "max_tokens": 7, "temperature": 0.5, "top_p": 0.5, "top_k": 9, "min_p": 0.25, "seed": 3,
         "ignore_eos": True, "presence_penalty": 0.5, "frequency_penalty": -0.5,
-        "repetition_penalty": 1.5, "logprobs": 2, "n": 2,
+        "repetition_penalty": 1.5, "logprobs": 2, "n": 2, "min_tokens": 3,
     }  # fmt: skip
     flags = [flag(name, value) if name != "n" else "-n=2" for name, value in options.items()]
     lists = [
@@ -197,9 +198,16 @@ async def test_every_sampling_option_reaches_the_job(served: Served) -> None:
     assert {name: getattr(chosen, name) for name in options} == options
     assert (chosen.stop, chosen.stop_token_ids) == (("x", "y"), (5, 7))
     assert chosen.logit_bias == ((5, 1.0), (7, -2.0))
-    assert {"stop", "stop_token_ids", "logit_bias", *options} == {
-        field.name for field in fields(SamplingParams)
-    }
+    structured = '--structured-outputs={"json": {"type": "object"}}'
+    target = f"--target={served.address}"
+    await command("submit", "hello", "--stop-token-ids=5", structured, target)
+    chosen = (await served.lane.claim()).spec.sampling
+    assert chosen.structured_outputs == StructuredOutputs(json='{"type":"object"}')
+    for odd in ('{"jsn": {}}', "{", "[]"):
+        with pytest.raises(InvalidRequest, match=r"^--structured-outputs"):
+            await command("submit", "hello", f"--structured-outputs={odd}", target)
+    others = {"stop", "stop_token_ids", "logit_bias", "structured_outputs"}
+    assert {*others, *options} == {field.name for field in fields(SamplingParams)}
     with pytest.raises(InvalidRequest, match="--logit-bias: 'x' is not TOKEN_ID=BIAS"):
         await command("submit", "hello", "--logit-bias=x", f"--target={served.address}")
 

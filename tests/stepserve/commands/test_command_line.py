@@ -313,7 +313,7 @@ def test_switches_go_both_ways(name: str) -> None:
 
 def test_a_client_command_needs_neither_redis_nor_torch() -> None:
     heavy = ["torch", "redis", "transformers", "tokenizers", "numpy", "scipy", "worker_svc"]
-    services = ("scheduler", "worker", "bench", "replay")
+    services = ("scheduler", "worker", "bench", "chaos", "replay")
     clients = [
         [name, *NEEDED.get(name, [])] for name in COMMANDS if name.split()[0] not in services
     ]

@@ -131,6 +131,24 @@ def test_a_killed_service_comes_back_where_it_was(
     assert supervisor.status() == 0
 
 
+@pytest.mark.timeout(60)
+def test_the_end_of_the_process_before_is_not_taken_for_an_end_of_the_next(
+    supervisor: Supervisor,
+) -> None:
+    before = set(threading.enumerate())
+    child = supervisor.start(small())
+    [reader] = set(threading.enumerate()) - before
+    fields = child.wait_ready()
+    # Its output goes on for a while after its death.
+    held = os.open(f"/proc/{child.process.pid}/fd/1", os.O_WRONLY)
+    child.process.kill()
+    child.process.wait()
+    child.restart()
+    os.close(held)
+    reader.join(WAIT_S)
+    assert child.wait_ready() == fields
+
+
 def test_a_service_that_hangs_is_killed_and_comes_back(
     supervisor: Supervisor,
     watching: Callable[[], None],
@@ -167,7 +185,7 @@ def test_a_service_that_never_said_how_it_is_is_left_alone(
 def test_a_service_whose_port_was_taken_meanwhile_comes_back_later(
     supervisor: Supervisor, watching: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "MAX_RESTARTS", 100)
+    monkeypatch.setattr(processes, "MAX_FAILED_STARTS", 100)
     child = supervisor.start(small())
     host, _, port = child.wait_ready()["worker"].partition(":")
     first = child.process
@@ -179,10 +197,10 @@ def test_a_service_whose_port_was_taken_meanwhile_comes_back_later(
     wait_until(lambda: child.process.poll() is None and serves(child))
 
 
-def test_a_service_that_keeps_dying_is_given_up(
+def test_a_service_that_can_not_be_started_any_more_is_given_up(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(processes, "MAX_RESTARTS", 2)
+    monkeypatch.setattr(processes, "MAX_FAILED_STARTS", 2)
     child = supervisor.start(small())
     host, _, port = child.wait_ready()["worker"].partition(":")
     os.kill(child.process.pid, signal.SIGKILL)
@@ -190,7 +208,7 @@ def test_a_service_that_keeps_dying_is_given_up(
     with socket.create_server((host, int(port))):
         supervisor.watch(bool)
     assert supervisor.status() == 1
-    assert "small ended with status 1, 3 times in a minute" in capfd.readouterr().err
+    assert "small ended with status 1 at its start, 3 times in a row" in capfd.readouterr().err
 
 
 def test_a_service_that_does_not_stop_is_killed(

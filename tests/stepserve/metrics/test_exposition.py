@@ -36,8 +36,8 @@ def samples(text: str) -> dict[str, float]:
 
 
 def page(prefix: str = "stepserve") -> str:
-    exposition = Exposition(prefix, {"model_name": "m"})
-    exposition.add(Some())
+    exposition = Exposition(prefix)
+    exposition.add(Some(), "m")
     return exposition.render().body.decode()
 
 
@@ -54,6 +54,26 @@ def test_values_are_read_as_they_are() -> None:
     assert told["stepserve:running|m"] == 4
     assert told["stepserve:config_info|16|m"] == 1
     assert told["process_resident_memory_bytes"] > 0
+
+
+class Failed:
+    def __init__(self, reasons: dict[str, float]) -> None:
+        self._reasons = reasons
+
+    def families(self) -> Iterable[Family]:
+        yield counters("failed", "How many.", "reason", self._reasons)
+
+
+@pytest.mark.parametrize("first", [{}, {"x": 1.0}])
+def test_several_models_are_values_of_one_metric(first: dict[str, float]) -> None:
+    exposition = Exposition("stepserve")
+    exposition.add(Failed(first), "a")
+    exposition.add(Failed({"y": 2.0}), "b")
+    text = exposition.render().body.decode()
+    assert text.count("# TYPE stepserve:failed_total counter") == 1
+    told = {name: value for name, value in samples(text).items() if "failed_total" in name}
+    assert told.pop("stepserve:failed_total|b|y") == 2
+    assert told == {f"stepserve:failed_total|a|{reason}": n for reason, n in first.items()}
 
 
 def test_a_prefix_of_vllm_gives_its_names() -> None:

@@ -36,7 +36,7 @@ def vitals(clock: Clock) -> Vitals:
 
 @pytest.fixture
 def address(vitals: Vitals) -> Iterator[str]:
-    with serve_status("127.0.0.1", 0, vitals, Exposition("stepserve", {})) as address:
+    with serve_status("127.0.0.1", 0, vitals, Exposition("stepserve")) as address:
         yield address
 
 
@@ -119,6 +119,6 @@ def test_a_taken_port_is_said(address: str, vitals: Vitals) -> None:
     port = int(address.rpartition(":")[2])
     with (
         pytest.raises(StepserveError, match=f"can't serve metrics on 127.0.0.1:{port}"),
-        serve_status("127.0.0.1", port, vitals, Exposition("stepserve", {})),
+        serve_status("127.0.0.1", port, vitals, Exposition("stepserve")),
     ):
         pass

@@ -25,6 +25,8 @@ from stepserve.protocol.inference_wire import encode_request
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import Sampling, SamplingParams
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.protocol.structured import StructuredOutputs
+from stepserve.protocol.worker_status import WorkerStatus
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -33,6 +35,18 @@ f32 = st.floats(width=32, allow_nan=False)
 f64 = st.floats(allow_nan=False)
 text = st.text(max_size=8)
 ids = st.lists(u32, max_size=6)
+
+
+def structured(choices: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | st.builds(
+        StructuredOutputs,
+        json=text,
+        regex=text,
+        choice=choices,
+        grammar=text,
+        json_object=st.booleans(),
+    )
+
 
 samplings = st.builds(
     SamplingParams,
@@ -51,6 +65,8 @@ samplings = st.builds(
     logit_bias=st.dictionaries(u32, f32, max_size=4),
     logprobs=st.none() | u32,
     n=st.none() | u32,
+    min_tokens=st.none() | u32,
+    structured_outputs=structured(st.lists(text, max_size=3)),
 )
 requests = st.builds(
     Request,
@@ -109,6 +125,8 @@ stored = st.builds(
     logit_bias=st.dictionaries(u32, f32, max_size=4).map(lambda bias: tuple(sorted(bias.items()))),
     logprobs=st.integers(-1, 20),
     n=u32,
+    min_tokens=u32,
+    structured_outputs=structured(st.lists(text, max_size=3).map(tuple)),
 )
 jobs = st.builds(
     JobInfo,
@@ -127,6 +145,20 @@ jobs = st.builds(
     sampling=st.none() | stored,
 )
 models = st.lists(st.builds(ModelInfo, text, u32, u32, u32, u64), max_size=3)
+# Whole microseconds: no more is told.
+moments = st.integers(0, 2**40).map(lambda us: us / 1e6)
+workers = st.lists(
+    st.builds(
+        WorkerStatus,
+        *[
+            {"str": text, "int": u32, "float": moments, "float | None": st.none() | moments}[
+                str(each.type)
+            ]
+            for each in fields(WorkerStatus)
+        ],
+    ),
+    max_size=3,
+)
 
 
 def copied(request: Request) -> Request:
@@ -170,6 +202,12 @@ def test_a_job_survives_the_wire(job: JobInfo) -> None:
 @settings(max_examples=50)
 def test_models_survive_the_wire(models: list[ModelInfo]) -> None:
     assert wire.decode_models(wire.encode_models(models)) == tuple(models)
+
+
+@settings(max_examples=30, deadline=None)
+@given(workers)
+def test_workers_survive_the_wire(workers: list[WorkerStatus]) -> None:
+    assert wire.decode_workers(wire.encode_workers(workers)) == tuple(workers)
 
 
 @pytest.mark.parametrize("state", [None, "queued", "running", "ended"])
@@ -222,6 +260,12 @@ def test_a_sampling_value_that_is_absent_is_not_one_that_is_zero(name: str) -> N
         assert len(absent) == 0
         return
     assert absent is None
+    if name == "structured_outputs":
+        message.sampling.structured_outputs.SetInParent()
+        given = wire.decode_request(message).sampling.structured_outputs
+        assert given is not None
+        assert given.kinds == ()
+        return
     setattr(message.sampling, name, 0)
     assert getattr(wire.decode_request(message).sampling, name) == 0
 

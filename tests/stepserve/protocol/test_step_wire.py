@@ -22,6 +22,7 @@ from stepserve.protocol.step import (
     TokenLogprobs,
     WorkerInfo,
 )
+from stepserve.protocol.structured import StructuredOutputs
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -44,6 +45,16 @@ samplings = st.builds(
     repetition_penalty=f32,
     logit_bias=scored,
     logprobs=st.integers(-1, 20),
+    min_tokens=u32,
+    structured_outputs=st.none()
+    | st.builds(
+        StructuredOutputs,
+        json=text,
+        regex=text,
+        choice=st.lists(text, max_size=3).map(tuple),
+        grammar=text,
+        json_object=st.booleans(),
+    ),
 )
 admissions = st.builds(
     Admission,
@@ -71,6 +82,9 @@ infos = st.builds(
     max_kept_reports=u32,
     launch_ahead=u32,
     num_stages=st.integers(1, 2**32 - 1),
+    device=text,
+    version=text,
+    tensor_parallel=st.integers(1, 2**32 - 1),
     protocol_version=u32,
 )
 hellos = st.builds(
@@ -166,8 +180,9 @@ def test_a_description_arrives(info: WorkerInfo) -> None:
     assert wire.decode_info(through_bytes(wire.encode_info(info))) == info
 
 
-def test_a_worker_that_knows_nothing_of_stages_has_one() -> None:
-    assert wire.decode_info(through_bytes(wire.pb.WorkerInfo(num_blocks=7))).num_stages == 1
+def test_a_worker_that_knows_nothing_of_stages_and_ranks_has_one() -> None:
+    found = wire.decode_info(through_bytes(wire.pb.WorkerInfo(num_blocks=7)))
+    assert (found.num_stages, found.tensor_parallel) == (1, 1)
 
 
 COMMAND_FIELDS = ["release_ids", "row_sequence_ids", "row_num_tokens", "row_num_new_blocks"]

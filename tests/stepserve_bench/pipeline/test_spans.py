@@ -63,12 +63,13 @@ def test_of_few_jobs_all_is_steady() -> None:
     assert Measured(ONE_STAGE, few, [[]]).steady_requests_per_s == 1.0
 
 
-def test_each_way_is_a_setting() -> None:
+def test_each_way_is_a_setting_with_as_many_places_in_each_batch_in_flight() -> None:
+    continuous, stages = {"batching": "continuous"}, {"pipeline_stages": 3}
     assert [way.flags(3, 24) for way in WAYS] == [
-        {"batching": "continuous"},
-        {"batching": "static", "pipeline_stages": 3},
-        {"batching": "continuous", "pipeline_stages": 3, "target_batch_size": 24},
-        {"batching": "continuous", "pipeline_stages": 3},
+        {**continuous, "max_batch_size": 24, "target_batch_size": 24},
+        {"batching": "static", **stages, "max_batch_size": 72},
+        {**continuous, **stages, "max_batch_size": 24, "target_batch_size": 24},
+        {**continuous, **stages, "max_batch_size": 72},
     ]
 
 

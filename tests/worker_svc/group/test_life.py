@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from worker_svc.group import life
-from worker_svc.group.life import FAILURE, Life, beat_key
+from worker_svc.group.life import EXIT_LOST, FAILURE, Life, beat_key
 
 NAMES = {0: "stage 0 of 3", 1: "stage 1 of 3", 2: "stage 2 of 3"}
 WAIT_S = 30.0
@@ -104,9 +104,9 @@ def test_who_beats_lives_and_who_falls_silent_is_lost(
     time.sleep(3 * life.MAX_SILENCE_S)
     assert ends.statuses.empty()
     silence()
-    assert ends.statuses.get(timeout=WAIT_S) == 3
+    assert ends.statuses.get(timeout=WAIT_S) == EXIT_LOST
     assert ends.said == ["stage 2 of 3 does not answer"]
-    assert store.values[FAILURE] == b"3 stage 2 of 3 does not answer"
+    assert store.values[FAILURE] == b"4 stage 2 of 3 does not answer"
 
 
 def test_a_failure_is_said_by_rank_0_alone(ends: Ends, store: Store, others: Others) -> None:
@@ -130,7 +130,7 @@ def test_rank_0_is_missed_where_it_is_gone_or_stands_still(
         store.is_broken = True
     else:
         store.answers.clear()
-    assert ends.statuses.get(timeout=WAIT_S) == 3
+    assert ends.statuses.get(timeout=WAIT_S) == EXIT_LOST
     assert ends.said == [f"stage 0 of 3 {'has gone' if is_broken else 'does not answer'}"]
     store.answers.set()
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from kvstore.cache import KVCache
 from stepserve.protocol.step import ResidentSequence
 from tests.worker_svc.ranks import join
-from worker_svc.assembly import Assembly, assemble
+from worker_svc.assembled import Assembly
+from worker_svc.assembly import assemble
 from worker_svc.core.limits import Limits
 from worker_svc.group.follower import Follower
 from worker_svc.group.leader import Leader

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worker_svc.kernels import Ragged
 from worker_svc.kernels.attention import paged_attention_reference
+from worker_svc.kernels.restrict import Restriction
 
 
 @dataclass(frozen=True)
@@ -125,3 +126,16 @@ def check_padded(paged_attention: Callable[..., Tensor]) -> None:
     torch.testing.assert_close(drawn, expected, rtol=1e-5, atol=2e-6)
     for row in (1, 4):
         assert (drawn[ragged.query_starts[row] : ragged.query_starts[row + 1]] == 0).all()
+
+
+def restriction_case(
+    num_tokens: int, dtype: torch.dtype, begin: int = 0
+) -> tuple[Tensor, Restriction]:
+    """Five rows of logits, and masks for three of them: one allows nothing, one nearly all."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    logits = torch.randn((5, num_tokens), generator=generator).to(dtype)
+    num_words = -(-(begin + num_tokens) // 32)
+    drawn = torch.randint(-(2**31), 2**31, (3, num_words), generator=generator).int()
+    drawn[1], drawn[2, 1:] = 0, -1
+    floors = torch.tensor([-3e4, torch.nan, -3e4])
+    return logits, Restriction(torch.tensor([3, 0, 4], dtype=torch.int32), drawn, floors)

@@ -17,7 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.worker_svc.kernels.cases import ATTENTION_CASES, MIXED, AttentionCase, check_padded
+from tests.worker_svc.kernels.cases import (
+    ATTENTION_CASES,
+    MIXED,
+    AttentionCase,
+    check_padded,
+    restriction_case,
+)
 from worker_svc.kernels import HeadNorms, RotaryWrite, attention_triton, select
 from worker_svc.kernels.attention_tiles import ChunkTile, DecodeTile, Tiles
 from worker_svc.kernels.attention_triton import AttentionCall, attend_paged
@@ -181,6 +187,16 @@ def test_linear(num_rows: int, sizes: tuple[int, int], has_bias: bool) -> None:
     drawn = TRITON.linear(x, weight.t(), bias)
     expected = x.double() @ weight.t().double() + (0 if bias is None else bias.double())
     torch.testing.assert_close(drawn.double(), expected, rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("begin", [0, 37])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_restrict(dtype: torch.dtype, begin: int) -> None:
+    logits, restriction = restriction_case(9000, dtype, begin)
+    expected = logits.clone()
+    TORCH.restrict(expected, restriction, begin)
+    TRITON.restrict(logits, restriction, begin)
+    assert torch.equal(logits.nan_to_num(5.0), expected.nan_to_num(5.0))
 
 
 def test_locate() -> None:

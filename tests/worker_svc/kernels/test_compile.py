@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import Admission
-from tests.worker_svc.kernels.cases import AttentionCase
+from tests.worker_svc.kernels.cases import AttentionCase, restriction_case
 from tests.worker_svc.kernels.compiling import (
     SHARED_LIMIT_BYTES,
     compile_launch,
@@ -47,6 +47,7 @@ from worker_svc.kernels.attention_triton import (
 from worker_svc.kernels.linear_triton import linear_triton
 from worker_svc.kernels.locate_triton import locate_triton
 from worker_svc.kernels.norm_triton import add_rms_norm_triton
+from worker_svc.kernels.restrict_triton import restrict_triton
 from worker_svc.kernels.rotary_triton import rotary_write_triton
 from worker_svc.kernels.sampling_triton import choose_triton
 from worker_svc.kernels.scratch import Scratch
@@ -225,6 +226,11 @@ def test_sampling(dtype: torch.dtype, name: str) -> None:
     label = f"{str(dtype).removeprefix('torch.')} {name}"
     adjusts = {"adjust"} if NEEDS[name].penalties else set()
     check(label, lambda: sample_step(logits, NEEDS[name]), {"choose", "advance"} | adjusts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_restrict(dtype: torch.dtype) -> None:
+    check(str(dtype), lambda: restrict_triton(*restriction_case(151936, dtype)), {"restrict"})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.worker_svc.kernels.cases import restriction_case
 from worker_svc.kernels import HeadNorms, RotaryWrite, select
 from worker_svc.kernels.norm_cpu import MAX_SERIAL_NUMBERS
 from worker_svc.kernels.sampling import categorical_reference
@@ -109,3 +110,13 @@ def test_categorical_of_extreme_logits() -> None:
     for uniform in (0.0, 0.5, 1 - 2**-53):
         uniforms = torch.full((3,), uniform, dtype=torch.float64)
         assert categorical_cpu(logits, uniforms).tolist() == [2997, 0, 5]
+
+
+@pytest.mark.parametrize("begin", [0, 37])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_restrict(dtype: torch.dtype, begin: int) -> None:
+    logits, restriction = restriction_case(100, dtype, begin)
+    expected = logits.clone()
+    TORCH.restrict(expected, restriction, begin)
+    CPU.restrict(logits, restriction, begin)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0, equal_nan=True)

@@ -10,12 +10,18 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from tests.worker_svc.kernels.cases import ATTENTION_CASES, AttentionCase, with_dtype
+from tests.worker_svc.kernels.cases import (
+    ATTENTION_CASES,
+    AttentionCase,
+    restriction_case,
+    with_dtype,
+)
 from worker_svc.kernels import HeadNorms, RotaryWrite
 from worker_svc.kernels.activation import silu_mul_reference
 from worker_svc.kernels.attention import paged_attention_reference
 from worker_svc.kernels.norm import add_rms_norm_reference, rms_norm_reference
 from worker_svc.kernels.philox import philox_reference, uniforms_reference
+from worker_svc.kernels.restrict import Restriction, restrict_reference
 from worker_svc.kernels.rotary import rotary_write_reference
 from worker_svc.kernels.sampling import categorical_reference
 
@@ -120,6 +126,19 @@ def test_silu_mul() -> None:
     gate, up = torch.randn(3, 10, dtype=torch.float64), torch.randn(3, 10, dtype=torch.float64)
     expected = gate / (1 + (-gate).exp()) * up
     torch.testing.assert_close(silu_mul_reference(torch.cat((gate, up), -1)), expected)
+
+
+@pytest.mark.parametrize("begin", [0, 37])
+def test_restrict_writes_the_floor_where_the_bit_is_not_set(begin: int) -> None:
+    logits, (at, masks, floors) = restriction_case(100, torch.float64, begin)
+    expected = logits.clone()
+    for row, mask, floor in zip(at, masks.tolist(), floors, strict=True):
+        for column in range(100):
+            word, bit = divmod(begin + column, 32)
+            if not mask[word] >> bit & 1:
+                expected[row, column] = floor
+    restrict_reference(logits, Restriction(at, masks, floors), begin)
+    assert torch.equal(logits.nan_to_num(5.0), expected.nan_to_num(5.0))
 
 
 def test_categorical_inverts_the_cumulative_distribution() -> None:

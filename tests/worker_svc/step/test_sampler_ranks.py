@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stepserve.protocol.sampling import Sampling
+from tests.worker_svc.kernels.cases import restriction_case
 from tests.worker_svc.ranks import on_ranks
 from tests.worker_svc.step.sampling import (
     VOCAB_SIZE,
@@ -143,3 +144,19 @@ class _Counting:
     def all_gather(self, x: Tensor) -> Tensor:
         self._gathered.append(x.numel())
         return self._ranks.all_gather(x)
+
+
+def test_a_rank_restricts_its_own_tokens() -> None:
+    """Both halves of a vocabulary, each by the same masks, are the whole one restricted."""
+    logits, restriction = restriction_case(100, torch.float64)
+
+    def restrict(ranks: Ranks) -> Tensor:
+        tokens = range(37 * ranks.rank, 37 + 63 * ranks.rank)
+        half = logits[:, tokens.start : tokens.stop].clone()
+        select("torch", "cpu").of_rank(ranks, tokens, 100).restrict(half, restriction)
+        return half
+
+    halves = on_ranks(2, restrict)
+    whole = logits.clone()
+    select("torch", "cpu").restrict(whole, restriction)
+    assert torch.equal(torch.cat(halves, 1).nan_to_num(5.0), whole.nan_to_num(5.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PTRACE_ATTACH, PTRACE_DETACH = 16, 17
+# Not PTRACE_ATTACH: its SIGSTOP is lost where somebody sends the process a SIGCONT.
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
 WAIT_ALL = 0x40000000  # __WALL: threads as well
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -18,12 +20,13 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 
 @contextmanager
 def stopped_process(pid: int) -> Iterator[None]:
-    """Stop a process for the time of the block (SIGSTOP)."""
+    """Stop a process for the time of the block (SIGSTOP); it may be killed meanwhile."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -38,12 +41,19 @@ def stopped_thread(pid: int, name: str) -> Iterator[None]:
         for path in Path(f"/proc/{pid}/task").glob("*/comm")
         if path.read_text().strip() == name
     ]
-    _trace(PTRACE_ATTACH, thread_id)
+    _trace(PTRACE_SEIZE, thread_id)
+    _trace(PTRACE_INTERRUPT, thread_id)
     os.waitpid(thread_id, WAIT_ALL)
     try:
         yield
     finally:
-        _trace(PTRACE_DETACH, thread_id)
+        try:
+            _trace(PTRACE_DETACH, thread_id)
+        except ProcessLookupError:
+            # It was killed meanwhile. Until who traces a thread has waited for it, its process
+            # does not end either.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(thread_id, WAIT_ALL)
 
 
 def _trace(request: int, thread_id: int) -> None:

@@ -1,0 +1,1 @@
+"""What lanes show of themselves while somebody looks."""

@@ -1,0 +1,80 @@
+"""Writing again what a server lacks that was promoted, or started again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import replace
+
+from scheduler_svc.queue.continuity import Continuity
+from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.submitting import SOON_S, Submitting
+from stepserve.protocol.errors import Exhausted, InvalidRequest, Unavailable
+from stepserve.protocol.job import JobSpec
+
+log = logging.getLogger(__name__)
+
+# Whoever asks for jobs that never were must not keep Redis busy with who it is.
+LOOK_EVERY_S = 0.2
+# How long after a break a job that is not there may be about to be stored again, by anybody.
+MENDED_AFTER_S = 10.0
+
+
+class Mending:
+    """What one process remembers and Redis may not: jobs that it stored or claimed."""
+
+    def __init__(self, shard: Shard, submitting: Submitting) -> None:
+        self._shard = shard
+        self._submitting = submitting
+        self._continuity = Continuity()
+        self._is_due = False
+        self._looked_s = -math.inf
+
+    async def look(self) -> None:
+        """See who answers; store again what that one may lack. Raises Unavailable."""
+        if self._continuity.note(await self._shard.link.call("INFO")):
+            log.warning(
+                "Redis is another server, or was started again: it may lack its last writes"
+            )
+            self._is_due = True
+        if self._is_due:
+            if num_lost := await self._submitting.restore():
+                log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
+            self._is_due = False
+        self._looked_s = time.monotonic()
+
+    async def reconnected(self) -> None:
+        """Look, whatever else may be wrong: the doorbell goes on. Raises Unavailable."""
+        try:
+            await self.look()
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("what Redis may lack can't be found out")
+
+    async def may_come_back(self) -> bool:
+        """Whether a job that is not there may have been lost, and be stored again soon.
+
+        What this process can store again is there already when it returns.
+        """
+        if time.monotonic() - self._looked_s > LOOK_EVERY_S:
+            await self.look()
+        return self._continuity.is_broken_since(time.monotonic() - MENDED_AFTER_S)
+
+    async def restore(self, spec: JobSpec) -> bool:
+        """Store a job again that was claimed; False where it was forgotten, and not lost.
+
+        Whoever deleted it in the seconds after a break finds it there again. Not where there is
+        no room, or its client has another one by the same key. Raises Unavailable.
+        """
+        await self.look()
+        if not await self.may_come_back():
+            return False
+        left_s = spec.deadline_s and max(SOON_S, spec.deadline_s - await self._shard.now_s())
+        try:
+            stored = await self._submitting.submit(replace(spec, deadline_s=left_s), "")
+        except (Exhausted, InvalidRequest) as error:
+            log.error("job %s was lost, and can't be stored again: %s", spec.job_id, error)
+            return False
+        return stored.job_id == spec.job_id

@@ -1,0 +1,1 @@
+"""Traces of jobs, by OpenTelemetry, where they are wanted."""

@@ -1,0 +1,1 @@
+"""What the text of an output has to be, compiled: the only door to llguidance."""

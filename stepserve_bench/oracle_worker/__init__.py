@@ -1,0 +1,1 @@
+"""A worker without torch whose tokens anybody can compute: for schedulers under test and load."""
