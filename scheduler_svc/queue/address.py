@@ -43,10 +43,6 @@ class Address:
     service: str = ""
     sentinel: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def is_encrypted(self) -> bool:
-        return issubclass(self.connection_class, SSLConnection)
-
 
 def parse_address(url: str) -> Address:
     """Raises StepserveError where it is none; what it says holds no part of a password."""

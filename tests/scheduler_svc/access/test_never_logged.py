@@ -37,7 +37,7 @@ async def _over_grpc(redis_url: str, card: ModelCard, file: Path, keys: list[str
             listed = stub.ListJobs(wire.ListJobsRequest(), metadata=metadata)
             said += str(await listed.details())
         assert served.api is not None
-        served.api.front_end.models = None  # type: ignore[assignment,method-assign]
+        served.api.front_ends.models = None  # type: ignore[assignment,method-assign]
         call = stub.ListModels(wire.ListModelsRequest(), metadata=metadata)
         said += str(await call.details())
     return said

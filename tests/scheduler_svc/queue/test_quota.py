@@ -249,3 +249,17 @@ async def test_ends_that_go_wrong_are_nobody_s_quota(
     found = await queue.job(job_id)
     assert found is not None
     assert found.outputs[0].finish == Finish("cancelled")
+
+
+async def test_a_job_that_is_stored_again_counts_and_is_not_refused(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    """What a server that was promoted lacks was accepted once, whatever its key may have now."""
+    kept, lost = [(await ask(queue, JOBS))[0] for _ in range(2)]
+    redis.delete(keys.job(lost))
+    redis.zrem(keys.queue, lost)
+    redis.zrem(keys.jobs, lost)
+    await refused(queue, JOBS)
+    assert await queue._submitting.restore() == 1
+    assert {job.spec.job_id for job in await queue.jobs()} == {kept, lost}
+    assert stored(redis, keys, JOBS)[3] == 3

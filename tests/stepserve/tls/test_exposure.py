@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler_svc.queue.address import parse_address
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.protocol.errors import StepserveError
 from stepserve.tls.exposure import is_loopback
@@ -128,6 +129,8 @@ def test_the_address_of_redis_may_be_in_a_file_with_certificates_beside(tmp_path
     address = given.redis_address()
     assert address.startswith("rediss://user:p%40ss@redis:6379/1?ssl_certfile=")
     assert "a%20b" in address
+    several = RedisSettings(redis_url="rediss+sentinel://a,b/jobs/1", redis_ca=ours.authority)
+    assert parse_address(several.redis_address()).connection["ssl_ca_certs"] == ours.authority
     with pytest.raises(StepserveError, match="not both"):
         RedisSettings(redis_url="redis://x", redis_url_file=str(path)).redis_address()
     with pytest.raises(StepserveError, match="rediss://"):
