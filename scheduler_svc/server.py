@@ -385,10 +385,8 @@ def run(settings: SchedulerSettings) -> int:
     """Serve; return the exit status: 1 where it cannot be served, with one line saying why."""
     try:
         start_logging()
-        # gRPC has a loop of its own beneath asyncio's; where it serves nothing, uvloop may.
-        run_loop = uvloop.run if settings.roles == "http" else asyncio.run
         with contextlib.suppress(_Stopped):
-            run_loop(serve(settings))
+            uvloop.run(serve(settings))
     except StepserveError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is loaded by any test module: two threads on two busy cores are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,12 +23,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from scheduler_svc.queue.embedded import EmbeddedRedis
 
 
-def pytest_configure() -> None:
-    """Let SIGINT interrupt what tests start, as from a terminal.
+def pytest_configure(config: pytest.Config) -> None:
+    """Let SIGINT interrupt what tests start, as from a terminal, and let what passed pass again.
 
-    A shell starts background jobs with it ignored, and children inherit that.
+    A shell starts background jobs with it ignored, and children inherit that. Long tests look
+    further, at random.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("again", derandomize=True, deadline=None)
+    if not config.getoption("hypothesis_profile", None):
+        settings.load_profile("again")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

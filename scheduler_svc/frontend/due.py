@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -23,9 +23,15 @@ class Due(Generic[Item]):
         self._at_once: set[Item] = set()
         self._together: set[Item] = set()
 
-    def add(self, item: Item, at_once: bool) -> None:
-        """Call for it; a second call can only make it sooner."""
-        (self._at_once if at_once else self._together).add(item)
+    def add(self, items: Collection[Item], at_once: bool) -> bool:
+        """Call for them; a second call can only make it sooner.
+
+        Returns whether nothing was to be done as soon as these are.
+        """
+        wanted = self._at_once if at_once else self._together
+        was_idle = not (wanted or self._at_once)
+        wanted.update(items)
+        return was_idle and bool(items)
 
     def discard(self, item: Item) -> None:
         """Take the call back."""
@@ -38,16 +44,17 @@ class Due(Generic[Item]):
             return 0.0
         return max(0.0, self._window_end_s - now_s) if self._together else math.inf
 
-    def take(self, now_s: float) -> tuple[Iterable[Item], bool]:
-        """Return what is due, and whether that is all: a window is to begin then."""
-        is_all = now_s >= self._window_end_s
-        due, self._at_once = self._at_once, set()
-        if is_all:
-            due |= self._together
-            self._together = set()
-        else:
-            self._together -= due
-        return due, is_all
+    def take(self, now_s: float) -> tuple[set[Item], set[Item] | None]:
+        """Return what is due at once, and what else is; None where that still waits.
+
+        Where it does not, a window is to begin.
+        """
+        at_once, self._at_once = self._at_once, set()
+        self._together -= at_once
+        if now_s < self._window_end_s:
+            return at_once, None
+        together, self._together = self._together, set()
+        return at_once, together
 
     def begin_window(self, now_s: float, spent_s: float) -> None:
         """From now on what is not called for at once waits.

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from itertools import islice
 from time import thread_time
 
 from scheduler_svc.frontend.due import Due
@@ -33,15 +32,18 @@ MAX_FOLLOWERS_PER_READ = 256
 
 
 class Follower:
-    """One stream, as the hub knows it. Waits for one answer at a time."""
+    """One stream of a job, as the hub knows it. Waits for one answer at a time."""
 
-    def __init__(self, hub: FollowHub) -> None:
+    def __init__(self, hub: FollowHub, job_id: str) -> None:
         self._hub = hub
+        self.job_id = job_id
         self.requests: tuple[LogRequest, ...] = ()
         self._answer: asyncio.Future[list[OutputLog | None]] | None = None
         # Whether there may be more in the logs than was shown, and whether that can wait.
         self.may_have_news = True
         self.is_urgent = True
+        # Whether an output that it follows has shown nothing yet.
+        self.is_starting = False
 
     @property
     def is_waiting(self) -> bool:
@@ -81,12 +83,18 @@ class Follower:
 
 
 class FollowHub:
-    """One for each process. ``run`` must run; where it fails, all followers fail for good."""
+    """One for each process. ``run`` must run; where it fails, all followers fail for good.
+
+    What the doorbell says of a step is noted for all its jobs at once; a follower is looked at
+    when its logs are read.
+    """
 
     def __init__(self, queue: JobQueue, window_s: float) -> None:
         self._queue = queue
         self._followers: defaultdict[str, set[Follower]] = defaultdict(set)
-        self._due: Due[Follower] = Due(window_s)
+        # How many followers of a job are starting, of those jobs that have such.
+        self._starting: Counter[str] = Counter()
+        self._due: Due[str] = Due(window_s)
         self._called = asyncio.Event()
         self._away_since_s: float | None = None
         self._failure: Exception | None = None
@@ -94,22 +102,24 @@ class FollowHub:
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Follower]:
         """Let a follower of the job in for the time of the block."""
-        follower = Follower(self)
+        follower = Follower(self, job_id)
         self._followers[job_id].add(follower)
         try:
             yield follower
         finally:
-            self._due.discard(follower)
+            self._note_start(follower, False)
             self._followers[job_id].discard(follower)
             if not self._followers[job_id]:
+                self._due.discard(job_id)
                 del self._followers[job_id]
 
     def ask(self, follower: Follower) -> None:
         """Answer it once there is news. Raises RuntimeError where the hub has failed."""
         if self._failure is not None:
             raise RuntimeError("the log reader has failed") from self._failure
+        self._note_start(follower, any(request.offset == 0 for request in follower.requests))
         if follower.may_have_news:
-            self._call(follower)
+            self._call({follower.job_id}, follower.is_urgent or follower.is_starting)
 
     async def may_come_back(self, follower: Follower) -> bool:
         """Whether its job, that is not there, may be stored again: then it is to ask once more."""
@@ -127,45 +137,60 @@ class FollowHub:
                 group.create_task(self._read(), name="follow-logs")
         except ExceptionGroup as error:
             self._failure = error.exceptions[0]
-            for follower in self._everyone():
-                follower.refuse(RuntimeError("the log reader has failed"))
+            for followers in self._followers.values():
+                for follower in followers:
+                    follower.refuse(RuntimeError("the log reader has failed"))
             raise self._failure from None
 
     async def _listen(self) -> None:
         async for news in self._queue.follow():
             if news.everything:
-                self._call_everyone()
-            urgent = news.ended | news.finished
-            for job_id in news.moved & self._followers.keys():
-                for follower in self._followers[job_id]:
-                    self._call(follower, job_id in urgent)
+                self._moved(self._followers.keys())
+            self._moved(news.moved & self._followers.keys(), news.ended | news.finished)
 
-    def _call_everyone(self) -> None:
-        for follower in self._everyone():
-            self._call(follower)
+    def _moved(self, job_ids: Set[str], urgent: Set[str] = frozenset()) -> None:
+        """There may be news of these jobs; what is urgent, or awaited as the first, is due now."""
+        for job_id in job_ids & urgent:
+            for follower in self._followers[job_id]:
+                follower.call(is_urgent=True)
+        at_once = job_ids & (urgent | self._starting.keys())
+        self._call(at_once, at_once=True)
+        self._call(job_ids - at_once, at_once=False)
 
-    def _call(self, follower: Follower, is_urgent: bool = False) -> None:
-        follower.call(is_urgent)
-        if follower.is_waiting:
-            has_first = any(request.offset == 0 for request in follower.requests)
-            self._due.add(follower, follower.is_urgent or has_first)
+    def _call(self, job_ids: Collection[str], at_once: bool) -> None:
+        if self._due.add(job_ids, at_once):
             self._called.set()
 
-    def _everyone(self) -> list[Follower]:
-        return [follower for followers in self._followers.values() for follower in followers]
+    def _note_start(self, follower: Follower, is_starting: bool) -> None:
+        if is_starting != follower.is_starting:
+            follower.is_starting = is_starting
+            self._starting[follower.job_id] += 1 if is_starting else -1
+            if not self._starting[follower.job_id]:
+                del self._starting[follower.job_id]
 
     async def _read(self) -> None:
         now_s = asyncio.get_running_loop().time
         while True:
             await self._wait()
             begun_s = thread_time()
-            due, is_all = self._due.take(now_s())
-            waiting = (follower for follower in due if follower.is_waiting)
-            while some := list(islice(waiting, MAX_FOLLOWERS_PER_READ)):
-                await self._answer(some)
-            if is_all:
+            at_once, together = self._due.take(now_s())
+            waiting = self._waiting(at_once if together is None else at_once | together)
+            for first in range(0, len(waiting), MAX_FOLLOWERS_PER_READ):
+                await self._answer(waiting[first : first + MAX_FOLLOWERS_PER_READ])
+            if together is not None:
                 await asyncio.sleep(0)  # whoever was answered sends first
                 self._due.begin_window(now_s(), thread_time() - begun_s)
+
+    def _waiting(self, job_ids: Iterable[str]) -> list[Follower]:
+        """Return who waits for news of these jobs; the others are called for when they ask."""
+        waiting: list[Follower] = []
+        for job_id in job_ids:
+            for follower in self._followers.get(job_id, ()):
+                if follower.is_waiting:
+                    waiting.append(follower)
+                else:
+                    follower.call(is_urgent=False)
+        return waiting
 
     async def _wait(self) -> None:
         """Return when somebody is due."""
@@ -177,7 +202,7 @@ class FollowHub:
                     await self._called.wait()
             except TimeoutError:
                 if wait_s > POLL_INTERVAL_S:
-                    self._call_everyone()
+                    self._moved(self._followers.keys())
 
     async def _answer(self, followers: Sequence[Follower]) -> None:
         """Read all these logs at once; a follower without news goes on waiting."""
@@ -212,8 +237,7 @@ class FollowHub:
             self._away_since_s = now_s
             log.warning("followers wait for Redis: %s", error)
         if now_s - self._away_since_s < PATIENCE_S:
-            for follower in followers:
-                self._call(follower)
+            self._moved({follower.job_id for follower in followers})
             await asyncio.sleep(RETRY_INTERVAL_S)
             return
         for follower in followers:

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Fewer than the queue has connections: the rest is for reading.
-MAX_SUBMITS_AT_ONCE = 8
+# Those that come at once go to Redis together, over one connection.
+MAX_SUBMITS_AT_ONCE = 64
 MAX_WAITING_SUBMITS = 8192
 MAX_SUBMIT_WAIT_S = 10.0
 

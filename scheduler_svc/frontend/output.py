@@ -61,8 +61,9 @@ class OutputStream:
             raise BegunAnew("the job was begun anew on another model: attach again from offset 0")
         self._num_restarts = output.num_restarts
         skipped = min(len(output.token_ids), max(0, self._start - self.num_tokens))
-        self._text_of(output.token_ids[:skipped])
-        self.num_tokens += skipped
+        if skipped:
+            self._text_of(output.token_ids[:skipped])
+            self.num_tokens += skipped
         if output.finish is not None and self.num_tokens < self._start:
             problem = f"the output has ended with {self.num_tokens} tokens"
             raise OutOfRange("offset", problem)

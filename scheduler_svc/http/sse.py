@@ -19,6 +19,8 @@ DONE = b"data: [DONE]\n\n"
 SILENCE_S = 15.0
 _COMMENT_TIMEOUT_S = 0.1
 _COMMENT = {"type": "http.response.body", "body": b": waiting\n\n", "more_body": True}
+# Made once: json.dumps makes an encoder for each call that wants no spaces.
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -30,7 +32,7 @@ def event(payload: Any, event_id: str = "", name: str = "") -> bytes:
     """Return one event, with its id and name where it has them."""
     head = f"id: {event_id}\n" if event_id else ""
     head += f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(payload, separators=(',', ':'))}\n\n".encode()
+    return f"{head}data: {_as_json(payload)}\n\n".encode()
 
 
 class OpenStreams:

@@ -293,6 +293,6 @@ class Claiming:
         wants_logprobs = spec.sampling.logprobs >= 0
         requests = [LogRequest(spec.job_id, index, 0, wants_logprobs) for index in indices]
         names, packed = encode_requests(self._shard.keys, requests)
-        answer = await self._shard.run("read", names, [packed])
+        answer = await self._shard.run("read", [names], [packed])
         outputs = zip(indices, decode_outputs(requests, answer), strict=True)
         return tuple(output or OutputLog(index) for index, output in outputs)

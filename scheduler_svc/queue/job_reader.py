@@ -77,7 +77,7 @@ class JobReader:
         if not requests:
             return []
         names, packed = encode_requests(self._shard.keys, requests)
-        answer = await self._shard.run("read", names, [packed])
+        answer = await self._shard.run("read", [names], [packed])
         outputs = []
         for output in decode_outputs(requests, answer):
             outputs.append(output)

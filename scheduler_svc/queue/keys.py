@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from urllib.parse import quote
+
+from scheduler_svc.queue.resp import packed
 
 # No shard's name comes to these: a "{" follows its "ss:".
 REGISTRY_TOLD = "ss:registry:{workers}:told"
 REGISTRY_SEEN = "ss:registry:{workers}:seen"
+# Outputs whose keys are kept ready: more than the lanes of a process run, and 300 bytes each.
+_MAX_NAMED = 16384
 
 
 class Keys:
@@ -53,6 +58,9 @@ class Keys:
         self._idem = prefix + "idem:"
         self._lease = prefix + "lease:"
         self._claims = prefix + "claims:"
+        # The keys of a job and of an output's log, as they are sent: each step and each read of a
+        # stream names them again.
+        self.output = lru_cache(_MAX_NAMED)(self._output)
 
     def shelf(self, kind: str) -> str:
         return f"{self._prefix}shelf:{kind}"
@@ -60,6 +68,9 @@ class Keys:
     def shelved(self, part: str, kind: str, record_id: str) -> str:
         """``part``: "record", "data", "lines" or "minder"."""
         return f"{self._prefix}{part}:{kind}:{record_id}"
+
+    def _output(self, job_id: str, index: int) -> bytes:
+        return packed([self.job(job_id), self.log(job_id, index)])
 
     def job(self, job_id: str) -> str:
         return self.job_prefix + job_id

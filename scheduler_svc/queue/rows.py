@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 from scheduler_svc.queue.codec import (
     decode_finish,
@@ -59,15 +59,11 @@ _ANSWERS = {
 # The answer for as many rows as a step has at most, where nothing was wrong.
 _ALL_APPLIED = struct.pack("<i", -1) * 4096
 
-# Outputs whose names are kept ready: more than the lanes of a process run, and 300 bytes each.
-_MAX_NAMED = 16384
-
 # Why an output ends of its own accord.
 _OWN_REASONS = ("stop", "length")
 
 
-@dataclass(frozen=True, slots=True)
-class LogRequest:
+class LogRequest(NamedTuple):
     """Which part of which output to read: from token ``offset`` to its present end.
 
     Where more than ``max_tokens`` are there, only so many are told of, and no end.
@@ -75,7 +71,7 @@ class LogRequest:
     """
 
     job_id: str
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # Hides tuple.index, which nobody wants of it.
     offset: int = 0
     logprobs: bool = False
     max_tokens: int = 2**31
@@ -83,7 +79,7 @@ class LogRequest:
 
 
 class RowEncoder:
-    """Makes commit's KEYS and ARGV of a step's rows; remembers the names of outputs.
+    """Makes commit's KEYS and ARGV of a step's rows.
 
     Column by column: most of a step's work for Redis is done here, a row at a time it took
     three times as long.
@@ -91,7 +87,6 @@ class RowEncoder:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._names = lru_cache(_MAX_NAMED)(self._packed_names)
 
     def encode(self, rows: Sequence[CommitRow]) -> tuple[Packed, list[Argument]]:
         """The row part of commit's KEYS and ARGV, of at least one row.
@@ -99,7 +94,7 @@ class RowEncoder:
         Raises one of RECORD_ERRORS for a row that can't be written.
         """
         job_ids, indexes, offsets, token_ids, logprobs, finishes = zip(*rows, strict=True)
-        names = list(map(self._names, job_ids, indexes))
+        names = list(map(self._keys.output, job_ids, indexes))
         heads = array("I", bytes(20 * len(rows)))
         heads[0::5] = array("I", indexes)
         heads[1::5] = array("I", offsets)
@@ -119,9 +114,6 @@ class RowEncoder:
             pack(chain.from_iterable(token_ids)),
             *payload,
         ]
-
-    def _packed_names(self, job_id: str, index: int) -> bytes:
-        return packed([self._keys.job(job_id), self._keys.log(job_id, index)])
 
 
 def _extras(row: CommitRow) -> Iterator[Argument]:
@@ -149,17 +141,17 @@ def decode_answers(answer: bytes) -> list[RowAnswer]:
     return [_ANSWERS.get(n) or RowAnswer(RowKind.SHORT, n) for n in numbers]
 
 
-def encode_requests(keys: Keys, requests: Sequence[LogRequest]) -> tuple[list[str], bytes]:
+def encode_requests(keys: Keys, requests: Sequence[LogRequest]) -> tuple[Packed, bytes]:
     """read's KEYS, and its one argument."""
-    names: list[str] = []
-    numbers: list[int] = []
-    for request in requests:
-        job_id, index = request.job_id, request.index
-        names += (keys.job(job_id), keys.log(job_id, index))
-        if request.logprobs:
-            names.append(keys.lp(job_id, index))
-        numbers += (index, request.offset, request.max_tokens, int(request.logprobs))
-    return names, pack(numbers)
+    names: list[bytes] = []
+    numbers = array("I")
+    for job_id, index, offset, wants_logprobs, max_tokens, _ in requests:
+        names.append(keys.output(job_id, index))
+        if wants_logprobs:
+            names.append(packed([keys.lp(job_id, index)]))
+        numbers.extend((index, offset, max_tokens, wants_logprobs))
+    num_names = len(names) + len(requests)
+    return Packed(num_names, b"".join(names)), numbers.tobytes()
 
 
 def decode_outputs(

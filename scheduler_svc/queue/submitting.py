@@ -14,6 +14,7 @@ from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.recent import RecentJobs
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.shard import Shard
+from scheduler_svc.queue.together import Together
 from stepserve.protocol.errors import Exhausted, InvalidRequest
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.packed import pack
@@ -52,6 +53,7 @@ class Submitting:
         self._shard = shard
         self._ranking = ranking
         self._recent = RecentJobs()
+        self._together = Together(shard, "submit")
 
     async def submit(
         self,
@@ -152,7 +154,7 @@ class Submitting:
         return names, args
 
     async def _store(self, job_id: str, names: list[str], args: list[Argument]) -> Any:
-        answer = await self._shard.run("submit", names, args, durable=True)
+        answer = await self._together.run(names, args)
         if isinstance(answer, list) and answer[1] == 0:
             self._recent.add(job_id, names, args)
         return answer

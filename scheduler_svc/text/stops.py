@@ -83,6 +83,9 @@ class StopGuard:
 
     def feed(self, text: str) -> str:
         """Return what can be shown of the text so far and was not."""
+        if not self._stops:
+            self._num_bytes += len(text.encode())
+            return text
         text = self._held + text
         cut = first_stop(text, self._stops)
         if cut < 0:

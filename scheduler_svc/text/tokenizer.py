@@ -10,6 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from scheduler_svc.text.byte_spelling import TokenBytes
+
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # Longer texts are tokenized in a thread: this many characters take about a millisecond.
 INLINE_CHARS = 1024
@@ -20,7 +22,8 @@ class Tokenizer:
 
     ``text_ids`` are the ids that have text: those with a token that is not special.
     ``byte_ids`` are the tokens that stand for one byte each (SentencePiece's byte
-    fallback); empty where the decoder treats none so. ``clean_up`` takes spaces before
+    fallback); empty where the decoder treats none so. ``token_bytes`` are those that each token
+    stands for; None where a text is more than its tokens' bytes. ``clean_up`` takes spaces before
     punctuation out of a text; None where the model's texts keep them.
     """
 
@@ -36,9 +39,11 @@ class Tokenizer:
         self.byte_ids = frozenset(
             token_id for token, token_id in vocabulary.items() if _BYTE_TOKEN.fullmatch(token)
         )
-        decoder = backend.decoder
-        if decoder is None or not _has_byte_fallback(json.loads(decoder.__getstate__())):
+        decoder = {} if backend.decoder is None else json.loads(backend.decoder.__getstate__())
+        if not _has_byte_fallback(decoder):
             self.byte_ids = frozenset()
+        is_byte_level = decoder.get("type") == "ByteLevel"
+        self.token_bytes = TokenBytes(backend.id_to_token) if is_byte_level else None
         self.max_token_chars = max(map(len, vocabulary), default=1)
 
     @classmethod

@@ -42,7 +42,7 @@ class OracleRunner(StepRunner):
 
     def __init__(self, limits: Limits, step_s: float) -> None:
         super().__init__(limits)
-        self.usage = Usage()
+        self.usage = Usage(limits.max_batch_size)
         self._device = OracleDevice(limits)
         self._step_s = step_s
         self._free_s = 0.0
@@ -59,7 +59,7 @@ class OracleRunner(StepRunner):
         tokens = self._device.compute(plan)
         if plan.rows:
             end_s = self._free_s = begin_s + self._step_s
-            self.usage.worked(begin_s, end_s)
+            self.usage.worked(begin_s, end_s, len(plan.rows))
         chosen = Chosen(
             token_ids=tokens,
             is_finite=[True] * len(tokens),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import multiprocessing
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Literal
 
@@ -18,28 +18,25 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from scheduler_svc.queue.embedded import EmbeddedRedis
-from stepserve import AsyncClient
-from stepserve.process.tether import tethered
-from stepserve.protocol.errors import StepserveError
-from stepserve.protocol.inference import Request
-from stepserve.protocol.sampling import SamplingParams
-from stepserve_bench.demo.storyteller import MODEL_DIR
 from stepserve_bench.measure.figures import percentile
-from stepserve_bench.measure.processes import cpu_s, started
-from stepserve_bench.oracle_worker.oracle import BLOCK_SIZE
+from stepserve_bench.path.clients import Edge, Times, Wish, stream_all
+from stepserve_bench.path.services import Plan, Services, running
 from stepserve_bench.report.machine import machine
 
-PROMPT = tuple(range(300, 316))
-MAX_CONTEXT, STEP_TOKENS = 1024, 8192
+# Of a lone stream: enough to have a second token.
+LONE_TOKENS = 2
+WARM_UP_TOKENS = 8
+SCHEDULERS = ("scheduler", "lane", "api")
 
 
 class PathBench(BaseSettings):
     """Stream many jobs at once from a worker that only sleeps, and say what each process costs.
 
-    Everything but the model is real: clients, gRPC, Redis, planning, text. The CPU time of a
-    process over the streamed tokens is what one token costs it; 1 s over the scheduler's is how
-    many tokens a second one core of a scheduler can stream.
+    Everything but the model is real: clients, gRPC or HTTP, Redis, planning, text. The CPU time
+    of a process over the streamed tokens is what one token costs it; 1 s over the scheduler's
+    is how many tokens a second one core of a scheduler can stream. Before that all jobs are
+    offered once with one token each (``start``: what a stream costs beside its tokens), and
+    after it some over each edge one after another (``ttft``).
     """
 
     model_config = SettingsConfigDict(
@@ -48,11 +45,13 @@ class PathBench(BaseSettings):
 
     streams: int = Field(64, ge=1, le=1024, description="jobs at once, all of them streamed")
     tokens: int = Field(300, ge=1, le=900, description="tokens of each job")
+    edge: Edge = Field("grpc", description="how clients stream: gRPC, or HTTP's completions")
     step_ms: float = Field(0.0, ge=0, description="how long the device takes for a step")
     roles: Literal["all", "apart"] = Field(
         "all", description="apart: api and lane in processes of their own"
     )
     clients: int = Field(1, ge=1, le=8, description="client processes")
+    lone: int = Field(20, ge=1, le=1000, description="streams over each edge with nothing beside")
     scheduler: str = Field("", description="more options for the scheduler, as on a command line")
     out: Path | None = Field(None, description="where the figures go, as JSON")
 
@@ -69,91 +68,84 @@ class PathBench(BaseSettings):
 
     def _measured(self, directory: Path) -> dict[str, float]:
         report = directory / "worker.json"
+        plan = Plan(self.streams, self.step_ms, self.roles == "apart", self.scheduler.split())
         with ExitStack() as stack:
-            redis = stack.enter_context(EmbeddedRedis.start(directory / "redis"))
-            worker, address = stack.enter_context(started(self._worker(report), {}))
-            environment = {"STEPSERVE_REDIS_URL": redis.url}
-            services: dict[str, int] = {"redis": redis.pid or 0, "worker": worker.pid}
-            target = ""
-            for role in ("lane", "api") if self.roles == "apart" else ("all",):
-                command = self._scheduler(role, address["worker"])
-                process, ready = stack.enter_context(started(command, environment))
-                services["scheduler" if role == "all" else role] = process.pid
-                target = ready["grpc"]
-            _stream_all(target, self.clients, self.clients, 8)  # warms up
-            before = cpu_s(services)
-            gaps, seconds = _stream_all(target, self.streams, self.clients, self.tokens)
-            after = cpu_s(services)
-        tokens = self.streams * self.tokens
-        costs = {f"{name}_us": (after[name] - before[name]) / tokens * 1e6 for name in services}
-        busy = json.loads(report.read_text())
-        scheduler_us = sum(costs.get(f"{name}_us", 0.0) for name in ("scheduler", "lane", "api"))
-        return {
-            "tokens_per_s": tokens / seconds,
-            **costs,
-            "tokens_per_scheduler_core_s": 1e6 / scheduler_us,
-            "tokens_per_event": tokens / (len(gaps) + self.streams),
-            "gap_ms_p50": percentile(gaps, 0.5) * 1e3,
-            "gap_ms_p99": percentile(gaps, 0.99) * 1e3,
-            "idle_share": max(0.0, 1 - busy["busy_s"] / busy["seconds"]),
-        }
-
-    def _worker(self, report: Path) -> list[str]:
-        return tethered(
-            "stepserve_bench.oracle_worker",
-            f"--model={MODEL_DIR}",
-            f"--max-batch-size={self.streams}",
-            f"--num-blocks={self.streams * MAX_CONTEXT // BLOCK_SIZE}",
-            f"--max-context={MAX_CONTEXT}",
-            f"--max-step-tokens={STEP_TOKENS}",
-            f"--step-ms={self.step_ms}",
-            "--launch-ahead=1",
-            f"--usage-out={report}",
-        )
-
-    def _scheduler(self, role: str, worker: str) -> list[str]:
-        return tethered(
-            "scheduler_svc",
-            f"--model={MODEL_DIR}",
-            f"--roles={role}",
-            f"--workers={worker}",
-            "--port=0",
-            f"--max-batch-size={self.streams}",
-            *([] if role == "lane" else ["--wait-for-worker"]),
-            *self.scheduler.split(),
-        )
+            services = stack.enter_context(running(plan, directory, report))
+            processes = multiprocessing.get_context("spawn").Pool(self.clients)
+            clients = Clients(stack.enter_context(processes), self.clients, services)
+            for edge in ("grpc", "http"):
+                clients.stream(edge, self.clients, WARM_UP_TOKENS)
+            starts = _starts(clients, self.edge, self.streams)
+            streamed = _streamed(clients, self.edge, self.streams, self.tokens)
+            alone = _alone(clients, self.lone)
+        worker = json.loads(report.read_text())
+        worked_s = worker["full_s"] + worker["idle_s"]
+        idle = {"idle_share": worker["idle_s"] / worked_s} if worker["full_s"] else {}
+        return {**streamed, **starts, **alone, **idle}
 
 
-def _stream_all(target: str, streams: int, clients: int, tokens: int) -> tuple[list[float], float]:
-    """Seconds between two events of a stream, and seconds from the first event to the last."""
-    counts = [len(range(number, streams, clients)) for number in range(clients)]
-    with multiprocessing.get_context("spawn").Pool(clients) as pool:
-        found = pool.starmap(_client, [(target, count, tokens) for count in counts])
-    gaps = [gap for part in found for gap in part[0]]
-    return gaps, max(part[2] for part in found) - min(part[1] for part in found)
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Client processes, and what they and the services did."""
+
+    pool: Pool
+    num_processes: int
+    services: Services
+
+    def stream(self, edge: Edge, streams: int, tokens: int) -> list[Times]:
+        """Stream so many jobs at once."""
+        counts = [len(range(n, streams, self.num_processes)) for n in range(self.num_processes)]
+        address = self.services.addresses[edge]
+        wishes = [Wish(edge, address, count, tokens) for count in counts]
+        return [times for found in self.pool.map(stream_all, wishes, 1) for times in found]
+
+    def one_by_one(self, edge: Edge, streams: int, tokens: int) -> list[Times]:
+        """Stream so many jobs one after another."""
+        address = self.services.addresses[edge]
+        return self.pool.apply(stream_all, (Wish(edge, address, streams, tokens, at_once=False),))
+
+    def costs_us(self, work: Callable[[], list[Times]]) -> tuple[list[Times], dict[str, float]]:
+        """Return what came of the work, and each service's processor time for it, in us."""
+        before = self.services.cpu_s()
+        found = work()
+        after = self.services.cpu_s()
+        return found, {name: (after[name] - before[name]) * 1e6 for name in after}
 
 
-def _client(target: str, streams: int, tokens: int) -> tuple[list[float], float, float]:
-    return asyncio.run(_streams(target, streams, tokens))
+def _starts(clients: Clients, edge: Edge, streams: int) -> dict[str, float]:
+    """What a stream costs that has one token, and how long it takes until all are taken."""
+    times, costs = clients.costs_us(lambda: clients.stream(edge, streams, 1))
+    taken_s = max(each.taken_s for each in times) - min(each.asked_s for each in times)
+    return {
+        **{f"start_{name}_us": cost / streams for name, cost in costs.items()},
+        "all_taken_ms": taken_s * 1e3,
+    }
 
 
-async def _streams(target: str, streams: int, tokens: int) -> tuple[list[float], float, float]:
-    async with AsyncClient(target) as client:
-        times = await asyncio.gather(*(_times(client, tokens) for _ in range(streams)))
-    # The first event only tells the job's id.
-    gaps = [after - before for each in times for before, after in pairwise(each[1:])]
-    return gaps, min(each[0] for each in times), max(each[-1] for each in times)
+def _streamed(clients: Clients, edge: Edge, streams: int, tokens: int) -> dict[str, float]:
+    times, costs = clients.costs_us(lambda: clients.stream(edge, streams, tokens))
+    num_tokens = streams * tokens
+    gaps_s = [after - before for each in times for before, after in pairwise(each.events_s)]
+    seconds = max(each.events_s[-1] for each in times) - min(each.events_s[0] for each in times)
+    scheduler_us = sum(costs.get(name, 0.0) for name in SCHEDULERS)
+    return {
+        "tokens_per_s": num_tokens / seconds,
+        **{f"{name}_us": cost / num_tokens for name, cost in costs.items()},
+        "tokens_per_scheduler_core_s": 1e6 * num_tokens / scheduler_us,
+        "tokens_per_event": num_tokens / sum(len(each.events_s) for each in times),
+        "gap_ms_p50": percentile(gaps_s, 0.5) * 1e3,
+        "gap_ms_p99": percentile(gaps_s, 0.99) * 1e3,
+    }
 
 
-async def _times(client: AsyncClient, tokens: int) -> list[float]:
-    sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
-    found, count = [], 0
-    async for event in client.generate(Request(prompt_token_ids=PROMPT, sampling=sampling)):
-        found.append(time.time())
-        count += len(event.token_ids)
-    if count != tokens:
-        raise StepserveError(f"a stream of {count} tokens, {tokens} were asked for")
-    return found
+def _alone(clients: Clients, streams: int) -> dict[str, float]:
+    """Times to first token with nothing beside, over both edges in turn."""
+    found: dict[str, list[float]] = {"grpc": [], "http": []}
+    for _ in range(4):
+        for edge in ("grpc", "http"):
+            times = clients.one_by_one(edge, -(-streams // 4), LONE_TOKENS)
+            found[edge] += [each.events_s[0] - each.asked_s for each in times]
+    return {f"ttft_{edge}_ms_p50": percentile(each, 0.5) * 1e3 for edge, each in found.items()}
 
 
 def _tell(figures: Mapping[str, float]) -> None:

@@ -83,7 +83,7 @@ async def test_redis_goes_away_and_comes_back(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The other scheduler sees at once that the lease expired, long before its holder renews it.
-    monkeypatch.setattr("scheduler_svc.fleet.lanes.LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr("scheduler_svc.fleet.watch.LOOK_INTERVAL_S", 0.01)
     with EmbeddedRedis.start(tmp_path) as redis:
         async with (
             stack(checkpoint, redis.url, lease_ttl_s=LEASE_TTL_S) as service,

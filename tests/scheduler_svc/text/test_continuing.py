@@ -14,9 +14,10 @@ from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from scheduler_svc.text.clean_up import CleanUp
-from scheduler_svc.text.detokenize import MAX_WINDOW, Detokenizer
+from scheduler_svc.text.detokenize import Detokenizer
 from scheduler_svc.text.stops import StopFinder, StopGuard
 from scheduler_svc.text.tokenizer import Tokenizer
+from scheduler_svc.text.window_spelling import MAX_WINDOW, WindowSpelling
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.text.checkpoints import KINDS, TEXTS, tokenizer_of
 
@@ -118,8 +119,9 @@ def test_what_completes_the_prompts_last_character_shows_it() -> None:
 
 def test_of_a_long_prompt_the_end_is_kept() -> None:
     prompt = tokenizer("llama_bpe").encode("a b stop " * 2000)
-    stream = Detokenizer(tokenizer("llama_bpe"), (), prompt)
-    assert len(stream._window) <= MAX_WINDOW
+    spelling = Detokenizer(tokenizer("llama_bpe"), (), prompt)._spelling
+    assert isinstance(spelling, WindowSpelling)
+    assert len(spelling._window) <= MAX_WINDOW
 
 
 @pytest.mark.parametrize("name", ["llama_bpe", "unigram", "word_level cleaned", "byte_level"])

