@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from scheduler_svc.access.guard import Guard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.fleet.lanes import Lanes
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness
 from scheduler_svc.frontend.front_ends import FrontEnds
-from scheduler_svc.health import serve_health
+from scheduler_svc.health import process_health
 from scheduler_svc.http.server import DEFAULT_PORT as DEFAULT_HTTP_PORT
 from scheduler_svc.http.server import HttpServer
 from scheduler_svc.lane.replica import Replica
@@ -38,6 +39,9 @@ from stepserve.process.collector import calm_collector
 from stepserve.process.logs import start_logging
 from stepserve.process.redaction import redacted
 from stepserve.protocol.errors import StepserveError, Unavailable
+from stepserve.tls.binding import serve_health
+from stepserve.tls.fleet import FleetCaller
+from stepserve.tls.server import server_tls
 
 if TYPE_CHECKING:
     from scheduler_svc.spans.tracing import Tracing
@@ -54,10 +58,14 @@ POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A scheduler that runs: its addresses ("" where it serves none), and its models' queues."""
+    """A scheduler that runs: its addresses ("" where it serves none), and its models' queues.
+
+    ``health_address`` is where its health is served apart.
+    """
 
     address: str
     http_address: str
+    health_address: str
     queues: Mapping[str, JobQueue]
     status: Status
 
@@ -70,6 +78,7 @@ class Running:
     def ready_line(self) -> str:
         addresses = [f"grpc={self.address}"] if self.address or not self.http_address else []
         addresses += [f"http={self.http_address}"] if self.http_address else []
+        addresses += [f"health={self.health_address}"] if self.health_address else []
         where = f"{' '.join(addresses)}{self.status.ready_field}"
         return f"ready {where} model={','.join(self.queues)}"
 
@@ -98,6 +107,7 @@ async def scheduler(
     """
     for directory in filter(None, (settings.record_dir, settings.record_events_dir)):
         _make_directory(directory)
+    _check_access(settings)
     cards = await asyncio.to_thread(_load_cards, settings)
     async with AsyncExitStack() as stack:
         tracing = start_tracing(settings.otlp_endpoint)
@@ -108,7 +118,7 @@ async def scheduler(
         models = [await _model(stack, card, settings, status) for card in cards]
         queues = {model.card.name: model.queue for model in models}
         await stack.enter_async_context(_told(models, settings, status))
-        front_ends = FrontEnds([FrontEnd(m.queue, m.card, settings, tracing) for m in models])
+        front_ends = _front_ends(models, settings, tracing)
         addresses = await _serve_clients(stack, front_ends, settings, status)
         await _prepare(list(queues.values()), settings, stop or asyncio.Event())
         for queue in queues.values():
@@ -125,6 +135,14 @@ async def scheduler(
 
 def _load_cards(settings: SchedulerSettings) -> list[ModelCard]:
     return [ModelCard.load(model.source, model.name) for model in settings.sources]
+
+
+def _front_ends(
+    models: Sequence[Model], settings: SchedulerSettings, tracing: Tracing | None
+) -> FrontEnds:
+    """Return those of all models, with one guard. Raises BadKeyFile where clients are served."""
+    each = [FrontEnd(model.queue, model.card, settings, tracing) for model in models]
+    return FrontEnds(each, Guard.of(settings.api_keys_file) if settings.roles != "lane" else None)
 
 
 async def _model(
@@ -178,29 +196,48 @@ async def _told(
 
 async def _serve_clients(
     stack: AsyncExitStack, front_ends: FrontEnds, settings: SchedulerSettings, status: Status
-) -> tuple[str, str]:
-    """Serve what the role and the ports say; return the addresses of gRPC and HTTP, or nothing."""
+) -> tuple[str, str, str]:
+    """Serve what the role and the ports say.
+
+    Returns the addresses of gRPC, of HTTP and of health alone, each "" where there is none.
+    """
     address = ""
+    tls = server_tls(settings.tls_files)
+    process, health_address = await process_health(), ""
     if settings.roles in ("all", "api"):
-        api = ApiServer(front_ends, settings)
+        api = ApiServer(front_ends, settings, tls)
         status.vitals.require(ready=lambda: api.problem)
         port = DEFAULT_PORT if settings.port is None else settings.port
         address = await api.start(settings.host, port)
         stack.push_async_callback(api.stop)
+        process = api.health
     elif settings.port is not None:
-        address = await stack.enter_async_context(serve_health(settings.host, settings.port))
+        alone = serve_health(settings.host, settings.port, process)
+        address = await stack.enter_async_context(alone)
+    if settings.health_port is not None:
+        alone = serve_health(settings.host, settings.health_port, process)
+        health_address = await stack.enter_async_context(alone)
     if settings.roles == "http":
         status.vitals.require(ready=partial(_problem, front_ends))
         await stack.enter_async_context(_background(front_ends.run(_tell_nobody)))
     http_port = _http_port(settings)
     if http_port is None:
-        return address, ""
-    http = HttpServer(front_ends, status.metrics)
+        return address, "", health_address
+    http = HttpServer(front_ends, status.metrics, tls)
     http_address = await http.start(settings.host, http_port)
     stack.push_async_callback(http.stop)
     # First of all, so that streams that are cut off with the process cancel nothing.
     stack.push_async_callback(front_ends.close)
-    return address, http_address
+    return address, http_address, health_address
+
+
+def _check_access(settings: SchedulerSettings) -> None:
+    """Raise StepserveError where others would be let in, or a file is of no use."""
+    if settings.roles != "lane":
+        settings.check_host(settings.host)
+        settings.tls_files.read()
+    if settings.roles in ("all", "lane"):
+        FleetCaller(settings)
 
 
 def _http_port(settings: SchedulerSettings) -> int | None:
@@ -224,10 +261,10 @@ async def _tell_nobody(_now: Readiness) -> None:
 
 def redis_url(settings: SchedulerSettings) -> str:
     """Return where Redis is. Raises StepserveError where nobody said."""
-    url = settings.redis_url
+    url = settings.redis_address()
     if not url:
         raise StepserveError(
-            "no Redis: give --redis-url or STEPSERVE_REDIS_URL (redis://HOST:PORT/DB), "
+            "no Redis: give STEPSERVE_REDIS_URL or --redis-url-file (redis://HOST:PORT/DB), "
             "or use `stepserve up`, which starts one"
         )
     return url
@@ -257,7 +294,8 @@ async def _prepare(
             return
         except Unavailable as error:
             if str(error) != said:
-                log.warning("waiting for Redis at %s: %s", redacted(settings.redis_url), error)
+                where = redacted(settings.redis_address())
+                log.warning("waiting for Redis at %s: %s", where, error)
             said = str(error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL_INTERVAL_S):

@@ -14,6 +14,9 @@ from stepserve.modelfiles.sources import ModelList, ModelSource, model_sources
 from stepserve.process.tracing import TracingSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Batching, Durability, OnModelChange
+from stepserve.tls.fleet_settings import FleetSettings
+from stepserve.tls.redis import RedisSettings
+from stepserve.tls.settings import AccessSettings
 
 PROG = "stepserve scheduler"
 
@@ -100,7 +103,7 @@ class PlanningSettings(BaseSettings):
         return self.preemption_margin_s if displaces else math.inf
 
 
-class LaneSettings(PlanningSettings):
+class LaneSettings(PlanningSettings, FleetSettings):
     """What lanes do besides: with jobs that no worker can run, and what they write down."""
 
     HELP_GROUP: ClassVar[str] = "jobs that no worker can run, and records"
@@ -131,7 +134,7 @@ class LaneSettings(PlanningSettings):
     )
 
 
-class ApiSettings(BaseSettings):
+class ApiSettings(AccessSettings):
     """How clients are served, and what their streams look like."""
 
     model_config = FROM_ENVIRONMENT
@@ -159,7 +162,7 @@ class ApiSettings(BaseSettings):
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 
-class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings, TracingSettings):
+class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSettings, TracingSettings):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: ModelList = Field(
@@ -192,11 +195,6 @@ class SchedulerSettings(LaneSettings, ApiSettings, MetricsSettings, TracingSetti
         "all",
         description="what this process does: api: serve clients over gRPC, and over HTTP where it "
         "has a port; http: over HTTP only; lane: drive workers; all: api and lane",
-    )
-    redis_url: str = Field(
-        "",
-        description="redis://HOST:PORT/DB or unix:///PATH of a real Redis, "
-        "redis+sentinel://HOST:PORT[,…]/SERVICE/DB or redis+cluster://HOST:PORT[,…] of several",
     )
     durability: Durability = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"

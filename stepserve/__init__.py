@@ -18,12 +18,14 @@ if TYPE_CHECKING:
         BegunAnew,
         CallFailed,
         Exhausted,
+        Forbidden,
         Infeasible,
         InvalidRequest,
         NotFound,
         OutOfRange,
         StepserveError,
         TimedOut,
+        Unauthenticated,
         Unavailable,
     )
     from stepserve.client.retry import RetryPolicy
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from stepserve.protocol.step import TokenLogprobs
     from stepserve.protocol.structured import StructuredOutputs
     from stepserve.protocol.worker_status import WorkerStatus
+    from stepserve.tls.client import channel_credentials
 
 # Imported when it is first asked for: the services import this package for what they share, and
 # need no client.
@@ -55,6 +58,7 @@ _HOME = {
     "Completion": "stepserve.client.completion",
     "Exhausted": "stepserve.client.errors",
     "Finish": "stepserve.protocol.job",
+    "Forbidden": "stepserve.client.errors",
     "Infeasible": "stepserve.client.errors",
     "InvalidRequest": "stepserve.client.errors",
     "JobInfo": "stepserve.protocol.inference",
@@ -72,9 +76,11 @@ _HOME = {
     "StructuredOutputs": "stepserve.protocol.structured",
     "TimedOut": "stepserve.client.errors",
     "TokenLogprobs": "stepserve.protocol.step",
+    "Unauthenticated": "stepserve.client.errors",
     "Unavailable": "stepserve.client.errors",
     "Usage": "stepserve.protocol.inference",
     "WorkerStatus": "stepserve.protocol.worker_status",
+    "channel_credentials": "stepserve.tls.client",
 }
 
 __all__ = [
@@ -87,6 +93,7 @@ __all__ = [
     "Completion",
     "Exhausted",
     "Finish",
+    "Forbidden",
     "Infeasible",
     "InvalidRequest",
     "JobInfo",
@@ -104,10 +111,12 @@ __all__ = [
     "StructuredOutputs",
     "TimedOut",
     "TokenLogprobs",
+    "Unauthenticated",
     "Unavailable",
     "Usage",
     "WorkerStatus",
     "__version__",
+    "channel_credentials",
 ]
 
 

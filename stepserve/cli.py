@@ -33,6 +33,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
     "delete": ("stepserve.commands.jobs:Delete", "forget a job and its output"),
     "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),
+    "keys add": ("stepserve.commands.keys:KeysAdd", "make an API key, print it this once"),
+    "keys list": ("stepserve.commands.keys:KeysList", "whose keys there are, what they may"),
+    "keys remove": ("stepserve.commands.keys:KeysRemove", "let a key be good no more"),
     "bench": (
         "stepserve_bench.compare.command:Bench",
         "measure against transformers' static batches",

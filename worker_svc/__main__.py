@@ -42,6 +42,7 @@ def run(settings: WorkerSettings) -> int:
         start_logging()
         if is_group(settings):
             return _run_group(settings)
+        _check_access(settings)
         check_address(settings.host, settings.port)
         with needs_extra("worker", "it"):
             from stepserve.metrics.status import Status
@@ -70,8 +71,17 @@ def _run_group(settings: WorkerSettings) -> int:
     """Run the ranks of a group that are this machine's. Raises StepserveError."""
     machine = machine_of(settings)
     if machine.index == 0:
+        _check_access(settings)
         check_address(settings.host, settings.port)
     return run_ranks(settings, machine)
+
+
+def _check_access(settings: WorkerSettings) -> None:
+    """Raise StepserveError where others could drive it, or files are of no use, before all else."""
+    settings.check_host()
+    if any(settings.fleet_files.paths):
+        settings.fleet_files.check_server()
+    settings.token()
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -15,10 +16,13 @@ from grpc_reflection.v1alpha import reflection
 from stepserve.metrics.status import Status
 from stepserve.process.collector import calm_collector
 from stepserve.protocol import step_wire
-from stepserve.protocol.channel import address, server_options
+from stepserve.protocol.channel import server_options
 from stepserve.protocol.errors import InvalidRequest, StepFailed, StepRefused, StepserveError
 from stepserve.protocol.step import Hello, StepCommand, StepReport
+from stepserve.tls.binding import bind, serve_health
+from stepserve.tls.server import server_tls
 from worker_svc.assembled import Assembly
+from worker_svc.door import FleetDoor
 from worker_svc.engine import BROKEN, STUCK, Commands, Engine, StreamEnded
 from worker_svc.metrics import WorkerMetrics
 from worker_svc.settings import WorkerSettings
@@ -155,7 +159,15 @@ class WorkerServer:
         self.metrics = WorkerMetrics(self._engine)
         self._health = health.aio.HealthServicer()
         self._watcher: asyncio.Task[None] | None = None
-        self._server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)
+        self._health_alone: AsyncExitStack = AsyncExitStack()
+        self.health_address = ""
+        tls, token = server_tls(settings.fleet_files), settings.token()
+        self._credentials = tls.credentials() if tls is not None else None
+        self._server = grpc.aio.server(
+            options=server_options(),
+            maximum_concurrent_rpcs=MAX_CALLS,
+            interceptors=[FleetDoor(token)] if token is not None else [],
+        )
         step_wire.add_WorkerServicer_to_server(  # type: ignore[no-untyped-call]
             StepService(self._engine), self._server
         )
@@ -183,15 +195,15 @@ class WorkerServer:
 
     async def start(self) -> str:
         """Serve; return the address, HOST:PORT. Raises StepserveError where it is taken."""
-        wanted = address(self._settings.host, self._settings.port)
-        try:
-            port = self._server.add_insecure_port(wanted)
-        except RuntimeError as error:
-            raise StepserveError(f"{wanted} can't be served on: {error}") from error
+        settings = self._settings
+        where = bind(self._server, settings.host, settings.port, self._credentials)
+        if settings.health_port is not None:
+            alone = serve_health(settings.host, settings.health_port, self._health)
+            self.health_address = await self._health_alone.enter_async_context(alone)
         await self._server.start()
         await self._set_health(is_serving=True)
         self._watcher = asyncio.create_task(self._watch_health())
-        return address(self._settings.host, port)
+        return where
 
     async def stop(self) -> None:
         """Stop accepting, and finish the running step unless that takes too long."""
@@ -200,6 +212,12 @@ class WorkerServer:
         await self._set_health(is_serving=False)
         await self._engine.drain(DRAIN_TIMEOUT_S)
         await self._server.stop(STOP_GRACE_S)
+        await self._health_alone.aclose()
+
+    @property
+    def ready_fields(self) -> str:
+        """What a ready line says of a health that is served apart."""
+        return f" health={self.health_address}" if self.health_address else ""
 
     async def _watch_health(self) -> None:
         was_stuck = False
@@ -238,7 +256,7 @@ async def serve(settings: WorkerSettings, assembly: Assembly, status: Status | N
     status.vitals.require(alive=lambda: server.problem)
     beating = asyncio.create_task(status.vitals.beat())
     calm_collector()
-    where = f"worker={address}{status.ready_field}"
+    where = f"worker={address}{server.ready_fields}{status.ready_field}"
     print(f"ready {where} model={info.model} blocks={info.num_blocks}", flush=True)
     server.failure.add_done_callback(lambda failure: assembly.lost(failure.result()))
     server.failure.add_done_callback(lambda _: stop.set())

@@ -7,12 +7,14 @@ from pydantic import Field
 from stepserve.metrics.settings import MetricsSettings
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Attention, Batching, Device, Dtype, KernelSet
+from stepserve.tls.fleet_settings import FleetSettings
+from stepserve.tls.settings import InsecureSettings
 
 # Counts travel as 32-bit integers.
 MAX_INT = 2**31 - 1
 
 
-class WorkerSettings(MetricsSettings):
+class WorkerSettings(FleetSettings, InsecureSettings, MetricsSettings):
     """Own the weights and the paged KV cache; execute the steps that a scheduler commands."""
 
     model_config = FROM_ENVIRONMENT
@@ -108,6 +110,10 @@ class WorkerSettings(MetricsSettings):
         "", description="write when each process computed which step into files of this directory"
     )
     reflection: bool = Field(True, description="serve gRPC reflection")
+
+    def check_host(self) -> None:
+        """Raise StepserveError where others than the fleet would reach the worker."""
+        self.check_worker_host(self.host, insecure=self.insecure)
 
     def has_graphs(self, device_type: str) -> bool:
         """Whether steps on such a device are captured: the baselines read lengths on the host."""

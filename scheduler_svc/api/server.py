@@ -12,15 +12,17 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from scheduler_svc.api.door import DoorInterceptor
 from scheduler_svc.api.service import InferenceService
 from scheduler_svc.api.statuses import StatusInterceptor
 from scheduler_svc.frontend.front_end import Readiness
 from scheduler_svc.frontend.front_ends import FrontEnds
-from scheduler_svc.health import bind
 from scheduler_svc.settings import ApiSettings
 from stepserve.protocol.channel import server_options
 from stepserve.protocol.inference_rpc import add_InferenceServicer_to_server
 from stepserve.protocol.inference_wire import MAX_REQUEST_BYTES, SERVICE_NAME
+from stepserve.tls.binding import bind
+from stepserve.tls.server import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +50,14 @@ class ApiServer:
     none of these back.
     """
 
-    def __init__(self, front_ends: FrontEnds, settings: ApiSettings) -> None:
+    def __init__(
+        self, front_ends: FrontEnds, settings: ApiSettings, tls: ServerTls | None = None
+    ) -> None:
         self.front_ends = front_ends
-        self._health = health.aio.HealthServicer()
+        self._credentials = tls.credentials() if tls is not None else None
+        self.health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[StatusInterceptor()],
+            interceptors=[DoorInterceptor(front_ends.guard), StatusInterceptor()],
             options=[
                 *server_options(MAX_REQUEST_BYTES),
                 # Without these gRPC cancels calls by chance, long before it is full.
@@ -64,7 +69,7 @@ class ApiServer:
         )
         service = InferenceService(front_ends)
         add_InferenceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if settings.reflection:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
@@ -84,7 +89,7 @@ class ApiServer:
 
         Raises StepserveError where it is taken.
         """
-        address = bind(self._server, host, port)
+        address = bind(self._server, host, port, self._credentials)
         for name in ("", SUBMIT, SERVICE_NAME):
             await self._set_health(name, not name)
         self._running = asyncio.create_task(self._run(), name="api-front-end")
@@ -94,7 +99,7 @@ class ApiServer:
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""
         await self.front_ends.close()
-        await self._health.enter_graceful_shutdown()
+        await self.health.enter_graceful_shutdown()
         await self._server.stop(STOP_GRACE_S)
         if self._running is not None:
             self._running.cancel()
@@ -120,4 +125,4 @@ class ApiServer:
         status = health_pb2.HealthCheckResponse.ServingStatus.Value(
             "SERVING" if is_serving else "NOT_SERVING"
         )
-        await self._health.set(name, status)
+        await self.health.set(name, status)

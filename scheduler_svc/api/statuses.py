@@ -13,8 +13,10 @@ import grpc
 from stepserve.protocol.errors import (
     BegunAnew,
     Exhausted,
+    Forbidden,
     InvalidRequest,
     NotFound,
+    Unauthenticated,
     Unavailable,
 )
 from stepserve.protocol.status_details import text_of, trailers_of
@@ -22,7 +24,9 @@ from stepserve.protocol.status_details import text_of, trailers_of
 log = logging.getLogger(__name__)
 
 # What may reach a client; any other error is a bug of ours.
-_EXPECTED = (InvalidRequest, NotFound, BegunAnew, Exhausted, Unavailable)
+_EXPECTED = (
+    InvalidRequest, NotFound, Unauthenticated, Forbidden, BegunAnew, Exhausted, Unavailable,
+)  # fmt: skip
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -53,7 +57,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
-                await _abort(context, error, handler_call_details.method)
+                await abort(context, error, handler_call_details.method)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: Handler = make(
@@ -72,7 +76,8 @@ def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
         raise InvalidRequest("request", "is not a message of this method") from error
 
 
-async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
+async def abort(context: Any, error: Exception, method: str) -> NoReturn:
+    """End a call with an error's status."""
     if isinstance(error, _EXPECTED):
         code = grpc.StatusCode[error.code]
         await context.abort(code, text_of(error), trailers_of(error, code.value[0]))

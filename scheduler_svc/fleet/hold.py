@@ -19,8 +19,9 @@ from scheduler_svc.lane.worker_stream import WorkerGone, WorkerStream
 from scheduler_svc.queue import Lease
 from scheduler_svc.settings import SchedulerSettings
 from scheduler_svc.spans.lane_spans import spans_of_lane
-from stepserve.protocol.errors import Unavailable
+from stepserve.protocol.errors import StepserveError, Unavailable
 from stepserve.protocol.step import WorkerInfo
+from stepserve.tls.fleet import FleetCaller
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,16 @@ async def hold(
 
 @contextlib.asynccontextmanager
 async def worker_stream(address: str, settings: SchedulerSettings) -> AsyncIterator[WorkerStream]:
-    """A stream to a worker, not yet open; closed in the end."""
+    """A stream to a worker, not yet open; closed in the end.
+
+    Raises WorkerGone where the files that it is to know us by are of no use now.
+    """
     deadline = StepDeadline(settings.min_step_timeout_s, settings.step_timeout_s)
-    stream = WorkerStream(address, deadline)
+    try:
+        caller = FleetCaller(settings)
+    except StepserveError as error:
+        raise WorkerGone(f"it would not know us: {error}") from error
+    stream = WorkerStream(address, deadline, caller)
     try:
         yield stream
     finally:

@@ -25,7 +25,8 @@ _MAX_ATTEMPTS = 20
 class Batch:
     """How a batch stands. ``times`` are when it came to each state, seconds since the epoch.
 
-    ``errors`` say what is wrong with its file, each with a message and maybe a line.
+    ``errors`` say what is wrong with its file, each with a message and maybe a line. ``key_id``
+    names the API key that its lines are asked with, "" where there was none.
     """
 
     batch_id: str
@@ -43,6 +44,7 @@ class Batch:
     output_file_id: str = ""
     error_file_id: str = ""
     errors: Sequence[Mapping[str, Any]] = ()
+    key_id: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -64,24 +66,11 @@ class Batches:
         self._shelf = queue.shelf("batch")
         self._who = uuid4().hex
 
-    async def create(
-        self, tenant: str, endpoint: str, input_file_id: str, metadata: Mapping[str, str]
-    ) -> Batch:
-        """Store a batch, which is worked on from now on."""
+    async def keep(self, batch: Batch) -> None:
+        """Store a new batch, which is worked on from now on."""
         if len(await self._shelf.all()) >= MAX_BATCHES:
             raise Exhausted(f"there are {MAX_BATCHES} batches already", _RETRY_AFTER_MS)
-        now = int(time())
-        batch = Batch(
-            batch_id=f"batch_{uuid4().hex}",
-            tenant=tenant,
-            endpoint=endpoint,
-            input_file_id=input_file_id,
-            created_s=now,
-            expires_s=now + WINDOW_S,
-            metadata=metadata,
-        )
         await self._put(batch, 0)
-        return batch
 
     async def get(self, batch_id: str, tenant: str) -> Batch:
         """Return a batch of the tenant's, with its counts as they are now."""
@@ -145,6 +134,23 @@ class Batches:
             is_open=batch.is_open,
             ttl_s=DEFAULT_TTL_S,
         )
+
+
+def new_batch(
+    tenant: str, endpoint: str, input_file_id: str, metadata: Mapping[str, str], key_id: str = ""
+) -> Batch:
+    """Return a batch that begins now."""
+    now = int(time())
+    return Batch(
+        batch_id=f"batch_{uuid4().hex}",
+        tenant=tenant,
+        endpoint=endpoint,
+        input_file_id=input_file_id,
+        created_s=now,
+        expires_s=now + WINDOW_S,
+        metadata=metadata,
+        key_id=key_id,
+    )
 
 
 def _batch(shelved: Shelved) -> Batch:

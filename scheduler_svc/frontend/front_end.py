@@ -21,12 +21,19 @@ from scheduler_svc.frontend.live_state import job_told
 from scheduler_svc.frontend.redis_watch import RedisWatch
 from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
-from scheduler_svc.frontend.validate import check_deadline, resolve
-from scheduler_svc.queue import JobQueue, JobSnapshot, Submitted, stored_now
+from scheduler_svc.frontend.validate import MAX_JOB_ID_CHARS, check_deadline, not_known, resolve
+from scheduler_svc.queue import (
+    Account,
+    JobQueue,
+    JobSnapshot,
+    QuotaExceeded,
+    Submitted,
+    stored_now,
+)
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.spans.client_spans import taking, traced_stream
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
+from stepserve.protocol.errors import InvalidRequest, Unavailable
 from stepserve.protocol.inference import (
     JobInfo,
     ModelInfo,
@@ -45,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_JOB_ID_CHARS = 256
 # Those that come at once go to Redis together, over one connection.
 MAX_SUBMITS_AT_ONCE = 64
 MAX_WAITING_SUBMITS = 8192
@@ -63,6 +69,7 @@ class Readiness:
 class FrontEnd:
     """Jobs of one model in, streams out. All state is in Redis: any replica answers for any job.
 
+    Whose job it is is asked where a ``tenant`` is given: edges have a caller's ``OwnJobs``.
     Methods raise InvalidRequest, NotFound, Exhausted, BegunAnew and Unavailable. Streams go on
     while ``run`` runs.
     """
@@ -141,24 +148,31 @@ class FrontEnd:
         """Streams that are cut off from now on cancel no job."""
         await self.absence.close()
 
-    async def submit(self, request: Request, edge: str = "") -> Submitted:
+    async def submit(
+        self, request: Request, edge: str = "", account: Account | None = None
+    ) -> Submitted:
         """Store the request's job, or find it where an idempotency key says that it is there.
 
         A retry of what was accepted has its job, whatever would be accepted by now. ``edge`` is
-        kept with the job for whoever serves it, see ``edge_of``.
+        kept with the job for whoever serves it, see ``edge_of``; ``account`` is what it counts
+        against, and is told how that stands.
         """
         # Only what is generated has a stream whose end could mean anything.
-        return await self._submit(request, edge, is_streamed=False)
+        return await self._submit(request, edge, account, is_streamed=False)
 
     async def generate(
-        self, request: Request, edge: str = "", grace_s: float | None = None
+        self,
+        request: Request,
+        edge: str = "",
+        grace_s: float | None = None,
+        account: Account | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Submit and stream; the first event carries the job's id and nothing else.
 
         Where its client going away cancels the job, it does so after ``grace_s`` (None: as the
         settings say).
         """
-        submitted = await self._submit_for_stream(request, edge, grace_s)
+        submitted = await self._submit_for_stream(request, edge, grace_s, account)
         job_id, watch = submitted.job_id, request.cancel_on_disconnect
         if submitted.existed:
             # It may have been stored by a submit, which has no stream.
@@ -182,13 +196,14 @@ class FrontEnd:
         offset: int = 0,
         offsets: Sequence[int] = (),
         grace_s: float | None = None,
+        tenant: str | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Stream a job's output from an offset on, or from one offset for each output.
 
         Close it, for a stream that is left before its end says that the client went away; for
-        ``grace_s`` see ``generate``.
+        ``grace_s`` see ``generate``. Here as elsewhere a ``tenant`` has no jobs but its own.
         """
-        job = await self._snapshot(job_id)
+        job = await self._snapshot(job_id, tenant)
         starts = stream.check_offsets(job, offset, offsets)
         prompt = await self._queue.prompt(job_id)
         async with (
@@ -204,22 +219,25 @@ class FrontEnd:
         return await self._queue.edge_of(job_id)
 
     async def life(self, job_id: str) -> dict[str, Any]:
-        """Return a job as the live page shows it."""
+        """Return a job as the live page shows it, whoever's it is."""
         return job_told(await self._snapshot(job_id))
 
-    async def get(self, job_id: str) -> JobInfo:
-        return job_info(await self._snapshot(job_id))
+    async def get(self, job_id: str, tenant: str | None = None) -> JobInfo:
+        return job_info(await self._snapshot(job_id, tenant))
 
-    async def cancel(self, job_id: str) -> JobInfo:
+    async def cancel(self, job_id: str, tenant: str | None = None) -> JobInfo:
         """End a job; one that has ended stays as it is. Returns how it stands then."""
-        self._check_id(job_id)
-        # At once: a look at it first would be three calls, and its blocks are waited for.
+        if tenant is None:
+            # At once: a look at it first would be three calls, and its blocks are waited for.
+            self._check_id(job_id)
+        else:
+            await self._snapshot(job_id, tenant)
         await self._queue.cancel(job_id)
         return await self.get(job_id)
 
-    async def delete(self, job_id: str) -> None:
+    async def delete(self, job_id: str, tenant: str | None = None) -> None:
         """Forget a job and all that is kept of it; one that goes on is cancelled first."""
-        await self._snapshot(job_id)
+        await self._snapshot(job_id, tenant)
         await self._queue.cancel(job_id)
         await self._queue.forget(job_id)
 
@@ -239,10 +257,10 @@ class FrontEnd:
         )
 
     async def _submit_for_stream(
-        self, request: Request, edge: str, grace_s: float | None
+        self, request: Request, edge: str, grace_s: float | None, account: Account | None
     ) -> Submitted:
         """Submit; a client that goes away meanwhile leaves a job, which is to end like others."""
-        storing = asyncio.create_task(self._submit(request, edge, is_streamed=True))
+        storing = asyncio.create_task(self._submit(request, edge, account, is_streamed=True))
         try:
             return await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -250,14 +268,18 @@ class FrontEnd:
                 self.absence.abandon(storing, grace_s)
             raise
 
-    async def _submit(self, request: Request, edge: str, *, is_streamed: bool) -> Submitted:
+    async def _submit(
+        self, request: Request, edge: str, account: Account | None, *, is_streamed: bool
+    ) -> Submitted:
         with taking(self._tracing, request, self.model) as job:
-            submitted = await self._take(request, edge, job.context, is_streamed=is_streamed)
+            submitted = await self._take(
+                request, edge, account, job.context, is_streamed=is_streamed
+            )
             job.taken(submitted.job_id, submitted.spec)
             return submitted
 
     async def _take(
-        self, request: Request, edge: str, trace: str, *, is_streamed: bool
+        self, request: Request, edge: str, account: Account | None, trace: str, *, is_streamed: bool
     ) -> Submitted:
         self._watch.check()
         try:
@@ -270,7 +292,7 @@ class FrontEnd:
             raise
         watched = is_streamed and spec.cancel_on_disconnect
         spec = replace(spec, cancel_on_disconnect=watched, trace=trace)
-        return await self._store(spec, needed_s, request, edge)
+        return await self._store(spec, needed_s, request, edge, account)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -298,17 +320,25 @@ class FrontEnd:
         return num_tokens * step_s
 
     async def _store(
-        self, spec: JobSpec, needed_s: float, request: Request, edge: str
+        self, spec: JobSpec, needed_s: float, request: Request, edge: str, account: Account | None
     ) -> Submitted:
         async with self._gate.passage():
             self._watch.check()
             # Not before it is known that there is room: a request may be large.
             digest = request_digest(request, self.model)
             try:
-                return await self._queue.submit(spec, digest, edge, needed_s)
+                quota = account.quota if account is not None else None
+                stored = await self._queue.submit(spec, digest, edge, needed_s, quota)
             except Unavailable as error:
                 self._watch.failed(error)
                 raise
+            except QuotaExceeded as error:
+                if account is not None:
+                    account.standing = error.standing
+                raise
+        if account is not None:
+            account.standing = stored.standing
+        return stored
 
     def _follow(
         self, job: JobSnapshot, starts: Sequence[int], prompt: Sequence[int]
@@ -318,32 +348,33 @@ class FrontEnd:
             return events
         return traced_stream(self._tracing, job.spec, events)
 
-    async def _snapshot(self, job_id: str) -> JobSnapshot:
+    async def _snapshot(self, job_id: str, tenant: str | None = None) -> JobSnapshot:
+        """Return a job of the tenant's. Another's is nowhere told from one that is not there."""
         self._check_id(job_id)
-        job = await self._queue.job(job_id)
+        job = await self._own(job_id, tenant)
         if job is None and await self._queue.may_come_back():
-            job = await self._queue.job(job_id)
+            job = await self._own(job_id, tenant)
             if job is None:
                 raise Unavailable("the job is not known here, and Redis may have lost it just now")
         if job is None:
-            raise _unknown(job_id)
+            raise not_known(job_id)
         return job
+
+    async def _own(self, job_id: str, tenant: str | None) -> JobSnapshot | None:
+        job = await self._queue.job(job_id)
+        return job if job is not None and tenant in (None, job.spec.tenant) else None
 
     def _check_id(self, job_id: str) -> None:
         """Raise NotFound for what is no job's id, Unavailable where nobody can tell."""
         self._watch.check_answers()
         if not 0 < len(job_id) <= MAX_JOB_ID_CHARS or "\0" in job_id:
-            raise _unknown(job_id)
+            raise not_known(job_id)
 
     async def _computes(self) -> bool:
         """Whether any worker is driven; False while Redis does not say."""
         with contextlib.suppress(Unavailable):
             return bool(await self._queue.workers())
         return False
-
-
-def _unknown(job_id: str) -> NotFound:
-    return NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
 
 
 def job_info(job: JobSnapshot) -> JobInfo:

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
+from scheduler_svc.access.guard import Guard
 from scheduler_svc.frontend.batches import Batches
 from scheduler_svc.frontend.files import Files
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness, job_info
 from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.frontend.validate import job_id_of
-from scheduler_svc.queue import Submitted, page_of
+from scheduler_svc.queue import Account, Submitted, page_of
 from stepserve.modelfiles.sources import slug_of
 from stepserve.protocol.errors import InvalidRequest, NotFound
 from stepserve.protocol.inference import JobInfo, JobPage, ModelInfo, Request, StreamEvent
@@ -29,9 +30,12 @@ class FrontEnds:
     The names are told apart by their slugs as well. Files and batches, which are of no model, are
     kept in the first one's shard. Methods raise what those of ``FrontEnd`` do, and NotFound for a
     model that is not served. Streams go on while ``run`` runs.
+
+    Edges have a caller's ``OwnJobs``, whom ``guard`` lets in: without one, everybody.
     """
 
-    def __init__(self, front_ends: Sequence[FrontEnd]) -> None:
+    def __init__(self, front_ends: Sequence[FrontEnd], guard: Guard | None = None) -> None:
+        self.guard = guard or Guard()
         self._first = front_ends[0]
         self._by_name = {each.model: each for each in front_ends}
         self._by_slug = {slug_of(each.model): each for each in front_ends}
@@ -69,12 +73,12 @@ class FrontEnds:
         """Return that of a job, which may be unknown to it; any one where no model can be meant."""
         return self._by_slug.get(job_id.rpartition("~")[0], self._first)
 
-    async def find(self, unique: str) -> str:
+    async def find(self, unique: str, tenant: str | None = None) -> str:
         """Return the id of the job with this UUID, whichever model it is of; maybe of none."""
         *others, last = [job_id_of(model, unique) for model in self._by_name]
         for job_id in others:
             try:
-                return (await self.get(job_id)).job_id
+                return (await self.get(job_id, tenant)).job_id
             except NotFound:
                 continue
         return last
@@ -103,13 +107,19 @@ class FrontEnds:
         for each in self.all:
             await each.close()
 
-    async def submit(self, request: Request, edge: str = "") -> Submitted:
-        return await self.of(request.model).submit(request, edge)
+    async def submit(
+        self, request: Request, edge: str = "", account: Account | None = None
+    ) -> Submitted:
+        return await self.of(request.model).submit(request, edge, account)
 
     def generate(
-        self, request: Request, edge: str = "", grace_s: float | None = None
+        self,
+        request: Request,
+        edge: str = "",
+        grace_s: float | None = None,
+        account: Account | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
-        return self.of(request.model).generate(request, edge, grace_s)
+        return self.of(request.model).generate(request, edge, grace_s, account)
 
     def events(
         self,
@@ -117,8 +127,9 @@ class FrontEnds:
         offset: int = 0,
         offsets: Sequence[int] = (),
         grace_s: float | None = None,
+        tenant: str | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
-        return self.of_job(job_id).events(job_id, offset, offsets, grace_s)
+        return self.of_job(job_id).events(job_id, offset, offsets, grace_s, tenant)
 
     async def edge_of(self, job_id: str) -> str:
         return await self.of_job(job_id).edge_of(job_id)
@@ -131,14 +142,14 @@ class FrontEnds:
         """Return that of a model for the live page: of the first where none is named."""
         return self.of(model) if model else self._first
 
-    async def get(self, job_id: str) -> JobInfo:
-        return await self.of_job(job_id).get(job_id)
+    async def get(self, job_id: str, tenant: str | None = None) -> JobInfo:
+        return await self.of_job(job_id).get(job_id, tenant)
 
-    async def cancel(self, job_id: str) -> JobInfo:
-        return await self.of_job(job_id).cancel(job_id)
+    async def cancel(self, job_id: str, tenant: str | None = None) -> JobInfo:
+        return await self.of_job(job_id).cancel(job_id, tenant)
 
-    async def delete(self, job_id: str) -> None:
-        await self.of_job(job_id).delete(job_id)
+    async def delete(self, job_id: str, tenant: str | None = None) -> None:
+        await self.of_job(job_id).delete(job_id, tenant)
 
     async def page(self, listing: Listing, model: str = "") -> JobPage:
         """Return some jobs, newest first, and where the list goes on; of all models for ""."""

@@ -12,11 +12,12 @@ from scheduler_svc.frontend.sampling_rules import check_token_ids, resolve_sampl
 from scheduler_svc.text.model_card import ModelCard
 from scheduler_svc.text.tokenizer import INLINE_CHARS, Tokenizer
 from stepserve.modelfiles.sources import slug_of
-from stepserve.protocol.errors import Infeasible, InvalidRequest
+from stepserve.protocol.errors import Infeasible, InvalidRequest, NotFound
 from stepserve.protocol.inference import Request
 from stepserve.protocol.inference_fit import fitting, fitting_token_ids
 from stepserve.protocol.job import JobSpec
 
+MAX_JOB_ID_CHARS = 256
 MAX_TENANT_CHARS = 128
 MAX_IDEMPOTENCY_KEY_CHARS = 256
 MAX_PRIORITY = 10
@@ -72,6 +73,11 @@ def check_deadline(spec: JobSpec, num_tokens: float, step_s: float) -> None:
     if 0 < spec.deadline_s < needed_s:
         problem = f"about {num_tokens:.0f} tokens need {needed_s:.3g} s at least"
         raise Infeasible("deadline_s", f"{problem}, {spec.deadline_s:.3g} s are given")
+
+
+def not_known(job_id: str) -> NotFound:
+    """Return the error of a job that is not there; one that is another's says the same."""
+    return NotFound(f"job {job_id[:MAX_JOB_ID_CHARS]!r} is not known here")
 
 
 def new_job_id(model: str) -> str:

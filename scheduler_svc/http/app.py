@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scheduler_svc.frontend.front_ends import FrontEnds
@@ -19,6 +19,7 @@ from scheduler_svc.http.batch_runner import BatchRunner
 from scheduler_svc.http.batches import BatchRoutes
 from scheduler_svc.http.body import Bodies, json_object
 from scheduler_svc.http.call import Answer, Call, call_of
+from scheduler_svc.http.door import Door, jobs_of, telling
 from scheduler_svc.http.errors import ApiError, api_error, json_response
 from scheduler_svc.http.files import MAX_FORM_BYTES, UPLOAD_TIMEOUT_S, FileRoutes
 from scheduler_svc.http.live_page import LivePage
@@ -30,7 +31,6 @@ from scheduler_svc.http.openapi import document
 from scheduler_svc.http.operator import check_operator
 from scheduler_svc.http.responses import Responses
 from scheduler_svc.http.sse import OpenStreams
-from scheduler_svc.http.tenant import tenant_of
 from scheduler_svc.spans.incoming import take_in
 from stepserve.metrics.exposition import Exposition
 
@@ -38,11 +38,15 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 
 
 class Endpoint:
-    """Answers a request in its own task, which ends with the connection; errors are answers."""
+    """Answers a request in its own task, which ends with the connection; errors are answers.
 
-    def __init__(self, handler: Handler, path: str) -> None:
+    Who asks comes through the ``door`` first; where there is none, whoever it is.
+    """
+
+    def __init__(self, handler: Handler, path: str, door: Door | None) -> None:
         self._handler = handler
         self._path = path
+        self.door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         meter, method = _meter_of(scope), scope["method"]
@@ -52,7 +56,7 @@ class Endpoint:
             with loss_of(scope).cancels_us():
                 answer = await self._answer(Request(scope, receive))
                 meter.begun(self._path, meter.clock() - begun_s)
-                await answer(scope, receive, send)
+                await answer(scope, receive, telling(scope, send))
                 status = getattr(answer, "status_code", 200)
         finally:
             meter.num_open -= 1
@@ -60,6 +64,8 @@ class Endpoint:
 
     async def _answer(self, request: Request) -> Answer:
         try:
+            if self.door is not None:
+                self.door.enter(request)
             return await self._handler(request)
         except Exception as error:
             return api_error(error).response()
@@ -70,6 +76,7 @@ class App:
 
     def __init__(self, front_end: FrontEnds, metrics: Exposition) -> None:
         self._front_end = front_end
+        self._door = Door(front_end)
         self._metrics = metrics
         self._rendering = asyncio.Lock()
         self._meter = HttpMeter()
@@ -90,63 +97,68 @@ class App:
                 "/v1/chat/completions": self._of_models.whole_chat,
                 "/v1/responses": self._responses.complete,
             },
+            self._door.later,
         )
 
     def asgi(self) -> ASGIApp:
         """Return it as a server runs it."""
         app = Starlette(
-            routes=self._routes(),
+            routes=self.routes(),
             exception_handlers={HTTPException: _http_error, Exception: _bug},
         )
         app.state.meter = self._meter
         return app
 
-    def _routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
+        """Return all of them. Only those at the end are open to who shows no key."""
         tokenize = self._object(self._of_models.tokenize)
         detokenize = self._object(self._of_models.detokenize)
+        route = self._route
         return [
-            _route("POST", "/v1/completions", self._posted(self._of_models.completion)),
-            _route("POST", "/v1/chat/completions", self._posted(self._of_models.chat)),
-            _route("GET", "/v1/models", self._list_models),
-            _route("GET", "/v1/models/{name:path}", self._one_model),
-            _route("POST", "/v1/responses", self._posted(self._responses.create)),
-            _route("GET", "/v1/responses/{id}", self._get_response),
-            _route("POST", "/v1/responses/{id}/cancel", _named(self._responses.cancel)),
+            route("POST", "/v1/completions", self._posted(self._of_models.completion)),
+            route("POST", "/v1/chat/completions", self._posted(self._of_models.chat)),
+            route("GET", "/v1/models", self._list_models),
+            route("GET", "/v1/models/{name:path}", self._one_model),
+            route("POST", "/v1/responses", self._posted(self._responses.create)),
+            route("GET", "/v1/responses/{id}", self._get_response),
+            route("POST", "/v1/responses/{id}/cancel", self._cancel_response),
             *self._batch_routes(),
             *self._operators_routes(),
-            _route("POST", "/tokenize", tokenize),
-            _route("POST", "/detokenize", detokenize),
-            _route("GET", "/health", self._health),
-            _route("GET", "/ready", self._ready),
-            _route("GET", "/live", self._live),
-            _route("GET", "/ping", self._live),
-            _route("GET", "/version", self._version),
-            _route("GET", "/openapi.json", self._openapi),
+            route("POST", "/tokenize", tokenize),
+            route("POST", "/detokenize", detokenize),
+            route("GET", "/version", self._version),
+            route("GET", "/openapi.json", self._openapi),
+            _open("GET", "/", self._page.index),
+            _open("GET", "/ui/{name}", self._page.file),
+            _open("GET", "/health", self._health),
+            _open("GET", "/ready", self._ready),
+            _open("GET", "/live", self._live),
+            _open("GET", "/ping", self._live),
         ]
 
-    def _batch_routes(self) -> list[BaseRoute]:
-        files, batches = self._files, self._batches
+    def _route(self, method: str, path: str, handler: Handler) -> Route:
+        return Route(path, endpoint=Endpoint(handler, path, self._door), methods=[method])
+
+    def _batch_routes(self) -> list[Route]:
+        files, batches, route = self._files, self._batches, self._route
         return [
-            _route("POST", "/v1/files", self._upload),
-            _route("GET", "/v1/files", _listed(files.all)),
-            _route("GET", "/v1/files/{id}", _named(files.get)),
-            _route("DELETE", "/v1/files/{id}", _named(files.delete)),
-            _route("GET", "/v1/files/{id}/content", self._file_content),
-            _route("POST", "/v1/batches", self._create_batch),
-            _route("GET", "/v1/batches", _listed(batches.all)),
-            _route("GET", "/v1/batches/{id}", _named(batches.get)),
-            _route("POST", "/v1/batches/{id}/cancel", _named(batches.cancel)),
+            route("POST", "/v1/files", self._upload),
+            route("GET", "/v1/files", _listed(files.all)),
+            route("GET", "/v1/files/{id}", _named(files.get)),
+            route("DELETE", "/v1/files/{id}", _named(files.delete)),
+            route("GET", "/v1/files/{id}/content", self._file_content),
+            route("POST", "/v1/batches", self._create_batch),
+            route("GET", "/v1/batches", _listed(batches.all)),
+            route("GET", "/v1/batches/{id}", _named(batches.get)),
+            route("POST", "/v1/batches/{id}/cancel", _named(batches.cancel)),
         ]
 
-    def _operators_routes(self) -> list[BaseRoute]:
+    def _operators_routes(self) -> list[Route]:
         """What shows everybody's work asks ``operator.py`` first; the page alone shows nothing."""
-        page = self._page
         return [
-            _route("GET", "/metrics", self._tell_metrics),
-            _route("GET", "/", page.index),
-            _route("GET", "/ui/feed", page.feed),
-            _route("GET", "/ui/jobs/{id}", page.job),
-            _route("GET", "/ui/{name}", page.file),
+            self._route("GET", "/metrics", self._tell_metrics),
+            self._route("GET", "/ui/feed", self._page.feed),
+            self._route("GET", "/ui/jobs/{id}", self._page.job),
         ]
 
     async def _tell_metrics(self, request: Request) -> Answer:
@@ -157,15 +169,16 @@ class App:
 
     async def _upload(self, request: Request) -> Answer:
         async with self._bodies.form(request, MAX_FORM_BYTES, UPLOAD_TIMEOUT_S) as form:
-            return json_response(await self._files.create(form, tenant_of(request)))
+            return json_response(await self._files.create(form, jobs_of(request).tenant))
 
     async def _file_content(self, request: Request) -> Answer:
-        return await self._files.content(request.path_params["id"], tenant_of(request))
+        return await self._files.content(request.path_params["id"], jobs_of(request).tenant)
 
     async def _create_batch(self, request: Request) -> Answer:
         async with self._bodies.read(request) as body:
             given = json_object(body)
-        return json_response(await self._batches.create(given, tenant_of(request)))
+        jobs = jobs_of(request)
+        return json_response(await self._batches.create(given, jobs.tenant, jobs.key_id))
 
     def _posted(self, answer: Callable[[Call], Awaitable[Answer]]) -> Handler:
         async def handle(request: Request) -> Answer:
@@ -199,7 +212,11 @@ class App:
         if asked.get("stream", "").lower() in ("true", "1"):
             after = asked.get("starting_after", "")
             return await self._responses.follow(response_id, call_of(request, {}), after)
-        return json_response(await self._responses.get(response_id, tenant_of(request)))
+        return json_response(await self._responses.get(response_id, jobs_of(request)))
+
+    async def _cancel_response(self, request: Request) -> Answer:
+        jobs = jobs_of(request)
+        return json_response(await self._responses.cancel(request.path_params["id"], jobs))
 
     async def _health(self, _request: Request) -> Answer:
         """Whether jobs are taken."""
@@ -220,8 +237,9 @@ class App:
         return json_response({"version": version("stepserve")})
 
 
-def _route(method: str, path: str, handler: Handler) -> Route:
-    return Route(path, endpoint=Endpoint(handler, path), methods=[method])
+def _open(method: str, path: str, handler: Handler) -> Route:
+    """Return a route for probes and browsers: it tells how the process is, and nothing of jobs."""
+    return Route(path, endpoint=Endpoint(handler, path, None), methods=[method])
 
 
 def _meter_of(scope: Scope) -> HttpMeter:
@@ -233,7 +251,7 @@ def _named(answer: Callable[[str, str], Awaitable[Any]]) -> Handler:
     """Return what answers for one of something, of the caller's own."""
 
     async def handle(request: Request) -> Answer:
-        return json_response(await answer(request.path_params["id"], tenant_of(request)))
+        return json_response(await answer(request.path_params["id"], jobs_of(request).tenant))
 
     return handle
 
@@ -242,7 +260,7 @@ def _listed(answer: Callable[[Mapping[str, str], str], Awaitable[Any]]) -> Handl
     """Return what answers with a page of a list, of the caller's own."""
 
     async def handle(request: Request) -> Answer:
-        return json_response(await answer(request.query_params, tenant_of(request)))
+        return json_response(await answer(request.query_params, jobs_of(request).tenant))
 
     return handle
 

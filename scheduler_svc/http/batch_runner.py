@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from scheduler_svc.frontend.batches import Batch, Batches
 from scheduler_svc.frontend.files import Files
+from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.http.batch_lines import answered, line_of, lines_of, numbers_of, unanswered
 from scheduler_svc.http.batch_output import write_outputs
@@ -37,12 +38,17 @@ _NOT_NOW = (408, 429, 503)
 _CANCELLED, _MAX_CANCELLED = 409, 3
 
 Complete: TypeAlias = Callable[[Call], Awaitable[dict[str, Any]]]
+Later: TypeAlias = Callable[[str, str], OwnJobs]
 
 
 class BatchRunner:
     """Works on what is open, in its own tasks, while ``run`` runs."""
 
-    def __init__(self, batches: Batches, files: Files, complete: Mapping[str, Complete]) -> None:
+    def __init__(
+        self, batches: Batches, files: Files, complete: Mapping[str, Complete], later: Later
+    ) -> None:
+        """``later`` tells the jobs of who asked for a batch, by their key's name and tenant."""
+        self._later = later
         self._batches = batches
         self._files = files
         self._complete = complete
@@ -162,7 +168,7 @@ class BatchRunner:
         while True:
             # A job that was cancelled is no answer of the batch's: then another one is made.
             key = f"{batch.batch_id}/{number}/{num_cancelled}"
-            status, body = await self._ask(batch.endpoint, Call(line.body, batch.tenant, key))
+            status, body = await self._ask(batch, line.body, key)
             if status == _CANCELLED and num_cancelled < _MAX_CANCELLED:
                 num_cancelled += 1
             elif status not in _NOT_NOW:
@@ -171,10 +177,13 @@ class BatchRunner:
         note = answered(line.custom_id, status, body)
         await self._batches.note(batch.batch_id, number, note, is_good=status == 200)
 
-    async def _ask(self, endpoint: str, call: Call) -> tuple[int, dict[str, Any]]:
+    async def _ask(
+        self, batch: Batch, body: Mapping[str, Any], key: str
+    ) -> tuple[int, dict[str, Any]]:
         """Return the status and the body of a request's answer."""
         try:
-            return 200, await self._complete[endpoint](call)
+            call = Call(body, self._later(batch.key_id, batch.tenant), key)
+            return 200, await self._complete[batch.endpoint](call)
         except Exception as error:
             told = api_error(error)
             return told.status, {"error": told.body}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scheduler_svc.frontend.batches import Batch, Batches
+from scheduler_svc.frontend.batches import Batch, Batches, new_batch
 from scheduler_svc.frontend.files import Files
 from scheduler_svc.http.errors import ApiError, api_error, invalid
 from scheduler_svc.http.page import page_of
@@ -28,8 +28,8 @@ class BatchRoutes:
         self._batches = batches
         self._files = files
 
-    async def create(self, body: Mapping[str, Any], tenant: str) -> dict[str, Any]:
-        """Store a batch. Raises ApiError."""
+    async def create(self, body: Mapping[str, Any], tenant: str, key_id: str) -> dict[str, Any]:
+        """Store a batch, whose lines are asked with the key of that name. Raises ApiError."""
         for name in body:
             if name not in _FIELDS:
                 message = f"Unknown parameter: {name[:100]!r}."
@@ -44,7 +44,9 @@ class BatchRoutes:
             await self._files.get(file_id, tenant)
         except Exception as error:
             raise api_error(error) from error
-        return shown(await self._batches.create(tenant, endpoint, file_id, metadata_of(body)))
+        batch = new_batch(tenant, endpoint, file_id, metadata_of(body), key_id)
+        await self._batches.keep(batch)
+        return shown(batch)
 
     async def all(self, query: Mapping[str, str], tenant: str) -> dict[str, Any]:
         """Return a page of the tenant's batches. Raises ApiError."""

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from scheduler_svc.frontend.own_jobs import OwnJobs
+from scheduler_svc.http.door import jobs_of
 from scheduler_svc.http.errors import ApiError
-from scheduler_svc.http.tenant import tenant_of
 
 MAX_KEY_CHARS = 200
 # What a route returns: something that sends itself.
@@ -19,16 +20,21 @@ Answer: TypeAlias = ASGIApp
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks, what, and how it goes on from before.
+    """What is asked, of whose jobs, and how it goes on from before.
 
     ``key`` is the idempotency key, empty where there is none; ``last_event_id`` the last event
     that the client has read of this stream.
     """
 
     body: Mapping[str, Any]
-    tenant: str = ""
+    jobs: OwnJobs
     key: str = ""
     last_event_id: str = ""
+
+    @property
+    def tenant(self) -> str:
+        """Whose jobs they are."""
+        return self.jobs.tenant
 
     @property
     def grace_s(self) -> float | None:
@@ -46,4 +52,4 @@ def call_of(request: Request, body: Mapping[str, Any]) -> Call:
         problem = f"the Idempotency-Key has more than {MAX_KEY_CHARS} characters"
         raise ApiError(400, problem, param="idempotency_key")
     last_event_id = request.headers.get("last-event-id", "")[:MAX_KEY_CHARS]
-    return Call(body, tenant_of(request), key, last_event_id)
+    return Call(body, jobs_of(request), key, last_event_id)

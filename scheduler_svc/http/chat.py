@@ -54,7 +54,7 @@ class Chat:
             job = self._job(call, asked)
             if place is not None:
                 # From its beginning, since what a text means is told by all that is before it.
-                job = resumed(self._front_end, place, (), call)
+                job = resumed(call, self._front_end.model, place, ())
             chunks = await ChatStream(self._front_end, asked.form, place).begin(job)
             return sse.EventStream(chunks, self._streams)
         except Exception as error:
@@ -70,7 +70,7 @@ class Chat:
             raise api_error(error, _names(call.body)) from error
 
     def _job(self, call: Call, asked: Asked) -> AsyncGenerator[StreamEvent, None]:
-        return self._front_end.generate(asked.request, grace_s=call.grace_s)
+        return call.jobs.generate(asked.request, grace_s=call.grace_s)
 
     async def _asked(self, call: Call) -> Asked:
         body = call.body

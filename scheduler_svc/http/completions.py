@@ -70,14 +70,14 @@ class Completions:
         if place is None:
             jobs = self._jobs(call, asked.requests)
         else:
-            jobs = [resumed(self._front_end, place, place.num_tokens, call)]
+            jobs = [resumed(call, self._front_end.model, place, place.num_tokens)]
         chunks = await CompletionStream(self._front_end, asked.form, place).begin(jobs)
         return sse.EventStream(chunks, self._streams)
 
     def _jobs(
         self, call: Call, requests: Sequence[Request]
     ) -> list[AsyncGenerator[StreamEvent, None]]:
-        return [self._front_end.generate(each, grace_s=call.grace_s) for each in requests]
+        return [call.jobs.generate(each, grace_s=call.grace_s) for each in requests]
 
     async def _asked(self, call: Call) -> Asked:
         body = call.body

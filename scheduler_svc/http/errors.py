@@ -14,9 +14,11 @@ from starlette.responses import Response
 from stepserve.protocol.errors import (
     BegunAnew,
     Exhausted,
+    Forbidden,
     InvalidRequest,
     NotFound,
     StepserveError,
+    Unauthenticated,
     Unavailable,
 )
 from stepserve.protocol.job import Finish
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+PERMISSION = "permission_error"
 # Said where a repeat would do again what goes on already.
 NO_RETRY = {"x-should-retry": "false"}
 
@@ -97,6 +100,13 @@ def api_error(error: Exception, names: Mapping[str, str] | None = None) -> ApiEr
             is_model = str(error).startswith("model ")
             code, param = ("model_not_found", "model") if is_model else ("not_found", None)
             told = ApiError(404, str(error), param=param, code=code)
+        case Unauthenticated():
+            told = ApiError(401, str(error), code="invalid_api_key")
+            told.headers = {"www-authenticate": "Bearer"}
+        case Forbidden():
+            told = ApiError(
+                403, str(error), param=error.field, code="permission_denied", kind=PERMISSION
+            )
         case BegunAnew():
             told = ApiError(409, str(error), code="begun_anew")
         case Exhausted():

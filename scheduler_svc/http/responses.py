@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler_svc.frontend.front_ends import FrontEnds
+from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.frontend.texts import Conversation
 from scheduler_svc.http import sse
 from scheduler_svc.http.call import Answer, Call
@@ -63,10 +64,10 @@ class Responses:
         try:
             asked = await self._asked(call)
             if asked.record.is_background:
-                submitted = await self._front_end.submit(asked.request, asked.record.encode())
+                submitted = await call.jobs.submit(asked.request, asked.record.encode())
                 job_id = submitted.job_id
                 if not boolean(call.body, "stream"):
-                    return json_response(await self._whole(job_id, call.tenant))
+                    return json_response(await self._whole(job_id, call.jobs))
                 return await self._stream(job_id, call)
             if not boolean(call.body, "stream"):
                 return json_response(await self._complete(call, asked))
@@ -84,30 +85,30 @@ class Responses:
         except Exception as error:
             raise api_error(error, _names(call.body)) from error
 
-    async def get(self, response_id: str, tenant: str) -> dict[str, Any]:
+    async def get(self, response_id: str, jobs: OwnJobs) -> dict[str, Any]:
         """Return how it stands. Raises ApiError where it is not known."""
-        return await self._whole(await self._job_of(response_id), tenant)
+        return await self._whole(await _job_of(response_id, jobs), jobs)
 
     async def follow(self, response_id: str, call: Call, after: str) -> Answer:
         """Stream its events after number ``after``, or from its beginning. Raises ApiError."""
         number = after or call.last_event_id
         if number and not (number.isascii() and number.isdigit() and len(number) <= 15):
             raise invalid("starting_after", "must be an event's sequence_number")
-        job_id = await self._job_of(response_id)
+        job_id = await _job_of(response_id, call.jobs)
         return await self._stream(job_id, call, int(number) if number else -1)
 
-    async def cancel(self, response_id: str, tenant: str) -> dict[str, Any]:
+    async def cancel(self, response_id: str, jobs: OwnJobs) -> dict[str, Any]:
         """End one that runs in the background. Raises ApiError."""
-        job_id = await self._job_of(response_id)
-        record, _ = await self._known(job_id, tenant)
+        job_id = await _job_of(response_id, jobs)
+        record, _ = await self._known(job_id, jobs)
         if not record.is_background:
             raise ApiError(400, "only responses in the background can be cancelled")
-        await self._front_end.cancel(job_id)
-        return await self._whole(job_id, tenant)
+        await jobs.cancel(job_id)
+        return await self._whole(job_id, jobs)
 
     async def _stream(self, job_id: str, call: Call, after: int = -1) -> Answer:
-        record, _ = await self._known(job_id, call.tenant)
-        events = self._front_end.events(job_id)
+        record, _ = await self._known(job_id, call.jobs)
+        events = call.jobs.events(job_id)
         chunks = ResponseStream(self._front_end, record, after).chunks(job_id, events)
         return sse.EventStream(chunks, self._streams)
 
@@ -121,13 +122,13 @@ class Responses:
 
     def _generate(self, call: Call, asked: Asked) -> AsyncGenerator[StreamEvent, None]:
         edge = asked.record.encode()
-        return self._front_end.generate(asked.request, edge, grace_s=call.grace_s)
+        return call.jobs.generate(asked.request, edge, grace_s=call.grace_s)
 
-    async def _whole(self, job_id: str, tenant: str) -> dict[str, Any]:
-        record, job = await self._known(job_id, tenant)
+    async def _whole(self, job_id: str, jobs: OwnJobs) -> dict[str, Any]:
+        record, job = await self._known(job_id, jobs)
         if job.state != "ended":
             return response(record, job)
-        return await self._told(job_id, record, self._front_end.events(job_id))
+        return await self._told(job_id, record, jobs.events(job_id))
 
     async def _told(
         self, job_id: str, record: ResponseRecord, events: AsyncGenerator[StreamEvent, None]
@@ -143,15 +144,12 @@ class Responses:
             items.finish("completed" if status_of(finish) == "completed" else "incomplete")
         return response(record, await self._front_end.get(job_id), finish, items.items, usage)
 
-    async def _known(self, job_id: str, tenant: str) -> tuple[ResponseRecord, JobInfo]:
-        job = await self._front_end.get(job_id)
-        record = decode_record(await self._front_end.edge_of(job_id), job_id)
-        if job.tenant != tenant or not record.is_stored:
+    async def _known(self, job_id: str, jobs: OwnJobs) -> tuple[ResponseRecord, JobInfo]:
+        job, edge = await jobs.with_edge(job_id)
+        record = decode_record(edge, job_id)
+        if not record.is_stored:
             raise not_found(f"response {job_id[:100]!r}")
         return record, job
-
-    async def _job_of(self, response_id: str) -> str:
-        return await self._front_end.find(uuid_of(RESPONSE, response_id))
 
     async def _asked(self, call: Call) -> Asked:
         body = call.body
@@ -188,12 +186,16 @@ class Responses:
         previous_id = text(call.body, "previous_response_id")
         if not previous_id:
             return []
-        job_id = await self._job_of(previous_id)
-        record, job = await self._known(job_id, call.tenant)
+        job_id = await _job_of(previous_id, call.jobs)
+        record, job = await self._known(job_id, call.jobs)
         if job.state != "ended":
             raise invalid("previous_response_id", "has not ended yet")
-        told = await self._told(job_id, record, self._front_end.events(job_id))
+        told = await self._told(job_id, record, call.jobs.events(job_id))
         return [*record.messages, *item_messages(told["output"])]
+
+
+async def _job_of(response_id: str, jobs: OwnJobs) -> str:
+    return await jobs.find(uuid_of(RESPONSE, response_id))
 
 
 def _names(body: Mapping[str, Any]) -> dict[str, str]:

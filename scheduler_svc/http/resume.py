@@ -7,10 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.http.call import Call
-from scheduler_svc.http.errors import ApiError, not_found
+from scheduler_svc.http.errors import ApiError
 from scheduler_svc.http.ids import unique_of
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.sampling import MAX_OUTPUTS
@@ -56,17 +55,15 @@ def place_of(call: Call, num_outputs: int) -> Place | None:
 
 
 async def resumed(
-    front_end: FrontEnd, place: Place, offsets: Sequence[int], call: Call
+    call: Call, model: str, place: Place, offsets: Sequence[int]
 ) -> AsyncGenerator[StreamEvent, None]:
     """Stream a job of the caller's own from offsets on; as ``generate`` does, its id first."""
-    job_id = job_id_of(front_end.model, place.unique)
-    job = await front_end.get(job_id)
-    if job.tenant != call.tenant:
-        raise not_found(f"job {job_id!r}")
+    job_id = job_id_of(model, place.unique)
+    job = await call.jobs.get(job_id)
     if len(job.outputs) != len(place.num_tokens):
         raise _no_place()
     yield StreamEvent(job_id)
-    async with aclosing(front_end.events(job_id, offsets=offsets, grace_s=call.grace_s)) as events:
+    async with aclosing(call.jobs.events(job_id, offsets=offsets, grace_s=call.grace_s)) as events:
         async for event in events:
             yield event
 

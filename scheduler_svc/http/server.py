@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -12,24 +10,29 @@ from uvicorn.server import ServerState
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.app import App
 from scheduler_svc.http.guard import GuardedProtocol
+from scheduler_svc.http.listener import Listener
 from stepserve.metrics.exposition import Exposition
-from stepserve.protocol.errors import StepserveError
+from stepserve.tls.server import ServerTls
 
 DEFAULT_PORT = 8000
 KEEP_ALIVE_S = 60
 STOP_GRACE_S = 0.5
-MAX_WAITING_CONNECTIONS = 2048
 PULSE_S = 5.0
 
 
 class HttpServer:
     """Serves the front ends in the running loop; signals are the process's own affair."""
 
-    def __init__(self, front_end: FrontEnds, metrics: Exposition | None = None) -> None:
+    def __init__(
+        self,
+        front_end: FrontEnds,
+        metrics: Exposition | None = None,
+        tls: ServerTls | None = None,
+    ) -> None:
         """``metrics``: what ``/metrics`` tells, HTTP's own added; without it, those alone."""
         self._app = App(front_end, metrics or Exposition("stepserve"))
         self._state = ServerState()
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(self._protocol, tls)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, host: str, port: int) -> str:
@@ -37,7 +40,7 @@ class HttpServer:
 
         Raises StepserveError where it is taken.
         """
-        config = Config(
+        self._config = Config(
             self._app.asgi(),
             http=GuardedProtocol,
             ws="none",
@@ -48,31 +51,21 @@ class HttpServer:
             timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
         )
-        config.load()
-
-        def protocol() -> asyncio.Protocol:
-            return GuardedProtocol(config, self._state, {}, asyncio.get_running_loop())
-
-        try:
-            self._server = await asyncio.get_running_loop().create_server(
-                protocol, host.strip("[]"), port, backlog=MAX_WAITING_CONNECTIONS
-            )
-        except OSError as error:
-            in_use = error.errno == errno.EADDRINUSE
-            reason = "is it in use?" if in_use else error.strerror
-            raise StepserveError(f"can't serve HTTP on {host}:{port}: {reason}") from error
+        self._config.load()
+        address = await self._listener.open(host, port)
         self._tasks = [
             asyncio.create_task(self._break_silences(), name="http-pulse"),
             asyncio.create_task(self._app.runner.run(), name="http-batches"),
+            asyncio.create_task(self._listener.run(), name="http-certificates"),
         ]
-        bare = host.strip("[]")
-        named = f"[{bare}]" if ":" in bare else bare
-        return f"{named}:{_port_of(self._server)}"
+        return address
+
+    def _protocol(self) -> asyncio.Protocol:
+        return GuardedProtocol(self._config, self._state, {}, asyncio.get_running_loop())
 
     async def stop(self) -> None:
         """Stop serving; open streams are cut off after a short grace. Jobs go on."""
-        if self._server is not None:
-            self._server.close()
+        self._listener.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
@@ -89,8 +82,3 @@ class HttpServer:
         while True:
             await asyncio.sleep(PULSE_S)
             await self._app.streams.break_silence()
-
-
-def _port_of(server: asyncio.Server) -> int:
-    sockets: tuple[socket.socket, ...] = tuple(server.sockets)
-    return int(sockets[0].getsockname()[1])

@@ -17,6 +17,7 @@ from stepserve.protocol import step_wire
 from stepserve.protocol.channel import channel_options
 from stepserve.protocol.errors import StepserveError
 from stepserve.protocol.step import Hello, HelloReply, StepCommand, StepReport, WorkerInfo
+from stepserve.tls.fleet import FleetCaller
 
 DESCRIBE_TIMEOUT_S = 2.0
 HELLO_TIMEOUT_S = 5.0
@@ -56,11 +57,14 @@ class WorkerStream:
     is dead: it is not greeted again.
     """
 
-    def __init__(self, address: str, deadline: StepDeadline) -> None:
+    def __init__(
+        self, address: str, deadline: StepDeadline, caller: FleetCaller | None = None
+    ) -> None:
         options = channel_options(
             ping_interval_ms=PING_INTERVAL_MS, ping_timeout_ms=PING_TIMEOUT_MS
         )
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._caller = caller or FleetCaller()
+        self._channel = self._caller.channel(address, options)
         self._stub = step_wire.WorkerStub(self._channel)  # type: ignore[no-untyped-call]
         self._deadline = deadline
         self._unanswered: deque[StepCommand] = deque()
@@ -79,7 +83,9 @@ class WorkerStream:
         """Ask what the worker is. Raises WorkerGone where none answers."""
         try:
             info = await self._stub.Describe(
-                step_wire.describe_request(), timeout=DESCRIBE_TIMEOUT_S
+                step_wire.describe_request(),
+                timeout=DESCRIBE_TIMEOUT_S,
+                metadata=self._caller.metadata,
             )
         except grpc.aio.AioRpcError as error:
             raise WorkerGone(f"no answer to Describe: {error.details()}") from None
@@ -104,7 +110,7 @@ class WorkerStream:
         return reports
 
     async def _connect(self, hello: Hello) -> HelloReply:
-        call = self._stub.Steps()
+        call = self._stub.Steps(metadata=self._caller.metadata)
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await call.write(step_wire.encode_lane_message(hello))

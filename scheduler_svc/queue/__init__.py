@@ -13,6 +13,7 @@ from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
 from scheduler_svc.queue.line import WaitingJob
 from scheduler_svc.queue.listing import Place
 from scheduler_svc.queue.queue import JobQueue
+from scheduler_svc.queue.quota import Account, Quota, QuotaExceeded, Standing
 from scheduler_svc.queue.registry import Registry, Sighting
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
 from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
@@ -24,6 +25,7 @@ __all__ = [
     "APPLIED",
     "FULL_SHARE",
     "RECORD_ERRORS",
+    "Account",
     "Accused",
     "Backlog",
     "Corrupt",
@@ -42,6 +44,8 @@ __all__ = [
     "Place",
     "Prefer",
     "QueueLimits",
+    "Quota",
+    "QuotaExceeded",
     "Registry",
     "Renewal",
     "RowAnswer",
@@ -50,6 +54,7 @@ __all__ = [
     "ShelfFull",
     "Shelved",
     "Sighting",
+    "Standing",
     "Submitted",
     "SuspectClaim",
     "Waiting",

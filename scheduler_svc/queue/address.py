@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 
+from scheduler_svc.queue.fresh_certificates import FreshCertificates
 from stepserve.protocol.errors import StepserveError
 
 Kind = Literal["server", "sentinel", "cluster"]
@@ -41,10 +42,6 @@ class Address:
     hosts: tuple[Host, ...] = ()
     service: str = ""
     sentinel: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def is_encrypted(self) -> bool:
-        return "SSL" in self.connection_class.__name__
 
 
 def parse_address(url: str) -> Address:
@@ -96,4 +93,5 @@ def _host(text: str, default_port: int) -> Host:
 
 def _options(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
     options: dict[str, Any] = dict(parse_url(url))
-    return options.pop("connection_class", Connection), options
+    kind = options.pop("connection_class", Connection)
+    return FreshCertificates if issubclass(kind, SSLConnection) else kind, options

@@ -46,6 +46,7 @@ class Committing:
                 keys.queue,
                 keys.stranded,
                 keys.pace,
+                keys.quotas,
                 names,
             ],
             [lease.worker_id, lease.epoch, len(keys.job_prefix), _DEADLINE_PASSED, *args],

@@ -83,6 +83,7 @@ class Ending:
                     keys.counters,
                     keys.unweighed,
                     keys.followers(job_id),
+                    keys.quotas,
                     *(keys.log(job_id, index) for index in range(int(n or 0))),
                 ],
                 [

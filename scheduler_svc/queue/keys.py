@@ -50,6 +50,7 @@ class Keys:
         self.counters = prefix + "counters"
         self.pace = prefix + "pace"
         self.vtime = prefix + "vtime"
+        self.quotas = prefix + "quotas"
         self.job_prefix = prefix + "job:"
         self._log = prefix + "log:"
         self._lp = prefix + "lp:"

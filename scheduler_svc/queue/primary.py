@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
@@ -41,7 +41,8 @@ class BySentinels:
             if value := address.sentinel.get(f"sentinel_{name}"):
                 options[name] = value
         self._service = address.service
-        self._sentinel = Sentinel(address.hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        self._sentinel = Sentinel([])  # type: ignore[no-untyped-call]
+        self._sentinel.sentinels = [_client(address, host, options) for host in address.hosts]
 
     async def find(self) -> Host:
         try:
@@ -59,7 +60,7 @@ class ByCluster:
     """The node of a cluster that has the slot of the key, and so all keys of its hash tag."""
 
     def __init__(self, address: Address, key: str) -> None:
-        self._options = _asking(address)
+        self._address = address
         self._slot = key_slot(key.encode())
         self._given = address.hosts
         # Those known, whoever answered last first.
@@ -106,7 +107,7 @@ class ByCluster:
         return self._nodes.get(host) or self._nodes.setdefault(host, self._client(host))
 
     def _client(self, host: Host) -> Redis:
-        return Redis(host=host[0], port=host[1], **self._options)
+        return _client(self._address, host, _asking(self._address))
 
     async def close(self) -> None:
         for client in self._nodes.values():
@@ -118,9 +119,16 @@ def _asking(address: Address) -> dict[str, Any]:
     options = {name: value for name, value in address.connection.items() if name != "db"}
     return {
         **options,
-        "ssl": address.is_encrypted,
         "socket_timeout": _ASK_TIMEOUT_S,
         "socket_connect_timeout": _ASK_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
     }
+
+
+def _client(address: Address, host: Host, options: Mapping[str, Any]) -> Redis:
+    """One that connects as those to the primary do."""
+    pool = ConnectionPool(
+        connection_class=address.connection_class, **{**options, "host": host[0], "port": host[1]}
+    )
+    return Redis.from_pool(pool)

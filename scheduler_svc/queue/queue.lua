@@ -32,7 +32,9 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           a worker was lost with it, and how many tokens it had then),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
-                          the prompt, then the tenant)
+                          the prompt, then the tenant), weight (in place of the tenant's, of an
+                          API key that has one), quota (what was taken from a key's: two doubles,
+                          tokens for each output and the bound of its bucket, then the key's id)
   log:ID:N        string  tokens of output N, little-endian u32 each
   lp:ID:N         list    log-probabilities of output N, one entry for each token
   followers:ID    zset    replica -> until when (ms) its clients follow the job, of those jobs
@@ -63,6 +65,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           others waited then)
   counters        hash    tenant -> virtual tokens it was charged, under "fair"
   vtime           string  virtual time, under "fair": claims move it, see order.py
+  quotas          hash    API key's id -> four doubles: requests and tokens that are left of a
+                          minute's, when that was (s), jobs that have not ended
   watched         string  there while somebody looks at the live page; expires
   live            stream  what lanes show meanwhile, the newest only (JSON); expires
   rings           string  number of the last doorbell entry
@@ -151,6 +155,18 @@ local function store_counters(counters, due)
   end
 end
 
+-- Gives a key back what was taken for an output, but for what it used; or the place of a job.
+local function give_back_quota(quotas, quota, used, num_jobs)
+  local expected, most = struct.unpack('<dd', quota)
+  local id = string.sub(quota, 17)
+  local known = redis.call('HGET', quotas, id)
+  if not known then return end
+  local requests, tokens, at, jobs = struct.unpack('<dddd', known)
+  if used and most > 0 then tokens = math.min(most, tokens + expected - used) end
+  redis.call('HSET', quotas, id,
+    struct.pack('<dddd', requests, tokens, at, math.max(0, jobs - num_jobs)))
+end
+
 -- The rank in the stored order of a job that asks for so much (time_rank and TokenCounters.submit
 -- of order.py), and the order's terms. `from`: the keys order, lengths, counters and vtime.
 local function rank_for(tenant, turn, max_tokens, priority, from)
@@ -170,7 +186,7 @@ end
 -- Jobs of a version that knew no ranks lack tenant, max_tokens and priority.
 local function rank_of(job, order, lengths, counters, vtime)
   local asked = redis.call('HMGET', job, 'tenant', 'max_tokens', 'arrival', 'priority', 'open',
-    'turn')
+    'turn', 'weight')
   local tenant, max_tokens = asked[1] or '', tonumber(asked[2]) or 1
   local rank, terms = rank_for(tenant, tonumber(asked[6] or asked[3]), max_tokens,
     tonumber(asked[4]) or 0, {order, lengths, counters, vtime})
@@ -180,7 +196,8 @@ local function rank_of(job, order, lengths, counters, vtime)
   end
   local prompt = redis.call('HSTRLEN', job, 'prompt') / 4 * PROMPT_TOKEN_COST
   local output = estimate(lengths, tenant, max_tokens) * OUTPUT_TOKEN_COST
-  local weight, expected = tonumber(terms[5]) or 1, prompt + output
+  local weight = tonumber(asked[7]) or tonumber(terms[5]) or 1
+  local expected = prompt + output
   redis.call('HSET', counters, tenant, exact(rank + asked[5] * expected / weight))
   redis.call('HSET', job, 'share', struct.pack('<ddd', weight, expected, prompt) .. tenant)
   return rank
@@ -223,14 +240,18 @@ end
 
 --@ submit
 -- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead pace stranded
---       [idem]
+--       quotas [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
---       tenant, priority, max_tokens, digest of the request, need, edge, seconds that it takes
---       at least once it is begun (-1: it is taken whatever its deadline)
--- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0},
--- nil where the queue is full, 'order' where none is stored, {seconds of waiting, seconds from
--- its begin to its end} as text where these are expected to be more than it has.
-local known = KEYS[15] and redis.call('GET', KEYS[15])
+--       tenant, priority, max_tokens, digest of the request, need, edge, API key's id ('' for
+--       none), its weight (0: the tenant's), its bounds of requests and tokens a minute and of
+--       jobs (0: none), seconds that it takes at least once it is begun (-1: it is taken whatever
+--       its deadline; -2: and whatever its key's bounds, against which it counts all the same)
+-- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0, and
+-- of a key with bounds what is left of its requests and tokens}, nil where the queue is full,
+-- 'order' where none is stored, {id, -1, 0 requests 1 tokens 2 jobs, seconds, left, left}
+-- where a bound is reached for so long, {id, -2, seconds of waiting, seconds from its begin to
+-- its end} where these are expected to be more than it has.
+local known = KEYS[16] and redis.call('GET', KEYS[16])
 if known then
   local known_id, request = string.match(known, '^(%Z+)%z?(.*)$')
   if known_id ~= ARGV[1] then
@@ -269,7 +290,7 @@ local turn = turn_of(now)
 local function expected_s()
   local pace = redis.call('HMGET', KEYS[13], 'jobs', 's')
   local num_ended, busy_s = tonumber(pace[1]) or 0, tonumber(pace[2]) or 0
-  if num_ended < 8 or busy_s <= 0 then return 0, tonumber(ARGV[14]) end
+  if num_ended < 8 or busy_s <= 0 then return 0, tonumber(ARGV[19]) end
   local tenant, max_tokens = ARGV[8], tonumber(ARGV[10])
   local rank = rank_for(tenant, tonumber(turn), max_tokens, tonumber(ARGV[9]),
     {KEYS[7], KEYS[8], KEYS[9], KEYS[10]})
@@ -282,13 +303,57 @@ local function expected_s()
   local s_per_job = busy_s / num_ended
   before = math.max(0, before)
   return (before + 2 * math.sqrt(before)) * s_per_job,
-    math.max(num_running * s_per_job * share, tonumber(ARGV[14]))
+    math.max(num_running * s_per_job * share, tonumber(ARGV[19]))
 end
 
-if tonumber(ARGV[3]) > 0 and tonumber(ARGV[14]) >= 0 then
+if tonumber(ARGV[3]) > 0 and tonumber(ARGV[19]) >= 0 then
   local wait_s, run_s = expected_s()
-  if wait_s > 0 and wait_s + run_s > tonumber(ARGV[3]) then return {exact(wait_s), exact(run_s)} end
+  if wait_s > 0 and wait_s + run_s > tonumber(ARGV[3]) then return {id, -2, exact(wait_s), exact(run_s)} end
 end
+-- Takes a job from what its key may have. Answers what is left, or how long to wait for what.
+local function take_quota(num_outputs, expected, most_jobs)
+  local most_requests, most_tokens = tonumber(ARGV[16]), tonumber(ARGV[17])
+  local at, requests, tokens, jobs = now / 1000000, most_requests, most_tokens, 0
+  local stored = redis.call('HGET', KEYS[15], ARGV[14])
+  if stored and #stored == 32 then
+    local left_requests, left_tokens, since, num_jobs = struct.unpack('<dddd', stored)
+    -- A time ahead is of a clock that has gone back since: nobody waits until it comes again.
+    local minutes = at < since and 1 or (at - since) / 60
+    requests = math.min(most_requests, left_requests + most_requests * minutes)
+    tokens = math.min(most_tokens, left_tokens + most_tokens * minutes)
+    local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
+    jobs = is_idle and 0 or num_jobs
+  end
+  local cost = #ARGV[7] / 4 + num_outputs * expected
+  local first = math.min(cost, most_tokens)
+  local answer = {id, -1, 0, 0, exact(requests), exact(tokens)}
+  if tonumber(ARGV[19]) <= -2 then
+    -- It was taken before, and what is there of that is lost.
+  elseif most_requests > 0 and requests < 1 then
+    answer[4] = exact((1 - requests) * 60 / most_requests)
+    return answer
+  elseif most_tokens > 0 and tokens < first then
+    answer[3], answer[4] = 1, exact((first - tokens) * 60 / most_tokens)
+    return answer
+  elseif most_jobs > 0 and jobs >= most_jobs then
+    answer[3], answer[4] = 2, 1
+    return answer
+  end
+  -- Without a bound there is all of it, should there be one later.
+  requests = most_requests > 0 and requests - 1 or math.huge
+  tokens = most_tokens > 0 and tokens - cost or math.huge
+  redis.call('HSET', KEYS[15], ARGV[14], struct.pack('<dddd', requests, tokens, at, jobs + 1))
+  redis.call('HSET', KEYS[1], 'quota', struct.pack('<dd', expected, most_tokens) .. ARGV[14])
+  return {id, 0, exact(requests), exact(tokens)}
+end
+
+local answer = {id, 0}
+if ARGV[14] ~= '' and tonumber(ARGV[16]) + tonumber(ARGV[17]) + tonumber(ARGV[18]) > 0 then
+  local expected = estimate(KEYS[8], ARGV[8], tonumber(ARGV[10]))
+  answer = take_quota(tonumber(ARGV[5]), expected, tonumber(ARGV[18]))
+  if answer[2] < 0 then return answer end
+end
+if tonumber(ARGV[15]) > 0 then redis.call('HSET', KEYS[1], 'weight', ARGV[15]) end
 redis.call('HSET', KEYS[1], 'arrival', arrival, 'idem', ARGV[4], 'n', ARGV[5],
   'open', ARGV[5], 'spec', ARGV[6], 'prompt', ARGV[7], 'tenant', ARGV[8],
   'priority', ARGV[9], 'max_tokens', ARGV[10], 'need', ARGV[12])
@@ -299,12 +364,12 @@ if tonumber(ARGV[3]) > 0 then
   redis.call('ZADD', KEYS[4], deadline, id)
 end
 if turn ~= arrival then redis.call('HSET', KEYS[1], 'turn', turn) end
-if KEYS[15] then redis.call('SET', KEYS[15], id .. '\0' .. ARGV[11]) end
+if KEYS[16] then redis.call('SET', KEYS[16], id .. '\0' .. ARGV[11]) end
 local rank = rank_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
 redis.call('ZADD', KEYS[2], exact(rank), id)
 redis.call('ZADD', KEYS[3], turn, id)
 ring(KEYS[5], KEYS[6], 'queued', {id})
-return {id, 0}
+return answer
 
 --@ adopt
 -- KEYS  order unranked counters vtime workers queue, then the claims of every worker
@@ -389,11 +454,11 @@ local expected, is_known = estimate(KEYS[1], ARGV[1], tonumber(ARGV[2]))
 return is_known and exact(expected)
 
 --@ prune
--- KEYS  counters vtime lengths
+-- KEYS  counters vtime lengths quotas
 -- ARGV  most tenants to remember
 -- Forgets tenants while there are more. Counters up to the virtual time first: they say
 -- nothing. Then the lowest, whose tenants gain least by it; lengths of those of whom the
--- fewest outputs are known.
+-- fewest outputs are known. A key's quota that was not used for an hour is whole again.
 local most = tonumber(ARGV[1])
 local function keep(key, most, worth, least)
   local tenants, entries = {}, redis.call('HGETALL', key)
@@ -416,6 +481,14 @@ if redis.call('HLEN', KEYS[3]) > most + 1 then
   keep(KEYS[3], most + 1, function(field, known)
     return field == 'all' and math.huge or (struct.unpack('<d', known))
   end, 0)
+end
+if redis.call('HLEN', KEYS[4]) > most then
+  local old = time_us() / 1000000 - 3600
+  keep(KEYS[4], most, function(_, quota)
+    if #quota ~= 32 then return old end
+    local _, _, at, jobs = struct.unpack('<dddd', quota)
+    return jobs > 0 and math.huge or at
+  end, old)
 end
 return 1
 
@@ -747,8 +820,8 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 return redis.call('ZRANGE', KEYS[2], 0, -1)
 
 --@ commit
--- KEYS  lease claims deadlines ended bell rings lengths counters unweighed queue stranded pace, then
---       for every row: job, log, and lp where the row has log-probabilities
+-- KEYS  lease claims deadlines ended bell rings lengths counters unweighed queue stranded pace
+--       quotas, then for every row: job, log, and lp where the row has log-probabilities
 -- ARGV  worker, epoch, length of a job key without its id, finish of what is overdue,
 --       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends, 2 if by
 --       itself), the tokens of all rows, then for every row its log-probabilities and its
@@ -790,7 +863,9 @@ end
 local function end_output(job, field, finish, reserved, num_tokens)
   call('HSET', job, field, finish)
   if reserved then add_to_counter(KEYS[8], due, reserved, -unused(reserved, num_tokens, true)) end
-  if call('HINCRBY', job, 'open', -1) > 0 then return end
+  local open, quota = call('HINCRBY', job, 'open', -1), call('HGET', job, 'quota')
+  if quota then pcall(give_back_quota, KEYS[13], quota, num_tokens, open > 0 and 0 or 1) end
+  if open > 0 then return end
   num_ended = num_ended + 1
   local id, ended = string.sub(job, prefix_length + 1), seconds(now)
   call('HSET', job, 'ended', ended)
@@ -836,7 +911,7 @@ local function tell()
 end
 
 -- One piece: each function that a row calls costs some 1 % of the whole.
-local key, arg, token = 13, 7, 1
+local key, arg, token = 14, 7, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
   local job, log, field, answer = KEYS[key], KEYS[key + 1], 'f' .. index, EXISTED
@@ -880,14 +955,14 @@ tell()
 return table.concat(answers)
 
 --@ cancel
--- KEYS  job queue claims deadlines ended bell rings counters unweighed followers, then the
---       log of every output
+-- KEYS  job queue claims deadlines ended bell rings counters unweighed followers quotas, then
+--       the log of every output
 -- ARGV  id, the job's claim as it was read ('' for none), finish, and where it is to end only
 --       if no other replica has followers of it: a replica, ttl_ms of what replicas say
 -- Ends every output that has not ended. The claims key depends on who holds the job: the
 -- caller reads that first, and this script answers 'moved' where it has changed since.
 -- Answers 1 if this ended the job, 0 if it had ended or is followed, nil if it is unknown.
-local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'share')
+local job = redis.call('HMGET', KEYS[1], 'n', 'ended', 'claim', 'share', 'quota')
 if not job[1] or job[2] then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return job[1] and 0 or false
@@ -906,14 +981,16 @@ redis.call('ZREM', KEYS[4], ARGV[1])
 local now, due = seconds(time_us()), {}
 for index = 0, job[1] - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
-  if is_open and job[4] then
+  if is_open and (job[4] or job[5]) then
     -- A record that is broken must not keep its job from ending: it gets nothing back.
     pcall(function()
-      local num_tokens = redis.call('STRLEN', KEYS[11 + index]) / 4
-      add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3]))
+      local num_tokens = redis.call('STRLEN', KEYS[12 + index]) / 4
+      if job[5] then give_back_quota(KEYS[11], job[5], num_tokens, 0) end
+      if job[4] then add_to_counter(KEYS[8], due, job[4], -unused(job[4], num_tokens, job[3])) end
     end)
   end
 end
+if job[5] then pcall(give_back_quota, KEYS[11], job[5], nil, 1) end
 store_counters(KEYS[8], due)
 redis.call('HSET', KEYS[1], 'ended', now, 'open', 0)
 redis.call('ZADD', KEYS[5], now, ARGV[1])

@@ -26,6 +26,7 @@ from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.live import Live
 from scheduler_svc.queue.mending import Mending
 from scheduler_svc.queue.presence import Presence
+from scheduler_svc.queue.quota import Quota
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.registry import Registry
 from scheduler_svc.queue.rows import RowAnswer
@@ -33,9 +34,7 @@ from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server, server_memory
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.shelf import Shelf
-from scheduler_svc.queue.snapshot import (
-    ended_ids,
-)
+from scheduler_svc.queue.snapshot import ended_ids
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import WHATEVER, Submitted, Submitting
 from scheduler_svc.queue.suspicion import Accused, Suspicion, Verdicts
@@ -145,15 +144,17 @@ class JobQueue(JobReader):
         request_digest: str = "",
         edge: str = "",
         needed_s: float = WHATEVER,
+        quota: Quota | None = None,
     ) -> Submitted:
         """Stores a job; ``spec.deadline_s`` counts from now.
 
         ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
-        for ``edge_of``. Raises Exhausted where the queue is full, and where a job that takes
-        ``needed_s`` at least (0: not known) would wait too long to be in time; InvalidRequest
-        where the idempotency key has another request's job.
+        for ``edge_of``; ``quota`` is what it counts against. Raises QuotaExceeded where that is
+        used up, Exhausted where the queue is full, and where a job that takes ``needed_s`` at
+        least (0: not known) would wait too long to be in time; InvalidRequest where the
+        idempotency key has another request's job.
         """
-        return await self._submitting.submit(spec, request_digest, edge, needed_s)
+        return await self._submitting.submit(spec, request_digest, edge, needed_s, quota)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
         """Return the job that this request was stored as, "" where there is none."""

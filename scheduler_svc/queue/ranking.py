@@ -51,7 +51,8 @@ class Ranking:
     async def sweep(self) -> None:
         """Go on ranking anew, and forget tenants beyond the bound."""
         keys = self._shard.keys
-        await self._shard.run("prune", [keys.counters, keys.vtime, keys.lengths], [_MAX_TENANTS])
+        names = [keys.counters, keys.vtime, keys.lengths, keys.quotas]
+        await self._shard.run("prune", names, [_MAX_TENANTS])
         await self._rerank()
 
     async def _store(self) -> bytes | int:

@@ -9,6 +9,7 @@ from typing import Any
 from scheduler_svc.queue.codec import encode_spec
 from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.link import Full
+from scheduler_svc.queue.quota import Quota, Standing, refusal
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.recent import RecentJobs
 from scheduler_svc.queue.resp import Argument
@@ -21,9 +22,11 @@ from stepserve.protocol.sampling import MAX_OUTPUTS
 
 # Of ``needed_s``: the job is taken, also where its deadline is not to be met.
 WHATEVER = -1.0
+# Also where its key's bounds are reached, against which it counts all the same.
+TAKEN_BEFORE = -2.0
 _RETRY_AFTER_MS = 1000
 _MAX_RETRY_AFTER_MS = 60_000
-_OTHER_REQUEST = 2
+_OTHER_REQUEST, _QUOTA, _LATE = 2, -1, -2
 # Where the deadline stands among the script's arguments; and one that has as good as passed.
 _DEADLINE = 2
 SOON_S = 0.001
@@ -33,12 +36,14 @@ SOON_S = 0.001
 class Submitted:
     """``existed``: the idempotency key matched this job, which was there before.
 
-    ``spec``: what was stored, where nothing was there before.
+    ``spec``: what was stored, where nothing was there before. ``standing``: what is left then
+    of a quota that has bounds.
     """
 
     job_id: str
     existed: bool
     spec: JobSpec | None = None
+    standing: Standing | None = None
 
 
 class Submitting:
@@ -51,38 +56,47 @@ class Submitting:
         self._together = Together(shard, "submit")
 
     async def submit(
-        self, spec: JobSpec, request_digest: str, edge: str = "", needed_s: float = WHATEVER
+        self,
+        spec: JobSpec,
+        request_digest: str,
+        edge: str = "",
+        needed_s: float = WHATEVER,
+        quota: Quota | None = None,
     ) -> Submitted:
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
             raise ValueError(f"a job needs an id without NUL and 1 to {MAX_OUTPUTS} outputs")
         try:
-            answer = await self._store(spec, request_digest, edge, needed_s)
+            call = self._call(spec, request_digest, edge, needed_s, quota or Quota(""))
+            answer = await self._store(spec.job_id, *call)
             if answer == b"order":
                 await self._ranking.adopt()
-                answer = await self._store(spec, request_digest, edge, needed_s)
+                answer = await self._store(spec.job_id, *call)
         except Full as error:
             raise Exhausted("Redis has no memory left for another job", _RETRY_AFTER_MS) from error
         if answer is None:
             raise Exhausted("the queue is full", _RETRY_AFTER_MS)
-        if isinstance(answer[1], bytes):
-            raise _late(spec.deadline_s, *map(float, answer))
+        if answer[1] == _LATE:
+            raise _late(spec.deadline_s, *map(float, answer[2:]))
+        standing = _standing(answer, quota)
+        if answer[1] == _QUOTA and quota and standing:
+            raise refusal(quota, answer[2], float(answer[3]), standing)
         if answer[1] == _OTHER_REQUEST:
             problem = f"was used for another request, which is job {answer[0].decode()}"
             raise InvalidRequest("idempotency_key", problem)
         existed = answer[1] == 1
-        return Submitted(answer[0].decode(), existed, None if existed else spec)
+        return Submitted(answer[0].decode(), existed, None if existed else spec, standing)
 
     async def restore(self) -> int:
         """Store the last jobs again that are not there, with what is left of their deadlines.
 
-        Returns how many were missing.
+        Returns how many were missing. They count against their keys as they did: that is lost too.
         """
         recent = self._recent.all()
         commands = [("EXISTS", self._shard.keys.job(job_id)) for job_id, _ in recent]
         known = await self._shard.link.pipeline(commands) if commands else []
         missing = [job for (_, job), is_known in zip(recent, known, strict=True) if not is_known]
         for job in missing:
-            args = [*job.args[:-1], WHATEVER]
+            args = [*job.args[:-1], TAKEN_BEFORE]
             if deadline_s := float(str(args[_DEADLINE])):
                 args[_DEADLINE] = max(SOON_S, deadline_s - (time.monotonic() - job.stored_s))
             await self._shard.run("submit", job.names, args, durable=True)
@@ -92,7 +106,10 @@ class Submitting:
         """It was dropped because somebody wanted it to be."""
         self._recent.drop(job_id)
 
-    async def _store(self, spec: JobSpec, request_digest: str, edge: str, needed_s: float) -> Any:
+    def _call(
+        self, spec: JobSpec, request_digest: str, edge: str, needed_s: float, quota: Quota
+    ) -> tuple[list[str], list[Argument]]:
+        """Return the keys and the arguments of the script."""
         keys = self._shard.keys
         digest = idempotency_digest(spec.tenant, spec.idempotency_key)
         names = [
@@ -110,6 +127,7 @@ class Submitting:
             keys.ahead,
             keys.pace,
             keys.stranded,
+            keys.quotas,
             *([keys.idem(digest)] if digest else []),
         ]
         args: list[Argument] = [
@@ -126,11 +144,19 @@ class Submitting:
             request_digest,
             spec.num_tokens_needed,
             edge,
+            quota.key_id,
+            quota.weight,
+            quota.requests_per_minute,
+            quota.tokens_per_minute,
+            quota.max_jobs,
             needed_s,
         ]
+        return names, args
+
+    async def _store(self, job_id: str, names: list[str], args: list[Argument]) -> Any:
         answer = await self._together.run(names, args)
         if isinstance(answer, list) and answer[1] == 0:
-            self._recent.add(spec.job_id, names, args)
+            self._recent.add(job_id, names, args)
         return answer
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
@@ -142,6 +168,13 @@ class Submitting:
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         digest = idempotency_digest(tenant, idempotency_key)
         return bool(digest and await self._shard.link.call("EXISTS", self._shard.keys.idem(digest)))
+
+
+def _standing(answer: Any, quota: Quota | None) -> Standing | None:
+    """What an answer tells of the quota at its end, if it does."""
+    if quota is None or len(answer) < 4:
+        return None
+    return Standing(quota, float(answer[-2]), float(answer[-1]))
 
 
 def _late(deadline_s: float, wait_s: float, run_s: float) -> Exhausted:

@@ -21,6 +21,7 @@ from stepserve.client.calls import (
     attachment,
     listing,
     submission,
+    with_key,
 )
 from stepserve.client.completion import Collector, Completion
 from stepserve.client.following import Following
@@ -38,6 +39,8 @@ class AsyncClient:
 
     Every call is tried again while no service answers, as ``retry`` says, and is safe
     to: a submit has an idempotency key, and a stream goes on at the token where it broke.
+    ``api_key`` is shown with every call (None: STEPSERVE_API_KEY's); ``credentials`` are what
+    ``stepserve.channel_credentials`` makes, for a service that speaks TLS.
     Methods raise ``stepserve.client.errors``. Belongs to the event loop that it is made in;
     close it, or use it in an ``async with``. A stream that is not read to its end is
     ended by ``aclose()``.
@@ -49,9 +52,11 @@ class AsyncClient:
         retry: RetryPolicy | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         options: CallOptions | None = None,
+        *,
+        api_key: str | None = None,
     ) -> None:
         self._retry = retry or RetryPolicy()
-        self._options = options or CallOptions()
+        self._options = with_key(options or CallOptions(), api_key)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address(target), options=channel_options())
         else:

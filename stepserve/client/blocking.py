@@ -19,6 +19,7 @@ from stepserve.client.calls import (
     attachment,
     listing,
     submission,
+    with_key,
 )
 from stepserve.client.completion import Collector, Completion
 from stepserve.client.following import Following
@@ -36,6 +37,8 @@ class Client:
 
     Every call is tried again while no service answers, as ``retry`` says, and is safe
     to: a submit has an idempotency key, and a stream goes on at the token where it broke.
+    ``api_key`` is shown with every call (None: STEPSERVE_API_KEY's); ``credentials`` are what
+    ``stepserve.channel_credentials`` makes, for a service that speaks TLS.
     Methods raise ``stepserve.client.errors``. May be shared between threads; close it, or use
     it in a ``with``.
     """
@@ -46,9 +49,11 @@ class Client:
         retry: RetryPolicy | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         options: CallOptions | None = None,
+        *,
+        api_key: str | None = None,
     ) -> None:
         self._retry = retry or RetryPolicy()
-        self._options = options or CallOptions()
+        self._options = with_key(options or CallOptions(), api_key)
         if credentials is None:
             self._channel = grpc.insecure_channel(address(target), options=channel_options())
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from stepserve.protocol.inference_wire import (
 from stepserve.protocol.sampling import SamplingParams
 
 _MAX_OFFSET = 2**64 - 1
+AUTHORIZATION = "authorization"
+KEY_VARIABLE = "STEPSERVE_API_KEY"
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 
@@ -42,6 +45,12 @@ class CallOptions:
         """Let the time run from now on."""
         timeout_s = math.inf if self.timeout_s is None else self.timeout_s
         return RunningCall(time.monotonic() + timeout_s, tuple(self.metadata))
+
+
+def with_key(options: CallOptions, api_key: str | None) -> CallOptions:
+    """Return options with which a key is shown: None for the environment's, "" for none."""
+    key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
+    return options.changed(None, ((AUTHORIZATION, f"Bearer {key}"),) if key else ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ StepserveError            the answers make no sense
 ├── InvalidRequest        the request is wrong; ``field`` names what is
 │   ├── OutOfRange        there is no such offset
 │   └── Infeasible        it cannot be met as things are: a deadline
-├── NotFound              no such job or model
+├── NotFound              no such job or model, or another tenant's
+├── Unauthenticated       an API key is needed, or this one is not known
+├── Forbidden             the API key may not do this; ``field`` names what
 ├── Exhausted             the queue is full; try again after ``retry_after_ms``
 ├── Unavailable           no service was reached, or Redis was away, for too long
 ├── BegunAnew             the job was begun anew: attach again from offset 0
@@ -21,11 +23,13 @@ import grpc
 from stepserve.protocol.errors import (
     BegunAnew,
     Exhausted,
+    Forbidden,
     Infeasible,
     InvalidRequest,
     NotFound,
     OutOfRange,
     StepserveError,
+    Unauthenticated,
     Unavailable,
 )
 from stepserve.protocol.inference_wire import RETRY_AFTER_KEY
@@ -35,12 +39,14 @@ __all__ = [
     "BegunAnew",
     "CallFailed",
     "Exhausted",
+    "Forbidden",
     "Infeasible",
     "InvalidRequest",
     "NotFound",
     "OutOfRange",
     "StepserveError",
     "TimedOut",
+    "Unauthenticated",
     "Unavailable",
     "from_status",
 ]
@@ -69,6 +75,8 @@ _KINDS: tuple[type[StepserveError], ...] = (
     Infeasible,
     BegunAnew,
     NotFound,
+    Unauthenticated,
+    Forbidden,
     Unavailable,
     TimedOut,
 )
@@ -88,7 +96,7 @@ def from_status(error: grpc.RpcError) -> StepserveError:
         return Exhausted(text, int(dict(trailers).get(RETRY_AFTER_KEY, DEFAULT_RETRY_AFTER_MS)))
     reason, field = details_of(trailers)
     kind = _OF_REASON.get(reason) or _OF_CODE.get(code.name)
-    if kind is not None and issubclass(kind, InvalidRequest):
+    if kind is not None and issubclass(kind, InvalidRequest | Forbidden):
         named, _, problem = text.partition(": ")
         is_named = field and text.startswith(f"{field}: ")
         return kind(field, text[len(field) + 2 :]) if is_named else kind(named, problem)

@@ -30,13 +30,16 @@ from stepserve.batch.file import (
     parse_lines,
     read_input,
 )
-from stepserve.batch.run import BatchRun, served_models
+from stepserve.batch.run import CONTACT_TIMEOUT_S, BatchRun, served_models
 from stepserve.client.aio import AsyncClient
+from stepserve.client.retry import RetryPolicy
+from stepserve.commands.access import ClientAccess
 from stepserve.commands.connection import ADVICE
 from stepserve.commands.up import Up
 from stepserve.local.serving import serve
 from stepserve.modelfiles.sources import ModelList
 from stepserve.protocol.errors import Unavailable
+from stepserve.tls.settings import AccessSettings
 
 MAX_TOLD_FAILURES = 20
 
@@ -50,7 +53,7 @@ class _Environment(EnvSettingsSource):
         return {name: value for name, value in super().__call__().items() if name not in hidden}
 
 
-class Batch(Up):
+class Batch(ClientAccess, Up):
     """Run the jobs of IN.jsonl and write their results, in input order, to OUT.jsonl.
 
     An input line is a submit request as JSON, with the proto's field names, or OpenAI's form,
@@ -108,7 +111,7 @@ class Batch(Up):
         """Return what tells one model from another: results of one are not another's."""
         if self.target:
             try:
-                return asyncio.run(served_models(self.target))
+                return asyncio.run(self._served_models())
             except Unavailable as error:
                 raise Unavailable(f"{error}. {ADVICE}") from None
         return ",".join(str(Path(m).resolve()) if Path(m).exists() else m for m in self.model)
@@ -118,17 +121,28 @@ class Batch(Up):
             return asyncio.run(self._run(self.target, lines, progress))
         directory = self.output.with_name(f".{self.output.name}.jobs").absolute()
         own = {"input", "output", "model", "target", "max_jobs", "host", "port", "data_dir"}
-        own.add("progress")
+        # Nobody else comes to a service of our own: it asks for nothing.
+        own |= {"progress", *ClientAccess.model_fields, *AccessSettings.model_fields}
         flags = self.model_dump(exclude=own, exclude_defaults=True)
         with serve(*self.model, data_dir=directory, progress=self.progress, **flags) as served:
             runs = asyncio.run(self._run(served.target, lines, progress))
         shutil.rmtree(directory, ignore_errors=True)
         return runs
 
+    def _client(self, target: str, retry: RetryPolicy | None = None) -> AsyncClient:
+        credentials = self.credentials() if self.target else None
+        return AsyncClient(
+            target, retry, credentials, api_key=self.api_key.get_secret_value() or None
+        )
+
+    async def _served_models(self) -> str:
+        async with self._client(self.target, RetryPolicy(patience_s=CONTACT_TIMEOUT_S)) as client:
+            return await served_models(client, self.target)
+
     async def _run(self, target: str, lines: list[BatchLine], progress: Progress) -> list[LineRun]:
         columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        async with AsyncClient(target) as client:
+        async with self._client(target) as client:
             with Bar(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
                 task = bar.add_task("jobs", total=len(lines))
                 return await BatchRun(client, progress, self.max_jobs).run(lines, bar, task)

@@ -8,12 +8,17 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
 
 from stepserve.client.blocking import Client
 from stepserve.client.retry import RetryPolicy
+from stepserve.commands.access import ClientAccess
 from stepserve.process.variables import FROM_ENVIRONMENT
-from stepserve.protocol.errors import StepserveError, Unavailable, first_line
+from stepserve.protocol.errors import (
+    StepserveError,
+    Unauthenticated,
+    Unavailable,
+    first_line,
+)
 
 DEFAULT_TARGET = "localhost:50051"
 # A person waits for it; one who starts a service at the same moment will find it in that time.
@@ -23,7 +28,11 @@ SAY_AFTER_S = 1.0
 
 ADVICE = (
     "Start one with `stepserve up --model DIR`, or say where one is with --target HOST:PORT "
-    "or STEPSERVE_TARGET."
+    "or STEPSERVE_TARGET; where it speaks TLS, --tls or --tls-ca FILE as well."
+)
+UNTRUSTED = (
+    "Nothing serves there, it speaks no TLS, its certificate is for another name or signed by an "
+    "authority that is not in --tls-ca, or it asks for a certificate (--tls-cert, --tls-key)."
 )
 
 
@@ -43,7 +52,7 @@ class Waiting:
             print(told, file=sys.stderr, flush=True)
 
 
-class Connection(BaseSettings):
+class Connection(ClientAccess):
     """Where the service is."""
 
     model_config = FROM_ENVIRONMENT
@@ -60,11 +69,21 @@ class Connection(BaseSettings):
 
         What goes wrong later is tried again for a while, and said on standard error.
         """
-        with Client(self.target, RetryPolicy(tell=Waiting())) as client:
+        policy = RetryPolicy(tell=Waiting())
+        credentials, key = self.credentials(), self.api_key.get_secret_value()
+        with Client(self.target, policy, credentials, api_key=key) as client:
             if not client.is_reached(REACH_TIMEOUT_S):
-                raise Unavailable(f"no service answers at {self.target}. {ADVICE}")
-            yield client
+                hint = UNTRUSTED if credentials is not None else ADVICE
+                raise Unavailable(f"no service answers at {self.target}. {hint}")
+            try:
+                yield client
+            except Unauthenticated as error:
+                raise Unauthenticated(f"{error}; give --api-key or STEPSERVE_API_KEY") from None
 
     def same_target(self) -> str:
         """Return what another command needs to find the same service: nothing by default."""
-        return "" if self.target == DEFAULT_TARGET else f" --target {self.target}"
+        given = "" if self.target == DEFAULT_TARGET else f" --target {self.target}"
+        for flag in ("tls_ca", "tls_cert", "tls_key"):
+            if path := getattr(self, flag):
+                given += f" --{flag.replace('_', '-')} {path}"
+        return given + (" --tls" if self.tls else "")

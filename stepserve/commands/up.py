@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import model_validator
 
+from scheduler_svc.access.key_file import read_keys
 from scheduler_svc.settings import ApiSettings, LaneSettings
 from stepserve.commands.up_options import ServingOptions, WorkerOptions
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port, is_free
@@ -22,6 +25,8 @@ from stepserve.process.command_line import flag
 from stepserve.process.extras import require_local
 from stepserve.process.stopping import stop_signals
 from stepserve.process.tracing import TracingSettings
+from stepserve.tls.fleet_settings import FleetSettings
+from stepserve.tls.redis import RedisSettings
 
 # Of the memory that is available, for the KV caches of all workers on a CPU.
 CPU_MEMORY_FRACTION = 0.3
@@ -29,6 +34,22 @@ CORES_FOR_ROLES_APART = 4
 DEFAULT_HTTP_PORT = 8000
 
 Role = Literal["all", "api", "lane"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the services are told and others are not: where Redis is, with its password, and the
+    file of the fleet's token.
+    """
+
+    redis_url: str
+    fleet_token_file: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """No flag, since others can read command lines; and all that could be said besides."""
+        others = {f"STEPSERVE_{name.upper()}": "" for name in RedisSettings.model_fields}
+        return {**others, "STEPSERVE_HEALTH_PORT": "", "STEPSERVE_REDIS_URL": self.redis_url}
 
 
 class Up(
@@ -72,26 +93,28 @@ class Up(
         starting = Starting(is_silent=not self.progress)
         for port in self._metrics_ports():
             check_port(self.metrics_host or self.host, port)
+        self._check_access()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
+            token_file = stack.enter_context(self._fleet_token())
             redis_url, revive_redis = stack.enter_context(self._redis(starting))
             supervisor = stack.enter_context(Supervisor(stop))
             with suppress(Stopped):
-                self._start(supervisor, redis_url, starting)
+                self._start(supervisor, Shared(redis_url, token_file), starting)
                 supervisor.watch(revive_redis)
             return supervisor.status()
 
-    def _start(self, supervisor: Supervisor, redis_url: str, starting: Starting) -> None:
+    def _start(self, supervisor: Supervisor, shared: Shared, starting: Starting) -> None:
         """Start all services and say where they are. Raises Stopped, ServiceFailed."""
         given = ", ".join(model.source for model in self._sources)
         starting.begin(f"loading {given} ({_count(self._num_workers, 'worker')})")
-        workers = [supervisor.start(self._worker(i)) for i in range(self._num_workers)]
+        workers = [supervisor.start(self._worker(i, shared)) for i in range(self._num_workers)]
         addresses = [worker.wait_ready(starting.goes_on)["worker"] for worker in workers]
         starting.begin(f"starting {_count(self.schedulers, 'scheduler')}")
         roles: tuple[Role, ...] = ("lane", "api") if self._is_apart else ("all",)
         of_roles = [
             [
-                supervisor.start(self._scheduler(role, i, redis_url, addresses))
+                supervisor.start(self._scheduler(role, i, shared, addresses))
                 for i in range(self.schedulers)
             ]
             for role in roles
@@ -144,8 +167,8 @@ class Up(
     @contextmanager
     def _redis(self, starting: Starting) -> Iterator[tuple[str, Callable[[], object]]]:
         """Yield where Redis is, and what brings it back when it has died."""
-        if self.redis_url:
-            yield self.redis_url, bool
+        if address := self.redis_address():
+            yield address, bool
             return
         from scheduler_svc.queue.embedded import EmbeddedRedis
 
@@ -166,6 +189,26 @@ class Up(
             state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
             yield state / "stepserve" / f"up-{self.port}"
 
+    def _check_access(self) -> None:
+        """Raise StepserveError where others would be let in, or a file is of no use."""
+        self.check_host(self.host)
+        self.tls_files.read()
+        self.fleet_files.read()
+        if self.api_keys_file:
+            read_keys(Path(self.api_keys_file))
+
+    @contextmanager
+    def _fleet_token(self) -> Iterator[str]:
+        """Yield the file of what schedulers show to workers: nobody else here drives them."""
+        if self.fleet_token_file:
+            yield self.fleet_token_file
+            return
+        with tempfile.TemporaryDirectory(prefix="stepserve-fleet-") as directory:
+            path = Path(directory) / "token"
+            path.touch(0o600)
+            path.write_text(secrets.token_urlsafe(32))
+            yield str(path)
+
     @property
     def _sources(self) -> tuple[ModelSource, ...]:
         """The models. Raises ValueError where two can't be told apart."""
@@ -176,20 +219,27 @@ class Up(
         """Of all models; the first model's come first."""
         return self.workers * len(self.model)
 
-    def _worker(self, number: int) -> Service:
+    def _worker(self, number: int, shared: Shared) -> Service:
         model = self._sources[number // self.workers]
         flags = self._flags(
             "attention", "batching", "block_size", "num_blocks",
             "max_batch_size", "max_step_tokens", "max_context", "dtype", "device", "kernels",
             "num_threads", "launch_ahead", "cuda_graphs", "pipeline_stages", "tensor_parallel",
+            *(name for name in FleetSettings.model_fields if name != "fleet_token_file"),
         )  # fmt: skip
+        flags.append(f"--fleet-token-file={shared.fleet_token_file}")
+        if self.fleet_cert:
+            flags.append("--health-port=0")
         if self.record_stages_dir:
             flags.append(f"--record-stages-dir={Path(self.record_stages_dir) / str(number)}")
         if (fraction := self._memory_fraction) is not None:
             flags.append(f"--memory-fraction={fraction:.4f}")
         serving = ["--host=127.0.0.1", "--port=0", *self._metrics(2, number)]
         named = [flag("model", model.source), flag("model_name", model.name)]
-        return Service(f"worker {number}", ["worker_svc", *named, *flags, *serving])
+        # A port that is meant for the schedulers' health.
+        environment = {"STEPSERVE_HEALTH_PORT": ""}
+        command = ["worker_svc", *named, *flags, *serving]
+        return Service(f"worker {number}", command, environment)
 
     @property
     def _memory_fraction(self) -> float | None:
@@ -205,11 +255,14 @@ class Up(
             return len(os.sched_getaffinity(0)) >= CORES_FOR_ROLES_APART * self.schedulers
         return self.roles_apart == "yes"
 
-    def _scheduler(self, role: Role, number: int, redis_url: str, addresses: list[str]) -> Service:
+    def _scheduler(self, role: Role, number: int, shared: Shared, addresses: list[str]) -> Service:
+        own = ("fleet_token_file", "health_port")
+        settings = (*LaneSettings.model_fields, *ApiSettings.model_fields)
         flags = self._flags(
-            "durability",
-            *LaneSettings.model_fields, *ApiSettings.model_fields, *TracingSettings.model_fields,
+            "durability", *TracingSettings.model_fields,
+            *(name for name in settings if name not in own),
         )  # fmt: skip
+        flags.append(f"--fleet-token-file={shared.fleet_token_file}")
         models = [flag("model", f"{model.name}={model.source}") for model in self._sources]
         if role == "lane":
             name, serving = f"lane {number}", ["--host=127.0.0.1", "--port=0"]
@@ -219,13 +272,15 @@ class Up(
             serving = [f"--host={self.host}", f"--port={port}", "--wait-for-worker"]
             if self.http:
                 serving.append(f"--http-port={self._http_port(number)}")
+            if self.health_port is not None or self.tls_cert:
+                health_port = self.health_port + number if self.health_port else 0
+                serving.append(f"--health-port={health_port}")
         serving += self._metrics(int(role == "lane"), number)
         return Service(
             name,
             ["scheduler_svc", f"--roles={role}", *models, *flags, *serving,
              f"--workers={','.join(addresses)}"],
-            # Not a flag: it may hold a password, and command lines can be read by others.
-            {"STEPSERVE_REDIS_URL": redis_url},
+            shared.environment,
         )  # fmt: skip
 
     def _flags(self, *names: str) -> list[str]:

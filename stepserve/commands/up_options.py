@@ -10,9 +10,10 @@ from pydantic_settings import BaseSettings
 from stepserve.modelfiles.sources import ModelList
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.choices import Attention, Device, Dtype, KernelSet
+from stepserve.tls.redis import RedisSettings
 
 
-class ServingOptions(BaseSettings):
+class ServingOptions(RedisSettings):
     """The model, where it is served, and by what."""
 
     model_config = FROM_ENVIRONMENT
@@ -46,7 +47,6 @@ class ServingOptions(BaseSettings):
     data_dir: str = Field(
         "", description="where Redis keeps the jobs; default: the user's state directory, by port"
     )
-    redis_url: str = Field("", description="use this Redis instead of starting one")
     durability: Literal["local", "fsync"] = Field(
         "local", description="what a job survives: killed processes, or a host's crash"
     )

@@ -146,7 +146,8 @@ class Child:
         from stepserve.local.pulse import Pulse
 
         self._tell_death = tell_death
-        return Pulse(self._address)
+        # Over TLS it would have to be believed: then its health is served apart.
+        return Pulse(self.fields.get("health") or self._address)
 
     @property
     def _address(self) -> str:
@@ -174,6 +175,7 @@ class Child:
         """Start it again, on the ports that it had, so that others find it."""
         ports = {
             "--port": self._address,
+            "--health-port": self.fields.get("health", ""),
             "--http-port": self.fields.get("http", ""),
             "--metrics-port": self.fields.get("metrics", ""),
         }

@@ -5,6 +5,8 @@
     │   ├── OutOfRange        an offset beyond the end: OUT_OF_RANGE
     │   └── Infeasible        asked for rightly, and can't be done now: FAILED_PRECONDITION
     ├── NotFound              the client's: NOT_FOUND
+    ├── Unauthenticated       no API key, or one that is not known: UNAUTHENTICATED
+    ├── Forbidden             not for this API key: PERMISSION_DENIED, names the field
     ├── Exhausted             a bound was reached: RESOURCE_EXHAUSTED, with a retry hint
     ├── BegunAnew             what was streamed counts no more: FAILED_PRECONDITION
     ├── Unavailable           something we need does not answer: UNAVAILABLE, with a retry hint
@@ -49,6 +51,22 @@ class NotFound(StepserveError):
     """No such job or model."""
 
     code = "NOT_FOUND"
+
+
+class Unauthenticated(StepserveError):
+    """Nobody is known by what was shown. The text never repeats that."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(StepserveError):
+    """The API key is known, and may not do this. ``field`` is the proto's name for what."""
+
+    code = "PERMISSION_DENIED"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
 
 
 class Exhausted(StepserveError):

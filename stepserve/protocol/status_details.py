@@ -10,7 +10,13 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from stepserve.protocol.errors import Exhausted, InvalidRequest, StepserveError, Unavailable
+from stepserve.protocol.errors import (
+    Exhausted,
+    Forbidden,
+    InvalidRequest,
+    StepserveError,
+    Unavailable,
+)
 from stepserve.protocol.inference_wire import RETRY_AFTER_KEY
 
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -34,7 +40,7 @@ def trailers_of(error: StepserveError, code: int) -> Trailers:
     details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest] = [
         error_details_pb2.ErrorInfo(reason=reason_of(type(error)), domain=DOMAIN)
     ]
-    if isinstance(error, InvalidRequest):
+    if isinstance(error, InvalidRequest | Forbidden):
         problem = text_of(error).removeprefix(f"{error.field}: ")
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=error.field[:MAX_TEXT_CHARS], description=problem

@@ -15,6 +15,7 @@ from scheduler_svc.api.server import STOP_GRACE_S as API_STOP_GRACE_S
 from scheduler_svc.api.server import SUBMIT
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.cli import parse
+from stepserve.tls.identity import Identity
 from tests.k8s.conftest import K8S, Render
 from tests.k8s.objects import (
     CUSTOM_KINDS,
@@ -148,10 +149,10 @@ def _probed_ports(probe: Object) -> list[Any]:
 def test_our_services_are_probed_by_grpc(objects: list[Object]) -> None:
     for name in OURS:
         container = service_container(workload(objects, name))
-        [port] = [p["containerPort"] for p in container["ports"] if p["name"] == "grpc"]
-        # Without a name: whether the process lives. A scheduler is ready while it takes jobs,
-        # also while they wait for a worker.
-        is_alive = {"port": port}
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        # Probes speak no TLS. Without a name: whether the process lives. A scheduler is ready while
+        # it takes jobs, also while they wait for a worker.
+        is_alive = {"port": ports.get("health", ports["grpc"])}
         is_ready = is_alive | ({"service": SUBMIT} if name == SCHEDULER else {})
         assert container["startupProbe"]["grpc"] == is_alive
         assert container["livenessProbe"]["grpc"] == is_alive
@@ -197,8 +198,8 @@ def test_only_schedulers_reach_workers_and_redis(objects: list[Object]) -> None:
         selected = policies[name]["spec"]["podSelector"]["matchLabels"]
         assert selected.items() <= labels.items()
         assert selected[NAME] == name
-        ports = [port["name"] for port in service_container(workload(objects, name))["ports"]]
-        assert [port["port"] for port in rule["ports"]] == ports[:1]
+        ports = {port["name"] for port in service_container(workload(objects, name))["ports"]}
+        assert [port["port"] for port in rule["ports"]] == sorted(ports & {"grpc", "redis"})
         if name != SCHEDULER:
             [source] = rule["from"]
             assert source["podSelector"]["matchLabels"][NAME] == SCHEDULER
@@ -238,7 +239,12 @@ def test_command_lines_are_understood(
         container = service_container(workload(objects, name))
         parsed[name] = parse(container["args"])
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-        assert ports == {"grpc": parsed[name].port, "metrics": parsed[name].metrics_port}
+        served = {"grpc": "port", "metrics": "metrics_port", "health": "health_port"}
+        assert ports == {
+            port: getattr(parsed[name], field)
+            for port, field in served.items()
+            if getattr(parsed[name], field) is not None
+        }
         given = parsed[name].model
         assert given in (settings["STEPSERVE_MODEL"], [settings["STEPSERVE_MODEL"]])
         assert parsed[name].host == "0.0.0.0"
@@ -247,6 +253,30 @@ def test_command_lines_are_understood(
     assert scheduler.max_connection_age_s > 0, "new schedulers would get no clients"
     host, _, port = scheduler.workers.rpartition(":")
     assert services[host]["spec"]["ports"][0]["port"] == int(port)
+
+
+def test_what_others_reach_asks_who_they_are(
+    objects: list[Object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over TLS; or it is said that it does not."""
+    settings = settings_of(objects)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    scheduler = parse(service_container(workload(objects, SCHEDULER))["args"])
+    worker = parse(service_container(workload(objects, WORKER))["args"])
+    assert isinstance(scheduler, SchedulerSettings)
+    assert isinstance(worker, WorkerSettings)
+    scheduler.check_host(scheduler.host)
+    worker.check_host()
+    is_insecure = settings.get("STEPSERVE_INSECURE") == "true"
+    assert len(caplog.records) == (2 if is_insecure else 0)
+    if is_insecure:
+        return
+    for found, container in ((scheduler, SCHEDULER), (worker, WORKER)):
+        mounts = service_container(workload(objects, container))["volumeMounts"]
+        paths = (*found.fleet_files.paths, *getattr(found, "tls_files", Identity()).paths)
+        for path in filter(None, (*paths, getattr(found, "api_keys_file", ""))):
+            assert any(path.startswith(f"{mount['mountPath']}/") for mount in mounts), path
 
 
 def test_wrong_command_lines_are_refused(objects: list[Object]) -> None:

@@ -18,7 +18,7 @@ import pytest
 from scheduler_svc.server import Running, scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient
-from stepserve.commands.up import Up
+from stepserve.commands.up import Shared, Up
 from stepserve.local.ready import ready_fields
 from tests.scheduler_svc.text.checkpoints import write_checkpoint
 
@@ -125,5 +125,5 @@ async def test_a_process_of_http_alone_serves_until_it_is_told_to_stop(
 def test_up_looks_only_at_ports_that_were_asked_for(given: Any, asked: list[int]) -> None:
     up = Up.model_validate({"model": "m", **given})
     assert up._asked_ports() == asked
-    flags = up._scheduler("all", 0, "redis://x", []).arguments
+    flags = up._scheduler("all", 0, Shared("redis://x", "token"), []).arguments
     assert any(flag.startswith("--http-port=") for flag in flags) is given.get("http", True)

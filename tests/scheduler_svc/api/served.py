@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import Redis
 
+from scheduler_svc.access.guard import Guard
 from scheduler_svc.api.server import ApiServer
 from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.frontend.front_ends import FrontEnds
@@ -22,6 +23,7 @@ from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.inference_json import request_from_json
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish
 from stepserve.protocol.step import TokenLogprobs
+from stepserve.tls.server import ServerTls
 
 WAIT_S = 10.0
 
@@ -65,7 +67,7 @@ class Lane:
 
 def front_ends_of(queue: JobQueue, card: ModelCard, settings: ApiSettings) -> FrontEnds:
     """Those of one model."""
-    return FrontEnds([FrontEnd(queue, card, settings)])
+    return FrontEnds([FrontEnd(queue, card, settings)], Guard.of(settings.api_keys_file))
 
 
 def break_bell(redis: Redis, keys: Keys) -> None:
@@ -91,14 +93,22 @@ class Served:
     stream_window_ms: float = 0.0
     address: str = ""
     api: ApiServer | None = None
+    keys_file: str = ""
+    tls: ServerTls | None = None
 
     async def start(self, host: str = "127.0.0.1") -> None:
         port = int(self.address.rpartition(":")[2] or 0)
-        settings = ApiSettings(
-            stream_window_ms=self.stream_window_ms, disconnect_grace_s=self.grace_s, reflection=True
-        )
-        self.api = ApiServer(front_ends_of(self.queue, self.card, settings), settings)
+        settings = self.settings()
+        self.api = ApiServer(front_ends_of(self.queue, self.card, settings), settings, self.tls)
         self.address = await self.api.start(host, port)
+
+    def settings(self) -> ApiSettings:
+        return ApiSettings(
+            stream_window_ms=self.stream_window_ms,
+            disconnect_grace_s=self.grace_s,
+            reflection=True,
+            api_keys_file=self.keys_file,
+        )
 
     async def stop(self) -> None:
         if self.api is not None:
@@ -131,12 +141,16 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    redis_url: str, card: ModelCard, grace_s: float = 5.0, limits: QueueLimits | None = None
+    redis_url: str,
+    card: ModelCard,
+    grace_s: float = 5.0,
+    limits: QueueLimits | None = None,
+    **more: Any,
 ) -> AsyncIterator[Served]:
     """Serve ``card`` on a free port for the time of the block."""
     async with JobQueue(redis_url, card.name, limits) as queue:
         await queue.adopt_order()
         lease = await queue.acquire("worker", "test", ttl_ms=60_000)
         assert lease is not None
-        async with Served(queue, card, Lane(queue, lease), grace_s) as served:
+        async with Served(queue, card, Lane(queue, lease), grace_s, **more) as served:
             yield served

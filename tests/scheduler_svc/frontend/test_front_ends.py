@@ -13,6 +13,7 @@ import pytest
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.listing import Listing
+from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
@@ -120,3 +121,17 @@ async def test_the_only_model_need_not_be_named(redis_url: str, card: ModelCard)
         assert (await only.get(stored.job_id)).model == name
         with pytest.raises(NotFound, match=f"'c' is not served here; '{name}' is"):
             await only.submit(request("c"))
+
+
+async def test_another_tenant_s_job_is_not_told_from_one_that_is_not_there(
+    both: FrontEnds,
+) -> None:
+    a, b = (each.model for each in both.all)
+    stored = await both.submit(replace(request(a), tenant="x"))
+    unique = stored.job_id.rpartition("~")[2]
+    assert await both.find(unique, "x") == stored.job_id
+    assert await both.find(unique, "y") == job_id_of(b, unique)
+    for call in (both.get, both.cancel, both.delete):
+        with pytest.raises(NotFound):
+            await call(stored.job_id, "y")
+    assert (await both.get(stored.job_id, "x")).state == "queued"

@@ -15,7 +15,6 @@ from openai import AsyncOpenAI
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.http.server import HttpServer
 from scheduler_svc.queue import JobQueue, QueueLimits
-from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.job import ClaimedJob, Finish
 from stepserve.protocol.step import TokenLogprobs
@@ -35,12 +34,9 @@ class HttpServed(Served):
 
     async def start(self, host: str = "127.0.0.1") -> None:
         port = int(self.address.rpartition(":")[2] or 0)
-        settings = ApiSettings(
-            stream_window_ms=self.stream_window_ms, disconnect_grace_s=self.grace_s
-        )
-        self.front_end = front_ends_of(self.queue, self.card, settings)
+        self.front_end = front_ends_of(self.queue, self.card, self.settings())
         self.running = asyncio.create_task(self.front_end.run(_told))
-        self.server = HttpServer(self.front_end)
+        self.server = HttpServer(self.front_end, tls=self.tls)
         self.address = await self.server.start(host, port)
         self.client = httpx2.AsyncClient(base_url=f"http://{self.address}", timeout=20)
 
@@ -64,7 +60,8 @@ class HttpServed(Served):
         return await self.http.post(path, content=json.dumps(body), headers=named)
 
     def openai(self, **options: Any) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"http://{self.address}/v1", api_key="none", **options)
+        key = {"api_key": "none", **options}
+        return AsyncOpenAI(base_url=f"http://{self.address}/v1", **key)
 
     async def say(
         self,
@@ -101,14 +98,18 @@ async def _told(_now: object) -> None:
 
 @asynccontextmanager
 async def http_serving(
-    redis_url: str, card: ModelCard, grace_s: float = 5.0, limits: QueueLimits | None = None
+    redis_url: str,
+    card: ModelCard,
+    grace_s: float = 5.0,
+    limits: QueueLimits | None = None,
+    **more: Any,
 ) -> AsyncIterator[HttpServed]:
     """Serve ``card`` on a free port for the time of the block."""
     async with JobQueue(redis_url, card.name, limits) as queue:
         await queue.adopt_order()
         lease = await queue.acquire("worker", "test", ttl_ms=60_000)
         assert lease is not None
-        async with HttpServed(queue, card, Lane(queue, lease), grace_s) as served:
+        async with HttpServed(queue, card, Lane(queue, lease), grace_s, **more) as served:
             yield served
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import Connection, UnixDomainSocketConnection
 
 from scheduler_svc.queue.address import parse_address
+from scheduler_svc.queue.fresh_certificates import FreshCertificates
 from stepserve.process.redaction import redacted
 from stepserve.protocol.errors import StepserveError
 
@@ -22,7 +23,7 @@ def test_one_server() -> None:
         "port": 7000,
         "db": 3,
     }
-    assert parse_address("rediss://host").connection_class is SSLConnection
+    assert parse_address("rediss://host").connection_class is FreshCertificates
     assert parse_address("unix:///run/redis.sock").connection_class is UnixDomainSocketConnection
 
 
@@ -36,7 +37,8 @@ def test_sentinels(scheme: str) -> None:
     assert address.connection["db"] == 2
     assert "host" not in address.connection
     assert address.sentinel == {"sentinel_password": "other"}
-    assert address.is_encrypted is (scheme == "rediss+sentinel")
+    is_encrypted = address.connection_class is FreshCertificates
+    assert is_encrypted is (scheme == "rediss+sentinel")
 
 
 @pytest.mark.parametrize("scheme", ["redis+cluster", "redis-cluster", "rediss-cluster"])

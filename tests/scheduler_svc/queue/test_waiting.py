@@ -8,7 +8,7 @@ import re
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue, Lease, Order
+from scheduler_svc.queue import JobQueue, Lease, Order, Quota
 from scheduler_svc.queue.keys import Keys
 from stepserve.protocol.errors import Exhausted
 from tests.scheduler_svc.queue.build import STOP, claim_ids, lease_on, row, spec, submit
@@ -113,3 +113,13 @@ async def test_the_pace_is_that_of_jobs_that_end_while_others_wait(
     assert busy_s >= 0.2
     await end_one()
     assert await pace() == (num_ended, busy_s), "nobody waits any more"
+
+
+@pytest.mark.usefixtures("lease")
+async def test_a_refused_job_takes_nothing_of_its_key_s_quota(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    asked, quota = spec(deadline_s=8.5), Quota("aaaaaa", weight=2.0, requests_per_minute=5)
+    with pytest.raises(Exhausted, match="deadline_s: up to"):
+        await queue.submit(asked, needed_s=0.0, quota=quota)
+    assert not redis.exists(keys.quotas, keys.job(asked.job_id))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from stepserve.cli import COMMANDS, main, parse
@@ -28,6 +29,9 @@ NEEDED: dict[str, list[str]] = {
     "delete": ["j"],
     "get": ["j"],
     "batch": ["in", "out"],
+    "keys add": ["file", "--tenant=t"],
+    "keys list": ["file"],
+    "keys remove": ["file", "key"],
     "replay": ["trace"],
 }
 TEXTS = (
@@ -62,6 +66,7 @@ SAMPLES: dict[Any, tuple[str, Any]] = {
     int: ("2", 2),
     float: ("0.5", 0.5),
     bool: ("true", True),
+    SecretStr: ("a:1", SecretStr("a:1")),
     list[str]: ('["a", "b"]', ["a", "b"]),
     list[int]: ("[5, 7]", [5, 7]),
     tuple[int, int]: ("[3, 4]", (3, 4)),
@@ -121,7 +126,7 @@ def test_help_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) 
     assert exit_status(name, "--help") == 0
     text = capsys.readouterr().out
     for field, info in settings_class(name).model_fields.items():
-        is_positional = info.is_required() and field != "model"
+        is_positional = info.is_required() and field not in ("model", "tenant")
         shown = field.upper().replace("_", "-") if is_positional else flag(field)
         assert f"{shown} " in text or f"{shown}," in text, field
     assert "None" not in text
@@ -199,7 +204,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_command_may_have_two_words() -> None:
     for name in (name for name in COMMANDS if " " in name):
-        assert type(parse(name.split())) is settings_class(name)
+        assert type(parse([*name.split(), *NEEDED.get(name, [])])) is settings_class(name)
     assert type(parse(["bench", "--num-jobs=3"])) is settings_class("bench")
 
 
@@ -223,7 +228,7 @@ def test_every_option_has_a_variable(
     needed = NEEDED.get(name, [])
     # What is on the command line comes before the variable.
     given = any(entry.startswith(f"{flag(field)}=") for entry in needed)
-    positional = field in ("prompt", "job_id", "input", "output", "files")
+    positional = field in ("prompt", "job_id", "input", "output", "files", "file", "key_id")
     found = getattr(parse([name, *needed]), field)
     assert found == value or given or positional
 

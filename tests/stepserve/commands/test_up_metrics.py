@@ -7,15 +7,19 @@ from typing import cast
 import pytest
 
 from stepserve.cli import parse
-from stepserve.commands.up import Role, Up
+from stepserve.commands.up import Role, Shared, Up
+
+SHARED = Shared("", "token")
 
 
 def lines(*flags: str) -> list[list[str]]:
     """The command lines of all processes, as ``up`` would start them."""
     up = cast(Up, parse(["up", "--model=m", *flags]))
     roles: tuple[Role, ...] = ("api", "lane") if up._is_apart else ("all",)
-    schedulers = [up._scheduler(role, i, "", []) for role in roles for i in range(up.schedulers)]
-    workers = [up._worker(i) for i in range(up.workers)]
+    schedulers = [
+        up._scheduler(role, i, SHARED, []) for role in roles for i in range(up.schedulers)
+    ]
+    workers = [up._worker(i, SHARED) for i in range(up.workers)]
     return [service.arguments for service in (*schedulers, *workers)]
 
 

@@ -1,0 +1,1 @@
+"""Keys, the file that they are in, and who may what."""

@@ -1,0 +1,1 @@
+"""Certificates and tokens, and what becomes of them when their files change."""
