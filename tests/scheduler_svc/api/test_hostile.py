@@ -105,7 +105,7 @@ async def test_workers_are_not_asked_for_with_every_job(
     served: Served, stub: Any, redis_url: str
 ) -> None:
     with Redis.from_url(redis_url) as redis, redis.monitor() as monitor:
-        for _ in range(3):
+        for _ in range(20):
             await submit(stub)
         redis.echo("the end")
         commands = []
@@ -115,7 +115,8 @@ async def test_workers_are_not_asked_for_with_every_job(
             if event["client_type"] != "lua" and served.card.name in event["command"]:
                 commands.append(event["command"].split(" ")[0])
     told = Counter(commands)
-    assert (told["EVALSHA"], told["ZRANGE"], told["HMGET"]) == (3, 1, 1)
+    # Somebody looks once a second, whoever submits.
+    assert (told["EVALSHA"], told["ZRANGE"] < 20, told["HMGET"] < 20) == (20, True, True)
 
 
 async def test_a_record_that_cannot_be_read_ends_its_own_stream_only(
