@@ -19,8 +19,8 @@ from stepserve.local.serving import serve
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.demo.storyteller import MODEL_DIR
 
-# Two workers with three places each: whichever is killed has stories to lose.
-NUM_WORKERS, NUM_PLACES = 2, 3
+# Lanes share the stories out, and each worker has places for all: who is left takes them all.
+NUM_WORKERS, NUM_PLACES = 2, 6
 PROMPTS = (
     "Once upon a time, an old bear named",
     "One sunny morning, a little fox named",
