@@ -8,7 +8,7 @@ import pytest
 
 from scheduler_svc.settings import SchedulerSettings
 from stepserve.cli import parse
-from stepserve.commands.up import Up
+from stepserve.commands.up import Shared, Up
 from stepserve.modelfiles.sources import ModelSource, model_sources
 
 
@@ -66,11 +66,12 @@ def test_a_variable_says_what_flags_do(variable: str, monkeypatch: pytest.Monkey
 
 def test_up_has_workers_for_each_model() -> None:
     up = Up(model=["x=a", "b"], workers=2, device="cpu")
-    services = [up._worker(number) for number in range(up._num_workers)]
+    shared = Shared("", "token")
+    services = [up._worker(number, shared) for number in range(up._num_workers)]
     models = [[f for f in s.arguments if f.startswith("--model")] for s in services]
     assert models == [["--model=a", "--model-name=x"]] * 2 + [["--model=b", "--model-name=b"]] * 2
     assert {f for s in services for f in s.arguments if "memory" in f} == {
         "--memory-fraction=0.0750"
     }
-    arguments = up._scheduler("all", 0, "", []).arguments
+    arguments = up._scheduler("all", 0, shared, []).arguments
     assert [f for f in arguments if f.startswith("--model")] == ["--model=x=a", "--model=b=b"]
