@@ -33,7 +33,7 @@ from scheduler_svc.queue import (
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.spans.client_spans import taking, traced_stream
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.errors import InvalidRequest, Unavailable
+from stepserve.protocol.errors import Exhausted, InvalidRequest, Unavailable
 from stepserve.protocol.inference import (
     JobInfo,
     ModelInfo,
@@ -286,7 +286,7 @@ class FrontEnd:
             spec = await resolve(request, await self._live_card.get())
             await self._grammars.check(spec.sampling.structured_outputs)
             needed_s = await self._needed_s(spec)
-        except InvalidRequest:
+        except (InvalidRequest, Exhausted):
             if job_id := await self._stored_for(request):
                 return Submitted(job_id, existed=True)
             raise

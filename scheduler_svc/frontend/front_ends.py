@@ -17,7 +17,7 @@ from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.queue import Account, Submitted, page_of
 from stepserve.modelfiles.sources import slug_of
-from stepserve.protocol.errors import InvalidRequest, NotFound
+from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import JobInfo, JobPage, ModelInfo, Request, StreamEvent
 from stepserve.protocol.worker_status import WorkerStatus
 
@@ -74,14 +74,21 @@ class FrontEnds:
         return self._by_slug.get(job_id.rpartition("~")[0], self._first)
 
     async def find(self, unique: str, tenant: str | None = None) -> str:
-        """Return the id of the job with this UUID, whichever model it is of; maybe of none."""
-        *others, last = [job_id_of(model, unique) for model in self._by_name]
-        for job_id in others:
+        """Return the id of the job with this UUID, whichever model it is of; maybe of none.
+
+        Raises Unavailable where none has it and one can't be asked.
+        """
+        job_id, away = "", None
+        for job_id in (job_id_of(model, unique) for model in self._by_name):
             try:
                 return (await self.get(job_id, tenant)).job_id
             except NotFound:
                 continue
-        return last
+            except Unavailable as error:
+                away = error  # of this model alone: another one may have it
+        if away is not None:
+            raise away
+        return job_id
 
     @property
     def readiness(self) -> Readiness:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 # Whoever asks for jobs that never were must not keep Redis busy with who it is.
 LOOK_EVERY_S = 0.2
+AGE_EVERY_S = 5.0
 # How long after a break a job that is not there may be about to be stored again, by anybody.
 MENDED_AFTER_S = 10.0
 
@@ -42,7 +43,14 @@ class Mending:
             if num_lost := await self._submitting.restore():
                 log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
             self._is_due = False
+        else:
+            self._submitting.age()
         self._looked_s = time.monotonic()
+
+    async def age(self) -> None:
+        """Look now and then, so that nothing is remembered for longer than it may be missing."""
+        if time.monotonic() - self._looked_s > AGE_EVERY_S:
+            await self.look()
 
     async def reconnected(self) -> None:
         """Look, whatever else may be wrong: the doorbell goes on. Raises Unavailable."""

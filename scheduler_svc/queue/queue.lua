@@ -258,7 +258,8 @@ if known then
     return {known_id, (request == '' or request == ARGV[11]) and 1 or 2}
   end
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then return {ARGV[1], 0} end
+-- What a call that failed in the middle has left is not there yet: this is written last.
+if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return {ARGV[1], 0} end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then return false end
 if redis.call('EXISTS', KEYS[7]) == 0 then return 'order' end
 local id, now = ARGV[1], time_us()

@@ -377,6 +377,7 @@ class JobQueue(JobReader):
         """
         await self._servers.look()
         await self._common_servers.look()
+        await self._mending.age()
         swept = await self._ending.sweep()
         await self._suspicion.sweep()
         await self._stranding.sweep()

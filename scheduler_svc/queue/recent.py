@@ -31,7 +31,8 @@ class StoredJob:
 class RecentJobs:
     """Jobs of this process by id, the oldest first; bounded in time and in bytes.
 
-    Time is that of the newest: what was stored last before an outage is there after it.
+    Time is that of the newest, or when Redis was last seen to have lost nothing: what was stored
+    last before an outage is there after it.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,13 @@ class RecentJobs:
         self.drop(job_id)
         self._jobs[job_id] = job = StoredJob(names, args, now_s)
         self._num_bytes += job.size_bytes
-        while self._num_bytes > MAX_BYTES or self._oldest_s < now_s - REMEMBERED_S:
+        self.expire(now_s)
+        while self._num_bytes > MAX_BYTES:
+            self.drop(next(iter(self._jobs)))
+
+    def expire(self, now_s: float) -> None:
+        """Forget what was stored so long before ``now_s``, when Redis had lost nothing."""
+        while self._oldest_s < now_s - REMEMBERED_S:
             self.drop(next(iter(self._jobs)))
 
     def drop(self, job_id: str) -> None:

@@ -11,7 +11,7 @@ from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.quota import Quota, Standing, refusal
 from scheduler_svc.queue.ranking import Ranking
-from scheduler_svc.queue.recent import RecentJobs
+from scheduler_svc.queue.recent import RecentJobs, StoredJob
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.together import Together
@@ -27,8 +27,10 @@ TAKEN_BEFORE = -2.0
 _RETRY_AFTER_MS = 1000
 _MAX_RETRY_AFTER_MS = 60_000
 _OTHER_REQUEST, _QUOTA, _LATE = 2, -1, -2
-# Where the deadline stands among the script's arguments; and one that has as good as passed.
-_DEADLINE = 2
+# Where these stand among the script's arguments.
+_MOST_QUEUED, _DEADLINE = 1, 2
+_UNBOUNDED = 2**53
+# A deadline that has as good as passed.
 SOON_S = 0.001
 
 
@@ -95,12 +97,23 @@ class Submitting:
         commands = [("EXISTS", self._shard.keys.job(job_id)) for job_id, _ in recent]
         known = await self._shard.link.pipeline(commands) if commands else []
         missing = [job for (_, job), is_known in zip(recent, known, strict=True) if not is_known]
-        for job in missing:
-            args = [*job.args[:-1], TAKEN_BEFORE]
-            if deadline_s := float(str(args[_DEADLINE])):
-                args[_DEADLINE] = max(SOON_S, deadline_s - (time.monotonic() - job.stored_s))
-            await self._shard.run("submit", job.names, args, durable=True)
-        return len(missing)
+        return sum([await self._restored(job) for job in missing])
+
+    async def _restored(self, job: StoredJob) -> bool:
+        """Store a job again, however full the queue is by now. False where it was there."""
+        args = [*job.args[:-1], TAKEN_BEFORE]
+        args[_MOST_QUEUED] = _UNBOUNDED
+        if deadline_s := float(str(args[_DEADLINE])):
+            args[_DEADLINE] = max(SOON_S, deadline_s - (time.monotonic() - job.stored_s))
+        answer = await self._shard.run("submit", job.names, args, durable=True)
+        if answer == b"order":  # a server that has nothing yet
+            await self._ranking.adopt()
+            answer = await self._shard.run("submit", job.names, args, durable=True)
+        return isinstance(answer, list) and answer[1] == 0
+
+    def age(self) -> None:
+        """Redis has kept what was stored some time ago: that need not be remembered any more."""
+        self._recent.expire(time.monotonic())
 
     def forgotten(self, job_id: str) -> None:
         """It was dropped because somebody wanted it to be."""

@@ -45,7 +45,12 @@ class Together:
         self._sending: asyncio.Task[None] | None = None
 
     async def run(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """Return the script's answer. Raises as ``Shard.run`` does."""
+        """Return the script's answer. Raises as ``Shard.run`` does.
+
+        Of a replicated write, what was acknowledged is asked on its own connection: it goes alone.
+        """
+        if self._shard.limits.durability == "replicated":
+            return await self._shard.run(self._script, keys, args, durable=True)
         asked = _Asked(keys, args, asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         if self._sending is None:
@@ -84,8 +89,7 @@ class Together:
 
     async def _answers(self, some: Sequence[_Asked]) -> Sequence[Any] | None:
         """Return everybody's; None where they can't be had together."""
-        # Of a replicated write, what was acknowledged is asked on its own connection.
-        if len(some) < 2 or self._shard.limits.durability == "replicated":
+        if len(some) < 2:
             return None
         sha = self._shard.scripts[self._script].sha
         commands = [("EVALSHA", sha, num_arguments(a.keys), *a.keys, *a.args) for a in some]
