@@ -122,7 +122,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("stepserve")
+        return import_module("stepserve.process.version").own_version()
     if name not in _HOME:
         raise AttributeError(f"module 'stepserve' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Protocol
 
 import torch
 
 from kvstore.cache import KVCache
+from stepserve.process.version import own_version
 from stepserve.protocol.errors import first_line
 from stepserve.protocol.step import WorkerInfo
 from worker_svc.assembled import Assembly
@@ -198,6 +198,6 @@ def _info(settings: WorkerSettings, model: Model, limits: Limits, incarnation: s
         max_step_tokens=limits.max_step_tokens,
         max_kept_reports=settings.max_kept_reports,
         num_stages=model.part.num_stages,
-        version=version("stepserve"),
+        version=own_version(),
         tensor_parallel=model.part.num_ranks,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
@@ -33,6 +32,7 @@ from scheduler_svc.http.responses import Responses
 from scheduler_svc.http.sse import OpenStreams
 from scheduler_svc.spans.incoming import take_in
 from stepserve.metrics.exposition import Exposition
+from stepserve.process.version import own_version
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Answer]]
 
@@ -234,7 +234,7 @@ class App:
         return json_response(document())
 
     async def _version(self, _request: Request) -> Answer:
-        return json_response({"version": version("stepserve")})
+        return json_response({"version": own_version()})
 
 
 def _open(method: str, path: str, handler: Handler) -> Route:

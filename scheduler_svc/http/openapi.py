@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from scheduler_svc.http.parameters import (
@@ -14,6 +13,7 @@ from scheduler_svc.http.parameters import (
     TOKENIZE,
     Parameter,
 )
+from stepserve.process.version import own_version
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -114,7 +114,7 @@ def document() -> dict[str, Any]:
         {"name": "stream", "in": "query", "schema": _TRUTH},
         {"name": "starting_after", "in": "query", "schema": _COUNT},
     ]
-    info = {"title": "stepserve", "version": version("stepserve")}
+    info = {"title": "stepserve", "version": own_version()}
     return {"openapi": "3.1.0", "info": info, "paths": paths}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from threading import Thread
 
 from opentelemetry.context import Context
@@ -22,6 +21,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from scheduler_svc.spans.incoming import incoming, pack, unpack
+from stepserve.process.version import own_version
 from stepserve.protocol.job import JobSpec
 
 Value = str | int | float | bool | Sequence[str]
@@ -68,7 +68,7 @@ class Tracing:
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer("stepserve", version("stepserve"))
+        self._tracer = provider.get_tracer("stepserve", own_version())
 
     @contextmanager
     def submitting(self, attributes: Attributes) -> Iterator[Piece]:
