@@ -1,6 +1,6 @@
 """Real processes are stopped and killed under load: every stream goes on, and soon.
 
-The bounds here allow for a busy machine; ``python -m tests.fault.measure`` gives the figures.
+The bounds here allow for a busy machine; ``stepserve chaos --apart-s 15`` gives the figures.
 """
 
 from __future__ import annotations
