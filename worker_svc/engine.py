@@ -29,7 +29,7 @@ MODEL_THREAD = "model"
 
 
 class StreamEnded(Exception):
-    """The lane closed its half: there are no more commands."""
+    """The lane closed its half, or the worker is told to end: there are no more commands."""
 
 
 class Commands:
@@ -164,7 +164,8 @@ class Engine:
         Raises:
             StepRefused: by the ledger or the runner; nothing was changed.
             StepFailed: an earlier step did, and the worker ends.
-            Unavailable: the worker is shutting down.
+            StreamEnded: the worker is shutting down.
+            Unavailable: it is stuck.
         """
         async with self._turn:
             self._check_driver(commands)
@@ -244,7 +245,8 @@ class Engine:
         """Take no more; wait for the running step, ``timeout_s`` at most."""
         self._is_draining = True
         if self._driver is not None:
-            self._driver.drop(Unavailable("the worker is shutting down"))
+            failed = StepFailed(self.failure.result()) if self.failure.done() else None
+            self._driver.drop(failed or StreamEnded())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._turn:
                 await self._land(0)
@@ -252,15 +254,18 @@ class Engine:
                 self._waiter.shutdown(wait=False)
 
     def _check_open(self) -> None:
+        self._check_goes_on(Unavailable("the worker is shutting down"))
+
+    def _check_goes_on(self, end: Exception) -> None:
         if self.failure.done():
             raise StepFailed(self.failure.result())
         if self._is_draining:
-            raise Unavailable("the worker is shutting down")
+            raise end
         if self.is_stuck:
             raise Unavailable(STUCK)
 
     def _check_driver(self, commands: Commands) -> None:
-        self._check_open()
+        self._check_goes_on(StreamEnded())
         if self._driver is not commands:
             raise StepRefused("superseded by a newer Hello")
 

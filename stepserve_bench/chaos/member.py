@@ -62,6 +62,8 @@ class Member:
                 problem = f"did not end: {self.name} within {END_TIMEOUT_S:g} s of SIGTERM"
                 process.kill()
                 process.wait()
+            # As who starts workers does it: a lane asks at once how its worker ended.
+            await asyncio.to_thread(self.child.bury)
             self.child.restart()
             try:
                 await self.wait_ready()

@@ -61,8 +61,15 @@ class Service:
         return output.finish.reason, await tokens_of(self.queue, job_id)
 
     async def under_way(self, job_id: str) -> None:
+        await self._has(job_id, 3)
+
+    async def further(self, job_id: str) -> None:
+        """Wait until it has some more tokens than now."""
+        await self._has(job_id, (await self.job(job_id)).outputs[0].num_tokens + 3)
+
+    async def _has(self, job_id: str, num_tokens: int) -> None:
         async with within(60):
-            while (await self.job(job_id)).outputs[0].num_tokens < 3:
+            while (await self.job(job_id)).outputs[0].num_tokens < num_tokens:
                 await asyncio.sleep(0.005)
 
 

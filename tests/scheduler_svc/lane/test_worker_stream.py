@@ -14,6 +14,7 @@ import pytest
 from scheduler_svc.lane.step_deadline import NUM_TO_LEARN, StepDeadline
 from scheduler_svc.lane.worker_stream import (
     WorkerCrashed,
+    WorkerEnds,
     WorkerGone,
     WorkerRefuses,
     WorkerStream,
@@ -30,12 +31,13 @@ class Answering(step_wire.WorkerServicer):
     """Answers each command with an empty report, unless it is told to owe them.
 
     At a step of ``breaks`` it ends the stream with that status, once. A Hello after the first is
-    refused where it ``is_restarted``, or ``has_crashed``.
+    refused where it ``is_restarted``, or ``has_crashed``. At step ``ends_at`` it ends.
     """
 
     def __init__(self) -> None:
         self.owes = self.is_restarted = self.greets_twice = self.has_crashed = False
         self.breaks: dict[int, grpc.StatusCode] = {}
+        self.ends_at = 0
         self.hellos: list[Hello] = []
         self.commands: list[StepCommand] = []
 
@@ -56,6 +58,8 @@ class Answering(step_wire.WorkerServicer):
             self.commands.append(command)
             if (status := self.breaks.pop(command.step, None)) is not None:
                 await context.abort(status, "it broke here")
+            if command.step == self.ends_at:
+                return
             if self.greets_twice:
                 await context.write(step_wire.encode_worker_message(HelloReply(INFO, 0)))
             if not self.owes:
@@ -177,6 +181,17 @@ async def test_a_crash_is_told_by_the_worker_itself_or_in_its_place(
     with pytest.raises(WorkerCrashed, match=how):
         await anext(stream.reports())
     assert [owed.step for owed in stream.unanswered] == [3]
+
+
+async def test_a_worker_that_is_told_to_end_says_so(
+    worker: tuple[Answering, WorkerStream],
+) -> None:
+    answering, stream = worker
+    answering.ends_at = 3
+    await stream.send(command(3))
+    with pytest.raises(WorkerEnds):
+        await anext(stream.reports())
+    assert len(answering.hellos) == 1, "it is not greeted again"
 
 
 async def test_who_greets_twice_keeps_no_protocol(worker: tuple[Answering, WorkerStream]) -> None:
