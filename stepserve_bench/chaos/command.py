@@ -135,6 +135,10 @@ class Chaos(BaseSettings):
         names = [name.strip() for name in self.kinds.split(",") if name.strip()] or list(USUAL)
         if unknown := [name for name in names if name not in KINDS]:
             raise InvalidRequest("kinds", f"{unknown[0]!r} is none of {', '.join(KINDS)}")
+        if self.worker != "oracle":
+            names = [name for name in names if self.kinds or not KINDS[name].needs_oracle]
+            if unfit := [name for name in names if KINDS[name].needs_oracle]:
+                raise InvalidRequest("kinds", f"{unfit[0]!r} needs --worker oracle")
         return names
 
     async def _run(
@@ -154,6 +158,7 @@ class Chaos(BaseSettings):
                 await audit.check_stored(client, ledger)
                 await audit.check_known(client, ledger)
             counted = await audit.check_empty(fleet, ledger)
+            counted["crashes_by_poison"] = fleet.num_crashes
             progress.problems(ledger)
         return run, counted
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ T = TypeVar("T")
 POLL_S = 0.05
 LOOK_TIMEOUT_S = 0.5
 START_TIMEOUT_S = 120.0
+# How a script's effects begin in the append-only file, and where a crash may cut them off.
+TORN = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$4\r\nto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Fleet:
         self.is_redis_up = False
         self.workers: list[Member] = []
         self.schedulers: list[Member] = []
+        self._num_poisons = 0
+        self.num_crashes = 0
 
     @property
     def members(self) -> list[Member]:
@@ -127,6 +131,27 @@ class Fleet:
     def unexpected(self) -> list[Member]:
         """Those that were up and have ended by themselves."""
         return [m for m in self.members if m.is_up and m.child.process.poll() is not None]
+
+    @contextlib.contextmanager
+    def crashing(self) -> Iterator[None]:
+        """Within the block a worker may crash: some job is there to do it."""
+        self._num_poisons += 1
+        try:
+            yield
+        finally:
+            self._num_poisons -= 1
+
+    def is_due(self, status: int) -> bool:
+        """Whether who ended with this status may have, at this time; counts it."""
+        is_due = self._num_poisons > 0 and status == -signal.SIGSEGV
+        self.num_crashes += is_due
+        return is_due
+
+    def tear_log(self) -> None:
+        """Leave the beginning of a script's effects at the end of Redis' file; it does not run."""
+        logs = self._plan.directory.rglob("appendonly*.aof")
+        with max(logs, key=lambda path: path.stat().st_mtime_ns).open("ab") as log:
+            log.write(TORN)
 
     def signal_redis(self, signum: signal.Signals) -> None:
         """Send Redis a signal."""

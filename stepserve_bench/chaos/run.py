@@ -20,7 +20,7 @@ from stepserve_bench.chaos.strikes import Claims, Victims, choose, strike
 
 # Streams flow before the first fault, and after the last one.
 CALM_S = 3.0
-WATCH_INTERVAL_S = 0.5
+WATCH_INTERVAL_S = 0.1
 # After the last fault every job has so long to end: who has not then is lost.
 PATIENCE_S = 120.0
 
@@ -84,14 +84,16 @@ class Run:
             await asyncio.sleep(WATCH_INTERVAL_S)
             for member in self._fleet.unexpected():
                 status = member.child.process.returncode
-                self._ledger.problems.append(f"ended by itself: {member.name}, status {status}")
+                if not self._fleet.is_due(status):
+                    what = f"ended by itself: {member.name}, status {status}"
+                    self._ledger.problems.append(what)
                 member.is_up = False
                 self._ledger.problems += filter(None, [await member.revive()])
 
 
 def concerned(part: str, victims: Victims, claims: Claims) -> frozenset[str] | None:
     """Return the jobs that a fault concerns by who holds them; None: all that go on."""
-    if part in ("client", "redis", "all"):
+    if part in ("client", "redis", "job", "all"):
         return None
     workers = {member.name for member in victims.workers}
     schedulers = {member.name for member in victims.schedulers}

@@ -13,6 +13,7 @@ from stepserve.protocol.errors import StepserveError
 from stepserve_bench.chaos.fleet import Fleet
 from stepserve_bench.chaos.kinds import KINDS
 from stepserve_bench.chaos.member import POLL_S, Member
+from stepserve_bench.chaos.poison import convicted
 from stepserve_bench.chaos.schedule import Fault
 from stepserve_bench.chaos.stopping import stopped_process, stopped_thread
 from worker_svc.engine import MODEL_THREAD
@@ -27,14 +28,15 @@ Claims = Mapping[tuple[str, str], frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Victims:
-    """Who is struck: some workers, some schedulers, or Redis where there is neither."""
+    """Who is struck: some workers, some schedulers, or ``other`` where there is neither."""
 
     workers: Sequence[Member] = ()
     schedulers: Sequence[Member] = ()
+    other: str = "redis"
 
     @property
     def names(self) -> str:
-        return ", ".join(m.name for m in (*self.workers, *self.schedulers)) or "redis"
+        return ", ".join(m.name for m in (*self.workers, *self.schedulers)) or self.other
 
 
 async def choose(fleet: Fleet, fault: Fault, claims: Claims) -> Victims:
@@ -45,6 +47,8 @@ async def choose(fleet: Fleet, fault: Fault, claims: Claims) -> Victims:
     part = KINDS[fault.kind].part
     if part == "all":
         return Victims(fleet.workers, fleet.schedulers)
+    if part == "job":
+        return Victims(other="who runs it")
     if part == "redis":
         await _until(lambda: fleet.is_redis_up)
         return Victims()
@@ -140,6 +144,22 @@ async def _redis_killed(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequen
     return []
 
 
+async def _redis_torn(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
+    fleet.signal_redis(signal.SIGKILL)
+    await asyncio.sleep(fault.lasts_s)
+    fleet.tear_log()
+    await fleet.revive_redis()
+    return []
+
+
+async def _poisoned(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
+    with fleet.crashing():
+        problem = await convicted(fleet.targets)
+        # The last crash may not have been noticed yet.
+        await _until(lambda: not fleet.unexpected())
+    return [problem]
+
+
 async def _redis_ended(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
     fleet.signal_redis(signal.SIGTERM)
     await fleet.revive_redis()
@@ -196,5 +216,7 @@ _STRIKES: Mapping[str, Callable[[Fleet, Fault, Victims], Awaitable[Sequence[str]
     "redis-kill": _redis_killed,
     "redis-end": _redis_ended,
     "redis-stop": _redis_stopped,
+    "redis-torn": _redis_torn,
+    "poison": _poisoned,
     "rolling-restart": _rolling,
 }

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from array import array
 from dataclasses import dataclass
 
 from stepserve.protocol.step import Admission
-from stepserve_bench.oracle_worker.oracle import BLOCK_SIZE, EMPTY, choose, draw_of, state_after
+from stepserve_bench.oracle_worker.oracle import (
+    BLOCK_SIZE,
+    EMPTY,
+    POISON,
+    choose,
+    draw_of,
+    state_after,
+)
 from worker_svc.core.limits import Limits
 from worker_svc.core.residents import Row, StepPlan
 
@@ -20,6 +29,7 @@ class _DeviceRow:
     stop_token_ids: frozenset[int]
     token_ids: list[int]
     block_ids: list[int]
+    is_poison: bool
     has_ended: bool = False
 
 
@@ -48,6 +58,7 @@ class OracleDevice:
                 resident.stop_token_ids,
                 list(resident.admission.token_ids),
                 list(resident.admission.block_ids),
+                POISON in resident.admission.token_ids,
             )
         chosen = []
         for row in plan.rows:
@@ -55,6 +66,8 @@ class OracleDevice:
             mine = self._rows[row.resident.row_id]
             token_id = 0
             if mine.admission is row.resident.admission and not mine.has_ended:
+                if mine.is_poison:
+                    os.kill(os.getpid(), signal.SIGSEGV)  # as a fault in native code does
                 token_id = self._compute(mine, row)
             if row.is_sampled:
                 chosen.append(token_id)

@@ -14,6 +14,8 @@ from stepserve.protocol.sampling import Sampling
 BLOCK_SIZE = 16
 # What is chosen from: of the demo model's vocabulary, none of those that end a text.
 FIRST_TOKEN, NUM_TOKENS = 300, 200
+# Never chosen: a prompt that has it crashes whichever worker computes it.
+POISON = FIRST_TOKEN - 1
 EMPTY = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 _FACTOR, _SPREAD = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

@@ -32,10 +32,11 @@ def test_faults_of_many_kinds_lose_nothing(tmp_path: Path) -> None:
     config = {"vocab_size": 512, "max_position_embeddings": 1024}
     (tmp_path / "config.json").write_text(json.dumps(config))
     kinds = (
-        "worker-kill,thread-stop,scheduler-kill,both-kill,link-cut,link-hole,client-cut,redis-kill"
+        "worker-kill,thread-stop,scheduler-kill,both-kill,link-cut,link-hole,client-cut,redis-torn,"
+        "poison"
     )
     model = str(tmp_path)
-    check(ran(model=model, workers=2, faults=8, apart_s=0.8, kinds=kinds, seed=3, step_ms=40), 8)
+    check(ran(model=model, workers=2, faults=9, apart_s=0.8, kinds=kinds, seed=3, step_ms=40), 9)
 
 
 @pytest.mark.long

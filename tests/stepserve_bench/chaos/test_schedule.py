@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import pytest
+
+from stepserve.protocol.errors import InvalidRequest
+from stepserve_bench.chaos.command import Chaos
 from stepserve_bench.chaos.kinds import KINDS, USUAL
 from stepserve_bench.chaos.schedule import LONGEST_GAP, schedule
 from stepserve_bench.chaos.strikes import _STRIKES
@@ -39,3 +43,10 @@ def test_every_victim_is_chosen_sometimes() -> None:
 
 def test_every_kind_can_be_done() -> None:
     assert _STRIKES.keys() == KINDS.keys()
+
+
+def test_a_model_has_no_job_that_crashes_it() -> None:
+    assert "poison" not in Chaos(worker="model")._kinds()
+    assert "poison" in Chaos()._kinds()
+    with pytest.raises(InvalidRequest, match="'poison' needs --worker oracle"):
+        Chaos(worker="model", kinds="worker-kill,poison")._kinds()
