@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stepserve_bench.measure.figures import percentile
+from stepserve_bench.path.cancels import Cancels, cancel_all
 from stepserve_bench.path.clients import Edge, Times, Wish, stream_all
 from stepserve_bench.path.services import Plan, Services, running
 from stepserve_bench.report.machine import machine
@@ -26,6 +27,7 @@ from stepserve_bench.report.machine import machine
 # Of a lone stream: enough to have a second token.
 LONE_TOKENS = 2
 WARM_UP_TOKENS = 8
+CANCELLED = {"p50": 0.5, "p99": 0.99}
 SCHEDULERS = ("scheduler", "lane", "api")
 
 
@@ -36,7 +38,8 @@ class PathBench(BaseSettings):
     of a process over the streamed tokens is what one token costs it; 1 s over the scheduler's
     is how many tokens a second one core of a scheduler can stream. Before that all jobs are
     offered once with one token each (``start``: what a stream costs beside its tokens), and
-    after it some over each edge one after another (``ttft``).
+    after it some over each edge one after another (``ttft``), and some that are cancelled in their
+    midst: how long the worker held them after that (``cancel``).
     """
 
     model_config = SettingsConfigDict(
@@ -78,10 +81,11 @@ class PathBench(BaseSettings):
             starts = _starts(clients, self.edge, self.streams)
             streamed = _streamed(clients, self.edge, self.streams, self.tokens)
             alone = _alone(clients, self.lone)
+            cancelled = _cancelled(clients, self.lone)
         worker = json.loads(report.read_text())
         worked_s = worker["full_s"] + worker["idle_s"]
         idle = {"idle_share": worker["idle_s"] / worked_s} if worker["full_s"] else {}
-        return {**streamed, **starts, **alone, **idle}
+        return {**streamed, **starts, **alone, **cancelled, **idle}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,12 @@ class Clients:
         """Stream so many jobs one after another."""
         address = self.services.addresses[edge]
         return self.pool.apply(stream_all, (Wish(edge, address, streams, tokens, at_once=False),))
+
+    def cancel(self, count: int) -> list[float]:
+        """Cancel so many jobs, one after another; return the seconds that each was held."""
+        addresses = self.services.addresses
+        cancels = Cancels(addresses["grpc"], addresses["metrics"], count)
+        return self.pool.apply(cancel_all, (cancels,))
 
     def costs_us(self, work: Callable[[], list[Times]]) -> tuple[list[Times], dict[str, float]]:
         """Return what came of the work, and each service's processor time for it, in us."""
@@ -146,6 +156,11 @@ def _alone(clients: Clients, streams: int) -> dict[str, float]:
             times = clients.one_by_one(edge, -(-streams // 4), LONE_TOKENS)
             found[edge] += [each.events_s[0] - each.asked_s for each in times]
     return {f"ttft_{edge}_ms_p50": percentile(each, 0.5) * 1e3 for edge, each in found.items()}
+
+
+def _cancelled(clients: Clients, count: int) -> dict[str, float]:
+    held_s = clients.cancel(count)
+    return {f"cancel_ms_{name}": percentile(held_s, q) * 1e3 for name, q in CANCELLED.items()}
 
 
 def _tell(figures: Mapping[str, float]) -> None:

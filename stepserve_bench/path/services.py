@@ -37,6 +37,7 @@ class Plan:
             f"--step-ms={self.step_ms}",
             "--launch-ahead=2",
             f"--usage-out={report}",
+            "--metrics-port=0",
         )
 
     def schedulers(self, worker: str) -> dict[str, list[str]]:
@@ -59,7 +60,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Processes that run, and where clients find them: ``addresses`` by edge."""
+    """Processes that run, and where they are found: ``addresses`` by edge, and "metrics", the
+    worker's.
+    """
 
     pids: Mapping[str, int]
     addresses: Mapping[str, str]
@@ -75,9 +78,11 @@ def running(plan: Plan, directory: Path, report: Path) -> Iterator[Services]:
     with ExitStack() as stack:
         redis = stack.enter_context(EmbeddedRedis.start(directory / "redis"))
         worker, told = stack.enter_context(started(plan.worker(report), {}))
+        metrics = told["metrics"]
         pids = {"redis": redis.pid or 0, "worker": worker.pid}
         for name, command in plan.schedulers(told["worker"]).items():
             environment = {"STEPSERVE_REDIS_URL": redis.url}
             process, told = stack.enter_context(started(command, environment))
             pids[name] = process.pid
-        yield Services(pids, {"grpc": told["grpc"], "http": told["http"]})
+        addresses = {"grpc": told["grpc"], "http": told["http"], "metrics": metrics}
+        yield Services(pids, addresses)

@@ -35,5 +35,6 @@ def test_every_process_and_both_edges_are_measured(
     assert 1 <= figures["tokens_per_event"] <= 12
     assert figures["ttft_grpc_ms_p50"] > 0
     assert figures["ttft_http_ms_p50"] > 0
+    assert 0 < figures["cancel_ms_p50"] <= figures["cancel_ms_p99"]
     assert 0 <= figures["idle_share"] < 1
     assert json.loads(out.read_text())["options"]["streams"] == 4
