@@ -6,15 +6,15 @@ import sys
 from dataclasses import replace
 
 from stepserve import cli
-from stepserve.commands.up import Up
+from stepserve.commands.up import Shared, Up
 from stepserve.local.processes import Service
 
 _worker = Up._worker
 
 
-def poisoned(up: Up, number: int) -> Service:
+def poisoned(up: Up, number: int, shared: Shared) -> Service:
     """A worker as ``up`` starts it, of the other module."""
-    service = _worker(up, number)
+    service = _worker(up, number, shared)
     return replace(service, arguments=["tests.fault.poison", *service.arguments[1:]])
 
 
