@@ -8,9 +8,10 @@ import time
 from dataclasses import replace
 
 from scheduler_svc.queue.continuity import Continuity
+from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.submitting import SOON_S, Submitting
-from stepserve.protocol.errors import Exhausted, InvalidRequest, Unavailable
+from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import JobSpec
 
 log = logging.getLogger(__name__)
@@ -70,19 +71,22 @@ class Mending:
             await self.look()
         return self._continuity.is_broken_since(time.monotonic() - MENDED_AFTER_S)
 
-    async def restore(self, spec: JobSpec) -> bool:
+    async def restore(self, spec: JobSpec, *, has_output: bool) -> bool:
         """Store a job again that was claimed; False where it was forgotten, and not lost.
 
-        Whoever deleted it in the seconds after a break finds it there again. Not where there is
-        no room, or its client has another one by the same key. Raises Unavailable.
+        All that its record had is there again but its output, which is of the same model if it
+        ``has_output``. Whoever deleted it in the seconds after a break finds it there again. Not
+        where there is no room, or its client has another one by the same key. Raises Unavailable.
         """
         await self.look()
         if not await self.may_come_back():
             return False
         left_s = spec.deadline_s and max(SOON_S, spec.deadline_s - await self._shard.now_s())
+        lost = replace(spec, deadline_s=left_s)
         try:
-            stored = await self._submitting.submit(replace(spec, deadline_s=left_s), "")
-        except (Exhausted, InvalidRequest) as error:
-            log.error("job %s was lost, and can't be stored again: %s", spec.job_id, error)
+            return await self._submitting.restore_claimed(lost, has_output=has_output)
+        except Unavailable as error:
+            if not isinstance(error, Full):
+                raise
+            log.error("job %s was lost, and there is no room to store it again", spec.job_id)
             return False
-        return stored.job_id == spec.job_id

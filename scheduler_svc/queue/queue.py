@@ -117,9 +117,9 @@ class JobQueue(JobReader):
         """Whether a job that is not there may have been lost, and be stored again; see Mending."""
         return await self._mending.may_come_back()
 
-    async def restore(self, spec: JobSpec) -> bool:
+    async def restore(self, spec: JobSpec, *, has_output: bool) -> bool:
         """Store a job again that was claimed and then lost. False where it was forgotten."""
-        return await self._mending.restore(spec)
+        return await self._mending.restore(spec, has_output=has_output)
 
     async def memory(self) -> Memory:
         """What Redis uses of what it may use."""
