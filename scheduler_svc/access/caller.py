@@ -9,16 +9,21 @@ from scheduler_svc.queue import Quota
 from stepserve.protocol.errors import Forbidden
 from stepserve.protocol.inference import Request
 
+# Of what is done some time later, where its request asks for no priority.
+LATER_PRIORITY = -5
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """``tenant`` None: one who may name any, and sees the jobs of all; "" is a tenant, too.
 
-    Without keys everybody is such a one, and what they name is believed.
+    Without keys everybody is such a one, and what they name is believed. ``usual_priority`` is
+    what a request has that asks for none: as much of it as its key may have.
     """
 
     tenant: str | None = None
     key: ApiKey | None = None
+    usual_priority: int = 0
 
     def owns(self, tenant: str) -> bool:
         """Whether that tenant's jobs are there for this caller."""
@@ -54,7 +59,7 @@ class Caller:
         highest = asked if self.key is None else self.key.max_priority
         if asked <= highest:
             return asked
-        if asked == 0:
+        if asked in (0, self.usual_priority):
             return highest  # It asks for none in particular.
         raise Forbidden("priority", f"at most {highest} is possible with this API key")
 
