@@ -776,16 +776,29 @@ end
 return {num_struck, unpack(guilty)}
 
 --@ restart
--- KEYS  job queue stranded bell rings, then the log and the lp of every output
+-- KEYS  job queue stranded bell rings counters quotas, then the log and the lp of every output
 -- ARGV  id, fingerprint of the model that the output is from, as it was read
--- Drops the output of a queued job, so that it begins anew. Answers 1, 0 where it is not as
--- it was.
+-- Drops the output of a queued job, so that it begins anew: what was given back at the ends of
+-- outputs is taken again, since they end again. Answers 1, 0 where it is not as it was.
 redis.call('ZREM', KEYS[3], ARGV[1])
-local job = redis.call('HMGET', KEYS[1], 'fingerprint', 'n')
+local job = redis.call('HMGET', KEYS[1], 'fingerprint', 'n', 'quota', 'share')
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) or job[1] ~= ARGV[2] then return 0 end
-for i = 6, #KEYS do redis.call('DEL', KEYS[i]) end
+
+local due = {}
+local function take_again(num_tokens)
+  if job[4] then add_to_counter(KEYS[6], due, job[4], unused(job[4], num_tokens, true)) end
+  if job[3] then give_back_quota(KEYS[7], job[3], 2 * struct.unpack('<d', job[3]) - num_tokens, 0) end
+end
+
+for index = 0, job[2] - 1 do
+  -- A record that is broken must not keep its job from going on.
+  if redis.call('HDEL', KEYS[1], 'f' .. index) == 1 then
+    pcall(take_again, redis.call('STRLEN', KEYS[8 + 2 * index]) / 4)
+  end
+end
+store_counters(KEYS[6], due)
+for i = 8, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('HDEL', KEYS[1], 'fingerprint')
-for index = 0, job[2] - 1 do redis.call('HDEL', KEYS[1], 'f' .. index) end
 redis.call('HSET', KEYS[1], 'open', job[2])
 redis.call('HINCRBY', KEYS[1], 'restarts', 1)
 ring(KEYS[4], KEYS[5], 'moved', {ARGV[1]})
