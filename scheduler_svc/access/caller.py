@@ -34,9 +34,14 @@ class Caller:
         if tenant and not self.owns(tenant):
             raise Forbidden("tenant", f"the API key is not of tenant {tenant[:128]!r}")
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may see the work of all tenants: without keys, everybody may."""
+        return self.key is None or self.key.is_operator
+
     def check_operator(self) -> None:
         """Raise Forbidden where what is asked shows the work of all tenants, and is not for it."""
-        if self.key is not None and not self.key.is_operator:
+        if not self.is_operator:
             raise Forbidden(
                 "authorization", "this shows every tenant's work: an operator's key is needed"
             )

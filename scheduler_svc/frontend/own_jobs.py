@@ -9,7 +9,7 @@ from scheduler_svc.access.caller import Caller
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.queue import Account, Submitted
-from stepserve.protocol.inference import JobInfo, JobPage, Request, StreamEvent
+from stepserve.protocol.inference import JobInfo, JobPage, ModelInfo, Request, StreamEvent
 
 
 class OwnJobs:
@@ -80,6 +80,13 @@ class OwnJobs:
         """See ``FrontEnds.page``. Raises Forbidden for another tenant's."""
         self.caller.check_tenant(listing.tenant)
         if self.caller.tenant is not None:
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """See ``FrontEnds.models``; how much there is to do is told to who may see it all."""
+        found = await self._front_ends.models()
+        if self.caller.is_operator:
+            return found
+        return tuple(replace(model, num_workers=0, num_queued_jobs=0) for model in found)
+
             listing = replace(listing, tenant=self.caller.tenant)
         page = await self._front_ends.page(listing, model)
         return replace(page, jobs=tuple(j for j in page.jobs if self.caller.owns(j.tenant)))
