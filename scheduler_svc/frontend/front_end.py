@@ -284,7 +284,7 @@ class FrontEnd:
         self._watch.check()
         try:
             spec = await resolve(request, await self._live_card.get())
-            await self._grammars.check(spec.sampling.structured_outputs)
+            await self._grammars.check(spec.sampling.structured_outputs, spec.tenant)
             needed_s = await self._needed_s(spec)
         except (InvalidRequest, Exhausted):
             if job_id := await self._stored_for(request):
