@@ -52,15 +52,15 @@ class Caller:
         return self if self.tenant is not None else replace(self, tenant=tenant)
 
     def signed(self, request: Request) -> Request:
-        """Return a request with the tenant and the priority that it has from this caller.
+        """Return a request with the tenant that it has from this caller.
 
-        Raises Forbidden where it names a tenant or a priority that is not for the caller.
+        Raises Forbidden where it names one that is not for the caller.
         """
         self.check_tenant(request.tenant)
-        tenant = request.tenant if self.tenant is None else self.tenant
-        return replace(request, tenant=tenant, priority=self._priority(request.priority))
+        return request if self.tenant is None else replace(request, tenant=self.tenant)
 
-    def _priority(self, asked: int) -> int:
+    def priority(self, asked: int) -> int:
+        """Return what a request has that asks for this. Raises Forbidden where it is too much."""
         highest = asked if self.key is None else self.key.max_priority
         if asked <= highest:
             return asked

@@ -23,7 +23,7 @@ class OwnJobs:
         self._front_ends = front_ends
         self.caller = caller
         quota = caller.quota
-        self.account = Account(quota) if quota is not None else None
+        self.account = Account(quota, caller.priority) if quota is not None else None
 
     @property
     def tenant(self) -> str:
@@ -34,6 +34,10 @@ class OwnJobs:
     def key_id(self) -> str:
         """The name of the caller's key, "" without one."""
         return self.caller.key.key_id if self.caller.key is not None else ""
+
+    async def check(self, request: Request) -> None:
+        """See ``FrontEnd.check``. Raises Forbidden."""
+        await self._front_ends.check(self.caller.signed(request), self.account)
 
     async def submit(self, request: Request, edge: str = "") -> Submitted:
         """See ``FrontEnd.submit``. Raises Forbidden, QuotaExceeded."""
@@ -76,10 +80,6 @@ class OwnJobs:
         """See ``FrontEnd.delete``."""
         await self._front_ends.delete(job_id, self.caller.tenant)
 
-    async def page(self, listing: Listing, model: str = "") -> JobPage:
-        """See ``FrontEnds.page``. Raises Forbidden for another tenant's."""
-        self.caller.check_tenant(listing.tenant)
-        if self.caller.tenant is not None:
     async def models(self) -> tuple[ModelInfo, ...]:
         """See ``FrontEnds.models``; how much there is to do is told to who may see it all."""
         found = await self._front_ends.models()
@@ -87,6 +87,10 @@ class OwnJobs:
             return found
         return tuple(replace(model, num_workers=0, num_queued_jobs=0) for model in found)
 
+    async def page(self, listing: Listing, model: str = "") -> JobPage:
+        """See ``FrontEnds.page``. Raises Forbidden for another tenant's."""
+        self.caller.check_tenant(listing.tenant)
+        if self.caller.tenant is not None:
             listing = replace(listing, tenant=self.caller.tenant)
         page = await self._front_ends.page(listing, model)
         return replace(page, jobs=tuple(j for j in page.jobs if self.caller.owns(j.tenant)))

@@ -76,12 +76,12 @@ def test_an_operator_names_whom_it_likes(path: Path) -> None:
 
 def test_a_priority_is_as_high_as_the_key_allows() -> None:
     low = caller(max_priority=-2)
-    assert low.signed(Request(priority=-5)).priority == -5
-    assert low.signed(Request()).priority == -2
+    assert low.priority(-5) == -5
+    assert low.priority(0) == -2
     with pytest.raises(Forbidden, match="at most -2") as told:
-        low.signed(Request(priority=-1))
+        low.priority(-1)
     assert told.value.field == "priority"
-    assert caller().signed(Request(priority=10)).priority == 10
+    assert caller().priority(10) == 10
 
 
 def test_the_quota_is_the_key_s() -> None:
@@ -136,8 +136,7 @@ def test_what_is_done_later_has_as_much_of_its_usual_priority_as_the_key_allows(
     for key in (low, high):
         add_key(path, key)
     guard = Guard.of(str(path))
-    usual = Request(priority=LATER_PRIORITY)
-    assert guard.later(low.key_id, "a").signed(usual).priority == -8
-    assert guard.later(high.key_id, "a").signed(usual).priority == LATER_PRIORITY
+    assert guard.later(low.key_id, "a").priority(LATER_PRIORITY) == -8
+    assert guard.later(high.key_id, "a").priority(LATER_PRIORITY) == LATER_PRIORITY
     with pytest.raises(Forbidden):
-        guard.later(low.key_id, "a").signed(Request(priority=-7))
+        guard.later(low.key_id, "a").priority(-7)
