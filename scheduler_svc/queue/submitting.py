@@ -131,9 +131,9 @@ class Submitting:
             answer = await self._shard.run("submit", names, args, durable=True)
         return answer
 
-    def age(self) -> None:
-        """Redis has kept what was stored some time ago: that need not be remembered any more."""
-        self._recent.expire(time.monotonic())
+    def age(self, now_s: float) -> None:
+        """What was stored some time before ``now_s`` (monotonic) is kept: it may be forgotten."""
+        self._recent.expire(now_s)
 
     def forgotten(self, job_id: str) -> None:
         """It was dropped because somebody wanted it to be."""
