@@ -9,6 +9,7 @@ from scheduler_svc.access.caller import Caller
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.queue import Account, Submitted
+from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import JobInfo, JobPage, ModelInfo, Request, StreamEvent
 
 
@@ -38,6 +39,15 @@ class OwnJobs:
     async def check(self, request: Request) -> None:
         """See ``FrontEnd.check``. Raises Forbidden."""
         await self._front_ends.check(self.caller.signed(request), self.account)
+
+    def check_number(self, field: str, num_jobs: int) -> None:
+        """Raise InvalidRequest where what ``field`` asks for can't go on at once, ever."""
+        quota = self.caller.quota
+        bounds = (quota.max_jobs, quota.requests_per_minute) if quota is not None else ()
+        most = min(filter(None, bounds), default=num_jobs)
+        if num_jobs > most:
+            problem = f"asks for {num_jobs} jobs, {most} at once are possible with this API key"
+            raise InvalidRequest(field, problem)
 
     async def submit(self, request: Request, edge: str = "") -> Submitted:
         """See ``FrontEnd.submit``. Raises Forbidden, QuotaExceeded."""

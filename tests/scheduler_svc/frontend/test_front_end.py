@@ -92,6 +92,17 @@ async def test_a_repeat_has_its_job_whatever_its_key_may_have_by_now(running: Ru
     assert low.spec.priority == -2
 
 
+@pytest.mark.parametrize("bounds", [{"max_jobs": 2}, {"requests_per_minute": 2, "max_jobs": 9}])
+async def test_more_at_once_than_a_key_may_ever_have_is_refused_before_any(
+    running: Running, bounds: dict[str, int]
+) -> None:
+    bounded = OwnJobs(running.front_end, Caller("a", new_key("a", **bounds)[1]))
+    bounded.check_number("prompt", 2)
+    with pytest.raises(InvalidRequest, match="asks for 3 jobs, 2 at once"):
+        bounded.check_number("prompt", 3)
+    OwnJobs(running.front_end, Caller()).check_number("prompt", 128)
+
+
 async def test_a_check_says_what_a_submit_would_and_stores_nothing(running: Running) -> None:
     front_end = running.front_end
     await front_end.check(request())
