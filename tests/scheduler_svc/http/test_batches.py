@@ -221,6 +221,16 @@ async def test_a_job_that_is_begun_anew_goes_on_and_is_not_made_again(served: Ht
         assert keys == [f"{batch.id}/1/0"] * 2
 
 
+async def test_a_broken_record_keeps_no_other_batch_from_its_turn(served: HttpServed) -> None:
+    async with served.openai() as client:
+        shelf = served.queue.shelf("batch")
+        for broken in ("no json", "{}"):
+            await shelf.put(f"batch_{broken}", broken, is_open=True, ttl_s=60)
+        batch = await started(client, [line("x")])
+        await served.say("one")
+        assert (await ended(served, client, batch.id)).status == "completed"
+
+
 async def test_a_tenant_s_batches_leave_places_to_another_s(
     served: HttpServed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
