@@ -12,7 +12,7 @@ class Grammars:
     """Compiles in one thread, so that nothing else waits for it, by the workers' limits."""
 
     def __init__(self) -> None:
-        self._line = OneByOne("structured outputs")
+        self._line = OneByOne("structured outputs to be compiled")
         self._compiler: Compiler | None = None
 
     async def check(self, asked: StructuredOutputs | None, tenant: str) -> None:

@@ -25,7 +25,7 @@ class OneByOne:
     """
 
     def __init__(self, what: str) -> None:
-        """``what`` is done, as refusals say it."""
+        """``what`` waits, as refusals say it."""
         self._what = what
         self._thread = ThreadPoolExecutor(1, what)
         # Tenants, the next one first, and those of each that wait to be let in.
@@ -47,7 +47,7 @@ class OneByOne:
         line = self._waiting.get(tenant, ())
         num_waiting = sum(map(len, self._waiting.values()))
         if len(line) >= MAX_WAITING_EACH or num_waiting >= MAX_WAITING:
-            raise Exhausted(f"too many {self._what} wait to be compiled", _RETRY_AFTER_MS)
+            raise Exhausted(f"too many {self._what} wait", _RETRY_AFTER_MS)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append(turn)
         self._let_in()
