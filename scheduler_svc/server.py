@@ -31,6 +31,7 @@ from scheduler_svc.lane.replica import Replica
 from scheduler_svc.live.broadcast import Broadcast
 from scheduler_svc.metrics.scheduler_metrics import SchedulerMetrics
 from scheduler_svc.queue import JobQueue, QueueLimits
+from scheduler_svc.queue.address import Host
 from scheduler_svc.settings import PROG, SchedulerSettings
 from scheduler_svc.spans.starting import start_tracing
 from scheduler_svc.text.model_card import ModelCard
@@ -288,7 +289,9 @@ async def _prepare(
     said = ""
     while not stop.is_set():
         try:
-            await queues[0].check_server()  # It is the same for all.
+            checked: set[Host | None] = set()  # One is all models', or of a cluster some models'.
+            for queue in queues:
+                await queue.check_server(checked)
             for queue in queues:
                 await queue.adopt_order()
             return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scheduler_svc.access.caller import Caller
+from scheduler_svc.access.caller import LATER_PRIORITY, Caller
 from scheduler_svc.access.keyring import Keyring
-from stepserve.protocol.errors import Unauthenticated
+from stepserve.protocol.errors import Unauthenticated, Unavailable
 
 _SCHEME = "bearer"
 
@@ -39,11 +39,14 @@ class Guard:
     def later(self, key_id: str, tenant: str) -> Caller:
         """Return who asked for something that is done now, with the key of this name.
 
-        Raises Unauthenticated where that key is good no more.
+        Raises Unauthenticated where that key is good no more, and Unavailable where it may be
+        one that this process has not been told of yet.
         """
         if self._keyring is None or not key_id:
-            return Caller(tenant)
+            return Caller(tenant, usual_priority=LATER_PRIORITY)
         key = self._keyring.named(key_id)
-        if key is None:
-            raise Unauthenticated("the API key that this was asked with is not known any more")
-        return Caller(tenant, key)
+        if key is not None:
+            return Caller(tenant, key, LATER_PRIORITY)
+        if self._keyring.may_come(key_id):
+            raise Unavailable("the API key that this was asked with is not known here yet")
+        raise Unauthenticated("the API key that this was asked with is not known any more")

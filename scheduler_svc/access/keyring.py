@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 # How long a key that was taken out of the file may still be believed.
 LOOK_INTERVAL_S = 1.0
+# How long a key may be known elsewhere before its file comes here: orchestrators take minutes.
+COMES_WITHIN_S = 300.0
 
 
 class Keyring:
@@ -25,6 +27,9 @@ class Keyring:
     def __init__(self, path: str) -> None:
         """Raise BadKeyFile where there is no file of keys."""
         self._path = Path(path)
+        # Names of keys that were here, and since when others were asked for in vain.
+        self._was_here: set[str] = set()
+        self._missed_s: dict[str, float] = {}
         self._files = WatchedFiles([path])
         self._files.look()
         self._take(read_keys(self._path))
@@ -44,6 +49,14 @@ class Keyring:
         self._look()
         return self._by_id.get(key_id)
 
+    def may_come(self, key_id: str) -> bool:
+        """Whether a key that others know may be one that was made of late, and not removed.
+
+        ``key_id`` is a name that somebody believed whom we believe.
+        """
+        missed_s = self._missed_s.setdefault(key_id, monotonic())
+        return key_id not in self._was_here and monotonic() - missed_s < COMES_WITHIN_S
+
     def _look(self) -> None:
         if monotonic() - self._looked_s < LOOK_INTERVAL_S:
             return
@@ -61,3 +74,4 @@ class Keyring:
     def _take(self, keys: tuple[ApiKey, ...]) -> None:
         self._by_digest = {key.sha256: key for key in keys}
         self._by_id = {key.key_id: key for key in keys}
+        self._was_here |= self._by_id.keys()

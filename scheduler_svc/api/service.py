@@ -62,9 +62,9 @@ class InferenceService(InferenceServicer):
         return wire.encode_jobs(await self._jobs(context).page(wish, message.model))
 
     async def ListModels(
-        self, _message: wire.ListModelsRequest, _context: Any
+        self, _message: wire.ListModelsRequest, context: Any
     ) -> wire.ListModelsResponse:
-        return wire.encode_models(await self._front_end.models())
+        return wire.encode_models(await self._jobs(context).models())
 
     async def ListWorkers(
         self, message: wire.ListWorkersRequest, context: Any

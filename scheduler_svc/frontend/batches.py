@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from time import time
 from typing import Any
@@ -65,6 +65,8 @@ class Batches:
     def __init__(self, queue: JobQueue) -> None:
         self._shelf = queue.shelf("batch")
         self._who = uuid4().hex
+        # Of the open ones that were seen last.
+        self._tenants: Mapping[str, str] = {}
 
     async def keep(self, batch: Batch) -> None:
         """Store a new batch, which is worked on from now on."""
@@ -95,6 +97,13 @@ class Batches:
     async def open_ids(self) -> set[str]:
         """Return the batches for which something is to be done."""
         return await self._shelf.open_ids()
+
+    async def tenants(self, batch_ids: Set[str]) -> Mapping[str, str]:
+        """Return whose these batches are, of those that are there; "" where that can't be read."""
+        known = {i: tenant for i, tenant in self._tenants.items() if i in batch_ids}
+        found = await self._shelf.some(sorted(batch_ids - known.keys()))
+        self._tenants = {**known, **{each.record_id: _tenant_of(each) for each in found}}
+        return self._tenants
 
     async def change(self, batch_id: str, change: Callable[[Batch], Batch]) -> Batch | None:
         """Change a batch as it stands, again where another one did so meanwhile.
@@ -155,3 +164,11 @@ def new_batch(
 
 def _batch(shelved: Shelved) -> Batch:
     return Batch(**json.loads(shelved.record))
+
+
+def _tenant_of(shelved: Shelved) -> str:
+    """Whoever works on one that is broken finds that out: it keeps no other from its turn."""
+    try:
+        return _batch(shelved).tenant
+    except (TypeError, ValueError):
+        return ""

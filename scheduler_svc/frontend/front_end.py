@@ -15,6 +15,7 @@ from scheduler_svc.frontend.absence import Absence
 from scheduler_svc.frontend.follow import FollowHub
 from scheduler_svc.frontend.gate import Gate
 from scheduler_svc.frontend.grammars import Grammars
+from scheduler_svc.frontend.job_info import job_info
 from scheduler_svc.frontend.live import LiveView
 from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.live_state import job_told
@@ -33,15 +34,8 @@ from scheduler_svc.queue import (
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.spans.client_spans import taking, traced_stream
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.errors import Exhausted, InvalidRequest, Unavailable
-from stepserve.protocol.inference import (
-    JobInfo,
-    ModelInfo,
-    OutputInfo,
-    Request,
-    StreamEvent,
-    Usage,
-)
+from stepserve.protocol.errors import Exhausted, Forbidden, InvalidRequest, Unavailable
+from stepserve.protocol.inference import JobInfo, ModelInfo, Request, StreamEvent
 from stepserve.protocol.inference_fit import fitting
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.request_digest import request_digest
@@ -56,6 +50,8 @@ log = logging.getLogger(__name__)
 MAX_SUBMITS_AT_ONCE = 64
 MAX_WAITING_SUBMITS = 8192
 MAX_SUBMIT_WAIT_S = 10.0
+# What is said of a request, not of Redis: who had it accepted once has its job all the same.
+_REFUSALS = (InvalidRequest, Exhausted, Forbidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +143,15 @@ class FrontEnd:
     async def close(self) -> None:
         """Streams that are cut off from now on cancel no job."""
         await self.absence.close()
+
+    async def check(self, request: Request, account: Account | None = None) -> None:
+        """Raise what ``submit`` would of the request itself, and store nothing."""
+        self._watch.check()
+        try:
+            await self._resolved(request, account)
+        except _REFUSALS:
+            if not await self._stored_for(request):
+                raise
 
     async def submit(
         self, request: Request, edge: str = "", account: Account | None = None
@@ -283,16 +288,23 @@ class FrontEnd:
     ) -> Submitted:
         self._watch.check()
         try:
-            spec = await resolve(request, await self._live_card.get())
-            await self._grammars.check(spec.sampling.structured_outputs)
-            needed_s = await self._needed_s(spec)
-        except (InvalidRequest, Exhausted):
+            spec, needed_s = await self._resolved(request, account)
+        except _REFUSALS:
             if job_id := await self._stored_for(request):
                 return Submitted(job_id, existed=True)
             raise
         watched = is_streamed and spec.cancel_on_disconnect
         spec = replace(spec, cancel_on_disconnect=watched, trace=trace)
         return await self._store(spec, needed_s, request, edge, account)
+
+    async def _resolved(self, request: Request, account: Account | None) -> tuple[JobSpec, float]:
+        """Return the job, and how long it takes at least. Raises what is wrong with it."""
+        spec = await resolve(request, await self._live_card.get())
+        if account is not None:
+            # What was asked, and not what its key may have by now, tells requests apart.
+            spec = replace(spec, priority=account.priority(spec.priority))
+        await self._grammars.check(spec.sampling.structured_outputs, spec.tenant)
+        return spec, await self._needed_s(spec)
 
     async def _stored_for(self, request: Request) -> str:
         """Return the job of a request that was accepted before; empty where there is none."""
@@ -375,26 +387,3 @@ class FrontEnd:
         with contextlib.suppress(Unavailable):
             return bool(await self._queue.workers())
         return False
-
-
-def job_info(job: JobSnapshot) -> JobInfo:
-    """Return what clients are told of a job."""
-    outputs = tuple(
-        OutputInfo(index, output.num_tokens, output.finish)
-        for index, output in enumerate(job.outputs)
-    )
-    return JobInfo(
-        job_id=job.spec.job_id,
-        model=job.spec.model,
-        state=job.state,
-        arrival_s=job.spec.arrival_s,
-        ended_s=job.ended_s,
-        tenant=job.spec.tenant,
-        priority=job.spec.priority,
-        outputs=outputs,
-        usage=Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs)),
-        note=job.note,
-        deadline_s=job.spec.deadline_s,
-        queued_s=job.queued_s,
-        sampling=job.spec.sampling,
-    )

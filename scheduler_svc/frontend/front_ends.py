@@ -12,7 +12,8 @@ from typing import Any
 from scheduler_svc.access.guard import Guard
 from scheduler_svc.frontend.batches import Batches
 from scheduler_svc.frontend.files import Files
-from scheduler_svc.frontend.front_end import FrontEnd, Readiness, job_info
+from scheduler_svc.frontend.front_end import FrontEnd, Readiness
+from scheduler_svc.frontend.job_info import job_info
 from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.queue import Account, Submitted, page_of
@@ -113,6 +114,9 @@ class FrontEnds:
         """Streams that are cut off from now on cancel no job."""
         for each in self.all:
             await each.close()
+
+    async def check(self, request: Request, account: Account | None = None) -> None:
+        await self.of(request.model).check(request, account)
 
     async def submit(
         self, request: Request, edge: str = "", account: Account | None = None

@@ -9,7 +9,8 @@ from scheduler_svc.access.caller import Caller
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.listing import Listing
 from scheduler_svc.queue import Account, Submitted
-from stepserve.protocol.inference import JobInfo, JobPage, Request, StreamEvent
+from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.inference import JobInfo, JobPage, ModelInfo, Request, StreamEvent
 
 
 class OwnJobs:
@@ -23,7 +24,7 @@ class OwnJobs:
         self._front_ends = front_ends
         self.caller = caller
         quota = caller.quota
-        self.account = Account(quota) if quota is not None else None
+        self.account = Account(quota, caller.priority) if quota is not None else None
 
     @property
     def tenant(self) -> str:
@@ -34,6 +35,19 @@ class OwnJobs:
     def key_id(self) -> str:
         """The name of the caller's key, "" without one."""
         return self.caller.key.key_id if self.caller.key is not None else ""
+
+    async def check(self, request: Request) -> None:
+        """See ``FrontEnd.check``. Raises Forbidden."""
+        await self._front_ends.check(self.caller.signed(request), self.account)
+
+    def check_number(self, field: str, num_jobs: int) -> None:
+        """Raise InvalidRequest where what ``field`` asks for can't go on at once, ever."""
+        quota = self.caller.quota
+        bounds = (quota.max_jobs, quota.requests_per_minute) if quota is not None else ()
+        most = min(filter(None, bounds), default=num_jobs)
+        if num_jobs > most:
+            problem = f"asks for {num_jobs} jobs, {most} at once are possible with this API key"
+            raise InvalidRequest(field, problem)
 
     async def submit(self, request: Request, edge: str = "") -> Submitted:
         """See ``FrontEnd.submit``. Raises Forbidden, QuotaExceeded."""
@@ -75,6 +89,13 @@ class OwnJobs:
     async def delete(self, job_id: str) -> None:
         """See ``FrontEnd.delete``."""
         await self._front_ends.delete(job_id, self.caller.tenant)
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """See ``FrontEnds.models``; how much there is to do is told to who may see it all."""
+        found = await self._front_ends.models()
+        if self.caller.is_operator:
+            return found
+        return tuple(replace(model, num_workers=0, num_queued_jobs=0) for model in found)
 
     async def page(self, listing: Listing, model: str = "") -> JobPage:
         """See ``FrontEnds.page``. Raises Forbidden for another tenant's."""

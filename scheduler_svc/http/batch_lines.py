@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from scheduler_svc.access.caller import LATER_PRIORITY
 from scheduler_svc.http.body import json_object
 from scheduler_svc.http.errors import ApiError
 
@@ -15,7 +16,7 @@ MAX_LINES = 50_000
 MAX_CUSTOM_ID_CHARS = 512
 MAX_ERRORS = 100
 # As requests say it: the lowest goes first. A line may say otherwise.
-DEFAULT_PRIORITY = 5
+DEFAULT_PRIORITY = -LATER_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)

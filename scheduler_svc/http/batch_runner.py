@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Any, TypeAlias
 
 from scheduler_svc.frontend.batches import Batch, Batches
@@ -20,8 +20,9 @@ from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.http.batch_lines import answered, line_of, lines_of, numbers_of, unanswered
 from scheduler_svc.http.batch_output import write_outputs
+from scheduler_svc.http.batch_turns import Turns
 from scheduler_svc.http.call import Call
-from scheduler_svc.http.errors import api_error
+from scheduler_svc.http.errors import BEGUN_ANEW, JOB_CANCELLED, api_error
 from stepserve.protocol.errors import NotFound, StepserveError
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _RETRY_S = 1.0
 _LATE = "late"
 # Answers that say "not now": the line is tried again while the batch has time.
 _NOT_NOW = (408, 429, 503)
-_CANCELLED, _MAX_CANCELLED = 409, 3
+_MAX_CANCELLED = 3
 
 Complete: TypeAlias = Callable[[Call], Awaitable[dict[str, Any]]]
 Later: TypeAlias = Callable[[str, str], OwnJobs]
@@ -53,6 +54,9 @@ class BatchRunner:
         self._files = files
         self._complete = complete
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turns = Turns(MAX_BATCHES_AT_ONCE)
+        # Those that begin no more lines, since it is another's turn.
+        self._leaving: set[str] = set()
         self._trouble = Trouble(log, "batches cannot be looked for")
 
     async def run(self) -> None:
@@ -73,16 +77,30 @@ class BatchRunner:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _look(self) -> None:
-        for batch_id in await self._batches.open_ids():
-            if len(self._tasks) >= MAX_BATCHES_AT_ONCE:
+        """Begin what there is room for; where another tenant's turn has come, make some."""
+        self._turns.open(await self._batches.tenants(await self._batches.open_ids()))
+        now_s = monotonic()
+        for batch_id in self._turns.waiting():
+            leaving = self._turns.leaves_for(batch_id, now_s)
+            if not self._turns.has_room and (leaving is None or self._leaving):
                 return
-            if batch_id not in self._tasks and await self._batches.is_ours(batch_id):
-                task = asyncio.create_task(self._work(batch_id), name=f"batch-{batch_id}")
-                self._tasks[batch_id] = task
-                task.add_done_callback(partial(self._forget, batch_id))
+            if not await self._batches.is_ours(batch_id):
+                continue  # Another replica works on it.
+            if self._turns.has_room:
+                self._begin(batch_id, now_s)
+            elif leaving is not None:
+                self._leaving.add(leaving)
+
+    def _begin(self, batch_id: str, now_s: float) -> None:
+        self._turns.begun(batch_id, now_s)
+        task = asyncio.create_task(self._work(batch_id), name=f"batch-{batch_id}")
+        self._tasks[batch_id] = task
+        task.add_done_callback(partial(self._forget, batch_id))
 
     def _forget(self, batch_id: str, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(batch_id, None)
+        self._turns.over(batch_id)
+        self._leaving.discard(batch_id)
 
     async def _work(self, batch_id: str) -> None:
         """Bring a batch as far as it goes; what goes wrong with us is tried again."""
@@ -95,6 +113,8 @@ class BatchRunner:
                 return
             if batch.status in ("in_progress", "validating"):
                 await self._answer_all(batch, lines)
+            if batch_id in self._leaving:
+                return
             await self._end(batch_id, lines)
         except StepserveError as error:
             log.warning("batch %s waits: %s", batch_id, error)
@@ -160,6 +180,8 @@ class BatchRunner:
         async with asyncio.TaskGroup() as group:
             for number in numbers:
                 await room.acquire()
+                if batch.batch_id in self._leaving:
+                    return
                 task = group.create_task(self._answer(batch, lines[number - 1], number))
                 task.add_done_callback(lambda _task: room.release())
 
@@ -169,10 +191,14 @@ class BatchRunner:
             # A job that was cancelled is no answer of the batch's: then another one is made.
             key = f"{batch.batch_id}/{number}/{num_cancelled}"
             status, body = await self._ask(batch, line.body, key)
-            if status == _CANCELLED and num_cancelled < _MAX_CANCELLED:
+            code = body["error"]["code"] if status != 200 else None
+            if code == JOB_CANCELLED and num_cancelled < _MAX_CANCELLED:
                 num_cancelled += 1
-            elif status not in _NOT_NOW:
+            # What was begun anew goes on, and is read from its beginning.
+            elif code != BEGUN_ANEW and status not in _NOT_NOW:
                 break
+            elif batch.batch_id in self._leaving:
+                return
             await asyncio.sleep(_RETRY_S)
         note = answered(line.custom_id, status, body)
         await self._batches.note(batch.batch_id, number, note, is_good=status == 200)

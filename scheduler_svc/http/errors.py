@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 PERMISSION = "permission_error"
+# Codes that batches go by.
+BEGUN_ANEW, JOB_CANCELLED = "begun_anew", "job_cancelled"
 # Said where a repeat would do again what goes on already.
 NO_RETRY = {"x-should-retry": "false"}
 
@@ -108,7 +110,7 @@ def api_error(error: Exception, names: Mapping[str, str] | None = None) -> ApiEr
                 403, str(error), param=error.field, code="permission_denied", kind=PERMISSION
             )
         case BegunAnew():
-            told = ApiError(409, str(error), code="begun_anew")
+            told = ApiError(409, str(error), code=BEGUN_ANEW)
         case Exhausted():
             told = ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error")
             told.headers = _retry_headers(error.retry_after_ms)
@@ -140,7 +142,7 @@ def _bug(error: Exception) -> ApiError:
 def no_result(finish: Finish) -> ApiError | None:
     """Return the error of an output that came to no end of its own, None where it did."""
     if finish.reason == "cancelled":
-        found = ApiError(409, finish.message or "the job was cancelled", code="job_cancelled")
+        found = ApiError(409, finish.message or "the job was cancelled", code=JOB_CANCELLED)
     elif finish.reason == "deadline":
         found = ApiError(504, finish.message, code="deadline_exceeded", kind=SERVER)
     elif finish.reason == "error":

@@ -85,7 +85,8 @@ class Committer:
         """Store jobs again that a failover took; nothing where they were forgotten on purpose."""
         for job_id in job_ids:
             spec = self._held.spec_of(job_id)
-            if spec is not None and await self._queue.restore(spec):
+            has_output = self._held.num_tokens(job_id) > 0
+            if spec is not None and await self._queue.restore(spec, has_output=has_output):
                 log.warning("job %s was lost, and waits again", job_id)
 
     async def _commit_each(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:

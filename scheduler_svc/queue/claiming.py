@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from scheduler_svc.order import NUM_COMPARED, Order, Policy
@@ -79,7 +79,7 @@ class Claiming:
 
     async def claim(self, lease: Lease, wish: Wish) -> list[ClaimedJob]:
         with self._naming(lease) as named:
-            return await self._read(await self._take(lease, wish, named))
+            return await self._read(await self._take(lease, wish, named), wish.fingerprint)
 
     async def claim_suspects(self, lease: Lease, wish: Wish) -> SuspectClaim:
         waiting = await self._suspicion.waiting()
@@ -92,7 +92,7 @@ class Claiming:
                 named.extend(trial)
                 room = len(trial)
                 taken = await self._claim(lease, wish, room, candidates, suspects=True)
-                if jobs := await self._read(taken):
+                if jobs := await self._read(taken, wish.fingerprint):
                     return SuspectClaim(jobs)
             if taken:
                 await self._suspicion.retire(lease)
@@ -111,7 +111,8 @@ class Claiming:
         known = zip(job_ids, ranks, strict=True)
         if unranked := [job_id for job_id, rank in known if rank is not None]:
             await self.requeue(lease, unranked)
-        return await self._read(await self._claim(lease, Wish(fingerprint, 0), 0, job_ids))
+        held = await self._claim(lease, Wish(fingerprint, 0), 0, job_ids)
+        return await self._read(held, fingerprint)
 
     @contextmanager
     def _naming(self, lease: Lease) -> Iterator[list[str]]:
@@ -268,11 +269,11 @@ class Claiming:
         )
         return list(lease.checked(answer))
 
-    async def _read(self, records: Sequence[Any]) -> list[ClaimedJob]:
+    async def _read(self, records: Sequence[Any], of: str) -> list[ClaimedJob]:
         jobs: list[ClaimedJob] = []
         for job_id, *record in records:
             try:
-                jobs.append(await self._job(record))
+                jobs.append(await self._job(record, of))
             except RECORD_ERRORS as error:
                 log.error("job %s cannot be read: %s", job_id.decode(), type(error).__name__)
                 await self._ending.fail(job_id.decode(), f"it can't be read: {error}")
@@ -280,9 +281,11 @@ class Claiming:
             await asyncio.sleep(0)
         return jobs
 
-    async def _job(self, record: Sequence[Any]) -> ClaimedJob:
-        spec, prompt, arrival, deadline, fingerprint, rank, strikes = record
-        decoded = decode_spec(spec, prompt, arrival, deadline)
+    async def _job(self, record: Sequence[Any], of: str) -> ClaimedJob:
+        spec, prompt, arrival, deadline, fingerprint, rank, strikes, kept = record
+        names = map(bytes.decode, kept[::2])
+        rest = {"fingerprint": of.encode(), **dict(zip(names, kept[1::2], strict=True))}
+        decoded = replace(decode_spec(spec, prompt, arrival, deadline), record=rest)
         outputs = await self._outputs(decoded, fingerprint is not None)
         return ClaimedJob(decoded, outputs, float(rank), int(strikes))
 

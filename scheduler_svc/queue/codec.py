@@ -20,7 +20,7 @@ from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.protocol.structured import StructuredOutputs
 
-_STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended")
+_STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended", "record")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
 _SAMPLING_FIELDS = frozenset(f.name for f in fields(Sampling))
 _LATER = ("min_tokens", "structured_outputs")

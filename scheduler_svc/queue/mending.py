@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from scheduler_svc.queue.continuity import Continuity
+from scheduler_svc.queue.link import Full
+from scheduler_svc.queue.server_check import Memory, memory_of
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.submitting import SOON_S, Submitting
-from stepserve.protocol.errors import Exhausted, InvalidRequest, Unavailable
+from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import JobSpec
 
 log = logging.getLogger(__name__)
@@ -29,28 +33,51 @@ class Mending:
         self._shard = shard
         self._submitting = submitting
         self._continuity = Continuity()
-        self._is_due = False
+        # Those that were seen, and those after which all was stored again.
+        self._num_breaks = self._num_mended = 0
         self._looked_s = -math.inf
 
     async def look(self) -> None:
         """See who answers; store again what that one may lack. Raises Unavailable."""
-        if self._continuity.note(await self._shard.link.call("INFO")):
+        await self._ask()
+        await self._mend()
+
+    async def memory(self) -> Memory:
+        """What Redis uses of what it may use; the same look sees who answers. Raises Unavailable.
+
+        What was lost is stored again by whoever has the time: see ``age``.
+        """
+        return memory_of(await self._ask())
+
+    async def _ask(self) -> Mapping[str, Any]:
+        info: Mapping[str, Any] = await self._shard.link.call("INFO")
+        if self._continuity.note(info):
             log.warning(
                 "Redis is another server, or was started again: it may lack its last writes"
             )
-            self._is_due = True
-        if self._is_due:
-            if num_lost := await self._submitting.restore():
-                log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
-            self._is_due = False
-        else:
-            self._submitting.age()
+            self._num_breaks += 1
         self._looked_s = time.monotonic()
+        return info
+
+    async def _mend(self) -> None:
+        """Store again what was found to be lost, or forget what can't be any more."""
+        num_breaks = self._num_breaks
+        if num_breaks == self._num_mended:
+            self._submitting.age(self._looked_s)
+            return
+        if num_lost := await self._submitting.restore():
+            log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
+        self._num_mended = max(self._num_mended, num_breaks)
+
+    async def _mend_since(self, most_s: float) -> None:
+        """Mend by a look that was no longer ago."""
+        if time.monotonic() - self._looked_s > most_s:
+            await self._ask()
+        await self._mend()
 
     async def age(self) -> None:
         """Look now and then, so that nothing is remembered for longer than it may be missing."""
-        if time.monotonic() - self._looked_s > AGE_EVERY_S:
-            await self.look()
+        await self._mend_since(AGE_EVERY_S)
 
     async def reconnected(self) -> None:
         """Look, whatever else may be wrong: the doorbell goes on. Raises Unavailable."""
@@ -66,23 +93,25 @@ class Mending:
 
         What this process can store again is there already when it returns.
         """
-        if time.monotonic() - self._looked_s > LOOK_EVERY_S:
-            await self.look()
+        await self._mend_since(LOOK_EVERY_S)
         return self._continuity.is_broken_since(time.monotonic() - MENDED_AFTER_S)
 
-    async def restore(self, spec: JobSpec) -> bool:
+    async def restore(self, spec: JobSpec, *, has_output: bool) -> bool:
         """Store a job again that was claimed; False where it was forgotten, and not lost.
 
-        Whoever deleted it in the seconds after a break finds it there again. Not where there is
-        no room, or its client has another one by the same key. Raises Unavailable.
+        All that its record had is there again but its output, which is of the same model if it
+        ``has_output``. Whoever deleted it in the seconds after a break finds it there again. Not
+        where there is no room, or its client has another one by the same key. Raises Unavailable.
         """
         await self.look()
         if not await self.may_come_back():
             return False
         left_s = spec.deadline_s and max(SOON_S, spec.deadline_s - await self._shard.now_s())
+        lost = replace(spec, deadline_s=left_s)
         try:
-            stored = await self._submitting.submit(replace(spec, deadline_s=left_s), "")
-        except (Exhausted, InvalidRequest) as error:
-            log.error("job %s was lost, and can't be stored again: %s", spec.job_id, error)
+            return await self._submitting.restore_claimed(lost, has_output=has_output)
+        except Unavailable as error:
+            if not isinstance(error, Full):
+                raise
+            log.error("job %s was lost, and there is no room to store it again", spec.job_id)
             return False
-        return stored.job_id == spec.job_id

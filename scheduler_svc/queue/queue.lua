@@ -34,7 +34,9 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant), weight (in place of the tenant's, of an
                           API key that has one), quota (what was taken from a key's: two doubles,
-                          tokens for each output and the bound of its bucket, then the key's id)
+                          tokens for each output and the bound of its bucket, then the key's id),
+                          bounds (that key's, as the script "submit" got them), request (digest
+                          of what was asked, where there is an idempotency key)
   log:ID:N        string  tokens of output N, little-endian u32 each
   lp:ID:N         list    log-probabilities of output N, one entry for each token
   followers:ID    zset    replica -> until when (ms) its clients follow the job, of those jobs
@@ -240,18 +242,19 @@ end
 
 --@ submit
 -- KEYS  job queue jobs deadlines bell rings order lengths counters vtime ended ahead pace stranded
---       quotas [idem]
+--       quotas suspects [idem]
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
 --       tenant, priority, max_tokens, digest of the request, need, edge, API key's id ('' for
 --       none), its weight (0: the tenant's), its bounds of requests and tokens a minute and of
 --       jobs (0: none), seconds that it takes at least once it is begun (-1: it is taken whatever
---       its deadline; -2: and whatever its key's bounds, against which it counts all the same)
+--       its deadline; -2: and whatever its key's bounds, against which it counts all the same),
+--       then names and values of what its record had where it was stored before
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0, and
 -- of a key with bounds what is left of its requests and tokens}, nil where the queue is full,
 -- 'order' where none is stored, {id, -1, 0 requests 1 tokens 2 jobs, seconds, left, left}
 -- where a bound is reached for so long, {id, -2, seconds of waiting, seconds from its begin to
 -- its end} where these are expected to be more than it has.
-local known = KEYS[16] and redis.call('GET', KEYS[16])
+local known = KEYS[17] and redis.call('GET', KEYS[17])
 if known then
   local known_id, request = string.match(known, '^(%Z+)%z?(.*)$')
   if known_id ~= ARGV[1] then
@@ -344,7 +347,8 @@ local function take_quota(num_outputs, expected, most_jobs)
   requests = most_requests > 0 and requests - 1 or math.huge
   tokens = most_tokens > 0 and tokens - cost or math.huge
   redis.call('HSET', KEYS[15], ARGV[14], struct.pack('<dddd', requests, tokens, at, jobs + 1))
-  redis.call('HSET', KEYS[1], 'quota', struct.pack('<dd', expected, most_tokens) .. ARGV[14])
+  redis.call('HSET', KEYS[1], 'quota', struct.pack('<dd', expected, most_tokens) .. ARGV[14],
+    'bounds', table.concat({ARGV[16], ARGV[17], ARGV[18]}, ' '))
   return {id, 0, exact(requests), exact(tokens)}
 end
 
@@ -365,7 +369,17 @@ if tonumber(ARGV[3]) > 0 then
   redis.call('ZADD', KEYS[4], deadline, id)
 end
 if turn ~= arrival then redis.call('HSET', KEYS[1], 'turn', turn) end
-if KEYS[16] then redis.call('SET', KEYS[16], id .. '\0' .. ARGV[11]) end
+if KEYS[17] then
+  redis.call('HSET', KEYS[1], 'request', ARGV[11])
+  redis.call('SET', KEYS[17], id .. '\0' .. ARGV[11])
+end
+if #ARGV > 19 then
+  redis.call('HDEL', KEYS[1], 'turn')
+  redis.call('HSET', KEYS[1], unpack(ARGV, 20))
+  local was = redis.call('HMGET', KEYS[1], 'arrival', 'turn', 'strikes')
+  turn = was[2] or was[1]
+  if was[3] then redis.call('ZADD', KEYS[16], was[3], id) end
+end
 local rank = rank_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], KEYS[10])
 redis.call('ZADD', KEYS[2], exact(rank), id)
 redis.call('ZADD', KEYS[3], turn, id)
@@ -640,13 +654,16 @@ return 1
 -- was lost or it was claimed by the holder before. Those take room first: no more are claimed
 -- than were asked for.
 -- Answers for every claimed job {id, spec, prompt, arrival, deadline, fingerprint, rank,
--- strikes}.
+-- strikes, and a list of names and values of what else its record has}.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return false end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[3])
 local mark, room, claimed = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[4]), {}
 local below, now, held = tonumber(ARGV[5]), time_us(), {}
 local stored = tonumber(redis.call('GET', KEYS[4])) or 0
 local virtual_time, may_try = stored, false
+-- What "submit" needs besides, to store the job again as it is.
+local KEPT = {'request', 'edge', 'quota', 'bounds', 'weight', 'turn', 'restarts', 'need', 'started',
+  'strikes', 'problem', 'losses', 'lost_at'}
 for i = 8, #ARGV do
   held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
   if held[i] then room = room - 1 end
@@ -660,6 +677,17 @@ end
 local function is_wanted(strikes)
   if ARGV[7] == '0' then return strikes == 0 end
   return strikes > 0 and strikes < GUILTY and may_try
+end
+
+local function kept_of(key)
+  local kept, values = {}, redis.call('HMGET', key, unpack(KEPT))
+  for i, name in ipairs(KEPT) do
+    if values[i] then
+      kept[#kept + 1] = name
+      kept[#kept + 1] = values[i]
+    end
+  end
+  return kept
 end
 
 local function consider(i)
@@ -690,7 +718,7 @@ local function consider(i)
     if ours then
       if job[1] then redis.call('HSET', key, 'claim', mark) end
       if strikes > 0 then redis.call('SET', KEYS[7], ARGV[1]) end
-      claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours, strikes}
+      claimed[#claimed + 1] = {id, job[1], job[2], job[3], job[4], job[5], ours, strikes, kept_of(key)}
     end
   end
 end
@@ -748,16 +776,29 @@ end
 return {num_struck, unpack(guilty)}
 
 --@ restart
--- KEYS  job queue stranded bell rings, then the log and the lp of every output
+-- KEYS  job queue stranded bell rings counters quotas, then the log and the lp of every output
 -- ARGV  id, fingerprint of the model that the output is from, as it was read
--- Drops the output of a queued job, so that it begins anew. Answers 1, 0 where it is not as
--- it was.
+-- Drops the output of a queued job, so that it begins anew: what was given back at the ends of
+-- outputs is taken again, since they end again. Answers 1, 0 where it is not as it was.
 redis.call('ZREM', KEYS[3], ARGV[1])
-local job = redis.call('HMGET', KEYS[1], 'fingerprint', 'n')
+local job = redis.call('HMGET', KEYS[1], 'fingerprint', 'n', 'quota', 'share')
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) or job[1] ~= ARGV[2] then return 0 end
-for i = 6, #KEYS do redis.call('DEL', KEYS[i]) end
+
+local due = {}
+local function take_again(num_tokens)
+  if job[4] then add_to_counter(KEYS[6], due, job[4], unused(job[4], num_tokens, true)) end
+  if job[3] then give_back_quota(KEYS[7], job[3], 2 * struct.unpack('<d', job[3]) - num_tokens, 0) end
+end
+
+for index = 0, job[2] - 1 do
+  -- A record that is broken must not keep its job from going on.
+  if redis.call('HDEL', KEYS[1], 'f' .. index) == 1 then
+    pcall(take_again, redis.call('STRLEN', KEYS[8 + 2 * index]) / 4)
+  end
+end
+store_counters(KEYS[6], due)
+for i = 8, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('HDEL', KEYS[1], 'fingerprint')
-for index = 0, job[2] - 1 do redis.call('HDEL', KEYS[1], 'f' .. index) end
 redis.call('HSET', KEYS[1], 'open', job[2])
 redis.call('HINCRBY', KEYS[1], 'restarts', 1)
 ring(KEYS[4], KEYS[5], 'moved', {ARGV[1]})

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 
 from scheduler_svc.order import Order
-from scheduler_svc.queue.address import parse_address
+from scheduler_svc.queue.address import Host, parse_address
 from scheduler_svc.queue.attendance import Attendance, Fleet
 from scheduler_svc.queue.balance import Balance
 from scheduler_svc.queue.bell import Bell
@@ -31,7 +30,7 @@ from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.registry import Registry
 from scheduler_svc.queue.rows import RowAnswer
 from scheduler_svc.queue.scripts import load_scripts
-from scheduler_svc.queue.server_check import Memory, check_server, server_memory
+from scheduler_svc.queue.server_check import Memory, check_server
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.shelf import Shelf
 from scheduler_svc.queue.snapshot import ended_ids
@@ -85,12 +84,7 @@ class JobQueue(JobReader):
     async def __aenter__(self) -> JobQueue:
         return self
 
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -105,25 +99,28 @@ class JobQueue(JobReader):
         """Raises Unavailable unless Redis answers."""
         await self._shard.link.call("PING")
 
-    async def check_server(self) -> None:
-        """Warn of what Redis may lose; see ``server_check``.
+    async def check_server(self, checked: set[Host | None] | None = None) -> None:
+        """Warn of what Redis may lose, unless its server is among those ``checked`` already.
 
         Raises StepserveError where the durability that is promised can't be kept.
         """
-        await check_server(self._shard.link, self._shard.limits.durability)
         await self._mending.look()
+        checked = set() if checked is None else checked
+        if self._servers.primary not in checked:
+            await check_server(self._shard.link, self._shard.limits.durability)
+            checked.add(self._servers.primary)
 
     async def may_come_back(self) -> bool:
         """Whether a job that is not there may have been lost, and be stored again; see Mending."""
         return await self._mending.may_come_back()
 
-    async def restore(self, spec: JobSpec) -> bool:
+    async def restore(self, spec: JobSpec, *, has_output: bool) -> bool:
         """Store a job again that was claimed and then lost. False where it was forgotten."""
-        return await self._mending.restore(spec)
+        return await self._mending.restore(spec, has_output=has_output)
 
     async def memory(self) -> Memory:
         """What Redis uses of what it may use."""
-        return await server_memory(self._shard.link)
+        return await self._mending.memory()
 
     async def now_s(self) -> float:
         """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from stepserve.protocol.errors import Exhausted
@@ -59,9 +59,13 @@ class QuotaExceeded(Exhausted):
 
 @dataclass(slots=True)
 class Account:
-    """The quota that submits count against, and how it stood at the last of them."""
+    """The quota that submits count against, and how it stood at the last of them.
+
+    ``priority`` is what a job has that asks for some; it raises Forbidden for too much.
+    """
 
     quota: Quota
+    priority: Callable[[int], int]
     standing: Standing | None = None
 
 

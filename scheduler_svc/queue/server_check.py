@@ -64,7 +64,11 @@ class Memory:
 
 async def server_memory(link: RedisLink) -> Memory:
     """Ask. Raises Unavailable."""
-    info = await link.call("INFO", "memory")
+    return memory_of(await link.call("INFO", "memory"))
+
+
+def memory_of(info: Mapping[str, Any]) -> Memory:
+    """Return what INFO says of it."""
     uncounted = info.get("mem_not_counted_for_evict", 0)
     return Memory(info["used_memory"] - uncounted, info.get("maxmemory", 0))
 

@@ -63,16 +63,21 @@ class Shelf:
         [found] = await self._records([record_id])
         return found
 
+    async def some(self, record_ids: Sequence[str]) -> list[Shelved]:
+        """Return those of the records that are there, in the order asked for."""
+        found: list[Shelved] = []
+        for start in range(0, len(record_ids), _PAGE):
+            page = await self._records(record_ids[start : start + _PAGE])
+            found += [record for record in page if record is not None]
+        return found
+
     async def all(self) -> list[Shelved]:
         """Return every record, newest first; what expired is forgotten."""
         ids = [i.decode() for i in await self._shard.link.call("ZREVRANGE", self._shelf, 0, -1)]
-        found: list[Shelved] = []
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
-            records = await self._records(page)
-            found += [record for record in records if record is not None]
-            gone = [i for i, record in zip(page, records, strict=True) if record is None]
-            for record_id in gone:
+        found = await self.some(ids)
+        there = {record.record_id for record in found}
+        for record_id in ids:
+            if record_id not in there:
                 await self.remove(record_id)
         return found
 

@@ -104,7 +104,16 @@ class Stranding:
         logs = [name(job_id, i) for i in range(n) for name in (keys.log, keys.lp)]
         await self._shard.run(
             "restart",
-            [keys.job(job_id), keys.queue, keys.stranded, keys.bell, keys.rings, *logs],
+            [
+                keys.job(job_id),
+                keys.queue,
+                keys.stranded,
+                keys.bell,
+                keys.rings,
+                keys.counters,
+                keys.quotas,
+                *logs,
+            ],
             [job_id, fingerprint],
             durable=True,
         )

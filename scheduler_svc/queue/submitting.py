@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scheduler_svc.queue.codec import encode_spec
+from scheduler_svc.queue.kept import as_it_was, submitted_with
 from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.quota import Quota, Standing, refusal
@@ -28,7 +30,7 @@ _RETRY_AFTER_MS = 1000
 _MAX_RETRY_AFTER_MS = 60_000
 _OTHER_REQUEST, _QUOTA, _LATE = 2, -1, -2
 # Where these stand among the script's arguments.
-_MOST_QUEUED, _DEADLINE = 1, 2
+_MOST_QUEUED, _DEADLINE, _NEEDED = 1, 2, 18
 _UNBOUNDED = 2**53
 # A deadline that has as good as passed.
 SOON_S = 0.001
@@ -68,7 +70,7 @@ class Submitting:
         if not spec.job_id or "\0" in spec.job_id or not 1 <= spec.sampling.n <= MAX_OUTPUTS:
             raise ValueError(f"a job needs an id without NUL and 1 to {MAX_OUTPUTS} outputs")
         try:
-            call = self._call(spec, request_digest, edge, needed_s, quota or Quota(""))
+            call = self._call(spec, request_digest, edge, quota or Quota(""), needed_s)
             answer = await self._store(spec.job_id, *call)
             if answer == b"order":
                 await self._ranking.adopt()
@@ -97,30 +99,48 @@ class Submitting:
         commands = [("EXISTS", self._shard.keys.job(job_id)) for job_id, _ in recent]
         known = await self._shard.link.pipeline(commands) if commands else []
         missing = [job for (_, job), is_known in zip(recent, known, strict=True) if not is_known]
-        return sum([await self._restored(job) for job in missing])
+        return sum([await self._is_restored(job) for job in missing])
 
-    async def _restored(self, job: StoredJob) -> bool:
-        """Store a job again, however full the queue is by now. False where it was there."""
-        args = [*job.args[:-1], TAKEN_BEFORE]
-        args[_MOST_QUEUED] = _UNBOUNDED
+    async def _is_restored(self, job: StoredJob) -> bool:
+        """Store a job again. False where it was there."""
+        args = [*job.args]
         if deadline_s := float(str(args[_DEADLINE])):
             args[_DEADLINE] = max(SOON_S, deadline_s - (time.monotonic() - job.stored_s))
-        answer = await self._shard.run("submit", job.names, args, durable=True)
-        if answer == b"order":  # a server that has nothing yet
-            await self._ranking.adopt()
-            answer = await self._shard.run("submit", job.names, args, durable=True)
+        answer = await self._store_again(job.names, args)
         return isinstance(answer, list) and answer[1] == 0
 
-    def age(self) -> None:
-        """Redis has kept what was stored some time ago: that need not be remembered any more."""
-        self._recent.expire(time.monotonic())
+    async def restore_claimed(self, spec: JobSpec, *, has_output: bool) -> bool:
+        """Store a job again that was claimed, with all that its record had but its output.
+
+        ``spec.deadline_s`` is from now. False where its client has another by the same key.
+        """
+        names, args = self._call(spec, *submitted_with(spec.record), TAKEN_BEFORE)
+        args.extend(as_it_was(spec, has_output=has_output))
+        answer = await self._store_again(names, args)
+        if answer[1] == 0:
+            self._recent.add(spec.job_id, names, args)
+        return bool(answer[0].decode() == spec.job_id)
+
+    async def _store_again(self, names: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Store what was accepted before, however full the queue is by now."""
+        args = [*args]
+        args[_MOST_QUEUED], args[_NEEDED] = _UNBOUNDED, TAKEN_BEFORE
+        answer = await self._shard.run("submit", names, args, durable=True)
+        if answer == b"order":  # a server that has nothing yet
+            await self._ranking.adopt()
+            answer = await self._shard.run("submit", names, args, durable=True)
+        return answer
+
+    def age(self, now_s: float) -> None:
+        """What was stored some time before ``now_s`` (monotonic) is kept: it may be forgotten."""
+        self._recent.expire(now_s)
 
     def forgotten(self, job_id: str) -> None:
         """It was dropped because somebody wanted it to be."""
         self._recent.drop(job_id)
 
     def _call(
-        self, spec: JobSpec, request_digest: str, edge: str, needed_s: float, quota: Quota
+        self, spec: JobSpec, request_digest: str, edge: str, quota: Quota, needed_s: float
     ) -> tuple[list[str], list[Argument]]:
         """Return the keys and the arguments of the script."""
         keys = self._shard.keys
@@ -141,6 +161,7 @@ class Submitting:
             keys.pace,
             keys.stranded,
             keys.quotas,
+            keys.suspects,
             *([keys.idem(digest)] if digest else []),
         ]
         args: list[Argument] = [

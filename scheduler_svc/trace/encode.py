@@ -1,7 +1,8 @@
 """Frozen values as JSON and back, from their types: no encoder is written by hand.
 
 A dataclass or named tuple is an object of the fields that differ from their defaults, so that
-a new field with a default leaves what is recorded readable, and the same bytes; one of a
+a new field with a default leaves what is recorded readable, and the same bytes; one that does
+not compare is no part of the value. One of a
 union's dataclasses is ``{its name: it}``. A mapping is a list of pairs, in its order. A number that
 JSON lacks is a text: "inf", "-inf", "nan". Decoding is strict: what is not ours raises.
 """
@@ -46,7 +47,8 @@ def codec(kind: Any) -> Codec:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return Codec(lambda value: value.value, partial(_enum, kind))
     if is_dataclass(kind):
-        return _record(kind, {field.name: _default(field) for field in fields(kind) if field.init})
+        told = [field for field in fields(kind) if field.init and field.compare]
+        return _record(kind, {field.name: _default(field) for field in told})
     if hasattr(kind, "_field_defaults"):  # a NamedTuple
         return _record(
             kind, {name: kind._field_defaults.get(name, MISSING) for name in kind._fields}

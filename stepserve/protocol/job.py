@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stepserve.protocol.sampling import Sampling
@@ -18,7 +18,8 @@ class JobSpec:
     ``deadline_s`` 0 is none. Submit takes ``deadline_s`` relative to now and leaves
     ``arrival_s`` to Redis. ``is_open_ended``: the client named no ``max_tokens``, so the
     output may be as long as the worker has room for; only Submit needs to know. ``trace`` is
-    whose child every span of the job is, empty where it is not traced.
+    whose child every span of the job is, empty where it is not traced. ``record`` is what else
+    the queue has of a claimed job, as it has it: for the queue alone, should it lose the job.
     """
 
     job_id: str
@@ -34,6 +35,7 @@ class JobSpec:
     cancel_on_disconnect: bool = False
     is_open_ended: bool = False
     trace: str = ""
+    record: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def num_tokens_needed(self) -> int:

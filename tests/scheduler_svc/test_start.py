@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,19 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis import Redis
+from redis.crc import key_slot
 
 from scheduler_svc.api.server import SUBMIT, ApiServer
-from scheduler_svc.queue import EmbeddedRedis
-from scheduler_svc.server import Running, redis_url, run, scheduler
+from scheduler_svc.queue import EmbeddedRedis, JobQueue, QueueLimits
+from scheduler_svc.queue.keys import Keys
+from scheduler_svc.server import Running, _prepare, redis_url, run, scheduler
 from scheduler_svc.settings import SchedulerSettings
 from stepserve import AsyncClient, Unavailable
 from stepserve.client.retry import RetryPolicy
+from stepserve.protocol.choices import Durability
 from stepserve.protocol.errors import StepserveError
 from stepserve.protocol.inference_wire import SERVICE_NAME
+from tests.scheduler_svc.queue.servers import NUM_SLOTS, servers
 from tests.scheduler_svc.text.checkpoints import write_checkpoint
 
 WAIT_S = 20.0
@@ -136,6 +140,31 @@ async def test_what_redis_does_not_keep_is_said_or_refused(
             async with scheduler(settings(model, redis.url)):
                 pass
         assert (told in caplog.text) == ("appendfsync" not in config)
+
+
+async def test_in_a_cluster_each_model_s_server_is_looked_at(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeps = ("appendonly yes", "appendfsync always")
+    of_first = {name: key_slot(Keys(name).queue.encode()) < NUM_SLOTS // 2 for name in "abcdef"}
+    kept = [name for name, is_first in of_first.items() if is_first][:1]
+    lost = [name for name, is_first in of_first.items() if not is_first][:2]
+
+    async def prepare(durability: Durability, *names: str) -> None:
+        async with AsyncExitStack() as stack:
+            each = [JobQueue(url, name, QueueLimits(durability=durability)) for name in names]
+            queues = [await stack.enter_async_context(queue) for queue in each]
+            await _prepare(queues, settings(model, url), asyncio.Event())
+
+    with servers(tmp_path) as some:
+        first, _ = await asyncio.to_thread(some.shared_cluster, keeps, ["appendonly no"])
+        url = f"redis+cluster://127.0.0.1:{first.port}"
+        await prepare("fsync", *kept)
+        with pytest.raises(StepserveError, match="appendonly no"):
+            await prepare("fsync", *kept, *lost)
+        assert "may lose accepted jobs" not in caplog.text
+        await prepare("local", *kept, *lost)
+    assert caplog.text.count("may lose accepted jobs") == 1, "a server is told of once"
 
 
 async def test_a_redis_that_keeps_everything_is_not_warned_of(

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from scheduler_svc.access.api_key import ApiKey, new_key
-from scheduler_svc.access.caller import Caller
+from scheduler_svc.access.caller import LATER_PRIORITY, Caller
 from scheduler_svc.access.guard import Guard
 from scheduler_svc.access.key_file import add_key, remove_key
 from scheduler_svc.access.keyring import Keyring
-from stepserve.protocol.errors import Forbidden, Unauthenticated
+from stepserve.protocol.errors import Forbidden, Unauthenticated, Unavailable
 from stepserve.protocol.inference import Request
 
 
@@ -76,12 +76,12 @@ def test_an_operator_names_whom_it_likes(path: Path) -> None:
 
 def test_a_priority_is_as_high_as_the_key_allows() -> None:
     low = caller(max_priority=-2)
-    assert low.signed(Request(priority=-5)).priority == -5
-    assert low.signed(Request()).priority == -2
+    assert low.priority(-5) == -5
+    assert low.priority(0) == -2
     with pytest.raises(Forbidden, match="at most -2") as told:
-        low.signed(Request(priority=-1))
+        low.priority(-1)
     assert told.value.field == "priority"
-    assert caller().signed(Request(priority=10)).priority == 10
+    assert caller().priority(10) == 10
 
 
 def test_the_quota_is_the_key_s() -> None:
@@ -99,8 +99,44 @@ def test_what_is_done_later_has_the_key_that_it_was_asked_with(
     _, key = new_key("a")
     add_key(path, key)
     guard = Guard(Keyring(str(path)))
-    assert guard.later(key.key_id, "a") == Caller("a", key)
+    assert guard.later(key.key_id, "a") == Caller("a", key, LATER_PRIORITY)
     assert guard.later("", "before there were keys").key is None
     remove_key(path, key.key_id)
     with pytest.raises(Unauthenticated, match="not known any more"):
         guard.later(key.key_id, "a")
+
+
+def test_what_is_done_later_waits_for_a_key_that_came_elsewhere_first(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica is told of a new key when its file comes there."""
+    monkeypatch.setattr("scheduler_svc.access.keyring.LOOK_INTERVAL_S", 0.0)
+    add_key(path, key_of("b"))
+    guard = Guard(Keyring(str(path)))
+    _, key = new_key("a")
+    with pytest.raises(Unavailable, match="not known here yet"):
+        guard.later(key.key_id, "a")
+    add_key(path, key)
+    assert guard.later(key.key_id, "a").key == key
+    remove_key(path, key.key_id)
+    with pytest.raises(Unauthenticated):
+        guard.later(key.key_id, "a")
+    with pytest.raises(Unavailable):
+        guard.later("another", "a")
+    monkeypatch.setattr("scheduler_svc.access.keyring.COMES_WITHIN_S", 0.0)
+    with pytest.raises(Unauthenticated):
+        guard.later("another", "a")
+
+
+def test_what_is_done_later_has_as_much_of_its_usual_priority_as_the_key_allows(
+    path: Path,
+) -> None:
+    _, low = new_key("a", max_priority=-8)
+    _, high = new_key("a")
+    for key in (low, high):
+        add_key(path, key)
+    guard = Guard.of(str(path))
+    assert guard.later(low.key_id, "a").priority(LATER_PRIORITY) == -8
+    assert guard.later(high.key_id, "a").priority(LATER_PRIORITY) == LATER_PRIORITY
+    with pytest.raises(Forbidden):
+        guard.later(low.key_id, "a").priority(-7)

@@ -127,9 +127,16 @@ async def _generate(place: Place) -> None:
 
 
 async def _models(place: Place) -> None:
-    """It tells of no job."""
-    answer = await place.as_b("ListModels", wire.ListModelsRequest())
-    assert [model.name for model in answer.models] == [place.served.card.name]
+    """What is served is everybody's to know; how much there is to do, an operator's."""
+    asked = wire.ListModelsRequest()
+    [model] = (await place.as_b("ListModels", asked)).models
+    assert (model.name, model.num_workers, model.num_queued_jobs) == (
+        place.served.card.name, 0, 0,
+    )  # fmt: skip
+    assert model.max_context
+    [model] = (await place.stub.ListModels(asked, **shown(place.tenants.operator))).models
+    assert model.num_workers == 1
+    assert model.num_queued_jobs == len(await place.served.queue.jobs(state="queued")) > 0
 
 
 async def _workers(place: Place) -> None:

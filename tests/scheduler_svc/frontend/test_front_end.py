@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from scheduler_svc.access.api_key import new_key
+from scheduler_svc.access.caller import Caller
 from scheduler_svc.frontend import redis_watch
 from scheduler_svc.frontend.front_end import FrontEnd, Readiness
 from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.frontend.listing import Listing
+from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.queue import JobQueue
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
+from stepserve.protocol.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import Request, StreamEvent, Usage
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import SamplingParams
@@ -65,6 +68,48 @@ def request(sampling: SamplingParams = TWO, *, cancel_on_disconnect: bool = Fals
         idempotency_key="k",
         cancel_on_disconnect=cancel_on_disconnect,
     )
+
+
+async def test_a_repeat_has_its_job_whatever_its_key_may_have_by_now(running: Running) -> None:
+    """What was asked tells requests apart, not what became of it."""
+
+    def by_key(max_priority: int) -> OwnJobs:
+        _, key = new_key("a", max_priority=max_priority)
+        return OwnJobs(running.front_end, Caller("a", key))
+
+    for asked in (0, 5):
+        repeat = replace(request(), priority=asked, idempotency_key=f"asked {asked}")
+        stored = await by_key(10).submit(repeat)
+        assert not stored.existed
+        again = await by_key(-2).submit(repeat)
+        assert (again.existed, again.job_id) == (True, stored.job_id)
+        with pytest.raises(InvalidRequest, match="another request"):
+            await by_key(10).submit(replace(repeat, priority=asked - 5))
+    with pytest.raises(Forbidden):
+        await by_key(-2).submit(replace(request(), priority=5))
+    low = await by_key(-2).submit(replace(request(), idempotency_key="low"))
+    assert low.spec is not None
+    assert low.spec.priority == -2
+
+
+@pytest.mark.parametrize("bounds", [{"max_jobs": 2}, {"requests_per_minute": 2, "max_jobs": 9}])
+async def test_more_at_once_than_a_key_may_ever_have_is_refused_before_any(
+    running: Running, bounds: dict[str, int]
+) -> None:
+    bounded = OwnJobs(running.front_end, Caller("a", new_key("a", **bounds)[1]))
+    bounded.check_number("prompt", 2)
+    with pytest.raises(InvalidRequest, match="asks for 3 jobs, 2 at once"):
+        bounded.check_number("prompt", 3)
+    OwnJobs(running.front_end, Caller()).check_number("prompt", 128)
+
+
+async def test_a_check_says_what_a_submit_would_and_stores_nothing(running: Running) -> None:
+    front_end = running.front_end
+    await front_end.check(request())
+    wrong = request(SamplingParams(temperature=-1.0))
+    with pytest.raises(InvalidRequest, match="temperature"):
+        await front_end.check(wrong)
+    assert not (await front_end.page(Listing())).jobs
 
 
 async def test_a_job_is_stored_once_and_streamed_from_any_offset(running: Running) -> None:

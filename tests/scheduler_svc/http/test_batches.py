@@ -14,6 +14,8 @@ import pytest
 
 from scheduler_svc.frontend import batches as frontend_batches
 from scheduler_svc.http import batch_runner
+from scheduler_svc.http.call import Call
+from stepserve.protocol.errors import BegunAnew
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.http.served import HttpServed
 
@@ -30,6 +32,11 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def line(custom_id: str, endpoint: str = ENDPOINT, **body: Any) -> str:
     given = {"prompt": "Once", "max_tokens": 20, **body}
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": given})
+
+
+def runner_of(served: HttpServed) -> batch_runner.BatchRunner:
+    assert served.server is not None
+    return served.server._app.runner
 
 
 async def started(client: openai.AsyncOpenAI, lines: Sequence[str], **more: Any) -> Any:
@@ -153,7 +160,7 @@ async def test_a_batch_that_is_cancelled_before_it_is_begun_ends(
 ) -> None:
     async with served.openai() as client:
         with monkeypatch.context() as patch:
-            patch.setattr(batch_runner, "MAX_BATCHES_AT_ONCE", 0)
+            patch.setattr(runner_of(served)._turns, "_places", 0)
             batch = await started(client, lines)
             assert (await client.batches.cancel(batch.id)).status == "cancelling"
         found = await ended(served, client, batch.id)
@@ -191,6 +198,59 @@ async def test_a_job_that_somebody_else_cancelled_is_made_again(served: HttpServ
         found = await ended(served, client, batch.id)
         said = await results(client, found.output_file_id)
         assert said["x"]["response"]["body"]["choices"][0]["text"] == "again"
+
+
+async def test_a_job_that_is_begun_anew_goes_on_and_is_not_made_again(served: HttpServed) -> None:
+    """What was read of it counts no more; another would be computed beside it."""
+    complete, keys = runner_of(served)._complete, list[str]()
+    answer = complete[ENDPOINT]
+
+    async def begun_anew_at_first(call: Call) -> dict[str, Any]:
+        keys.append(call.key)
+        if len(keys) == 1:
+            raise BegunAnew("on another model")
+        return await answer(call)
+
+    complete[ENDPOINT] = begun_anew_at_first  # type: ignore[index]
+    async with served.openai() as client:
+        batch = await started(client, [line("x")])
+        await served.say("again")
+        found = await ended(served, client, batch.id)
+        said = await results(client, found.output_file_id)
+        assert said["x"]["response"]["body"]["choices"][0]["text"] == "again"
+        assert keys == [f"{batch.id}/1/0"] * 2
+
+
+async def test_a_broken_record_keeps_no_other_batch_from_its_turn(served: HttpServed) -> None:
+    async with served.openai() as client:
+        shelf = served.queue.shelf("batch")
+        for broken in ("no json", "{}"):
+            await shelf.put(f"batch_{broken}", broken, is_open=True, ttl_s=60)
+        batch = await started(client, [line("x")])
+        await served.say("one")
+        assert (await ended(served, client, batch.id)).status == "completed"
+
+
+async def test_a_tenant_s_batches_leave_places_to_another_s(
+    served: HttpServed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_runner, "MAX_LINES_AT_ONCE", 1)
+    places = batch_runner.MAX_BATCHES_AT_ONCE
+    async with served.openai() as many, served.openai(default_headers={"x-tenant": "b"}) as one:
+        for _ in range(places + 1):
+            await started(many, [line("x"), line("y"), line("z")])
+        first = [await served.lane.claim() for _ in range(places)]
+        assert {job.spec.tenant for job in first} == {""}
+        await started(one, [line("x")])
+
+        async def is_making_room() -> bool:
+            return bool(runner_of(served)._leaving)
+
+        await served.until(is_making_room)
+        for job in first:
+            await served.say_in(job, "one")
+        then = [await served.lane.claim() for _ in range(places)]
+        assert sorted(job.spec.tenant for job in then) == ["", "", "", "b"]
 
 
 @pytest.mark.parametrize(

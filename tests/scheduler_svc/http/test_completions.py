@@ -50,6 +50,17 @@ async def test_prompts_may_be_texts_or_ids_or_lists_of_either(served: HttpServed
         assert all(choice["prompt_token_ids"][-len(ids) :] == ids for choice in choices)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_of_several_prompts_none_is_begun_where_one_is_wrong(
+    served: HttpServed, stream: bool
+) -> None:
+    body = {"prompt": ["Once", [2**31 - 1]], "stream": stream}
+    answer = await served.post("/v1/completions", body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"].startswith("prompt")
+    assert not await served.queue.jobs()
+
+
 @pytest.mark.parametrize("prompts", [1, 2])
 async def test_a_stream_ends_with_reasons_usage_and_done(served: HttpServed, prompts: int) -> None:
     body = {

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,13 @@ class Server:
         self.kill()
 
 
+_CLUSTER = (
+    "cluster-enabled yes",
+    "cluster-node-timeout 1000",
+    "cluster-require-full-coverage no",
+)
+
+
 class Servers:
     """Starts servers below a directory; all are killed in the end."""
 
@@ -131,21 +138,32 @@ class Servers:
 
     def cluster(self, num_nodes: int) -> list[Server]:
         """Nodes of which the first has all slots and the others are its replicas."""
-        lines = (
-            "cluster-enabled yes",
-            "cluster-node-timeout 1000",
-            "cluster-require-full-coverage no",
-        )
-        first, *others = nodes = [self.start(*lines) for _ in range(num_nodes)]
+        first, *others = nodes = self._cluster_nodes([_CLUSTER] * num_nodes)
         first.client.execute_command("CLUSTER ADDSLOTS", *range(NUM_SLOTS))
         first_id = first.client.execute_command("CLUSTER MYID")
-        for node in others:
-            node.client.execute_command("CLUSTER MEET", "127.0.0.1", first.port)
         for node in others:
             node.wait(partial(node.client.execute_command, "CLUSTER REPLICATE", first_id))
             node.wait(partial(_is_linked, node))
         for node in nodes:
             node.wait(partial(_is_up, node))
+        return nodes
+
+    def shared_cluster(self, *lines: Sequence[str]) -> list[Server]:
+        """Primaries with equal shares of the slots, in their order; each set as its lines say."""
+        nodes = self._cluster_nodes([(*_CLUSTER, *each) for each in lines])
+        share = NUM_SLOTS // len(nodes)
+        for number, node in enumerate(nodes):
+            end = NUM_SLOTS if node is nodes[-1] else (number + 1) * share
+            node.client.execute_command("CLUSTER ADDSLOTS", *range(number * share, end))
+        for node in nodes:
+            node.wait(partial(_knows_all_slots, node))
+        return nodes
+
+    def _cluster_nodes(self, lines: Sequence[Sequence[str]]) -> list[Server]:
+        """Nodes that have met the first one."""
+        first, *others = nodes = [self.start(*each) for each in lines]
+        for node in others:
+            node.client.execute_command("CLUSTER MEET", "127.0.0.1", first.port)
         return nodes
 
     def close(self) -> None:
@@ -155,6 +173,10 @@ class Servers:
 
 def _is_linked(replica: Server) -> bool:
     return bool(replica.client.info("replication")["master_link_status"] == "up")
+
+
+def _knows_all_slots(node: Server) -> bool:
+    return int(node.client.cluster("INFO")["cluster_slots_assigned"]) == NUM_SLOTS
 
 
 def _is_up(node: Server) -> bool:

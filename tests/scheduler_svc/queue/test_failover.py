@@ -213,7 +213,7 @@ async def test_what_was_forgotten_on_purpose_is_not_written_again(
     rows = [row(job_id, 0, [1])]
     assert await queue.commit(lease, rows) == [UNKNOWN]
     assert not await queue.may_come_back()
-    assert not await queue.restore(job.spec)
+    assert not await queue.restore(job.spec, has_output=True)
     assert await queue.job(job_id) is None
 
 
@@ -223,8 +223,8 @@ async def test_a_job_whose_client_has_another_by_its_key_is_not_stored_again(
     queue._mending._continuity.note({"run_id": "of the server before"})
     lost, other = spec(idempotency_key="key"), spec()
     stored = await queue.submit(spec(idempotency_key="key"), "what was asked")
-    assert not await queue.restore(lost)
-    assert await queue.restore(other)
+    assert not await queue.restore(lost, has_output=False)
+    assert await queue.restore(other, has_output=False)
     assert {job.spec.job_id for job in await queue.jobs()} == {stored.job_id, other.job_id}
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue, JobSnapshot, Lease, QueueLimits
+from scheduler_svc.queue import JobQueue, JobSnapshot, Lease, Order, QueueLimits, Quota
 from scheduler_svc.queue.keys import Keys
 from stepserve.protocol.choices import OnModelChange
-from tests.scheduler_svc.queue.build import claim_ids, row, submit, tokens_of
+from tests.scheduler_svc.queue.build import APPLIED, STOP, claim_ids, row, spec, submit, tokens_of
 
 MODEL_NOTE = "its output is from a model that no worker has now (fingerprint old)"
 ROOM_NOTE = "it needs room for 103 tokens, the workers' limit is 50"
@@ -159,3 +161,28 @@ async def test_a_record_that_is_broken_is_nobody_elses_trouble(
         assert {each.spec.job_id for each in await queue.jobs()} == {broken, other}
         await queue.sweep()
         assert [each.state for each in await queue.jobs()] == ["ended", "ended"]
+
+
+async def test_what_begins_anew_is_paid_for_once(
+    redis_url: str, model: str, redis: Redis, keys: Keys
+) -> None:
+    """Of an output that had ended, what it did not use was given back already."""
+    quota, fair = Quota("key", tokens_per_minute=1000, max_jobs=2), Order(policy="fair")
+    async with JobQueue(redis_url, model, limits("restart"), fair) as queue:
+        await queue.adopt_order()
+        lease = await worker(queue, "old")
+        asked = spec(n=2, max_tokens=20, tenant="tenant")
+        await queue.submit(asked, quota=quota)
+        await claim_ids(queue, lease, 1, "old")
+        rows = [row(asked.job_id, 0, [7, 8], STOP), row(asked.job_id, 0, [9], index=1)]
+        await queue.commit(lease, rows)
+        await queue.release(lease)
+        lease = await passed_over(queue)
+        await queue.sweep()
+        assert await claim_ids(queue, lease, 1, "new") == [asked.job_id]
+        ends = [row(asked.job_id, 0, [1, 2, 3], STOP, index=index) for index in (0, 1)]
+        assert await queue.commit(lease, ends) == [APPLIED, APPLIED]
+    _, tokens, _, jobs = struct.unpack("<dddd", redis.hget(keys.quotas, "key"))
+    assert (tokens, jobs) == (1000 - 3 - 2 * 3, 0)
+    # A token of an output counts as two of a prompt, which each output has.
+    assert float(redis.hget(keys.counters, "tenant")) == 2 * (3 + 2 * 3)

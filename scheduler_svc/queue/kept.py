@@ -1,0 +1,37 @@
+"""What a job's record has beside what was asked: who claims it can store it again as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from scheduler_svc.queue.quota import Quota
+from scheduler_svc.queue.resp import Argument
+from stepserve.protocol.job import JobSpec
+
+# Of the script "submit": the fields that it takes as they were.
+_AS_THEY_WERE = ("turn", "restarts", "need", "started", "strikes", "problem", "losses", "lost_at")
+_QUOTA_HEAD_BYTES = 16
+# Versions before kept no bounds: it counts against its key, and is refused by none.
+_SOME_BOUNDS = b"0 0 1"
+
+
+def submitted_with(record: Mapping[str, bytes]) -> tuple[str, str, Quota]:
+    """Return the digest of the request, what its edge keeps, and what it counts against."""
+    key_id, bounds = "", (0, 0, 0)
+    if quota := record.get("quota"):
+        key_id = quota[_QUOTA_HEAD_BYTES:].decode()
+        requests, tokens, jobs = map(int, record.get("bounds", _SOME_BOUNDS).split())
+        bounds = requests, tokens, jobs
+    request, edge = record.get("request", b""), record.get("edge", b"")
+    return request.decode(), edge.decode(), Quota(key_id, float(record.get("weight", 0)), *bounds)
+
+
+def as_it_was(spec: JobSpec, *, has_output: bool) -> Iterator[Argument]:
+    """Yield names and values of what its record had, for the script "submit".
+
+    Where it ``has_output``, that is of one model: no other goes on with it.
+    """
+    yield from ("arrival", f"{spec.arrival_s:.6f}")
+    for name in (*_AS_THEY_WERE, *(("fingerprint",) if has_output else ())):
+        if name in spec.record:
+            yield from (name, spec.record[name])
