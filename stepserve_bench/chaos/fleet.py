@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from stepserve.local.processes import Service, Supervisor
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.chaos.link import Link
 from stepserve_bench.chaos.member import Member
+from stepserve_bench.oracle_worker.oracle import CRASH
 
 T = TypeVar("T")
 POLL_S = 0.05
@@ -51,7 +52,6 @@ class Fleet:
         self.is_redis_up = False
         self.workers: list[Member] = []
         self.schedulers: list[Member] = []
-        self._num_poisons = 0
         self.num_crashes = 0
 
     @property
@@ -132,20 +132,15 @@ class Fleet:
         """Those that were up and have ended by themselves."""
         return [m for m in self.members if m.is_up and m.child.process.poll() is not None]
 
-    @contextlib.contextmanager
-    def crashing(self) -> Iterator[None]:
-        """Within the block a worker may crash: some job is there to do it."""
-        self._num_poisons += 1
-        try:
-            yield
-        finally:
-            self._num_poisons -= 1
+    def is_poisoned(self, status: int) -> bool:
+        """Whether who ended with this status ran poison; counts it.
 
-    def is_due(self, status: int) -> bool:
-        """Whether who ended with this status may have, at this time; counts it."""
-        is_due = self._num_poisons > 0 and status == -signal.SIGSEGV
-        self.num_crashes += is_due
-        return is_due
+        A command of before may come late, through a link that was stopped, when the job has been
+        convicted elsewhere. That nobody runs it for good is seen in the end: no job may be left.
+        """
+        is_poisoned = status == -CRASH
+        self.num_crashes += is_poisoned
+        return is_poisoned
 
     def tear_log(self) -> None:
         """Leave the beginning of a script's effects at the end of Redis' file; it does not run."""

@@ -84,7 +84,7 @@ class Run:
             await asyncio.sleep(WATCH_INTERVAL_S)
             for member in self._fleet.unexpected():
                 status = member.child.process.returncode
-                if not self._fleet.is_due(status):
+                if not self._fleet.is_poisoned(status):
                     what = f"ended by itself: {member.name}, status {status}"
                     self._ledger.problems.append(what)
                 member.is_up = False

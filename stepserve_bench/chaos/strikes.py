@@ -153,11 +153,7 @@ async def _redis_torn(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence
 
 
 async def _poisoned(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
-    with fleet.crashing():
-        problem = await convicted(fleet.targets)
-        # The last crash may not have been noticed yet.
-        await _until(lambda: not fleet.unexpected())
-    return [problem]
+    return [await convicted(fleet.targets)]
 
 
 async def _redis_ended(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from array import array
 from dataclasses import dataclass
 
 from stepserve.protocol.step import Admission
 from stepserve_bench.oracle_worker.oracle import (
     BLOCK_SIZE,
+    CRASH,
     EMPTY,
     POISON,
     choose,
@@ -67,7 +67,7 @@ class OracleDevice:
             token_id = 0
             if mine.admission is row.resident.admission and not mine.has_ended:
                 if mine.is_poison:
-                    os.kill(os.getpid(), signal.SIGSEGV)  # as a fault in native code does
+                    os.kill(os.getpid(), CRASH)
                 token_id = self._compute(mine, row)
             if row.is_sampled:
                 chosen.append(token_id)

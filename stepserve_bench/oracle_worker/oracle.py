@@ -7,6 +7,7 @@ of every full block: who reads a block that is another's, or was written over, c
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 from stepserve.protocol.sampling import Sampling
@@ -16,6 +17,8 @@ BLOCK_SIZE = 16
 FIRST_TOKEN, NUM_TOKENS = 300, 200
 # Never chosen: a prompt that has it crashes whichever worker computes it.
 POISON = FIRST_TOKEN - 1
+# By this, which nothing else here ends by.
+CRASH = signal.SIGILL
 EMPTY = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 _FACTOR, _SPREAD = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

@@ -110,7 +110,7 @@ DEFAULT_TILES = {
     (2, 256): Tiles(ChunkTile(64, 32, 8, 3, True), DecodeTile(32, 4, 2)),
     (4, 64): Tiles(ChunkTile(16, 32, 4, 2), DecodeTile(32, 4, 2)),
     (4, 128): Tiles(ChunkTile(16, 16, 4, 2), DecodeTile(16, 4, 1)),
-    (4, 256): Tiles(ChunkTile(16, 16, 4, 1), DecodeTile(16, 4, 2)),
+    (4, 256): Tiles(ChunkTile(16, 16, 4, 2), DecodeTile(16, 4, 2)),
 }
 # What was measured: the card, as torch names it; the date is that of the measurement.
 CARD_TILES = {
