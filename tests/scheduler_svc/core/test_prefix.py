@@ -96,10 +96,12 @@ def test_shared_blocks_count_once_against_the_pool(num_blocks: int) -> None:
 
 
 def test_cached_blocks_that_nobody_holds_are_taken_from_what_is_free() -> None:
-    lane = Lane(job("x", PROMPT), num_blocks=6, max_context=24, max_steps_in_flight=1)
+    lane = Lane(job("x", PROMPT), num_blocks=7, max_context=28, max_steps_in_flight=1)
     stop = [(1, FinishReason.STOP)]
     lane.tell(report(1, (1, 0, 5), finished=stop, freed=[(1, [0, 1, 2])]), Claimed(()))
-    lane.tell(Claimed((job("a", [9] * 5),)))
-    lane.tell(report(2, (2, 0, 5)), Claimed((job("b", (*PROMPT, *[8] * 8), arrival_s=1.0),)))
-    # Four are free; it wants three beside the two that it finds, and one is left to a.
-    assert (lane.core.num_free_blocks, lane.core.num_waiting) == (4, 1)
+    # Neither grows by a block: what both come to fits, so that alone keeps nobody out.
+    lane.tell(Claimed((job("a", [9] * 5, max_tokens=3),)))
+    wide = job("b", (*PROMPT, *[8] * 8), arrival_s=1.0, max_tokens=1)
+    lane.tell(report(2, (2, 0, 5)), Claimed((wide,)))
+    # Five are free; it wants three beside the two that it finds, and one is left to a.
+    assert (lane.core.num_free_blocks, lane.core.num_waiting) == (5, 1)
