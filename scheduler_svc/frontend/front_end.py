@@ -40,7 +40,6 @@ from stepserve.protocol.inference import (
     OutputInfo,
     Request,
     StreamEvent,
-    Usage,
 )
 from stepserve.protocol.inference_fit import fitting
 from stepserve.protocol.job import JobSpec
@@ -392,7 +391,7 @@ def job_info(job: JobSnapshot) -> JobInfo:
         tenant=job.spec.tenant,
         priority=job.spec.priority,
         outputs=outputs,
-        usage=Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs)),
+        usage=stream.usage_of(job, outputs, job.num_cached),
         note=job.note,
         deadline_s=job.spec.deadline_s,
         queued_s=job.queued_s,
