@@ -1108,7 +1108,8 @@ return bytes
 -- ARGV  requests: four u32 each (index, offset, most tokens to answer, 1 if
 --       log-probabilities are wanted)
 -- Answers {heads, tokens, then every request's log-probabilities, and its finish and what the
--- job's hash has as "cached" ('' for nothing)}. heads has four i32 for each request: number of tokens (-1: no such job), of log-probabilities,
+-- job's hash has as "cached" ('' for nothing)}. heads has four i32 for each request:
+-- number of tokens (-1: no such job), of log-probabilities,
 -- 1 if the output has ended and this is all of it, and how often the job was begun anew;
 -- tokens are those of all requests.
 local heads, tokens, key = {}, {}, 1
