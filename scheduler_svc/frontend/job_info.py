@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from scheduler_svc.frontend.stream import usage_of
 from scheduler_svc.queue import JobSnapshot
-from stepserve.protocol.inference import JobInfo, OutputInfo, Usage
+from stepserve.protocol.inference import JobInfo, OutputInfo
 
 
 def job_info(job: JobSnapshot) -> JobInfo:
@@ -21,7 +22,7 @@ def job_info(job: JobSnapshot) -> JobInfo:
         tenant=job.spec.tenant,
         priority=job.spec.priority,
         outputs=outputs,
-        usage=Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs)),
+        usage=usage_of(job, outputs, job.num_cached),
         note=job.note,
         deadline_s=job.spec.deadline_s,
         queued_s=job.queued_s,

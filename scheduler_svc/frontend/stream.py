@@ -10,7 +10,7 @@ from scheduler_svc.frontend.output import OutputStream
 from scheduler_svc.queue import JobSnapshot
 from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.protocol.errors import InvalidRequest, NotFound, OutOfRange
-from stepserve.protocol.inference import StreamEvent, Usage
+from stepserve.protocol.inference import OutputInfo, StreamEvent, Usage
 
 
 def check_offsets(job: JobSnapshot, offset: int, offsets: Sequence[int]) -> list[int]:
@@ -61,8 +61,14 @@ async def events(
                     raise NotFound(f"job {job.spec.job_id} is forgotten")
                 if (event := output.take(log)) is not None:
                     is_last = all(other.has_ended for other in outputs)
-                    yield replace(event, usage=_usage(job, outputs)) if is_last else event
+                    told = usage_of(job, outputs, log.num_cached) if is_last else None
+                    yield replace(event, usage=told) if is_last else event
 
 
-def _usage(job: JobSnapshot, outputs: Sequence[OutputStream]) -> Usage:
-    return Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs))
+def usage_of(
+    job: JobSnapshot,
+    outputs: Sequence[OutputStream] | Sequence[OutputInfo],
+    num_cached: int | None,
+) -> Usage:
+    """Return what a job took so far, or all of it."""
+    return Usage(job.num_prompt_tokens, sum(output.num_tokens for output in outputs), num_cached)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scheduler_svc.frontend.front_ends import FrontEnds
+from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.http.batch_runner import BatchRunner
 from scheduler_svc.http.batches import BatchRoutes
 from scheduler_svc.http.body import Bodies, json_object
@@ -121,7 +122,8 @@ class App:
             route("GET", "/v1/models/{name:path}", self._one_model),
             route("POST", "/v1/responses", self._posted(self._responses.create)),
             route("GET", "/v1/responses/{id}", self._get_response),
-            route("POST", "/v1/responses/{id}/cancel", self._cancel_response),
+            route("DELETE", "/v1/responses/{id}", _of_jobs(self._responses.delete)),
+            route("POST", "/v1/responses/{id}/cancel", _of_jobs(self._responses.cancel)),
             *self._batch_routes(),
             *self._operators_routes(),
             route("POST", "/tokenize", tokenize),
@@ -214,10 +216,6 @@ class App:
             return await self._responses.follow(response_id, call_of(request, {}), after)
         return json_response(await self._responses.get(response_id, jobs_of(request)))
 
-    async def _cancel_response(self, request: Request) -> Answer:
-        jobs = jobs_of(request)
-        return json_response(await self._responses.cancel(request.path_params["id"], jobs))
-
     async def _health(self, _request: Request) -> Answer:
         """Whether jobs are taken."""
         return _state(self._front_end.readiness.takes_jobs)
@@ -252,6 +250,15 @@ def _named(answer: Callable[[str, str], Awaitable[Any]]) -> Handler:
 
     async def handle(request: Request) -> Answer:
         return json_response(await answer(request.path_params["id"], jobs_of(request).tenant))
+
+    return handle
+
+
+def _of_jobs(answer: Callable[[str, OwnJobs], Awaitable[Any]]) -> Handler:
+    """Return what answers for one of the caller's jobs."""
+
+    async def handle(request: Request) -> Answer:
+        return json_response(await answer(request.path_params["id"], jobs_of(request)))
 
     return handle
 

@@ -10,8 +10,8 @@ from typing import Any
 from scheduler_svc.http.choice import Choice, Collected
 from scheduler_svc.http.ids import COMPLETION, public_id
 from scheduler_svc.http.logprobs import TokenNames
-from scheduler_svc.http.usage import UsageShown, added, usage_of
-from stepserve.protocol.inference import StreamEvent, Usage
+from scheduler_svc.http.usage import NO_USAGE, UsageShown, added, usage_of
+from stepserve.protocol.inference import StreamEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class CompletionForm:
 
 def whole(form: CompletionForm, jobs: Sequence[Collected]) -> dict[str, Any]:
     """Return the answer of all prompts' jobs."""
-    usage = Usage(0, 0)
+    usage = NO_USAGE
     for job in jobs:
         usage = added(usage, job.usage)
     return {

@@ -109,7 +109,8 @@ def document() -> dict[str, Any]:
         paths.setdefault(path, {})["post"] = {**_operation(path), "requestBody": asked}
     for path in ("/v1/responses/{id}/cancel", "/v1/batches/{id}/cancel"):
         paths[path] = {"post": _operation(path)}
-    paths["/v1/files/{id}"]["delete"] = _operation("/v1/files/{id}")
+    for path in ("/v1/files/{id}", "/v1/responses/{id}"):
+        paths[path]["delete"] = _operation(path)
     paths["/v1/responses/{id}"]["get"]["parameters"] += [
         {"name": "stream", "in": "query", "schema": _TRUTH},
         {"name": "starting_after", "in": "query", "schema": _COUNT},

@@ -66,9 +66,9 @@ def _sampled(job: JobInfo) -> dict[str, Any]:
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
-        # Not counted here: null is what is known of it.
-        "input_tokens_details": {"cached_tokens": None},
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
         "output_tokens": usage.completion_tokens,
+        # Not counted here: null is what is known of it.
         "output_tokens_details": {"reasoning_tokens": None},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }

@@ -106,6 +106,13 @@ class Responses:
         await jobs.cancel(job_id)
         return await self._whole(job_id, jobs)
 
+    async def delete(self, response_id: str, jobs: OwnJobs) -> dict[str, Any]:
+        """Forget one for good; what goes on is cancelled first. Raises ApiError."""
+        job_id = await _job_of(response_id, jobs)
+        await self._known(job_id, jobs)
+        await jobs.delete(job_id)
+        return {"id": response_id, "object": "response.deleted", "deleted": True}
+
     async def _stream(self, job_id: str, call: Call, after: int = -1) -> Answer:
         record, _ = await self._known(job_id, call.jobs)
         events = call.jobs.events(job_id)

@@ -11,6 +11,9 @@ from scheduler_svc.http.errors import invalid
 from scheduler_svc.http.values import boolean, mapping
 from stepserve.protocol.inference import StreamEvent, Usage
 
+# Of no job at all.
+NO_USAGE = Usage(0, 0, 0)
+
 
 def usage_of(usage: Usage) -> dict[str, Any]:
     """Return it as completions and chats have it."""
@@ -18,13 +21,17 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
 
 
 def added(one: Usage, other: Usage) -> Usage:
-    """Return both together."""
+    """Return both together; what is not known of one is not known of both."""
+    known = [each.cached_tokens for each in (one, other) if each.cached_tokens is not None]
     return Usage(
-        one.prompt_tokens + other.prompt_tokens, one.completion_tokens + other.completion_tokens
+        one.prompt_tokens + other.prompt_tokens,
+        one.completion_tokens + other.completion_tokens,
+        sum(known) if len(known) == 2 else None,
     )
 
 
@@ -51,19 +58,23 @@ class RunningUsage:
     def __init__(self, shown: UsageShown, prompts: Sequence[int]) -> None:
         self.shown = shown
         self._prompt_tokens = sum(prompts)
+        self._num_open = len(prompts)
         self._num_tokens: dict[tuple[int, int], int] = {}
-        self._ended = Usage(0, 0)
+        self._ended = NO_USAGE
 
     def add(self, position: int, event: StreamEvent) -> None:
         """Count an event of the job at a position."""
         self._num_tokens[position, event.index] = event.offset + len(event.token_ids)
         if event.usage is not None:
+            self._num_open -= 1
             self._ended = added(self._ended, event.usage)
 
     def running(self) -> dict[str, Any]:
         """Return what a chunk tells of it: nothing where that is not asked for."""
         if not self.shown.always:
             return {}
+        if self._num_open == 0:
+            return {"usage": self.final()}
         return {"usage": usage_of(Usage(self._prompt_tokens, sum(self._num_tokens.values())))}
 
     def final(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Committer:
         can't be written ends.
         """
         try:
-            return await self._queue.commit(self._lease, rows)
+            return await self._queue.commit(self._lease, rows, self._held.cached)
         except RECORD_ERRORS as error:
             if len(rows) == 1:
                 return [await self._give_up(rows[0], error)]

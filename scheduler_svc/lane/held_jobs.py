@@ -8,6 +8,7 @@ from scheduler_svc.core.events import Cancelled, Commit, Committed, Effect, Even
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lane.remembered import RememberedOutput
 from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec, OutputLog
+from stepserve.protocol.step import StepCommand
 
 OutputKey = tuple[str, int]
 
@@ -26,11 +27,27 @@ class HeldJobs:
         # Those that run no more, and whose last rows are not known to be in Redis.
         self._leaving: dict[str, JobSpec] = {}
         self._outputs: dict[OutputKey, RememberedOutput] = {}
+        self._cached: dict[OutputKey, int] = {}
 
     @property
     def running(self) -> Mapping[str, JobSpec]:
         """The jobs that the core has, or is about to be told of; a view."""
         return self._running
+
+    @property
+    def cached(self) -> Mapping[OutputKey, int]:
+        """Tokens of the prompt that were cached when an output was begun here; a view."""
+        return self._cached
+
+    def sent(self, command: StepCommand) -> None:
+        """Note what is cached of the prompts of outputs that begin; what was before they were
+        preempted stays.
+        """
+        for admission in command.admissions:
+            key = admission.job_id, admission.index
+            is_begun = len(admission.token_ids) > admission.num_prompt_tokens
+            if key in self._outputs and not is_begun:
+                self._cached.setdefault(key, admission.num_computed)
 
     @property
     def unwritten_ids(self) -> frozenset[str]:
@@ -95,6 +112,7 @@ class HeldJobs:
         """These outputs have ended in Redis: nothing of them will be asked for again."""
         for key in keys:
             self._outputs.pop(key, None)
+            self._cached.pop(key, None)
             spec = self._leaving.get(key[0])
             if spec is not None and not self._is_remembered(spec):
                 del self._leaving[key[0]]

@@ -182,6 +182,7 @@ class Lane:
         match effect:
             case Send(command):
                 self._stops.sent(command)
+                self._held.sent(command)
                 self._commands.put(command)
             case Claim():
                 self._claimer.want(effect)

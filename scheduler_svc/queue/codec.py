@@ -132,6 +132,11 @@ def _load(text: bytes, names: frozenset[str]) -> dict[str, Any]:
     return values
 
 
+def decode_known(text: bytes | None) -> int | None:
+    """Return a count that nobody may have noted."""
+    return int(text) if text and text.isdigit() else None
+
+
 def decode_count(text: bytes | None) -> int:
     """Return a count of a job's record; 0 where it is none, as the scripts take it."""
     return int(text) if text and text.isdigit() else 0

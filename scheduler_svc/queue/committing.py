@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scheduler_svc.queue.codec import encode_finish
 from scheduler_svc.queue.lease import Lease
 from scheduler_svc.queue.link import CALL_S
-from scheduler_svc.queue.rows import RowAnswer, RowEncoder, decode_answers
+from scheduler_svc.queue.rows import NOT_KNOWN, CachedTokens, RowAnswer, RowEncoder, decode_answers
 from scheduler_svc.queue.shard import Shard
 from stepserve.metrics.histogram import Histogram
 from stepserve.protocol.job import DEADLINE_PASSED, CommitRow
@@ -25,12 +25,14 @@ class Committing:
         # How long commits took that were done.
         self.commit_s = Histogram(CALL_S)
 
-    async def commit(self, lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
+    async def commit(
+        self, lease: Lease, rows: Sequence[CommitRow], cached: CachedTokens = NOT_KNOWN
+    ) -> list[RowAnswer]:
         if not rows:
             return []
         begun_s = time.perf_counter()
         keys = self._shard.keys
-        names, args = self._rows.encode(rows)
+        names, args = self._rows.encode(rows, cached)
         answer = await self._shard.run(
             "commit",
             [

@@ -26,7 +26,8 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           (of memory, once it has ended and was weighed),
                           need (tokens that a worker must have room for), edge (what the edge
                           that took the job keeps with it, for its own answers), restarts (how often
-                          it was begun anew),
+                          it was begun anew), cached (how many tokens of the prompt were in
+                          the cache when the output was begun that came to a token first),
                           strikes (what it is accused of, see suspects.py), problem (how the
                           last worker that it was at crashed), losses, lost_at (how often
                           a worker was lost with it, and how many tokens it had then),
@@ -798,7 +799,7 @@ for index = 0, job[2] - 1 do
 end
 store_counters(KEYS[6], due)
 for i = 8, #KEYS do redis.call('DEL', KEYS[i]) end
-redis.call('HDEL', KEYS[1], 'fingerprint')
+redis.call('HDEL', KEYS[1], 'fingerprint', 'cached')
 redis.call('HSET', KEYS[1], 'open', job[2])
 redis.call('HINCRBY', KEYS[1], 'restarts', 1)
 ring(KEYS[4], KEYS[5], 'moved', {ARGV[1]})
@@ -866,8 +867,9 @@ return redis.call('ZRANGE', KEYS[2], 0, -1)
 --       quotas, then for every row: job, log, and lp where the row has log-probabilities
 -- ARGV  worker, epoch, length of a job key without its id, finish of what is overdue,
 --       rows: five u32 each (index, offset, tokens, log-probabilities, 1 if it ends, 2 if by
---       itself), the tokens of all rows, then for every row its log-probabilities and its
---       finish
+--       itself), the tokens of all rows, two u32 for each of those rows whose output was begun
+--       here (its place among them, tokens of the prompt that were cached then), then for every
+--       row its log-probabilities and its finish
 -- One step of a lane. A row of a job whose deadline has passed ends its output with that and
 -- brings nothing else. Answers one i32 for each row, packed: -1 applied, -2 existed,
 -- -3 ended (or not claimed by this lease any more), -4 there is no such job, else the length of
@@ -879,7 +881,19 @@ local mark, prefix_length = ARGV[1] .. ':' .. ARGV[2], tonumber(ARGV[3])
 local heads, tokens, now = ARGV[5], ARGV[6], time_us()
 local call, unpack_head, pack_answer = redis.call, struct.unpack, struct.pack
 
-local due, grown, num_ended = {}, {}, 0
+local due, grown, num_ended, cached = {}, {}, 0, nil
+-- Notes of a job what its first row tells, which is at `at` in the heads.
+local function begin(job, at)
+  if not cached then
+    cached = {}
+    for i = 1, #ARGV[7], 8 do
+      local row, num_cached = unpack_head('<I4I4', ARGV[7], i)
+      cached[1 + 20 * row] = num_cached
+    end
+  end
+  call('HSETNX', job, 'fingerprint', lease[2])
+  if cached[at] then call('HSETNX', job, 'cached', cached[at]) end
+end
 
 -- Charges what an output has cost beyond what was reserved for it.
 local function charge(reserved, before, after)
@@ -953,7 +967,7 @@ local function tell()
 end
 
 -- One piece: each function that a row calls costs some 1 % of the whole.
-local key, arg, token = 14, 7, 1
+local key, arg, token = 14, 8, 1
 for at = 1, #heads, 20 do
   local index, offset, num_tokens, num_logprobs, ends = unpack_head('<I4I4I4I4I4', heads, at)
   local job, log, field, answer = KEYS[key], KEYS[key + 1], 'f' .. index, EXISTED
@@ -974,7 +988,7 @@ for at = 1, #heads, 20 do
     answer = length
   elseif skip < num_tokens or finish then
     answer = APPLIED
-    if length == 0 then call('HSETNX', job, 'fingerprint', lease[2]) end
+    if length == 0 then begin(job, at) end
     if skip < num_tokens then
       call('APPEND', log, string.sub(tokens, token + 4 * skip, token + 4 * num_tokens - 1))
       for i = skip, num_logprobs - 1 do call('RPUSH', KEYS[key + 2], ARGV[arg + i]) end
@@ -1134,8 +1148,9 @@ return bytes
 -- KEYS  for every request: job, log, and lp where its log-probabilities are wanted
 -- ARGV  requests: four u32 each (index, offset, most tokens to answer, 1 if
 --       log-probabilities are wanted)
--- Answers {heads, tokens, then every request's log-probabilities and finish}. heads has
--- four i32 for each request: number of tokens (-1: no such job), of log-probabilities,
+-- Answers {heads, tokens, then every request's log-probabilities, and its finish and what the
+-- job's hash has as "cached" ('' for nothing)}. heads has four i32 for each request:
+-- number of tokens (-1: no such job), of log-probabilities,
 -- 1 if the output has ended and this is all of it, and how often the job was begun anew;
 -- tokens are those of all requests.
 local heads, tokens, key = {}, {}, 1
@@ -1149,7 +1164,10 @@ for at = 1, #ARGV[1], 16 do
   if wanted == 1 then entries = redis.call('LRANGE', KEYS[key + 2], offset, last) end
   for _, entry in ipairs(entries) do answer[#answer + 1] = entry end
   local ended = job[2] and #text < 4 * most
-  if ended then answer[#answer + 1] = job[2] end
+  if ended then
+    answer[#answer + 1] = job[2]
+    answer[#answer + 1] = redis.call('HGET', KEYS[key], 'cached') or ''
+  end
   heads[#heads + 1] = struct.pack('<i4i4i4i4', job[1] and #text / 4 or -1, #entries,
     ended and 1 or 0, job[3] or 0)
   tokens[#tokens + 1] = text
@@ -1162,8 +1180,8 @@ return answer
 -- KEYS  queue, then the job of every id
 -- ARGV  the ids
 -- Answers for every id nil if it is unknown, else {spec, n, arrival, deadline, ended,
--- bytes of prompt, 1 if it waits, fingerprint, need, seconds until it was first claimed, then n
--- finishes}. Not a transaction: those are refused while memory is short, even for reading.
+-- bytes of prompt, 1 if it waits, fingerprint, need, seconds until it was first claimed, cached,
+-- then n finishes}. Not a transaction: those are refused while memory is short, even for reading.
 local answers, now = {}, time_us() / 1000000
 
 -- Until now where it was not claimed yet, until its end where it never was; false of a job that
@@ -1178,15 +1196,16 @@ end
 for i, id in ipairs(ARGV) do
   local key = KEYS[i + 1]
   local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
-    'need', 'started', 'claim')
+    'need', 'started', 'claim', 'cached')
   if job[1] then
     local waits = redis.call('ZSCORE', KEYS[1], id)
+    job[11] = job[10]
     job[10] = waited(job[3], job[8], job[5], job[9], waits)
     job[8], job[9] = job[6], job[7]
     job[6] = redis.call('HSTRLEN', key, 'prompt')
     job[7] = waits and 1 or 0
     for index = 0, job[2] - 1 do
-      job[11 + index] = redis.call('HGET', key, 'f' .. index)
+      job[12 + index] = redis.call('HGET', key, 'f' .. index)
     end
   end
   answers[i] = job[1] and job or false

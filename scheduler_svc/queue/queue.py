@@ -28,7 +28,7 @@ from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.quota import Quota
 from scheduler_svc.queue.ranking import Ranking
 from scheduler_svc.queue.registry import Registry
-from scheduler_svc.queue.rows import RowAnswer
+from scheduler_svc.queue.rows import NOT_KNOWN, CachedTokens, RowAnswer
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server
 from scheduler_svc.queue.shard import Shard
@@ -148,9 +148,8 @@ class JobQueue(JobReader):
         ``request_digest`` tells what was asked from anything else; ``edge`` is kept with the job,
         for ``edge_of``; ``quota`` is what it counts against. Raises QuotaExceeded where that is
         used up, Exhausted where the queue is full, and where a job that takes ``needed_s`` at
-        least (0: not known) would wait too long to be in time; InvalidRequest where the
-        idempotency key has another request's job.
-        """
+        least (0: not known) would wait too long to be in time; InvalidRequest where the key has
+        another request's job."""
         return await self._submitting.submit(spec, request_digest, edge, needed_s, quota)
 
     async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
@@ -231,8 +230,7 @@ class JobQueue(JobReader):
     async def renew(self, lease: Lease, step_us: int = 0, num_used_blocks: int = 0) -> Renewal:
         """Whether it is ours still, and the order the same. An expired one that nobody took is.
 
-        What is told to everyone who asks for the workers: how long a step takes, 0 where that is
-        not known, and how many KV blocks are held.
+        Tells all who ask for workers how long a step takes (0: not known) and the KV blocks held.
         """
         return await self._leasing.renew(lease, step_us, num_used_blocks)
 
@@ -298,9 +296,8 @@ class JobQueue(JobReader):
     async def claim_suspects(
         self, lease: Lease, fingerprint: str, max_jobs: int, max_context: int = UNBOUNDED
     ) -> SuspectClaim:
-        """Takes jobs that were there when a worker crashed, to be tried; see ``strike``.
-
-        Only by a lease that holds no job, and under one lease at a time. ``retire`` ends that.
+        """Takes jobs that were there when a worker crashed, to be tried; see ``strike``. Only by a
+        lease that holds no job, and under one lease at a time. ``retire`` ends that.
         """
         wish = Wish(fingerprint, max_jobs, max_context=max_context)
         return await self._claiming.claim_suspects(lease, wish)
@@ -344,12 +341,15 @@ class JobQueue(JobReader):
         """Ends a job that can't be run with reason "error". False where it had ended."""
         return await self._ending.fail(job_id, problem)
 
-    async def commit(self, lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
+    async def commit(
+        self, lease: Lease, rows: Sequence[CommitRow], cached: CachedTokens = NOT_KNOWN
+    ) -> list[RowAnswer]:
         """Writes a step's rows in one call; an answer for each. Committing again is harmless.
 
-        A row of a job whose deadline has passed is answered ENDED: its output has ended so.
+        A row of a job whose deadline has passed is answered ENDED: its output has ended so. What
+        was ``cached`` is noted with an output's first row, once for a job.
         """
-        return await self._committing.commit(lease, rows)
+        return await self._committing.commit(lease, rows, cached)
 
     async def requeue(self, lease: Lease, job_ids: Sequence[str]) -> int:
         """Gives jobs back to where they stood; ids that are not claimed are ignored."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from scheduler_svc.queue.codec import (
     decode_finish,
+    decode_known,
     decode_logprobs,
     encode_finish,
     encode_logprobs,
@@ -59,6 +60,10 @@ _ANSWERS = {
 # The answer for as many rows as a step has at most, where nothing was wrong.
 _ALL_APPLIED = struct.pack("<i", -1) * 4096
 
+# Of outputs, by job id and index: how many tokens of the prompt needed no computing.
+CachedTokens: TypeAlias = Mapping[tuple[str, int], int]
+NOT_KNOWN: CachedTokens = {}
+
 # Why an output ends of its own accord.
 _OWN_REASONS = ("stop", "length")
 
@@ -88,7 +93,9 @@ class RowEncoder:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    def encode(self, rows: Sequence[CommitRow]) -> tuple[Packed, list[Argument]]:
+    def encode(
+        self, rows: Sequence[CommitRow], cached: CachedTokens = NOT_KNOWN
+    ) -> tuple[Packed, list[Argument]]:
         """The row part of commit's KEYS and ARGV, of at least one row.
 
         Raises one of RECORD_ERRORS for a row that can't be written.
@@ -112,8 +119,19 @@ class RowEncoder:
         return Packed(num_names, b"".join(names)), [
             heads.tobytes(),
             pack(chain.from_iterable(token_ids)),
+            _begun(rows, cached) if cached and 0 in offsets else b"",
             *payload,
         ]
+
+
+def _begun(rows: Sequence[CommitRow], cached: CachedTokens) -> bytes:
+    """Which rows are the first of their outputs, and what was cached of their prompts."""
+    numbers = array("I")
+    for at, row in enumerate(rows):
+        num_cached = cached.get((row.job_id, row.index)) if row.offset == 0 else None
+        if num_cached is not None:
+            numbers.extend((at, num_cached))
+    return numbers.tobytes()
 
 
 def _extras(row: CommitRow) -> Iterator[Argument]:
@@ -173,6 +191,7 @@ def decode_outputs(
             tuple(map(decode_logprobs, payload[at : at + num_logprobs])) if num_logprobs else (),
             decode_finish(payload[at + num_logprobs]) if ended else None,
             num_restarts,
+            decode_known(payload[at + num_logprobs + 1]) if ended else None,
         )
         token += num_tokens
-        at += num_logprobs + ended
+        at += num_logprobs + 2 * ended

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from scheduler_svc.queue.codec import decode_finish, decode_spec, unpack_u32
+from scheduler_svc.queue.codec import decode_finish, decode_known, decode_spec, unpack_u32
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.stranding import notes_of
 from stepserve.protocol.job import Finish, JobSpec
@@ -28,7 +28,8 @@ class JobSnapshot:
     """A job without its tokens: ``spec.prompt_token_ids`` is empty. ``ended_s`` 0: it goes on.
 
     ``note``: what keeps a queued job waiting, where that is not its turn alone. ``queued_s``:
-    how long it waited until it was first claimed, or has so far; None where nobody noted it.
+    how long it waited until it was first claimed, or has so far; None where nobody noted it, and
+    so ``num_cached``: tokens of the prompt that needed no computing, known from the first token.
     """
 
     spec: JobSpec
@@ -38,6 +39,7 @@ class JobSnapshot:
     outputs: tuple[OutputSnapshot, ...]
     note: str = ""
     queued_s: float | None = None
+    num_cached: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ async def ended_ids(shard: Shard, job_ids: Sequence[str]) -> set[str]:
 
 
 def snapshot_of(record: Record) -> JobSnapshot:
-    spec, _, arrival, deadline, ended, prompt_bytes, waits, _, _, queued, *finishes = record.fields
+    spec, _, arrival, deadline, ended, prompt_bytes, waits, *rest = record.fields
+    _, _, queued, cached, *finishes = rest
     return JobSnapshot(
         spec=decode_spec(spec, b"", arrival, deadline),
         num_prompt_tokens=prompt_bytes // 4,
@@ -115,4 +118,5 @@ def snapshot_of(record: Record) -> JobSnapshot:
         ),
         note=record.note,
         queued_s=float(queued) if queued is not None else None,
+        num_cached=decode_known(cached),
     )

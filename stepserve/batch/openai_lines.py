@@ -110,6 +110,7 @@ def result_of(payload: Mapping[str, Any], completion: Completion) -> dict[str, A
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         },
     }
     response = {"status_code": 200, "request_id": completion.job_id, "body": body}

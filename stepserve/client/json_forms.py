@@ -99,9 +99,11 @@ def _finish(finish: Finish | None) -> dict[str, str]:
 
 
 def _usage(usage: Usage) -> dict[str, int]:
+    cached = {} if usage.cached_tokens is None else {"cached_tokens": usage.cached_tokens}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
+        **cached,
     }
 
 

@@ -49,10 +49,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of the prompt, and of all outputs together."""
+    """Tokens of the prompt, and of all outputs together.
+
+    ``cached_tokens``: those of the prompt that needed no computing, since an earlier job had left
+    them in the worker's cache. None where that is not known: there is no token yet, or whoever
+    began the job was gone before its first token was written.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

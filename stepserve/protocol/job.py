@@ -65,7 +65,8 @@ class OutputLog:
 
     ``logprobs`` is parallel to ``token_ids`` where they were asked for, else empty.
     ``num_restarts`` is how often the job was begun anew: tokens that were read before say
-    nothing of these.
+    nothing of these. ``num_cached``, told with the end: tokens of the job's prompt that were
+    cached when it was begun; None where nobody noted it.
     """
 
     index: int
@@ -74,6 +75,7 @@ class OutputLog:
     logprobs: Sequence[TokenLogprobs] = ()
     finish: Finish | None = None
     num_restarts: int = 0
+    num_cached: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

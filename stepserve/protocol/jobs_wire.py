@@ -174,11 +174,16 @@ def decode_finish(wire: pb.StreamEvent | pb.JobOutput) -> Finish | None:
 
 
 def encode_usage(usage: Usage) -> pb.Usage:
-    return pb.Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
 
 
 def decode_usage(wire: pb.Usage) -> Usage:
-    return Usage(wire.prompt_tokens, wire.completion_tokens)
+    cached = wire.cached_tokens if wire.HasField("cached_tokens") else None
+    return Usage(wire.prompt_tokens, wire.completion_tokens, cached)
 
 
 def encode_models(models: Sequence[ModelInfo]) -> ListModelsResponse:

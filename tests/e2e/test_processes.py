@@ -231,7 +231,8 @@ def test_an_interrupted_batch_goes_on(
         assert token_ids == lone_check(checkpoint, [i + 1, 7], token_ids, "float32").tokens
         assert results[i]["finish_reason"] == "length"
         assert len(results[i]["logprobs"]) == len(token_ids) == 200
-        assert results[i]["usage"] == {"prompt_tokens": 2, "completion_tokens": 200}
+        usage = {"prompt_tokens": 2, "completion_tokens": 200}
+        assert results[i]["usage"].items() >= usage.items()
     assert results[2]["error"]["code"] == "INVALID_ARGUMENT"
     assert "temperature" in results[2]["error"]["message"]
     assert "nonsense" in results[6]["error"]["message"]

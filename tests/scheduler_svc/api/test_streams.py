@@ -15,7 +15,7 @@ from scheduler_svc.frontend.output import MAX_EVENT_TOKENS, OutputStream
 from scheduler_svc.text.stops import StopFinder
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference import StreamEvent, Usage
-from stepserve.protocol.inference_wire import AttachRequest, decode_event
+from stepserve.protocol.inference_wire import AttachRequest, GetJobRequest, decode_event, decode_job
 from stepserve.protocol.job import Finish, JobSpec, OutputLog
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
@@ -62,6 +62,22 @@ async def test_a_job_is_streamed_to_its_end(served: Served, stub: Any) -> None:
     assert [event.finish_reason for event in events if event.finish] == ["length"]
     assert events[-1].usage == Usage(len(claimed.spec.prompt_token_ids), len(ids))
     assert not any(event.usage for event in events[:-1])
+
+
+async def test_usage_tells_what_was_cached_from_any_offset_and_of_the_job(
+    served: Served, stub: Any
+) -> None:
+    job_id = await submit(stub)
+    await served.lane.claim()
+    job = decode_job(await stub.GetJob(GetJobRequest(job_id=job_id)))
+    assert job.usage.cached_tokens is None
+    await served.lane.commit(job_id, [5, 6], num_cached=16)
+    await served.lane.commit(job_id, [], Finish("length"))
+    job = decode_job(await stub.GetJob(GetJobRequest(job_id=job_id)))
+    for offset in (0, 2):
+        asked = AttachRequest(job_id=job_id, offset=offset)
+        last = (await collect(stub.Attach(asked)))[-1]
+        assert last.usage == job.usage == Usage(job.usage.prompt_tokens, 2, 16)
 
 
 async def test_generate_tells_the_job_id_before_there_is_output(served: Served, stub: Any) -> None:

@@ -180,6 +180,7 @@ RULES: dict[tuple[str, str], Callable[[Place], Awaitable[None]]] = {
     ("POST", "/v1/chat/completions"): streamed("/v1/chat/completions", CHAT),
     ("POST", "/v1/responses"): _create_response,
     ("GET", "/v1/responses/{id}"): of_another("GET", "/v1/responses/{id}", "response"),
+    ("DELETE", "/v1/responses/{id}"): of_another("DELETE", "/v1/responses/{id}", "response"),
     ("POST", "/v1/responses/{id}/cancel"): of_another(
         "POST", "/v1/responses/{id}/cancel", "response"
     ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from scheduler_svc.core.events import Cancelled, Commit, Committed, Event
 from scheduler_svc.lane.held_jobs import HeldJobs
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish
-from stepserve.protocol.step import FinishReason, TokenLogprobs
+from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import Admission, FinishReason, StepCommand, TokenLogprobs
 from tests.scheduler_svc.core.build import Lane, job, report
 
 
@@ -52,6 +53,26 @@ def test_a_job_is_held_until_its_last_row_is_written() -> None:
     world.held.written([("a", 1)])
     assert world.held.ids == frozenset()
     assert world.held.spec_of("a") is None
+
+
+def test_what_was_cached_when_an_output_began_is_known_until_it_is_written() -> None:
+    held = HeldJobs()
+    held.take([job("a", n=2), job("begun", outputs={0: (7,)})])
+
+    def sent(job_id: str, num_computed: int, num_outputs: int = 0, index: int = 0) -> None:
+        ids = tuple(range(20 + num_outputs))
+        admission = Admission(1, job_id, index, ids, 20, Sampling(5), num_computed)
+        held.sent(StepCommand(1, "i", 1, admissions=(admission,)))
+
+    sent("a", 16)
+    sent("a", 0, index=1)
+    assert held.cached == {("a", 0): 16, ("a", 1): 0}
+    sent("a", 8)  # it was preempted before its first token: the cache holds what it left there
+    sent("begun", 16, num_outputs=1)
+    sent("gone", 16)
+    assert held.cached == {("a", 0): 16, ("a", 1): 0}
+    held.written([("a", 0), ("a", 1)])
+    assert held.cached == {}
 
 
 def test_one_that_a_client_ended_is_dropped_at_once() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,10 +56,10 @@ async def uncommitted(it: Service, patch: pytest.MonkeyPatch) -> AsyncIterator[a
     """Commits are not answered, nor do they come, from when the event is set on."""
     commit, is_cut = it.queue.commit, asyncio.Event()
 
-    async def held(lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
+    async def held(lease: Lease, rows: Sequence[CommitRow], *more: Any) -> list[RowAnswer]:
         if is_cut.is_set():
             await asyncio.Event().wait()
-        return await commit(lease, rows)
+        return await commit(lease, rows, *more)
 
     with patch.context() as patched:
         patched.setattr(it.queue, "commit", held)
@@ -95,8 +96,8 @@ async def test_a_commit_whose_answer_was_lost_is_not_written_again(
 ) -> None:
     first, second, commit = Notes(), Notes(), it.queue.commit
 
-    async def deaf(lease: Lease, rows: Sequence[CommitRow]) -> list[RowAnswer]:
-        await commit(lease, rows)
+    async def deaf(lease: Lease, rows: Sequence[CommitRow], *more: Any) -> list[RowAnswer]:
+        await commit(lease, rows, *more)
         if len(first.num_positions) > 5:
             raise Unavailable("the answer was lost")
         return []

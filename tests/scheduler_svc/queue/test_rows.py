@@ -25,14 +25,17 @@ ROWS = (
 
 
 def test_every_row_has_its_names_numbers_tokens_and_extras() -> None:
-    names, (heads, tokens, *payload) = RowEncoder(KEYS).encode(ROWS)
+    cached = {("b", 1): 32, ("c", 0): 16}
+    names, (heads, tokens, begun, *payload) = RowEncoder(KEYS).encode(ROWS, cached)
     wanted = [KEYS.job("a"), KEYS.log("a", 0), KEYS.job("b"), KEYS.log("b", 1)]
     wanted += [KEYS.lp("b", 1), KEYS.job("c"), KEYS.log("c", 0)]
     assert names == Packed(7, packed(wanted))
     assert isinstance(heads, bytes)
     assert isinstance(tokens, bytes)
+    assert isinstance(begun, bytes)
     assert struct.unpack("<15I", heads) == (0, 5, 1, 0, 0, 1, 0, 2, 2, 0, 0, 9, 0, 0, 2)
     assert struct.unpack("<3I", tokens) == (10, 20, 21)
+    assert struct.unpack("<2I", begun) == (1, 32), "c was begun long ago"
     assert payload == [encode_logprobs(ENTRY)] * 2 + [encode_finish(LENGTH)]
 
 

@@ -30,7 +30,7 @@ async def of_another_model(queue: JobQueue) -> str:
     lease = await worker(queue, "old")
     [job_id] = await submit(queue, 1, max_tokens=20)
     await claim_ids(queue, lease, 1, "old")
-    await queue.commit(lease, [row(job_id, 0, [7, 8])])
+    await queue.commit(lease, [row(job_id, 0, [7, 8])], {(job_id, 0): 3})
     await queue.release(lease)
     return job_id
 
@@ -88,8 +88,9 @@ async def test_what_begins_anew_is_committed_like_any_other(redis_url: str, mode
         await queue.sweep()
         [claimed] = await queue.claim(lease, "new", 1)
         assert claimed.outputs[0].token_ids == ()
-        await queue.commit(lease, [row(job_id, 0, [5])])
+        await queue.commit(lease, [row(job_id, 0, [5])], {(job_id, 0): 16})
         assert await tokens_of(queue, job_id) == (5,)
+        assert (await job(queue, job_id)).num_cached == 16, "no other model's cache counts"
 
 
 async def test_the_grace_is_kept_while_others_are_there(redis_url: str, model: str) -> None:

@@ -135,13 +135,14 @@ def test_what_is_not_there_is_refused_by_name(payload: dict[str, Any], problem: 
 def test_a_result_has_openais_form() -> None:
     _, [line] = parse_lines(json.dumps(chat()).encode(), "m")
     output = Output(0, "hey", (7, 8), "stop", "", (TokenLogprobs(-0.5, ((7, -0.5),)),) * 2)
-    done = Completion("job", (output,), Usage(3, 2))
+    done = Completion("job", (output,), Usage(3, 2, 1))
     result = openai_lines.result_of(line.payload, done)
     assert (result["id"], result["custom_id"], result["error"]) == ("job", "r-1", None)
     assert result["response"]["status_code"] == 200
     body = result["response"]["body"]
     assert (body["object"], body["model"]) == ("chat.completion", "m")
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    told = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert body["usage"] == {**told, "prompt_tokens_details": {"cached_tokens": 1}}
     [choice] = body["choices"]
     assert choice["message"] == {"role": "assistant", "content": "hey"}
     assert choice["finish_reason"] == "stop"

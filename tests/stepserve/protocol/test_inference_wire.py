@@ -90,7 +90,7 @@ requests = st.builds(
         max_size=2,
     ),
 )
-usages = st.builds(Usage, u64, u64)
+usages = st.builds(Usage, u64, u64, st.none() | u64)
 # Of a finish the text's cut stays in the service; one without a reason is none.
 finishes = st.none() | st.builds(Finish, st.text(min_size=1, max_size=8), text)
 logprobs = st.builds(TokenLogprobs, f32, st.lists(st.tuples(u32, f32), max_size=3).map(tuple))
