@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from tests.k8s.objects import Object
+from tests.k8s.objects import Object, pod_labels, service_container, workload
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
@@ -25,6 +25,13 @@ class Flow(NamedTuple):
     source: str
     target: str
     port: int
+
+
+def endpoint(objects: list[Object], name: str) -> Endpoint:
+    """Return the pod of a workload."""
+    found = workload(objects, name)
+    ports = {each["name"]: each["containerPort"] for each in service_container(found)["ports"]}
+    return Endpoint(name, found["metadata"]["namespace"], pod_labels(found), ports)
 
 
 def flows(policies: Iterable[Object], pods: Iterable[Endpoint]) -> set[Flow]:

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from tests.k8s.conftest import Render
-from tests.k8s.images.policies import Endpoint, Flow, flows
-from tests.k8s.objects import (
-    REDIS,
-    SCHEDULER,
-    WORKER,
-    Object,
-    of_kind,
-    pod_labels,
-    service_container,
-    workload,
-)
+from tests.k8s.images.policies import Endpoint, Flow, endpoint, flows
+from tests.k8s.objects import REDIS, SCHEDULER, WORKER, Object, of_kind
 
-NAMESPACE = "stepserve"
 CLIENT = Endpoint("client", "elsewhere", {}, {})
 PROMETHEUS = Endpoint("prometheus", "monitoring", {}, {})
-
-
-def endpoint(objects: list[Object], name: str) -> Endpoint:
-    found = workload(objects, name)
-    ports = {each["name"]: each["containerPort"] for each in service_container(found)["ports"]}
-    return Endpoint(name, NAMESPACE, pod_labels(found), ports)
 
 
 def let_through(objects: list[Object]) -> set[Flow]:
