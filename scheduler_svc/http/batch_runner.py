@@ -20,7 +20,7 @@ from scheduler_svc.frontend.own_jobs import OwnJobs
 from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.http.batch_lines import answered, line_of, lines_of, numbers_of, unanswered
 from scheduler_svc.http.batch_output import write_outputs
-from scheduler_svc.http.batch_turns import Turns
+from scheduler_svc.http.batch_turns import TURN_S, Turns
 from scheduler_svc.http.call import Call
 from scheduler_svc.http.errors import BEGUN_ANEW, JOB_CANCELLED, api_error
 from stepserve.protocol.errors import NotFound, StepserveError
@@ -55,8 +55,8 @@ class BatchRunner:
         self._complete = complete
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._turns = Turns(MAX_BATCHES_AT_ONCE)
-        # Those that begin no more lines, since it is another's turn.
-        self._leaving: set[str] = set()
+        # Those that begin no more lines, since it is another's turn, and from when on.
+        self._leaving: dict[str, float] = {}
         self._trouble = Trouble(log, "batches cannot be looked for")
 
     async def run(self) -> None:
@@ -80,16 +80,23 @@ class BatchRunner:
         """Begin what there is room for; where another tenant's turn has come, make some."""
         self._turns.open(await self._batches.tenants(await self._batches.open_ids()))
         now_s = monotonic()
+        # Lines under way may wait for long, for a model without workers: they need no place.
+        for batch_id, since_s in self._leaving.items():
+            if now_s - since_s >= TURN_S:
+                self._turns.over(batch_id)
         for batch_id in self._turns.waiting():
+            if batch_id in self._tasks:
+                continue
             leaving = self._turns.leaves_for(batch_id, now_s)
-            if not self._turns.has_room and (leaving is None or self._leaving):
+            is_one_leaving = any(now_s - since_s < TURN_S for since_s in self._leaving.values())
+            if not self._turns.has_room and (leaving is None or is_one_leaving):
                 return
             if not await self._batches.is_ours(batch_id):
                 continue  # Another replica works on it.
             if self._turns.has_room:
                 self._begin(batch_id, now_s)
             elif leaving is not None:
-                self._leaving.add(leaving)
+                self._leaving[leaving] = now_s
 
     def _begin(self, batch_id: str, now_s: float) -> None:
         self._turns.begun(batch_id, now_s)
@@ -100,7 +107,7 @@ class BatchRunner:
     def _forget(self, batch_id: str, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(batch_id, None)
         self._turns.over(batch_id)
-        self._leaving.discard(batch_id)
+        self._leaving.pop(batch_id, None)
 
     async def _work(self, batch_id: str) -> None:
         """Bring a batch as far as it goes; what goes wrong with us is tried again."""
@@ -113,7 +120,7 @@ class BatchRunner:
                 return
             if batch.status in ("in_progress", "validating"):
                 await self._answer_all(batch, lines)
-            if batch_id in self._leaving:
+            if batch_id in self._leaving and await self._is_left(batch, lines):
                 return
             await self._end(batch_id, lines)
         except StepserveError as error:
@@ -162,6 +169,13 @@ class BatchRunner:
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
+
+    async def _is_left(self, batch: Batch, lines: Sequence[bytes]) -> bool:
+        """Whether there are lines for its next turn. Raises StepserveError where not for us."""
+        if not await self._goes_on(batch):
+            return False
+        done = await self._batches.noted(batch.batch_id)
+        return not done.issuperset(numbers_of(lines))
 
     async def _goes_on(self, batch: Batch) -> bool:
         """Whether its lines are to be answered still. Raises StepserveError where not by us."""

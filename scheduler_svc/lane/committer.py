@@ -85,8 +85,9 @@ class Committer:
         """Store jobs again that a failover took; nothing where they were forgotten on purpose."""
         for job_id in job_ids:
             spec = self._held.spec_of(job_id)
-            has_output = self._held.num_tokens(job_id) > 0
-            if spec is not None and await self._queue.restore(spec, has_output=has_output):
+            if spec is None:
+                continue
+            if await self._queue.restore(spec, has_output=self._held.has_output(spec)):
                 log.warning("job %s was lost, and waits again", job_id)
 
     async def _commit_each(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:

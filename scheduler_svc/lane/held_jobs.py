@@ -62,6 +62,11 @@ class HeldJobs:
         """How many tokens a job's outputs have that go on here, as far as they are remembered."""
         return sum(len(known) for (owner, _), known in self._outputs.items() if owner == job_id)
 
+    def has_output(self, spec: JobSpec) -> bool:
+        """Whether a job has any tokens; outputs that are not here any more have ended with some."""
+        held = [known for (owner, _), known in self._outputs.items() if owner == spec.job_id]
+        return len(held) < spec.sampling.n or any(map(len, held))
+
     @property
     def has_deadline(self) -> bool:
         return any(spec.deadline_s for spec in self._running.values())

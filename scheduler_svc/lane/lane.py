@@ -34,13 +34,7 @@ from scheduler_svc.lane.replica import Replica
 from scheduler_svc.lane.stop_watch import StopWatch
 from scheduler_svc.lane.tasks import Stopped, first_errors, until
 from scheduler_svc.lane.turns import Observers, TurnObserver
-from scheduler_svc.lane.worker_stream import (
-    WorkerCrashed,
-    WorkerEnds,
-    WorkerGone,
-    WorkerRefuses,
-    WorkerStream,
-)
+from scheduler_svc.lane.worker_stream import WorkerCrashed, WorkerGone, WorkerRefuses, WorkerStream
 from scheduler_svc.queue import Accused, Fenced, Lease
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import ClaimedJob
@@ -237,8 +231,6 @@ class Lane:
 
         Of those that are tried it is one that has not shown yet that it was not.
         """
-        if isinstance(error, WorkerEnds):
-            return
         steps = self._stream.unanswered
         there = self._core.jobs_of(steps)
         accused = self._probation.job_ids & there or there

@@ -35,10 +35,6 @@ class WorkerGone(StepserveError):
     """The worker died, hangs, was restarted, or refuses us: its sequences are lost."""
 
 
-class WorkerEnds(WorkerGone):
-    """It was told to end, and has done so: no job can be why."""
-
-
 class WorkerCrashed(WorkerGone):
     """A step failed, as the worker says, or it crashed, as whoever started it says."""
 
@@ -172,8 +168,6 @@ class WorkerStream:
             answer = grpc.aio.EOF
         if answer is grpc.aio.EOF:
             code, details = await self._call.code(), await self._call.details()
-            if code is grpc.StatusCode.OK:
-                raise WorkerEnds("it was told to end")
             if code is grpc.StatusCode.ABORTED:
                 raise WorkerCrashed(details)
             if code is not grpc.StatusCode.UNAVAILABLE:

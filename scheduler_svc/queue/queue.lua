@@ -263,7 +263,19 @@ if known then
   end
 end
 -- What a call that failed in the middle has left is not there yet: this is written last.
-if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return {ARGV[1], 0} end
+if redis.call('ZSCORE', KEYS[3], ARGV[1]) then
+  -- Who stored it again first may have known less of it. Its place it keeps.
+  local is_begun = redis.call('HEXISTS', KEYS[1], 'fingerprint') == 1
+  if #ARGV > 19 and not is_begun and redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+    for i = 20, #ARGV, 2 do
+      if ARGV[i] ~= 'arrival' and ARGV[i] ~= 'turn' then
+        redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+      end
+      if ARGV[i] == 'strikes' then redis.call('ZADD', KEYS[16], ARGV[i + 1], ARGV[1]) end
+    end
+  end
+  return {ARGV[1], 0}
+end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then return false end
 if redis.call('EXISTS', KEYS[7]) == 0 then return 'order' end
 local id, now = ARGV[1], time_us()
@@ -663,7 +675,7 @@ local below, now, held = tonumber(ARGV[5]), time_us(), {}
 local stored = tonumber(redis.call('GET', KEYS[4])) or 0
 local virtual_time, may_try = stored, false
 -- What "submit" needs besides, to store the job again as it is.
-local KEPT = {'request', 'edge', 'quota', 'bounds', 'weight', 'turn', 'restarts', 'need', 'started',
+local KEPT = {'request', 'quota', 'bounds', 'weight', 'turn', 'restarts', 'need', 'started',
   'strikes', 'problem', 'losses', 'lost_at'}
 for i = 8, #ARGV do
   held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
@@ -680,8 +692,16 @@ local function is_wanted(strikes)
   return strikes > 0 and strikes < GUILTY and may_try
 end
 
+-- What an edge keeps may be as large as a request. Of many large ones a claim would keep Redis
+-- busy for seconds: of those only who stored the job has a copy, for as long as it may be lost.
+local MAX_EDGE_BYTES = 4096
+
 local function kept_of(key)
   local kept, values = {}, redis.call('HMGET', key, unpack(KEPT))
+  if redis.call('HSTRLEN', key, 'edge') <= MAX_EDGE_BYTES then
+    local edge = redis.call('HGET', key, 'edge')
+    if edge then kept = {'edge', edge} end
+  end
   for i, name in ipairs(KEPT) do
     if values[i] then
       kept[#kept + 1] = name

@@ -100,7 +100,6 @@ class Chaos(BaseSettings):
         """Return 0 where nothing was lost, 1 where something was."""
         found = self.measured()
         print_report(found, self.apart_s)
-        write(found, self.out)
         print(json.dumps({name: value for name, value in found.items() if name != "struck"}))
         return 1 if found["num_problems"] else 0
 
@@ -116,16 +115,18 @@ class Chaos(BaseSettings):
         ledger, progress = Ledger(), Progress(len(faults), is_silent=not self.progress)
         with tempfile.TemporaryDirectory(prefix="stepserve-chaos-") as directory:
             run, counted = asyncio.run(self._run(Path(directory), faults, ledger, progress))
+        found = {
+            "settings": self.model_dump(exclude={"out", "picture", "progress"}),
+            **figures(ledger, run.struck, counted),
+            "machine": machine(),
+        }
+        # First of all: it took long.
+        write(found, self.out)
         if self.picture:
             from stepserve_bench.chaos.picture import draw
 
             draw(Path(self.picture), ledger, run.struck)
-        settings = self.model_dump(exclude={"out", "picture", "progress"})
-        return {
-            "settings": settings,
-            **figures(ledger, run.struck, counted),
-            "machine": machine(),
-        }
+        return found
 
     @property
     def _directory(self) -> Path:

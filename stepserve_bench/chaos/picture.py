@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.axes
 import matplotlib.figure
 
+from stepserve_bench.chaos.kinds import KINDS, Part
 from stepserve_bench.chaos.ledger import Ledger
 from stepserve_bench.chaos.stalls import SHOWN_S, Struck, gaps
 
-COLOURS = {
-    "worker": "#3b7dd8", "thread": "#3b7dd8", "scheduler": "#c0392b", "both": "#8e44ad",
-    "link": "#16a085", "client": "#e0a800", "redis": "#d35400", "rolling": "#333333",
+COLOURS: Mapping[Part, str] = {
+    "worker": "#3b7dd8", "scheduler": "#c0392b", "both": "#8e44ad", "link": "#16a085",
+    "client": "#e0a800", "redis": "#d35400", "job": "#7f8c1a", "all": "#333333",
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def _draw_pauses(axes: matplotlib.axes.Axes, ledger: Ledger, zero_s: float) -> N
 def _draw_faults(axes: matplotlib.axes.Axes, faults: Sequence[Struck], zero_s: float) -> None:
     names = sorted({fault.kind for fault in faults})
     rows = [names.index(fault.kind) for fault in faults]
-    colours = [COLOURS[fault.kind.partition("-")[0]] for fault in faults]
+    colours = [COLOURS[KINDS[fault.kind].part] for fault in faults]
     begins_s = [fault.at_s - zero_s for fault in faults]
     ends_s = [(fault.healed_s or fault.at_s) - zero_s for fault in faults]
     axes.hlines(rows, begins_s, ends_s, colors=colours, linewidth=3, alpha=0.6)

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import openai
@@ -251,6 +252,32 @@ async def test_a_tenant_s_batches_leave_places_to_another_s(
             await served.say_in(job, "one")
         then = [await served.lane.claim() for _ in range(places)]
         assert sorted(job.spec.tenant for job in then) == ["", "", "", "b"]
+
+
+async def test_lines_that_wait_for_long_keep_no_place(
+    served: HttpServed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_runner, "TURN_S", 0.0)
+    places = batch_runner.MAX_BATCHES_AT_ONCE
+    async with served.openai() as many, served.openai(default_headers={"x-tenant": "b"}) as one:
+        for _ in range(places):
+            await started(many, [line("x")])
+        for _ in range(places):
+            assert (await served.lane.claim()).spec.tenant == ""
+        await started(one, [line("x")])
+        assert (await served.lane.claim()).spec.tenant == "b", "though no other has ended"
+        assert len(runner_of(served)._tasks) == places + 1, "and none is worked on twice"
+
+
+async def test_a_batch_that_leaves_when_all_is_under_way_ends_for_good(served: HttpServed) -> None:
+    runner = runner_of(served)
+    async with served.openai() as client:
+        batch = await started(client, [line("x")])
+        job = await served.lane.claim()
+        runner._leaving[batch.id] = monotonic()
+        runner._begin = lambda *_: None  # type: ignore[method-assign]
+        await served.say_in(job, "one")
+        assert (await ended(served, client, batch.id)).status == "completed"
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,12 @@ def test_log_probabilities_are_remembered_with_their_tokens() -> None:
     lost = held.lost_tail(CommitRow("a", 0, 2, (7,), entries[2:]), 1)
     assert lost is not None
     assert (tuple(lost.token_ids), lost.logprobs) == ((6, 7), entries[1:])
+
+
+def test_a_job_has_output_also_where_that_has_ended_and_is_held_no_more() -> None:
+    held = HeldJobs()
+    fresh, ended = job("fresh", n=2), job("ended", outputs={0: (7, 8)}, ended=(0,), n=2)
+    held.take([fresh, ended, job("begun", outputs={0: (7,)})])
+    specs = {each: held.spec_of(each) for each in ("fresh", "ended", "begun")}
+    found = {each: spec and held.has_output(spec) for each, spec in specs.items()}
+    assert found == {"fresh": False, "ended": True, "begun": True}

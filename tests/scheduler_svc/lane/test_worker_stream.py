@@ -14,7 +14,6 @@ import pytest
 from scheduler_svc.lane.step_deadline import NUM_TO_LEARN, StepDeadline
 from scheduler_svc.lane.worker_stream import (
     WorkerCrashed,
-    WorkerEnds,
     WorkerGone,
     WorkerRefuses,
     WorkerStream,
@@ -189,7 +188,7 @@ async def test_a_worker_that_is_told_to_end_says_so(
     answering, stream = worker
     answering.ends_at = 3
     await stream.send(command(3))
-    with pytest.raises(WorkerEnds):
+    with pytest.raises(WorkerGone, match="the worker ended the stream: OK"):
         await anext(stream.reports())
     assert len(answering.hellos) == 1, "it is not greeted again"
 

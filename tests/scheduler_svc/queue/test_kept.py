@@ -17,12 +17,13 @@ QUOTA = Quota("key", weight=2.0, requests_per_minute=3, tokens_per_minute=5000, 
 MOVING = {b"deadline", b"within", b"claim"}
 
 
-async def lose_all(queue: JobQueue, redis: Redis) -> None:
-    """As a server that was promoted and has nothing."""
+async def lose_all(queue: JobQueue, redis: Redis, *, is_ours: bool = False) -> None:
+    """As a server that was promoted and has nothing; ``is_ours``: what was stored, we stored."""
     redis.flushall()
     await queue._mending.look()
     queue._mending._continuity.note({"run_id": "of the server before"})
-    queue._submitting._recent = type(queue._submitting._recent)()  # another process has stored it
+    if not is_ours:
+        queue._submitting._recent = type(queue._submitting._recent)()
 
 
 async def a_lost_job(queue: JobQueue, redis: Redis, keys: Keys, **more: object) -> JobSpec:
@@ -104,3 +105,27 @@ async def test_a_record_of_a_version_that_kept_less_is_stored_again(
     # Whose request it was nobody knows: any by its key is taken for it.
     repeat = spec(tenant="tenant", idempotency_key="key", n=2)
     assert (await queue.submit(repeat, "digest")).job_id == lost.job_id
+
+
+async def test_who_stored_it_first_does_not_make_it_another_s(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lost = await a_lost_job(queue, redis, keys, started="6.000000")
+    redis.hset(keys.job(lost.job_id), "fingerprint", FINGERPRINT)
+    await lose_all(queue, redis, is_ours=True)
+    assert await queue.restore(lost, has_output=True)
+    after = redis.hgetall(keys.job(lost.job_id))
+    told = (b"fingerprint", b"restarts", b"strikes", b"started", b"need")
+    assert [after[name] for name in told] == [FINGERPRINT.encode(), b"2", b"1", b"6.000000", b"200"]
+    assert redis.zscore(keys.suspects, lost.job_id) == 1
+
+
+@pytest.mark.parametrize(("num_bytes", "is_kept"), [(4096, True), (4097, False)])
+async def test_a_large_edge_is_not_claimed_with_its_job(
+    queue: JobQueue, num_bytes: int, is_kept: bool
+) -> None:
+    asked = spec()
+    await queue.submit(asked, edge="e" * num_bytes)
+    [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1)
+    assert len(await queue.edge_of(asked.job_id) or "") == num_bytes
+    assert ("edge" in job.spec.record) is is_kept

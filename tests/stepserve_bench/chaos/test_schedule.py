@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.chaos.command import Chaos
-from stepserve_bench.chaos.kinds import KINDS, USUAL
+from stepserve_bench.chaos.kinds import KINDS, USUAL, Part
+from stepserve_bench.chaos.picture import COLOURS
 from stepserve_bench.chaos.schedule import LONGEST_GAP, schedule
 from stepserve_bench.chaos.strikes import _STRIKES
 
@@ -50,3 +52,7 @@ def test_a_model_has_no_job_that_crashes_it() -> None:
     assert "poison" in Chaos()._kinds()
     with pytest.raises(InvalidRequest, match="'poison' needs --worker oracle"):
         Chaos(worker="model", kinds="worker-kill,poison")._kinds()
+
+
+def test_each_part_has_its_colour() -> None:
+    assert COLOURS.keys() == set(get_args(Part))
