@@ -255,6 +255,19 @@ end
 -- 'order' where none is stored, {id, -1, 0 requests 1 tokens 2 jobs, seconds, left, left}
 -- where a bound is reached for so long, {id, -2, seconds of waiting, seconds from its begin to
 -- its end} where these are expected to be more than it has.
+
+-- Who stored a job again first may have known less of it: it gets the rest. Its place it keeps.
+local function complete(id)
+  local is_begun = redis.call('HEXISTS', KEYS[1], 'fingerprint') == 1
+  if is_begun or not redis.call('ZSCORE', KEYS[2], id) then return end
+  for i = 20, #ARGV, 2 do
+    if ARGV[i] ~= 'arrival' and ARGV[i] ~= 'turn' then
+      redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    end
+    if ARGV[i] == 'strikes' then redis.call('ZADD', KEYS[16], ARGV[i + 1], id) end
+  end
+end
+
 local known = KEYS[17] and redis.call('GET', KEYS[17])
 if known then
   local known_id, request = string.match(known, '^(%Z+)%z?(.*)$')
@@ -264,16 +277,7 @@ if known then
 end
 -- What a call that failed in the middle has left is not there yet: this is written last.
 if redis.call('ZSCORE', KEYS[3], ARGV[1]) then
-  -- Who stored it again first may have known less of it. Its place it keeps.
-  local is_begun = redis.call('HEXISTS', KEYS[1], 'fingerprint') == 1
-  if #ARGV > 19 and not is_begun and redis.call('ZSCORE', KEYS[2], ARGV[1]) then
-    for i = 20, #ARGV, 2 do
-      if ARGV[i] ~= 'arrival' and ARGV[i] ~= 'turn' then
-        redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
-      end
-      if ARGV[i] == 'strikes' then redis.call('ZADD', KEYS[16], ARGV[i + 1], ARGV[1]) end
-    end
-  end
+  complete(ARGV[1])
   return {ARGV[1], 0}
 end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then return false end
