@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from stepserve import AsyncClient
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.chaos.fleet import Fleet
 from stepserve_bench.chaos.ledger import Ledger
 from stepserve_bench.chaos.member import Member
+from stepserve_bench.measure.metrics import read_metrics
 
 READERS, READ_TIMEOUT_S = 16, 60.0
 PAGE = 500
@@ -26,7 +24,6 @@ COUNTED = (
     "takeovers_total", "adopted_sequences_total", "stale_commands_refused_total",
     "num_preemptions_total",
 )  # fmt: skip
-PREFIX = "stepserve:"
 SETTLE_S = 60.0
 POLL_S = 0.2
 
@@ -97,18 +94,10 @@ def still_held(counted: Mapping[str, float], num_workers: int) -> list[str]:
 
 async def scrape(members: Iterable[Member]) -> dict[str, float]:
     """Return the services' metrics without labels, added up."""
-    texts = await asyncio.gather(*(asyncio.to_thread(_read, member) for member in members))
+    addresses = [member.child.fields["metrics"] for member in members]
+    reading = (asyncio.to_thread(read_metrics, address, SETTLE_S) for address in addresses)
     found: dict[str, float] = {}
-    for text in texts:
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                name = sample.name.removeprefix(PREFIX)
-                found[name] = found.get(name, 0.0) + sample.value
+    for counted in await asyncio.gather(*reading):
+        for name, value in counted.items():
+            found[name] = found.get(name, 0.0) + value
     return found
-
-
-def _read(member: Member) -> str:
-    url = f"http://{member.child.fields['metrics']}/metrics"
-    with urllib.request.urlopen(url, timeout=SETTLE_S) as answer:
-        text: str = answer.read().decode()
-        return text

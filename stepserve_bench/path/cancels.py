@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from stepserve import AsyncClient, Request, SamplingParams
+from stepserve_bench.measure.metrics import read_metrics
 from stepserve_bench.path.clients import PROMPT
 
 TOKENS = 900
-HELD = "stepserve:worker_sequences"
+HELD = "worker_sequences"
 POLL_S = 0.002
 TIMEOUT_S = 30.0
 
@@ -50,12 +48,6 @@ async def _cancel(client: AsyncClient, metrics: str) -> float:
     asked_s = time.monotonic()
     await client.cancel(job_id)
     async with asyncio.timeout(TIMEOUT_S):
-        while await asyncio.to_thread(_num_held, metrics):
+        while (await asyncio.to_thread(read_metrics, metrics, TIMEOUT_S))[HELD]:
             await asyncio.sleep(POLL_S)
     return time.monotonic() - asked_s
-
-
-def _num_held(metrics: str) -> float:
-    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=TIMEOUT_S) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-        return sum(s.value for family in families for s in family.samples if s.name == HELD)

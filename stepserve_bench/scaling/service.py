@@ -6,29 +6,28 @@ import multiprocessing
 import os
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from stepserve.process.tether import tethered
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.demo.storyteller import MODEL_DIR
+from stepserve_bench.measure.metrics import read_metrics
 from stepserve_bench.measure.processes import cpu_s, started
 from stepserve_bench.scaling.clients import Demand, Served, begin, serve_demand
 from stepserve_bench.scaling.limit import first_limit
 
-COMMITS = "stepserve:commit_duration_seconds_count"
-RUNNING = "stepserve:num_requests_running"
+COMMITS = "commit_duration_seconds_count"
+RUNNING = "num_requests_running"
 OTHERS = "clients and others"
 # Workers that came to be driven late are shared out anew before it is measured.
 RAMP_S = 3.0
-FILLED, FILL_TIMEOUT_S, POLL_S = 0.8, 120.0, 0.2
+FILLED, FILL_TIMEOUT_S, POLL_S, TIMEOUT_S = 0.8, 120.0, 0.2, 10.0
 QUIET = {"STEPSERVE_LOG_LEVEL": "ERROR"}
 
 
@@ -136,12 +135,8 @@ def _read(service: Running) -> _Reading:
 
 def _counted(service: Running, name: str) -> float:
     """A metric of all schedulers together."""
-    found = 0.0
-    for address in service.metrics:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        found += sum(s.value for f in families for s in f.samples if s.name == name)
-    return found
+    counted = [read_metrics(address, TIMEOUT_S) for address in service.metrics]
+    return sum(each.get(name, 0.0) for each in counted)
 
 
 @contextmanager
