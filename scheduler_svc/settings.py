@@ -207,9 +207,7 @@ class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSetting
     max_ended_bytes: int = Field(
         2**30, ge=0, description="memory of Redis that ended jobs take at most; see docs/redis.md"
     )
-    lease_ttl_s: float = Field(
-        2.25, ge=0.5, description="a silent scheduler loses its workers then"
-    )
+    lease_ttl_s: float = Field(2.0, ge=0.5, description="a silent scheduler loses its workers then")
     step_timeout_s: float = Field(
         60.0, gt=0, le=86_400, description="a worker whose step takes longer is dead, whatever step"
     )

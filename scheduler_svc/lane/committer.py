@@ -15,7 +15,7 @@ from stepserve.protocol.job import CommitRow
 
 log = logging.getLogger(__name__)
 
-RETRY_WAIT_S = 0.2
+RETRY_WAIT_S = 0.05
 ENDED = RowAnswer(RowKind.ENDED)
 UNKNOWN = RowAnswer(RowKind.UNKNOWN)
 

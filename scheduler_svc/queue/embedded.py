@@ -29,6 +29,9 @@ _START_WAIT_S = 60.0  # a long log takes a while to load
 _REWRITE_WAIT_S = 600.0
 _STOP_WAIT_S = 15.0
 _POLL_S = 0.01
+# How often a second a server looks after what it does beside commands: the end of a rewrite, for
+# which a start waits, is seen then.
+_START_HZ, _HZ = 100, 10
 
 # Where a server keeps its append-only file: version 6, and 7 and up.
 _LOGS = ("appendonly.aof", "appendonlydir")
@@ -106,7 +109,8 @@ class EmbeddedRedis:
             pass_fds=(self._lock,),
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(f'{self._config}requirepass "{password}"\n'.encode())
+        config = f'{self._config}hz {_START_HZ}\nrequirepass "{password}"\n'
+        self._process.stdin.write(config.encode())
         self._process.stdin.close()
         with redis.Redis.from_url(
             _url(self._address, password), socket_timeout=_START_WAIT_S, retry=Retry(NoBackoff(), 0)
@@ -115,6 +119,7 @@ class EmbeddedRedis:
             if not is_new:
                 self._rewrite(self._process, client)
                 client.config_set("requirepass", self._password)
+            client.config_set("hz", _HZ)
         return True
 
     def stop(self) -> None:

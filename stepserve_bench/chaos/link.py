@@ -13,15 +13,16 @@ MAX_ON_THE_WAY = 64
 
 
 class Link:
-    """Forwards what comes to ``address`` to a service at ``target``, HOST:PORT, and back.
+    """Forwards what comes to ``address`` to a service at ``target``, and back.
+
+    ``target`` is HOST:PORT, or a socket's path.
 
     What is stopped is held back, not lost: that is what TCP makes of a network that loses
     packets for a while.
     """
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._host, self._port = host, int(port)
+        self._target = target
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._delay_s = 0.0
@@ -82,7 +83,7 @@ class Link:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._open.wait()
-        upstream, downstream = await asyncio.open_connection(self._host, self._port)
+        upstream, downstream = await self._connect()
         try:
             pumps = [self._pump(reader, downstream), self._pump(upstream, writer)]
             tasks = [asyncio.create_task(pump) for pump in pumps]
@@ -94,6 +95,12 @@ class Link:
                 await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             downstream.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = self._target.rpartition(":")
+        if not host:
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection(host, int(port))
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         """Forward one direction until it ends, each chunk when it is due."""
