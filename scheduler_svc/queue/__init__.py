@@ -16,7 +16,7 @@ from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.quota import Account, Quota, QuotaExceeded, Standing
 from scheduler_svc.queue.registry import Registry, Sighting
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
-from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
+from scheduler_svc.queue.shelf import Shelf, ShelfFull
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot, stored_now
 from scheduler_svc.queue.submitting import Submitted
 from scheduler_svc.queue.suspicion import Accused
@@ -52,7 +52,6 @@ __all__ = [
     "RowKind",
     "Shelf",
     "ShelfFull",
-    "Shelved",
     "Sighting",
     "Standing",
     "Submitted",

@@ -153,7 +153,7 @@ class Ending:
     async def _give_up_implausible(self, latest_ms: float) -> int:
         """Look at leases that expire later than ours would; how many of them were freed."""
         workers = await self._due_after(self._shard.keys.workers, latest_ms)
-        return sum([await self._leasing.give_up(worker) for worker in workers])
+        return sum([await _settled(self._leasing.give_up, worker) for worker in workers])
 
     async def _due_after(self, index: str, since: float) -> list[str]:
         return await self._shard.due(index, math.inf, _MAX_SWEPT, f"({since:.6f}")

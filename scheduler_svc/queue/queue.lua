@@ -835,8 +835,8 @@ return 1
 -- ARGV  the ids
 -- They broke nothing where they could have, or are gone.
 for i, id in ipairs(ARGV) do
-  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
   redis.call('ZREM', KEYS[1], id)
+  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
 end
 return #ARGV
 
@@ -1156,7 +1156,8 @@ return total
 -- Drops everything of a job that has ended. Answers its bytes (0: not weighed), nil where
 -- another one has done it.
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return false end
-local bytes = tonumber(redis.call('HGET', KEYS[1], 'bytes')) or 0
+local known = redis.pcall('HGET', KEYS[1], 'bytes')
+local bytes = type(known) == 'string' and tonumber(known) or 0
 redis.call('DEL', KEYS[1])
 for i = 5, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
@@ -1203,9 +1204,9 @@ return answer
 --@ look
 -- KEYS  queue, then the job of every id
 -- ARGV  the ids
--- Answers for every id nil if it is unknown, else {spec, n, arrival, deadline, ended,
--- bytes of prompt, 1 if it waits, fingerprint, need, seconds until it was first claimed, cached,
--- then n finishes}. Not a transaction: those are refused while memory is short, even for reading.
+-- Answers for every id nil if it is unknown, {} if its record is broken, else {spec, n, arrival,
+-- deadline, ended, bytes of prompt, 1 if it waits, fingerprint, need, seconds until it was first
+-- claimed, cached, then n finishes}. Not a transaction: those are refused while memory is short, even for reading.
 local answers, now = {}, time_us() / 1000000
 
 -- Until now where it was not claimed yet, until its end where it never was; false of a job that
@@ -1217,22 +1218,25 @@ local function waited(arrival, started, ended, claim, waits)
   return until_s and arrival and string.format('%.6f', math.max(0, until_s - arrival)) or false
 end
 
-for i, id in ipairs(ARGV) do
-  local key = KEYS[i + 1]
+local function look(key, id)
   local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
     'need', 'started', 'claim', 'cached')
-  if job[1] then
-    local waits = redis.call('ZSCORE', KEYS[1], id)
-    job[11] = job[10]
-    job[10] = waited(job[3], job[8], job[5], job[9], waits)
-    job[8], job[9] = job[6], job[7]
-    job[6] = redis.call('HSTRLEN', key, 'prompt')
-    job[7] = waits and 1 or 0
-    for index = 0, job[2] - 1 do
-      job[12 + index] = redis.call('HGET', key, 'f' .. index)
-    end
+  if not job[1] then return false end
+  local waits = redis.call('ZSCORE', KEYS[1], id)
+  job[11] = job[10]
+  job[10] = waited(job[3], job[8], job[5], job[9], waits)
+  job[8], job[9] = job[6], job[7]
+  job[6] = redis.call('HSTRLEN', key, 'prompt')
+  job[7] = waits and 1 or 0
+  for index = 0, job[2] - 1 do
+    job[12 + index] = redis.call('HGET', key, 'f' .. index)
   end
-  answers[i] = job[1] and job or false
+  return job
+end
+
+for i, id in ipairs(ARGV) do
+  local is_whole, job = pcall(look, KEYS[i + 1], id)
+  answers[i] = is_whole and job or not is_whole and {}
 end
 return answers
 

@@ -32,7 +32,7 @@ from scheduler_svc.queue.rows import NOT_KNOWN, CachedTokens, RowAnswer
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server
 from scheduler_svc.queue.shard import Shard
-from scheduler_svc.queue.shelf import Shelf
+from scheduler_svc.queue.shelf import Shelf, T
 from scheduler_svc.queue.snapshot import ended_ids
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import WHATEVER, Submitted, Submitting
@@ -176,9 +176,9 @@ class JobQueue(JobReader):
         self._submitting.forgotten(job_id)
         return await self._ending.forget(job_id)
 
-    def shelf(self, kind: str) -> Shelf:
-        """Records of a kind that an edge keeps beside jobs."""
-        return Shelf(self._shard, kind)
+    def shelf(self, kind: str, of: type[T]) -> Shelf[T]:
+        """Records of a kind that an edge keeps beside jobs, each such a value."""
+        return Shelf(self._shard, kind, of)
 
     def registry(self) -> Registry:
         """What schedulers know of workers; the same from whichever model's queue."""

@@ -122,9 +122,7 @@ class Retention:
     async def _belongings(self, job_ids: Sequence[str]) -> list[list[str]]:
         """The names of every job's own keys, that of its hash first."""
         keys = self._shard.keys
-        records = await self._shard.link.pipeline(
-            [("HMGET", keys.job(job_id), "n", "idem") for job_id in job_ids]
-        )
+        records = await self._shard.link.records(list(map(keys.job, job_ids)), "n", "idem")
         found = []
         for job_id, (n, digest) in zip(job_ids, records, strict=True):
             names = [keys.job(job_id)]

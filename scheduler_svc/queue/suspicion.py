@@ -143,8 +143,8 @@ class Suspicion:
         """Ends the guilty, and forgets suspects that have ended."""
         keys, link = self._shard.keys, self._shard.link
         ids = [i.decode() for i in await link.call("ZREVRANGE", keys.suspects, 0, _MAX_SWEPT - 1)]
-        fields = ("n", "ended", "strikes", "problem")
-        records = await link.pipeline([("HMGET", keys.job(job_id), *fields) for job_id in ids])
+        names = list(map(keys.job, ids))
+        records = await link.records(names, "n", "ended", "strikes", "problem")
         for job_id, (n, ended, strikes, problem) in zip(ids, records, strict=True):
             if n and not ended and decode_count(strikes) < GUILTY:
                 continue

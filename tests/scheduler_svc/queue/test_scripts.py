@@ -27,7 +27,7 @@ KEYLESS = {"TIME"}
 
 
 async def every_shelf_script(queue: JobQueue) -> None:
-    shelf = queue.shelf("file")
+    shelf = queue.shelf("file", str)
     await shelf.append("f", 0, b"data", 60)
     await shelf.put("f", "{}", is_open=True, ttl_s=60)
     await shelf.put("f", "{}", version=1, ttl_s=60)
