@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from scheduler_svc.core.events import Cancelled, Commit, Committed, Effect, Event
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lane.remembered import RememberedOutput
+from scheduler_svc.queue import with_edge
 from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec, OutputLog
 from stepserve.protocol.step import StepCommand
 
@@ -84,6 +86,18 @@ class HeldJobs:
                 if output.finish is None and key not in self._outputs:
                     self._outputs[key] = known = RememberedOutput()
                     known.extend(output.token_ids, output.logprobs)
+
+    @property
+    def num_edge_bytes(self) -> int:
+        """What edges keep of these jobs, as far as that is here."""
+        specs = (*self._running.values(), *self._leaving.values())
+        return sum(len(spec.record.get("edge", b"")) for spec in specs)
+
+    def learn_edge(self, job_id: str, edge: str) -> None:
+        """Keep what its edge keeps of a job, for whoever stores it again."""
+        for specs in (self._running, self._leaving):
+            if (spec := specs.get(job_id)) is not None:
+                specs[job_id] = replace(spec, record=with_edge(spec.record, edge))
 
     def drop(self, events: Sequence[Event], effects: Sequence[Effect], core: Core) -> None:
         """Drop what the core let go of in this turn."""

@@ -27,6 +27,7 @@ from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lane.claimer import Claimant, Claimer, StepsAside
 from scheduler_svc.lane.committer import Committer
 from scheduler_svc.lane.held_jobs import HeldJobs
+from scheduler_svc.lane.large_edges import LargeEdges
 from scheduler_svc.lane.lease_keeper import LeaseKeeper, OutOfOrder
 from scheduler_svc.lane.loop import Destination, Inbox
 from scheduler_svc.lane.queue_watch import QueueWatch
@@ -79,6 +80,7 @@ class Lane:
         self._inbox = Inbox()
         self._held = HeldJobs()
         self._stops = StopWatch(replica.card.tokenizer, self._held.running)
+        self._edges = LargeEdges(queue, self._held)
         self._watch = QueueWatch(queue, lease, self._held, self._inbox)
         prefer = self._core.num_cached_tokens if settings.prefix_caching else None
         claimant = Claimant(lease, reply.info.fingerprint, reply.info.max_context, prefer)
@@ -98,6 +100,7 @@ class Lane:
         """Begin with what another lane has begun. Before ``run``."""
         event = adoption.event
         self._held.take(event.jobs)
+        self._edges.take(event.jobs)
         self._claimer.inherited(event.jobs)
         outputs = {(job.spec.job_id, o.index): o for job in event.jobs for o in job.outputs}
         for sequence in (*event.kept, *event.departed):
@@ -126,6 +129,7 @@ class Lane:
             self._commands.run(),
             self._commits.run(),
             self._claimer.run(),
+            self._edges.run(),
             self._tell_time(),
             until(stop),
         ]
@@ -203,6 +207,7 @@ class Lane:
 
     def _take(self, jobs: Sequence[ClaimedJob]) -> None:
         self._held.take(jobs)
+        self._edges.take(jobs)
         self._inbox.put(Claimed(tuple(jobs)))
 
     async def _tell_time(self) -> None:

@@ -11,8 +11,20 @@ from stepserve.protocol.job import JobSpec
 # Of the script "submit": the fields that it takes as they were.
 _AS_THEY_WERE = ("turn", "restarts", "need", "started", "strikes", "problem", "losses", "lost_at")
 _QUOTA_HEAD_BYTES = 16
+_EDGE_BYTES = "edge_bytes"
 # Versions before kept no bounds: it counts against its key, and is refused by none.
 _SOME_BOUNDS = b"0 0 1"
+
+
+def num_missing(record: Mapping[str, bytes]) -> int:
+    """Return how many bytes its edge keeps of it that were too many to come with its claim."""
+    return int(record.get(_EDGE_BYTES, 0))
+
+
+def with_edge(record: Mapping[str, bytes], edge: str) -> dict[str, bytes]:
+    """Return a record with what its edge keeps, which was read by itself."""
+    rest = {name: value for name, value in record.items() if name != _EDGE_BYTES}
+    return {**rest, "edge": edge.encode()}
 
 
 def submitted_with(record: Mapping[str, bytes]) -> tuple[str, str, Quota]:

@@ -258,6 +258,7 @@ end
 
 -- Who stored a job again first may have known less of it: it gets the rest. Its place it keeps.
 local function complete(id)
+  if ARGV[13] ~= '' then redis.call('HSETNX', KEYS[1], 'edge', ARGV[13]) end
   local is_begun = redis.call('HEXISTS', KEYS[1], 'fingerprint') == 1
   if is_begun or not redis.call('ZSCORE', KEYS[2], id) then return end
   for i = 20, #ARGV, 2 do
@@ -697,14 +698,16 @@ local function is_wanted(strikes)
 end
 
 -- What an edge keeps may be as large as a request. Of many large ones a claim would keep Redis
--- busy for seconds: of those only who stored the job has a copy, for as long as it may be lost.
+-- busy for seconds: those are told by their size, to be read one by one.
 local MAX_EDGE_BYTES = 4096
 
 local function kept_of(key)
   local kept, values = {}, redis.call('HMGET', key, unpack(KEPT))
-  if redis.call('HSTRLEN', key, 'edge') <= MAX_EDGE_BYTES then
-    local edge = redis.call('HGET', key, 'edge')
-    if edge then kept = {'edge', edge} end
+  local edge_bytes = redis.call('HSTRLEN', key, 'edge')
+  if edge_bytes > MAX_EDGE_BYTES then
+    kept = {'edge_bytes', tostring(edge_bytes)}
+  elseif edge_bytes > 0 then
+    kept = {'edge', redis.call('HGET', key, 'edge')}
   end
   for i, name in ipairs(KEPT) do
     if values[i] then

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import JobQueue, num_missing
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.quota import Quota, QuotaExceeded
+from scheduler_svc.queue.recent import RecentJobs
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.job import JobSpec
 from tests.scheduler_svc.queue.build import FINGERPRINT, claim_ids, lease_on, row, running, spec
@@ -129,3 +130,24 @@ async def test_a_large_edge_is_not_claimed_with_its_job(
     [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1)
     assert len(await queue.edge_of(asked.job_id) or "") == num_bytes
     assert ("edge" in job.spec.record) is is_kept
+    assert num_missing(job.spec.record) == (0 if is_kept else num_bytes)
+
+
+async def test_who_stored_a_job_adds_the_edge_that_its_lane_had_not(
+    queue: JobQueue, redis: Redis
+) -> None:
+    asked = spec(idempotency_key="key")
+    await queue.submit(asked, edge="e" * 5000)
+    [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1)
+    stored, queue._submitting._recent = queue._submitting._recent, RecentJobs()
+    await lose_all(queue, redis, is_ours=True)
+    assert await queue.restore(job.spec, has_output=False)
+    assert await queue.edge_of(asked.job_id) == ""
+    lease = await lease_on(queue)
+    assert await claim_ids(queue, lease, 1) == [asked.job_id]
+    await queue.commit(lease, [row(asked.job_id, 0, [1])])
+    queue._submitting._recent = stored
+    assert await queue._submitting.restore() == 1
+    assert await queue.edge_of(asked.job_id) == "e" * 5000
+    assert await queue._submitting.restore() == 0
+    assert await queue.num_queued() == 0, "and nothing else changed"
