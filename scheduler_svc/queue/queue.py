@@ -152,9 +152,9 @@ class JobQueue(JobReader):
         another request's job."""
         return await self._submitting.submit(spec, request_digest, edge, needed_s, quota)
 
-    async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
-        """Return the job that this request was stored as, "" where there is none."""
-        return await self._submitting.stored_for(tenant, idempotency_key, request_digest)
+    async def stored_for(self, tenant: str, key: str, request_digests: Collection[str]) -> str:
+        """Return the job that a request of such a digest was stored as, "" where there is none."""
+        return await self._submitting.stored_for(tenant, key, request_digests)
 
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         """Whether a job was submitted with the key, so that a submit would answer that one."""

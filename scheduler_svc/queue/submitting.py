@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,11 +196,13 @@ class Submitting:
             self._recent.add(job_id, names, args)
         return answer
 
-    async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
+    async def stored_for(
+        self, tenant: str, idempotency_key: str, request_digests: Collection[str]
+    ) -> str:
         digest = idempotency_digest(tenant, idempotency_key)
         stored = digest and await self._shard.link.call("GET", self._shard.keys.idem(digest))
         job_id, _, of_request = (stored or b"").decode().partition("\0")
-        return job_id if of_request == request_digest else ""
+        return job_id if of_request in ("", *request_digests) else ""
 
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         digest = idempotency_digest(tenant, idempotency_key)

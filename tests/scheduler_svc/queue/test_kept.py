@@ -63,7 +63,7 @@ async def test_an_idempotent_repeat_finds_it_and_another_request_does_not(
     lost = await a_lost_job(queue, redis, keys)
     await lose_all(queue, redis)
     assert await queue.restore(lost, has_output=False)
-    assert await queue.stored_for("tenant", "key", "digest") == lost.job_id
+    assert await queue.stored_for("tenant", "key", ["digest"]) == lost.job_id
     repeat = spec(tenant="tenant", idempotency_key="key", n=2)
     assert (await queue.submit(repeat, "digest", quota=QUOTA)).job_id == lost.job_id
     with pytest.raises(InvalidRequest, match="another request"):
