@@ -14,6 +14,7 @@ from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.server_check import Memory, memory_of
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.submitting import SOON_S, Submitting
+from scheduler_svc.queue.suspicion import Suspicion
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import JobSpec
 
@@ -27,11 +28,12 @@ MENDED_AFTER_S = 10.0
 
 
 class Mending:
-    """What one process remembers and Redis may not: jobs that it stored or claimed."""
+    """What one process remembers and Redis may not: jobs that it stored, claimed or struck."""
 
-    def __init__(self, shard: Shard, submitting: Submitting) -> None:
+    def __init__(self, shard: Shard, submitting: Submitting, suspicion: Suspicion) -> None:
         self._shard = shard
         self._submitting = submitting
+        self._suspicion = suspicion
         self._continuity = Continuity()
         # Those that were seen, and those after which all was stored again.
         self._num_breaks = self._num_mended = 0
@@ -64,9 +66,11 @@ class Mending:
         num_breaks = self._num_breaks
         if num_breaks == self._num_mended:
             self._submitting.age(self._looked_s)
+            self._suspicion.age(self._looked_s)
             return
         if num_lost := await self._submitting.restore():
             log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
+        await self._suspicion.remind()
         self._num_mended = max(self._num_mended, num_breaks)
 
     async def _mend_since(self, most_s: float) -> None:
@@ -109,7 +113,10 @@ class Mending:
         left_s = spec.deadline_s and max(SOON_S, spec.deadline_s - await self._shard.now_s())
         lost = replace(spec, deadline_s=left_s)
         try:
-            return await self._submitting.restore_claimed(lost, has_output=has_output)
+            is_there = await self._submitting.restore_claimed(lost, has_output=has_output)
+            # Its record is as it was claimed.
+            await self._suspicion.remind(spec.job_id)
+            return is_there
         except Unavailable as error:
             if not isinstance(error, Full):
                 raise

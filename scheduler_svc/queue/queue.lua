@@ -769,7 +769,7 @@ return claimed
 -- suspects from now on, and do not go on together, whoever takes the lease next. Answers how many
 -- were struck, then the ids of the guilty.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
-local is_alone, num_struck, guilty = redis.call('ZCARD', KEYS[2]) == 1, 0, {}
+local is_alone, answer = redis.call('ZCARD', KEYS[2]) == 1, {}
 -- Once a script has written something it is not refused for want of memory: a job that breaks
 -- lanes must not do so for as long as there is none.
 redis.call('ZREM', KEYS[3], '')
@@ -797,11 +797,21 @@ for i = 5, #ARGV, 3 do
     local strikes = struck(tonumber(redis.call('HGET', job, 'strikes')) or 0)
     redis.call('HSET', job, 'strikes', strikes, 'problem', ARGV[3])
     redis.call('ZADD', KEYS[3], strikes, id)
-    num_struck = num_struck + 1
-    if strikes == GUILTY then guilty[#guilty + 1] = id end
+    answer[#answer + 1] = id
+    answer[#answer + 1] = strikes
   end
 end
-return {num_struck, unpack(guilty)}
+return answer
+
+--@ remind
+-- KEYS  suspects, job
+-- ARGV  id, its strikes, what happened
+-- A strike that a server which was promoted may lack. Strikes never become fewer by it.
+local job = redis.call('HMGET', KEYS[2], 'spec', 'ended', 'strikes')
+if not job[1] or job[2] or (tonumber(job[3]) or 0) >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[2], 'strikes', ARGV[2], 'problem', ARGV[3])
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+return 1
 
 --@ restart
 -- KEYS  job queue stranded bell rings counters quotas, then the log and the lp of every output

@@ -80,6 +80,7 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     await claim_ids(queue, lease, 1)
     for has_crashed in (False, True):
         await queue.strike(lease, [Accused(held)], "broken", has_crashed=has_crashed)
+    await queue._suspicion.remind()
     lease = await lease_on(queue)
     await queue.claim_suspects(lease, FINGERPRINT, 1)
     await queue.absolve([held])
