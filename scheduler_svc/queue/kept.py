@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 
-from scheduler_svc.queue.quota import Quota
+from scheduler_svc.queue.quota import NOT_KNOWN, Quota
 from scheduler_svc.queue.resp import Argument
 from stepserve.protocol.job import JobSpec
 
@@ -12,8 +13,6 @@ from stepserve.protocol.job import JobSpec
 _AS_THEY_WERE = ("turn", "restarts", "need", "started", "strikes", "problem", "losses", "lost_at")
 _QUOTA_HEAD_BYTES = 16
 _EDGE_BYTES = "edge_bytes"
-# Versions before kept no bounds: it counts against its key, and is refused by none.
-_SOME_BOUNDS = b"0 0 1"
 
 
 def num_missing(record: Mapping[str, bytes]) -> int:
@@ -32,10 +31,18 @@ def submitted_with(record: Mapping[str, bytes]) -> tuple[str, str, Quota]:
     key_id, bounds = "", (0, 0, 0)
     if quota := record.get("quota"):
         key_id = quota[_QUOTA_HEAD_BYTES:].decode()
-        requests, tokens, jobs = map(int, record.get("bounds", _SOME_BOUNDS).split())
-        bounds = requests, tokens, jobs
+        bounds = _bounds(quota, record.get("bounds"))
     request, edge = record.get("request", b""), record.get("edge", b"")
     return request.decode(), edge.decode(), Quota(key_id, float(record.get("weight", 0)), *bounds)
+
+
+def _bounds(quota: bytes, bounds: bytes | None) -> tuple[int, int, int]:
+    """Of requests and tokens a minute, and of jobs. Versions before kept that of tokens alone."""
+    if bounds is None:
+        _, most_tokens = struct.unpack_from("<dd", quota)
+        return NOT_KNOWN, int(most_tokens), NOT_KNOWN
+    requests, tokens, jobs = map(int, bounds.split())
+    return requests, tokens, jobs
 
 
 def as_it_was(spec: JobSpec, *, has_output: bool) -> Iterator[Argument]:

@@ -247,7 +247,7 @@ end
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
 --       tenant, priority, max_tokens, digest of the request, need, edge, API key's id ('' for
 --       none), its weight (0: the tenant's), its bounds of requests and tokens a minute and of
---       jobs (0: none), seconds that it takes at least once it is begun (-1: it is taken whatever
+--       jobs (0: none, -1: not known), seconds that it takes at least once it is begun (-1: it is taken whatever
 --       its deadline; -2: and whatever its key's bounds, against which it counts all the same),
 --       then names and values of what its record had where it was stored before
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0, and
@@ -332,20 +332,28 @@ if tonumber(ARGV[3]) > 0 and tonumber(ARGV[19]) >= 0 then
   local wait_s, run_s = expected_s()
   if wait_s > 0 and wait_s + run_s > tonumber(ARGV[3]) then return {id, -2, exact(wait_s), exact(run_s)} end
 end
+-- What is left of a key's minute now, and how many jobs it has. Where it is not known what it may
+-- have (-1), nothing has come back meanwhile.
+local function left_now(most_requests, most_tokens)
+  local at = now / 1000000
+  local stored = redis.call('HGET', KEYS[15], ARGV[14])
+  if not stored or #stored ~= 32 then
+    if most_requests < 0 then return math.huge, math.huge, at, 0 end
+    return most_requests, most_tokens, at, 0
+  end
+  local requests, tokens, since, jobs = struct.unpack('<dddd', stored)
+  if most_requests < 0 then return requests, tokens, since, jobs end
+  -- A time ahead is of a clock that has gone back since: nobody waits until it comes again.
+  local minutes = at < since and 1 or (at - since) / 60
+  local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
+  return math.min(most_requests, requests + most_requests * minutes),
+    math.min(most_tokens, tokens + most_tokens * minutes), at, is_idle and 0 or jobs
+end
+
 -- Takes a job from what its key may have. Answers what is left, or how long to wait for what.
 local function take_quota(num_outputs, expected, most_jobs)
   local most_requests, most_tokens = tonumber(ARGV[16]), tonumber(ARGV[17])
-  local at, requests, tokens, jobs = now / 1000000, most_requests, most_tokens, 0
-  local stored = redis.call('HGET', KEYS[15], ARGV[14])
-  if stored and #stored == 32 then
-    local left_requests, left_tokens, since, num_jobs = struct.unpack('<dddd', stored)
-    -- A time ahead is of a clock that has gone back since: nobody waits until it comes again.
-    local minutes = at < since and 1 or (at - since) / 60
-    requests = math.min(most_requests, left_requests + most_requests * minutes)
-    tokens = math.min(most_tokens, left_tokens + most_tokens * minutes)
-    local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
-    jobs = is_idle and 0 or num_jobs
-  end
+  local requests, tokens, at, jobs = left_now(most_requests, most_tokens)
   local cost = #ARGV[7] / 4 + num_outputs * expected
   local first = math.min(cost, most_tokens)
   local answer = {id, -1, 0, 0, exact(requests), exact(tokens)}
@@ -362,8 +370,8 @@ local function take_quota(num_outputs, expected, most_jobs)
     return answer
   end
   -- Without a bound there is all of it, should there be one later.
-  requests = most_requests > 0 and requests - 1 or math.huge
-  tokens = most_tokens > 0 and tokens - cost or math.huge
+  requests = most_requests ~= 0 and requests - 1 or math.huge
+  tokens = most_tokens ~= 0 and tokens - cost or math.huge
   redis.call('HSET', KEYS[15], ARGV[14], struct.pack('<dddd', requests, tokens, at, jobs + 1))
   redis.call('HSET', KEYS[1], 'quota', struct.pack('<dd', expected, most_tokens) .. ARGV[14],
     'bounds', table.concat({ARGV[16], ARGV[17], ARGV[18]}, ' '))
@@ -371,7 +379,7 @@ local function take_quota(num_outputs, expected, most_jobs)
 end
 
 local answer = {id, 0}
-if ARGV[14] ~= '' and tonumber(ARGV[16]) + tonumber(ARGV[17]) + tonumber(ARGV[18]) > 0 then
+if ARGV[14] ~= '' and table.concat({ARGV[16], ARGV[17], ARGV[18]}, ' ') ~= '0 0 0' then
   local expected = estimate(KEYS[8], ARGV[8], tonumber(ARGV[10]))
   answer = take_quota(tonumber(ARGV[5]), expected, tonumber(ARGV[18]))
   if answer[2] < 0 then return answer end

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import time
+from dataclasses import replace
+
 import pytest
 from redis import Redis
 
@@ -106,6 +111,30 @@ async def test_a_record_of_a_version_that_kept_less_is_stored_again(
     # Whose request it was nobody knows: any by its key is taken for it.
     repeat = spec(tenant="tenant", idempotency_key="key", n=2)
     assert (await queue.submit(repeat, "digest")).job_id == lost.job_id
+
+
+@pytest.mark.parametrize("most_tokens", [0, 5000])
+async def test_whose_bounds_were_not_kept_fills_nobody_s_bucket(
+    queue: JobQueue, redis: Redis, keys: Keys, most_tokens: int
+) -> None:
+    """A promoted server has what was left of the key's minute, and not the job."""
+    quota = replace(QUOTA, tokens_per_minute=most_tokens, max_jobs=9)
+    asked = spec(prompt=(1,) * 10)
+    await queue.submit(asked, quota=quota)
+    [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1)
+    job.spec.record.pop("bounds")  # type: ignore[attr-defined]
+    left = struct.pack("<dddd", 0.5, 110.0, time.time(), 3.0)
+    await lose_all(queue, redis)
+    await queue.submit(spec())  # somebody's, so that a count of jobs means something
+    redis.hset(keys.quotas, quota.key_id, left)
+    assert await queue.restore(job.spec, has_output=False)
+    requests, tokens, _, jobs = struct.unpack("<dddd", redis.hget(keys.quotas, quota.key_id))
+    assert (requests, tokens, jobs) == (-0.5, 0.0 if most_tokens else math.inf, 4.0)
+    with pytest.raises(QuotaExceeded, match="3 requests a minute"):
+        await queue.submit(spec(), quota=quota)
+    await queue.cancel(asked.job_id)
+    _, tokens, _, jobs = struct.unpack("<dddd", redis.hget(keys.quotas, quota.key_id))
+    assert (tokens, jobs) == (100.0 if most_tokens else math.inf, 3.0)
 
 
 async def test_who_stored_it_first_does_not_make_it_another_s(
