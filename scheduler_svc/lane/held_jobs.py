@@ -8,7 +8,7 @@ from dataclasses import replace
 from scheduler_svc.core.events import Cancelled, Commit, Committed, Effect, Event
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lane.remembered import RememberedOutput
-from scheduler_svc.queue import with_edge
+from scheduler_svc.queue import with_cached, with_edge
 from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec, OutputLog
 from stepserve.protocol.step import StepCommand
 
@@ -95,9 +95,21 @@ class HeldJobs:
 
     def learn_edge(self, job_id: str, edge: str) -> None:
         """Keep what its edge keeps of a job, for whoever stores it again."""
+        if (spec := self.spec_of(job_id)) is not None:
+            self._keep(replace(spec, record=with_edge(spec.record, edge)))
+
+    def _learn_cached(self, rows: Sequence[CommitRow]) -> None:
+        """Keep what is about to be told of jobs that begin with these rows."""
+        for row in rows:
+            num_cached = self._cached.get((row.job_id, row.index)) if row.offset == 0 else None
+            spec = self.spec_of(row.job_id) if num_cached is not None else None
+            if spec is not None and num_cached is not None:
+                self._keep(replace(spec, record=with_cached(spec.record, num_cached)))
+
+    def _keep(self, spec: JobSpec) -> None:
         for specs in (self._running, self._leaving):
-            if (spec := specs.get(job_id)) is not None:
-                specs[job_id] = replace(spec, record=with_edge(spec.record, edge))
+            if spec.job_id in specs:
+                specs[spec.job_id] = spec
 
     def drop(self, events: Sequence[Event], effects: Sequence[Effect], core: Core) -> None:
         """Drop what the core let go of in this turn."""
@@ -142,6 +154,8 @@ class HeldJobs:
     def remember(self, rows: Sequence[CommitRow]) -> None:
         """Take note of what is about to be written, once or again."""
         job_ids, indexes, offsets, token_ids, logprobs, _ = zip(*rows, strict=True)
+        if self._cached and 0 in offsets:
+            self._learn_cached(rows)
         outputs = map(self._outputs.get, zip(job_ids, indexes, strict=True))
         # Once for each row of each step.
         for known, offset, new_ids, entries in zip(

@@ -8,7 +8,7 @@ from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, e
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.follower import Follower, News
 from scheduler_svc.queue.job_reader import page_of
-from scheduler_svc.queue.kept import num_missing, with_edge
+from scheduler_svc.queue.kept import num_missing, with_cached, with_edge
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
 from scheduler_svc.queue.line import WaitingJob
@@ -65,5 +65,6 @@ __all__ = [
     "num_missing",
     "page_of",
     "stored_now",
+    "with_cached",
     "with_edge",
 ]

@@ -10,7 +10,17 @@ from scheduler_svc.queue.resp import Argument
 from stepserve.protocol.job import JobSpec
 
 # Of the script "submit": the fields that it takes as they were.
-_AS_THEY_WERE = ("turn", "restarts", "need", "started", "strikes", "problem", "losses", "lost_at")
+_AS_THEY_WERE = (
+    "turn",
+    "restarts",
+    "need",
+    "started",
+    "strikes",
+    "problem",
+    "losses",
+    "lost_at",
+    "cached",
+)
 _QUOTA_HEAD_BYTES = 16
 _EDGE_BYTES = "edge_bytes"
 
@@ -18,6 +28,11 @@ _EDGE_BYTES = "edge_bytes"
 def num_missing(record: Mapping[str, bytes]) -> int:
     """Return how many bytes its edge keeps of it that were too many to come with its claim."""
     return int(record.get(_EDGE_BYTES, 0))
+
+
+def with_cached(record: Mapping[str, bytes], num_tokens: int) -> dict[str, bytes]:
+    """Return a record with how many tokens of the prompt were cached; what it has of that stays."""
+    return {"cached": b"%d" % num_tokens, **record}
 
 
 def with_edge(record: Mapping[str, bytes], edge: str) -> dict[str, bytes]:

@@ -689,7 +689,7 @@ local stored = tonumber(redis.call('GET', KEYS[4])) or 0
 local virtual_time, may_try = stored, false
 -- What "submit" needs besides, to store the job again as it is.
 local KEPT = {'request', 'quota', 'bounds', 'weight', 'turn', 'restarts', 'need', 'started',
-  'strikes', 'problem', 'losses', 'lost_at'}
+  'strikes', 'problem', 'losses', 'lost_at', 'cached'}
 for i = 8, #ARGV do
   held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
   if held[i] then room = room - 1 end
@@ -917,8 +917,8 @@ return redis.call('ZRANGE', KEYS[2], 0, -1)
 --       row its log-probabilities and its finish
 -- One step of a lane. A row of a job whose deadline has passed ends its output with that and
 -- brings nothing else. Answers one i32 for each row, packed: -1 applied, -2 existed,
--- -3 ended (or not claimed by this lease any more), -4 there is no such job, else the length of
--- the log, which is shorter than the row's offset.
+-- -3 ended (or claimed by another lease), -4 there is no such job, or nobody has claimed it, else
+-- the length of the log, which is shorter than the row's offset.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'fingerprint')
 if lease[1] ~= ARGV[2] then return false end
 local APPLIED, EXISTED, ENDED, UNKNOWN = -1, -2, -3, -4
@@ -1024,7 +1024,7 @@ for at = 1, #heads, 20 do
     local is_same = state[2] == finish and skip == num_tokens
     answer = is_same and EXISTED or ENDED
   elseif state[1] ~= mark then
-    answer = (state[1] or call('EXISTS', job) == 1) and ENDED or UNKNOWN
+    answer = state[1] and ENDED or UNKNOWN
   elseif state[3] and is_past(state[3], now) then
     answer = ENDED
     end_output(job, field, ARGV[4], state[4], length)
