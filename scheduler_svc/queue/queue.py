@@ -23,6 +23,7 @@ from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.live import Live
+from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.mending import Mending
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.quota import Quota
@@ -72,9 +73,10 @@ class JobQueue(JobReader):
         self._leasing = Leasing(self._lanes)
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
-        self._ending = Ending(self._shard, Leasing(self._shard))
+        self._looks = Looks(self._shard)
+        self._ending = Ending(self._shard, Leasing(self._shard), self._looks)
         self._suspicion = Suspicion(self._lanes, self._ending)
-        self._mending = Mending(self._shard, self._submitting, self._suspicion)
+        self._mending = Mending(self._shard, self._looks, self._submitting, self._suspicion)
         self._claiming = Claiming(self._lanes, self._ending, self._suspicion)
         self._committing = Committing(self._lanes)
         self._stranding = Stranding(self._shard, self._ending)
@@ -118,9 +120,9 @@ class JobQueue(JobReader):
         """Store a job again that was claimed and then lost. False where it was forgotten."""
         return await self._mending.restore(spec, has_output=has_output)
 
-    async def memory(self) -> Memory:
-        """What Redis uses of what it may use."""
-        return await self._mending.memory()
+    async def memory(self, most_s: float = 0.0) -> Memory:
+        """What Redis uses of what it may use, as of no longer ago."""
+        return await self._looks.memory(most_s)
 
     async def now_s(self) -> float:
         """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""
@@ -374,7 +376,7 @@ class JobQueue(JobReader):
         """
         await self._servers.look()
         await self._common_servers.look()
-        await self._mending.age()
+        await self._mending.look()
         swept = await self._ending.sweep()
         await self._suspicion.sweep()
         await self._stranding.sweep()
