@@ -143,7 +143,7 @@ class Lane:
             kind, reason = type(errors[0]).__name__, str(errors[0])
             log.info("lane %s ends: %s %s", self._lease.worker_id, kind, reason)
             if gone := [error for error in errors if isinstance(error, WorkerGone)]:
-                await self._accuse_steps(gone[0])
+                await self._accuse_steps(gone)
             failures = await self._hand_over()
         if failures:
             await self._accuse(failures[0])
@@ -231,7 +231,7 @@ class Lane:
                 accused = self._probation.job_ids & claimed or claimed
                 await self._strike(accused, f"{type(error).__name__}: {error}", has_crashed=True)
 
-    async def _accuse_steps(self, error: WorkerGone) -> None:
+    async def _accuse_steps(self, gone: Sequence[WorkerGone]) -> None:
         """The worker crashed, or was lost, in steps that it owes: any job in them may be why.
 
         Of those that are tried it is one that has not shown yet that it was not.
@@ -241,6 +241,7 @@ class Lane:
         accused = self._probation.job_ids & there or there
         if not accused:
             return
+        error = await self._stream.last_word(gone)
         has_crashed, step = isinstance(error, WorkerCrashed), steps[0].step
         how = "crashed" if has_crashed else "was lost"
         cause = str(error).removeprefix(f"step {step} failed: ")
