@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
-from scheduler_svc.queue.quota import NOT_KNOWN, Quota
+from scheduler_svc.queue.quota import BOUND_NOT_KNOWN, Quota
 from scheduler_svc.queue.resp import Argument
 from stepserve.protocol.job import JobSpec
 
@@ -55,7 +55,7 @@ def _bounds(quota: bytes, bounds: bytes | None) -> tuple[int, int, int]:
     """Of requests and tokens a minute, and of jobs. Versions before kept that of tokens alone."""
     if bounds is None:
         _, most_tokens = struct.unpack_from("<dd", quota)
-        return NOT_KNOWN, int(most_tokens), NOT_KNOWN
+        return BOUND_NOT_KNOWN, int(most_tokens), BOUND_NOT_KNOWN
     requests, tokens, jobs = map(int, bounds.split())
     return requests, tokens, jobs
 

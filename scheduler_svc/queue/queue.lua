@@ -1243,6 +1243,7 @@ local function look(key, id)
   local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
     'need', 'started', 'claim', 'cached')
   if not job[1] then return false end
+  assert(tonumber(job[2]) <= 16, 'more outputs than there can be')  -- MAX_OUTPUTS
   local waits = redis.call('ZSCORE', KEYS[1], id)
   job[11] = job[10]
   job[10] = waited(job[3], job[8], job[5], job[9], waits)

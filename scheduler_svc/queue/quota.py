@@ -10,7 +10,7 @@ from stepserve.protocol.errors import Exhausted
 
 _MINUTE_S = 60.0
 # A bound of a job that is stored again: it counts, and nothing follows of how much there may be.
-NOT_KNOWN = -1
+BOUND_NOT_KNOWN = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from scheduler_svc.queue.codec import (
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.stranding import notes_of
 from stepserve.protocol.job import Finish, JobSpec
-from stepserve.protocol.sampling import MAX_OUTPUTS
 
 JobState = Literal["queued", "running", "ended"]
 
@@ -100,7 +99,7 @@ async def read_records(shard: Shard, job_ids: Sequence[str]) -> list[Record]:
     answers = await shard.run("look", [keys.queue, *map(keys.job, job_ids)], job_ids)
     pairs = zip(job_ids, answers, strict=True)
     known = [(job_id, f or _UNREADABLE) for job_id, f in pairs if f is not None]
-    counts = [min(decode_count(f[1]), MAX_OUTPUTS) for _, f in known]
+    counts = [decode_count(f[1]) for _, f in known]
     # Read after the finishes: a finished output then has its last token counted.
     logs = [
         keys.log(job_id, index)
