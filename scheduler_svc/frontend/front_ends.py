@@ -118,6 +118,9 @@ class FrontEnds:
     async def check(self, request: Request, account: Account | None = None) -> None:
         await self.of(request.model).check(request, account)
 
+    async def is_stored(self, request: Request, account: Account | None = None) -> bool:
+        return await self.of(request.model).is_stored(request, account)
+
     async def submit(
         self, request: Request, edge: str = "", account: Account | None = None
     ) -> Submitted:

@@ -100,9 +100,7 @@ class Completions:
         requests = [await self._request(call, prompts, at, logprobs) for at in range(len(prompts))]
         if len(requests) > 1:
             # All of them, before any is stored and counted.
-            call.jobs.check_number("prompt", len(requests))
-            for request in requests:
-                await call.jobs.check(request)
+            await call.jobs.check_all("prompt", requests)
         return Asked(requests, form)
 
     async def _request(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from stepserve.protocol.errors import InvalidRequest, StepserveError
 from stepserve.protocol.job import Finish, JobSpec
@@ -26,6 +28,8 @@ _SAMPLING_FIELDS = frozenset(f.name for f in fields(Sampling))
 _LATER = ("min_tokens", "structured_outputs")
 _DEFAULTS = {f.name: f.default for f in fields(Sampling)}
 _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
+_STRUCTURED_FIELDS = frozenset(f.name for f in fields(StructuredOutputs))
+_SPEC, _FINISH = TypeAdapter(JobSpec), TypeAdapter(Finish)
 
 
 class Corrupt(StepserveError):
@@ -67,29 +71,33 @@ def encode_spec(spec: JobSpec) -> str:
 
 def decode_spec(text: bytes, prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
     values = _load(text, _SPEC_FIELDS)
-    try:
-        return _spec(values, prompt, arrival, deadline)
-    except (TypeError, ValueError) as error:
-        raise Corrupt(f"a stored job has a value of a wrong kind: {error}") from error
-
-
-def _spec(values: dict[str, Any], prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
-    sampling = values.pop("sampling", None)
+    sampling = values.get("sampling")
     if not isinstance(sampling, dict) or sampling.keys() - _SAMPLING_FIELDS:
         raise Corrupt("the stored sampling has fields that this version does not know")
-    for name in ("stop", "stop_token_ids"):
-        sampling[name] = tuple(sampling.get(name, ()))
     if structured := sampling.get("structured_outputs"):
-        structured["choice"] = tuple(structured["choice"])
-        sampling["structured_outputs"] = StructuredOutputs(**structured)
-    sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling.get("logit_bias", ()))
-    return JobSpec(
-        **values,
-        sampling=Sampling(**sampling),
-        prompt_token_ids=unpack_u32(prompt),
-        arrival_s=float(arrival),
-        deadline_s=float(deadline) if deadline is not None else 0.0,
-    )
+        sampling["structured_outputs"] = _structured(structured)
+    try:
+        times = {"arrival_s": float(arrival), "deadline_s": float(deadline or 0)}
+        spec = _SPEC.validate_python({**values, **times, "prompt_token_ids": ()})
+    except (TypeError, ValueError) as error:
+        raise Corrupt(f"a stored job has a value of a wrong kind: {told(error)}") from None
+    return replace(spec, prompt_token_ids=unpack_u32(prompt))
+
+
+def _structured(values: Any) -> dict[str, Any]:
+    """What pydantic would pass over is not to be lost."""
+    if not isinstance(values, dict) or values.keys() - _STRUCTURED_FIELDS:
+        raise Corrupt("a stored job asks for an output that this version does not know")
+    choice = values.get("choice", ())
+    return {**values, "choice": tuple(choice) if isinstance(choice, list) else choice}
+
+
+def told(error: Exception) -> str:
+    """What is wrong with a record, and not the value: it may be of a prompt."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:3])
 
 
 def encode_finish(finish: Finish) -> str:
@@ -99,9 +107,9 @@ def encode_finish(finish: Finish) -> str:
 def decode_finish(text: bytes) -> Finish:
     values = _load(text, _FINISH_FIELDS)
     try:
-        return Finish(**values)
-    except TypeError as error:
-        raise Corrupt(f"a stored end lacks a value: {error}") from error
+        return _FINISH.validate_python(values)
+    except ValidationError as error:
+        raise Corrupt(f"a stored end is none: {told(error)}") from None
 
 
 @lru_cache(maxsize=64)

@@ -36,7 +36,7 @@ class RowKind(Enum):
     EXISTED = "existed"
     # The output has ended, or another lease holds the job: drop it, nothing was changed.
     ENDED = "ended"
-    # There is no such job, or not any more.
+    # There is no such job, or not any more; or it was lost, and nobody has claimed it again.
     UNKNOWN = "unknown"
     # The log is shorter than the row's offset: commit again from its end on.
     SHORT = "short"
