@@ -159,6 +159,9 @@ def main() -> int:
     print_any_character()
     argv = sys.argv[1:]
     name = argv[0] if argv else ""
+    if name not in EXTRAS:
+        # gRPC's own log, of a client: what goes wrong is said in words of ours.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         with needs_extra(EXTRAS.get(name, ""), name):
             return parse(argv).run()

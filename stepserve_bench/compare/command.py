@@ -26,6 +26,7 @@ from stepserve_bench.measure.figures import figures, ratios
 from stepserve_bench.measure.memory import service_peak_bytes
 from stepserve_bench.report.machine import machine
 from stepserve_bench.report.output import finish
+from stepserve_bench.report.tables import table_console
 from stepserve_bench.workloads.jobs import BenchJob, read_jobs, uniform_jobs, write_jobs
 from stepserve_bench.workloads.lengths import Bounds
 from stepserve_bench.workloads.offer import run_job, warm_up
@@ -83,7 +84,7 @@ class Bench(BaseSettings):
             "same_outputs": f"{same} of {len(jobs)}",
             "machine": machine(),
         }
-        Console().print(table(result))
+        table_console().print(table(result))
         finish(result, self.out)
         return 0
 
