@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from stepserve.batch.figures import LineRun, failed_lines, summary
+from stepserve.batch.figures import LineRun, failed_lines, in_words, summary
 from stepserve.batch.file import (
     BatchFailed,
     BatchLine,
@@ -60,8 +60,10 @@ class Batch(Targeted, Up):
     A line may carry `arrival_s`, when to send it, and `custom_id`, which its result repeats.
     Without --target the service is started for the run, with the options of `stepserve up`. A
     run that is interrupted goes on where it was when it is started again. The last line printed
-    is a JSON object with the run's figures; lines that failed are named before, and make the
-    exit status 1.
+    is a JSON object with the run's figures: `earlier` counts results of runs before, `joined` jobs
+    that had been submitted already and were followed to their end; rates and times are those of
+    the other jobs, `output_tokens` are all. Lines that failed are named before, and make the exit
+    status 1.
     """
 
     input: CliPositionalArg[Path] = Field(description="JSON lines, one job each")
@@ -103,6 +105,8 @@ class Batch(Targeted, Up):
         wall_s = time.monotonic() - start_s
         _tell_failures(failed_lines(progress.results), self.output)
         figures = summary(progress.results, runs, wall_s)
+        if told := in_words(figures):
+            print(f"stepserve: {told}", file=sys.stderr, flush=True)
         print(json.dumps(figures), flush=True)
         return 1 if figures["failed"] else 0
 

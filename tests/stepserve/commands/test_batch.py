@@ -149,7 +149,7 @@ async def test_what_has_ended_is_not_run_again(
     assert figures["output_tokens"] == len(served.ids("ab"))
 
 
-async def test_jobs_that_ended_meanwhile_are_no_ones_figures(
+async def test_jobs_that_ended_meanwhile_are_in_no_rate(
     served: Served, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run before sent them, and was killed before it saw their ends."""
@@ -159,9 +159,13 @@ async def test_jobs_that_ended_meanwhile_are_no_ones_figures(
         before = await client.complete(lines[0].request)
         assert await files.run(served.address) == 0
     assert files.results()[0]["job_id"] == before.job_id
-    figures = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    figures = json.loads(shown.out)
     assert (figures["jobs"], figures["earlier"], figures["joined"]) == (2, 0, 1)
-    assert figures["output_tokens"] == len(served.ids("ab"))
+    assert figures["output_tokens"] == 2 * len(served.ids("ab"))
+    per_s = len(served.ids("ab")) / figures["wall_s"]
+    assert figures["output_tokens_per_s"] == pytest.approx(per_s, rel=0.1)
+    assert "1 had been submitted before and were followed to their end (joined)" in shown.err
 
 
 async def test_openais_lines_have_their_results_in_its_form(served: Served, files: Files) -> None:
