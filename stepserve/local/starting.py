@@ -29,7 +29,7 @@ class Starting:
     def goes_on(self) -> None:
         """Call often while it is waited for."""
         if self._clock() - self._said_s >= SAY_AGAIN_S:
-            self._say(f"{self._what} ... ({self._clock() - self._begun_s:.0f} s so far)")
+            self._say(f"still {self._what} ... ({self._clock() - self._begun_s:.0f} s so far)")
 
     def end(self, told: str) -> None:
         """Say that everything is there."""

@@ -69,7 +69,7 @@ class CoreBench(BaseSettings):
     waiting: tuple[int, ...] = Field((0, 1024, 16384), description="waiting sequences, A,B,C")
     num_traced_steps: int = Field(64, ge=1, description="steps whose allocations are traced")
     peer_python: str = Field("", description="a Python that can import vllm; default: no peer")
-    seed: int = Field(0, description="of prompts")
+    seed: int = Field(0, description="seed of prompts")
     out: str = Field("", description="also write the figures to this JSON file")
 
     def run(self) -> int:

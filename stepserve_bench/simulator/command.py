@@ -114,7 +114,7 @@ class Simulate(PlanningSettings):
         "each position in it",
     )
     jobs: int = Field(3_000, ge=1, description="jobs in all")
-    seed: int = Field(0, description="of arrivals and lengths")
+    seed: int = Field(0, description="seed of arrivals and lengths")
     arrivals: ArrivalKind = Field(
         "auto", description="auto: poisson where there is --rate or --load, else all at once"
     )
@@ -135,7 +135,9 @@ class Simulate(PlanningSettings):
         description="what each job asks for at most; 0: exactly its output (1024 in the "
         "experiment computed-twice)",
     )
-    prefix_tokens: int = Field(0, ge=0, description="of a system prompt that all jobs begin with")
+    prefix_tokens: int = Field(
+        0, ge=0, description="tokens of a system prompt that all jobs begin with"
+    )
     tenants: str = Field("", description="who sends what share of the jobs: a=3,b=1")
     urgent_share: float = Field(0.0, ge=0, le=1, description="share of the jobs that is urgent")
     urgent_priority: int = Field(10, ge=-10, le=10, description="the priority of urgent jobs")

@@ -284,7 +284,8 @@ def test_up_says_that_its_port_is_taken(checkpoint: Path) -> None:
         up = start("up", f"--model={checkpoint}", f"--port={port}")
         printed, errors = up.communicate(timeout=30)
     assert (up.returncode, printed) == (1, "")
-    assert errors == f"stepserve: can't serve on 127.0.0.1:{port}: it is in use\n"
+    told = f"can't serve on 127.0.0.1:{port}: it is in use; stop what serves there, or"
+    assert errors == f"stepserve: {told} choose another port\n"
 
 
 @pytest.mark.long  # a worker's own words and a service that dies at its start are tested apart

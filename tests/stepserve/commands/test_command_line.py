@@ -79,6 +79,7 @@ FORMED = {
     "sections": "steps,kernels",
     "limits": "steps=4,8b=90.5",
     "metrics_prefix": "vllm",
+    "otlp_endpoint": "http://a:1",
 }
 
 

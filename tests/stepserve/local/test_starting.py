@@ -20,8 +20,8 @@ def test_what_takes_long_is_said_again(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr()
     assert shown.err.splitlines() == [
         "stepserve: loading m ...",
-        "stepserve: loading m ... (10 s so far)",
-        "stepserve: loading m ... (20 s so far)",
+        "stepserve: still loading m ... (10 s so far)",
+        "stepserve: still loading m ... (20 s so far)",
         "stepserve: starting 1 scheduler ...",
         "stepserve: ready after 25.0 s; try it",
     ]
