@@ -128,12 +128,14 @@ def usage() -> str:
         parts.append("\n".join([f"{heading}:", *rows]))
     return (
         "usage: stepserve COMMAND [options]\n\n"
-        "LLM inference with durable jobs: schedulers plan every step of the workers, which compute\n"
-        "it, and whatever a client was told is in Redis first.\n\n" + "\n\n".join(parts) + "\n\n"
+        "LLM inference with durable jobs: schedulers plan every step of the workers, which\n"
+        "compute it, and whatever a client was told is in Redis first.\n\n"
+        + "\n\n".join(parts)
+        + "\n\n"
         "stepserve COMMAND --help lists a command's options. Each can also be set by an\n"
-        "environment variable: STEPSERVE_MAX_BATCH_SIZE=16 is --max-batch-size 16. --no-NAME takes\n"
-        "a switch back that a variable or a default has set. What vLLM calls --max-num-seqs,\n"
-        "--max-model-len, --max-num-batched-tokens, --served-model-name and\n"
+        "environment variable: STEPSERVE_MAX_BATCH_SIZE=16 is --max-batch-size 16. --no-NAME\n"
+        "takes a switch back that a variable or a default has set. What vLLM calls\n"
+        "--max-num-seqs, --max-model-len, --max-num-batched-tokens, --served-model-name and\n"
         "--gpu-memory-utilization is known by these names, too. --version tells the version."
     )
 
