@@ -105,13 +105,19 @@ class Up(
             with suppress(Stopped):
                 self._start(supervisor, Shared(redis_url, token_file), starting)
                 supervisor.watch(revive_redis)
-            return supervisor.status()
+            starting.stop()
+        # A program that takes any port does with the directory what it likes.
+        is_kept = self.port and not self.redis_address()
+        starting.stopped(self._kept_directory if is_kept else None)
+        return supervisor.status()
 
     def _start(self, supervisor: Supervisor, shared: Shared, starting: Starting) -> None:
         """Start all services and say where they are. Raises Stopped, ServiceFailed."""
         given = ", ".join(f"{model.name} from {model.source}" for model in self._sources)
         each = " each" * (len(self._sources) > 1)
-        starting.begin(f"loading {given} ({_count(self.workers, 'worker')}{each})")
+        names = ", ".join(model.name for model in self._sources)
+        workers_told = f"({_count(self.workers, 'worker')}{each})"
+        starting.begin(f"loading {given} {workers_told}", again=f"loading {names}")
         workers = [supervisor.start(self._worker(i, shared)) for i in range(self._num_workers)]
         addresses = [worker.wait_ready(starting.goes_on)["worker"] for worker in workers]
         starting.begin(f"starting {_count(self.schedulers, 'scheduler')}")
@@ -134,7 +140,8 @@ class Up(
         for child in (*chain.from_iterable(of_roles), *workers):
             if metrics := child.fields.get("metrics"):
                 print(f"also metrics={metrics} of {child.service.name}", flush=True)
-        starting.end(f'try: stepserve generate "Once upon a time" --target {target}')
+        one_of = f" --model {self._sources[0].name}" * (len(self._sources) > 1)
+        starting.end(f'try: stepserve generate "Once upon a time" --target {target}{one_of}')
 
     def _metrics_ports(self) -> range:
         """Return the ports for metrics: of schedulers that serve clients, of others, of workers."""
@@ -183,15 +190,21 @@ class Up(
 
     @contextmanager
     def _directory(self) -> Iterator[Path]:
-        if self.data_dir:
-            yield Path(self.data_dir)
-        elif self.port == 0:
-            # Any port means nobody could find the data again: it goes when we go.
+        if (kept := self._kept_directory) is not None:
+            yield kept
+        else:
             with tempfile.TemporaryDirectory(prefix="stepserve-") as directory:
                 yield Path(directory)
-        else:
-            state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-            yield state / "stepserve" / f"up-{self.port}"
+
+    @property
+    def _kept_directory(self) -> Path | None:
+        """Where the jobs stay; None where any port means that nobody could find them again."""
+        if self.data_dir:
+            return Path(self.data_dir)
+        if self.port == 0:
+            return None
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        return state / "stepserve" / f"up-{self.port}"
 
     def _check(self) -> None:
         """Raise StepserveError for what can be seen to be in the way before anything is started.
