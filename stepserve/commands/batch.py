@@ -88,7 +88,8 @@ class Batch(Targeted, Up):
     def run(self) -> int:
         """Run; return 0 where no line failed, 1 where some did: all have a result then."""
         if bool(self.target) == bool(self.model):
-            raise BatchFailed("give --target of a running service, or --model to start one")
+            told = "--target of a running service, or --model to start one"
+            raise BatchFailed(f"give {told}{', not both' * bool(self.target)}")
         content = read_input(self.input)
         check_output(self.output, self.input)
         digest, lines = parse_lines(content, self._model())

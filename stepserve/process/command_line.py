@@ -139,7 +139,7 @@ def _problems(error: ValidationError | SettingsError) -> str:
         return str(error)
     return "; ".join(
         # What concerns several options at once names them itself.
-        (f"--{'.'.join(map(str, problem['loc'])).replace('_', '-')}: " if problem["loc"] else "")
+        (f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else "")
         + problem["msg"].removeprefix("Value error, ")
         for problem in error.errors(include_url=False, include_input=False)
     )

@@ -199,6 +199,7 @@ def test_what_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> N
             "generate x -n 128",
             "--n: 16 independent outputs at most; for their tokens there is --max-tokens",
         ),
+        ("submit x --stop-token-ids=x", "--stop-token-ids: Input should be a valid integer"),
         ("jobs --limit=x", "--limit: Input should be a valid integer"),
     ],
 )
