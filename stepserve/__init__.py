@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TimedOut,
         Unauthenticated,
         Unavailable,
+        Unreached,
     )
     from stepserve.client.retry import RetryPolicy
     from stepserve.protocol.inference import (
@@ -78,6 +79,7 @@ _HOME = {
     "TokenLogprobs": "stepserve.protocol.step",
     "Unauthenticated": "stepserve.client.errors",
     "Unavailable": "stepserve.client.errors",
+    "Unreached": "stepserve.client.errors",
     "Usage": "stepserve.protocol.inference",
     "WorkerStatus": "stepserve.protocol.worker_status",
     "channel_credentials": "stepserve.tls.client",
@@ -113,6 +115,7 @@ __all__ = [
     "TokenLogprobs",
     "Unauthenticated",
     "Unavailable",
+    "Unreached",
     "Usage",
     "WorkerStatus",
     "__version__",

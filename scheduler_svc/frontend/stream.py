@@ -58,7 +58,7 @@ async def events(
                 continue
             for output, log in zip(live, logs, strict=True):
                 if log is None:
-                    raise NotFound(f"job {job.spec.job_id} is forgotten")
+                    raise NotFound("the job is forgotten: deleted, or ended too long ago")
                 if (event := output.take(log)) is not None:
                     is_last = all(other.has_ended for other in outputs)
                     told = usage_of(job, outputs, log.num_cached) if is_last else None

@@ -82,9 +82,12 @@ def invalid(param: str, problem: str, code: str | None = None) -> ApiError:
     return ApiError(400, f"{param}: {problem}", param=param, code=code)
 
 
-def not_found(what: str) -> ApiError:
-    """Return the error of something that is not here, or not this client's."""
-    return ApiError(404, f"{what} is not known here", code="not_found")
+def not_found(what: str, param: str | None = None) -> ApiError:
+    """Return the error of something that is not here, or not this client's.
+
+    It is told by the name that it was asked by, in the field ``param`` if it was one.
+    """
+    return ApiError(404, f"{what} is not known here", param=param, code="not_found")
 
 
 def api_error(error: Exception, names: Mapping[str, str] | None = None) -> ApiError:

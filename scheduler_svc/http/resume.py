@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.http.call import Call
-from scheduler_svc.http.errors import ApiError
+from scheduler_svc.http.errors import ApiError, not_found
 from scheduler_svc.http.ids import unique_of
+from stepserve.protocol.errors import NotFound
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
@@ -59,7 +60,11 @@ async def resumed(
 ) -> AsyncGenerator[StreamEvent, None]:
     """Stream a job of the caller's own from offsets on; as ``generate`` does, its id first."""
     job_id = job_id_of(model, place.unique)
-    job = await call.jobs.get(job_id)
+    try:
+        job = await call.jobs.get(job_id)
+    except NotFound:
+        what = f"the stream of the Last-Event-ID {call.last_event_id[:100]!r}"
+        raise not_found(what, "last_event_id") from None
     if len(job.outputs) != len(place.num_tokens):
         raise _no_place()
     yield StreamEvent(job_id)

@@ -59,15 +59,22 @@ class EmbeddedRedis:
         self._config = ""
         if self.url:
             return
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _lock(data_dir)
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _lock(data_dir)
+        except OSError as error:
+            problem = f"the jobs can't be kept in {data_dir}: {error.strerror}"
+            raise Unavailable(f"{problem}; --data-dir names another directory") from None
         self._address, self._password, listening = _address(data_dir)
         self.url = _url(self._address, self._password)
         self._config = "\n".join((*listening, *_storage(data_dir, durability), ""))
 
     @classmethod
     def start(cls, data_dir: Path, durability: Durability = "local") -> EmbeddedRedis:
-        """Returns when the server answers. Unavailable where there is none or it won't start."""
+        """Returns when the server answers.
+
+        Unavailable where there is none, it won't start, or it can't keep anything there.
+        """
         server = cls(data_dir.absolute(), durability)
         try:
             server.ensure_running()
@@ -224,7 +231,8 @@ def _lock(data_dir: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                raise Unavailable(f"another Redis is running on the data in {data_dir}") from None
+                told = f"another Redis keeps its jobs in {data_dir}"
+                raise Unavailable(f"{told}: stop it, or choose another --data-dir") from None
             time.sleep(_POLL_S)
         else:
             return descriptor

@@ -97,7 +97,7 @@ class Ending:
             )
             if answer != b"moved":
                 return bool(answer == 1)
-        raise Unavailable(f"job {job_id} changes hands too often to be ended now")
+        raise Unavailable("the job changes hands too often to be ended now")
 
     async def fail(self, job_id: str, problem: str) -> bool:
         """Ends a job with reason "error", and what is wrong with it in one line."""

@@ -96,7 +96,7 @@ class Chaos(BaseSettings):
         "scheduler ends in the same moments",
     )
     lease_ttl_s: float = Field(2.0, ge=0.5, description="as of stepserve scheduler")
-    seed: int = Field(0, description="of faults and jobs")
+    seed: int = Field(0, description="seed of faults and jobs")
     progress: bool = Field(True, description="say each fault on standard error")
     picture: str = Field("", description="draw faults and pauses into this SVG or PNG file")
     out: str = Field("", description="also write the figures to this JSON file")
