@@ -52,6 +52,9 @@ class SamplingOptions(BaseSettings):
     logprobs: int | None = Field(
         None, ge=0, description="log-probabilities of each token and so many others; see --json"
     )
+    prompt_logprobs: int | None = Field(
+        None, ge=0, description="the same of the prompt's tokens, with the first event; see --json"
+    )
     n: Annotated[int | None, Field(ge=1, le=16)] = Field(None, description="independent outputs")
 
     min_tokens: int | None = Field(None, ge=0, description="output tokens before any end")
