@@ -31,6 +31,10 @@ class TokenNames:
             return f"token_id:{token_id}"
         return self._tokenizer.name(token_id)
 
+    def _has_text(self, token_id: int) -> bool:
+        """Whether a text that it is in shows it."""
+        return self._tokenizer is None or token_id in self._tokenizer.text_ids
+
     def entry(self, token_id: int, logprob: float) -> dict[str, Any]:
         """Return a token as chats have it."""
         name = self.name(token_id)
@@ -58,9 +62,9 @@ class TokenNames:
         """Return completions' form; the first token's text begins at ``text_offset``."""
         tokens = [self.name(token_id) for token_id in token_ids]
         offsets = []
-        for token in tokens:
+        for token_id, token in zip(token_ids, tokens, strict=True):
             offsets.append(text_offset)
-            text_offset += len(token)
+            text_offset += len(token) if self._has_text(token_id) else 0
         return {
             "tokens": tokens,
             "token_logprobs": [each and max(each.logprob, _LEAST) for each in logprobs],

@@ -39,7 +39,9 @@ async def answered(served: HttpServed, path: str, body: dict[str, Any], num_jobs
 
 
 def check_echo(served: HttpServed, choice: dict[str, Any], prompt_ids: list[int]) -> None:
-    logprobs, names = choice["logprobs"], [served.card.tokenizer.name(i) for i in prompt_ids]
+    tokenizer = served.card.tokenizer
+    assert tokenizer is not None
+    logprobs, names = choice["logprobs"], [tokenizer.name(i) for i in prompt_ids]
     num_prompt, num_output = len(prompt_ids), len(served.ids("dog"))
     assert logprobs["tokens"][:num_prompt] == names
     assert "".join(logprobs["tokens"][num_prompt:]) == "dog"
@@ -51,7 +53,10 @@ def check_echo(served: HttpServed, choice: dict[str, Any], prompt_ids: list[int]
         {"z": -1 / 16, name: value} for name, value in zip(names[1:], own[1:], strict=True)
     ]
     assert [max(each.values()) for each in top[num_prompt:]] == [-0.5] * num_output
-    starts = [sum(map(len, names[:at])) for at in range(num_prompt)]
+    shown = [
+        name if i in tokenizer.text_ids else "" for i, name in zip(prompt_ids, names, strict=True)
+    ]
+    starts = [sum(map(len, shown[:at])) for at in range(num_prompt)]
     assert logprobs["text_offset"][:num_prompt] == starts
     assert logprobs["text_offset"][num_prompt] == len("Once") == len(choice["text"]) - len("dog")
 

@@ -89,12 +89,11 @@ def test_the_whole_product(
 
 SAMPLINGS: Sequence[Sampling] = (
     GREEDY,
-    Sampling(max_tokens=12, temperature=1.3, seed=7, logprobs=3),
+    Sampling(max_tokens=12, temperature=1.3, seed=7, logprobs=3, prompt_logprobs=2),
     Sampling(max_tokens=12, temperature=0.7, top_p=0.8, top_k=40, seed=2**64 - 1),
     Sampling(max_tokens=12, temperature=1.0, min_p=0.05, repetition_penalty=1.2, seed=9),
     Sampling(max_tokens=12, temperature=0.0, frequency_penalty=0.7, logit_bias=((9, 2.5),)),
     Sampling(max_tokens=12, temperature=2.0, presence_penalty=1.5, top_p=0.99, logprobs=0),
-    Sampling(max_tokens=2, temperature=0.0, logprobs=1, prompt_logprobs=2),
 )
 
 
