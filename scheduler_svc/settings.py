@@ -199,7 +199,7 @@ class FaultSettings(BaseSettings):
     HELP_GROUP: ClassVar[str] = "faults"
 
     lease_ttl_s: float = Field(
-        2.25,
+        2.0,
         ge=0.5,
         description="a scheduler that is silent for so long loses its workers to others",
     )

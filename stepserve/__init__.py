@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from stepserve.protocol.job import Finish
+    from stepserve.protocol.prompt_logprobs import PromptLogprobs
     from stepserve.protocol.sampling import SamplingParams
     from stepserve.protocol.step import TokenLogprobs
     from stepserve.protocol.structured import StructuredOutputs
@@ -69,6 +70,7 @@ _HOME = {
     "OutOfRange": "stepserve.client.errors",
     "Output": "stepserve.client.completion",
     "OutputInfo": "stepserve.protocol.inference",
+    "PromptLogprobs": "stepserve.protocol.prompt_logprobs",
     "Request": "stepserve.protocol.inference",
     "RetryPolicy": "stepserve.client.retry",
     "SamplingParams": "stepserve.protocol.sampling",
@@ -105,6 +107,7 @@ __all__ = [
     "OutOfRange",
     "Output",
     "OutputInfo",
+    "PromptLogprobs",
     "Request",
     "RetryPolicy",
     "SamplingParams",

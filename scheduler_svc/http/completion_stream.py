@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -48,7 +49,11 @@ class CompletionStream:
                 place = places[position]
                 chars = place.num_chars[event.index]
                 is_first = not place.num_tokens[event.index] and not chars
-                choice = form.choice(position, event, chars, is_first=is_first)
+                if is_first and form.scored:
+                    # A long prompt's log-probabilities take long to write.
+                    choice = await asyncio.to_thread(form.choice, position, event, chars, is_first)
+                else:
+                    choice = form.choice(position, event, chars, is_first)
                 place.advance(event)
                 usage.add(position, event)
                 # Of several jobs an id would be as long as all of them.

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from stepserve.protocol.errors import InvalidRequest, StepserveError
 from stepserve.protocol.job import Finish, JobSpec
 from stepserve.protocol.packed import unpack
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.protocol.structured import StructuredOutputs
@@ -25,7 +26,7 @@ from stepserve.protocol.structured import StructuredOutputs
 _STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended", "record")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
 _SAMPLING_FIELDS = frozenset(f.name for f in fields(Sampling))
-_LATER = ("min_tokens", "structured_outputs")
+_LATER = ("min_tokens", "structured_outputs", "prompt_logprobs")
 _DEFAULTS = {f.name: f.default for f in fields(Sampling)}
 _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
 _STRUCTURED_FIELDS = frozenset(f.name for f in fields(StructuredOutputs))
@@ -117,17 +118,45 @@ def _entry(num_top: int) -> struct.Struct:
     return struct.Struct("<f" + "If" * num_top)
 
 
+# Behind a prompt's: of how many tokens they are, and how many likeliest ones each has. Nothing else
+# makes an entry's length odd.
+_PROMPT_END = struct.Struct("<IB")
+
+
 def encode_logprobs(entry: TokenLogprobs) -> bytes:
-    """Little-endian: float32, then for each of the likeliest a u32 and a float32."""
-    return _entry(len(entry.top)).pack(entry.logprob, *chain.from_iterable(entry.top))
+    """Little-endian: float32, then for each of the likeliest a u32 and a float32.
+
+    Where there are the prompt's, these follow as they are packed, then their numbers.
+    """
+    own = _entry(len(entry.top)).pack(entry.logprob, *chain.from_iterable(entry.top))
+    prompt = entry.prompt
+    if prompt is None:
+        return own
+    numbers = _PROMPT_END.pack(len(prompt), prompt.num_top)
+    return own + prompt.logprobs + prompt.top_ids + prompt.top_logprobs + numbers
 
 
 def decode_logprobs(data: bytes) -> TokenLogprobs:
-    count, rest = divmod(len(data) - 4, 8)
+    own, prompt = _without_prompt(data) if len(data) % 4 else (data, None)
+    count, rest = divmod(len(own) - 4, 8)
     if count < 0 or rest:
         raise Corrupt(f"{len(data)} bytes are not a token's log-probabilities")
-    logprob, *flat = _entry(count).unpack(data)
-    return TokenLogprobs(logprob, tuple(zip(flat[::2], flat[1::2], strict=True)))
+    logprob, *flat = _entry(count).unpack(own)
+    return TokenLogprobs(logprob, tuple(zip(flat[::2], flat[1::2], strict=True)), prompt)
+
+
+def _without_prompt(data: bytes) -> tuple[bytes, PromptLogprobs]:
+    end = len(data) - _PROMPT_END.size
+    if end < 0:
+        raise Corrupt(f"{len(data)} bytes are not a token's log-probabilities")
+    num_tokens, num_top = _PROMPT_END.unpack_from(data, end)
+    size = 4 * num_tokens
+    begin = end - size * (1 + 2 * num_top)
+    if begin < 0:
+        raise Corrupt(f"{len(data)} bytes are not the log-probabilities of {num_tokens} tokens")
+    ids = begin + size
+    top = ids + size * num_top
+    return data[:begin], PromptLogprobs(data[begin:ids], data[ids:top], data[top:end])
 
 
 def _load(text: bytes, names: frozenset[str]) -> dict[str, Any]:

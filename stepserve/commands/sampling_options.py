@@ -62,6 +62,9 @@ class SamplingOptions(BaseSettings):
     logprobs: int | None = Field(
         None, ge=0, description="log-probabilities of each token and of so many others, with --json"
     )
+    prompt_logprobs: int | None = Field(
+        None, ge=0, description="the same of the prompt's tokens, with the first event; with --json"
+    )
     n: Annotated[int | None, Field(ge=1)] = Field(
         None,
         description=f"independent outputs, {MAX_OUTPUTS} at most (how long each may be says "

@@ -174,6 +174,23 @@ def test_a_killed_worker_and_a_killed_scheduler_lose_nothing(
         assert served.process.wait(30) == 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["worker_svc", "scheduler_svc"])
+def test_prompts_are_scored_though_a_process_is_killed_meanwhile(
+    checkpoint: Path, victim: str
+) -> None:
+    """By the worker that comes next from the beginning, by one that goes on from where it was."""
+    asked = [OracleJob([*range(1, 201), 7 + i, 9], 4, ignore_eos=True) for i in range(8)]
+    flags: dict[str, Any] = {**FLAGS, "max_step_tokens": 8}
+    with serve(checkpoint, **flags) as served, Client(served.target) as client:
+        job_ids = [client.submit(job.request()) for job in asked]
+        wait_for_tokens(client, job_ids[0], 1)
+        assert num_tokens(client, job_ids[-1]) == 0
+        [process] = children(served.process.pid, victim)
+        os.kill(process, signal.SIGKILL)
+        compare_all(follow(client, job_ids), checkpoint, asked, "float32")
+
+
 @pytest.mark.long  # each kernel's own tests in the interpreter are not
 def test_the_triton_kernels_serve_in_the_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

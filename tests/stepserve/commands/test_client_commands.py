@@ -155,6 +155,7 @@ async def test_every_sampling_option_reaches_the_job(served: Served) -> None:
         "max_tokens": 7, "temperature": 0.5, "top_p": 0.5, "top_k": 9, "min_p": 0.25, "seed": 3,
         "ignore_eos": True, "presence_penalty": 0.5, "frequency_penalty": -0.5,
         "repetition_penalty": 1.5, "logprobs": 2, "n": 2, "min_tokens": 3,
+        "prompt_logprobs": 1,
     }  # fmt: skip
     flags = [flag(name, value) if name != "n" else "-n=2" for name, value in options.items()]
     lists = [
