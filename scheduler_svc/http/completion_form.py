@@ -39,10 +39,12 @@ class CompletionForm:
             "model": self.model,
         }
 
-    def choice(
-        self, position: int, event: StreamEvent, text_offset: int, *, is_first: bool
-    ) -> dict[str, Any]:
-        """Return what an event adds to an output of the prompt at ``position``."""
+    def choice(self, position: int, event: StreamEvent, text_offset: int) -> dict[str, Any]:
+        """Return what an event adds to an output of the prompt at ``position``.
+
+        ``text_offset``: characters of the output's text before it.
+        """
+        is_first = not (event.offset or text_offset)
         echo = self.echoes[position] if self.echoes and is_first else ""
         shown: dict[str, Any] = {
             "index": position * self.num_outputs + event.index,
@@ -67,7 +69,7 @@ def whole(form: CompletionForm, jobs: Sequence[Collected]) -> dict[str, Any]:
     return {
         **form.envelope(jobs[0].job_id),
         "choices": [
-            form.choice(position, _as_event(job.job_id, index, choice), 0, is_first=True)
+            form.choice(position, _as_event(job.job_id, index, choice), 0)
             for position, job in enumerate(jobs)
             for index, choice in enumerate(job.choices)
         ],

@@ -39,16 +39,14 @@ class CompletionStream:
     ) -> AsyncGenerator[bytes, None]:
         form = self._form
         envelope = form.envelope(job_ids[0])
-        places = [Place.start(job_id, form.num_outputs) for job_id in job_ids]
-        if self._place is not None:
-            places = [self._place]
+        positions = {job_id: position for position, job_id in enumerate(job_ids)}
+        places = [self._place or Place.start(job_id, form.num_outputs) for job_id in job_ids]
         async with aclosing(merged(jobs)) as news:
-            async for position, event in news:
+            async for event in news:
                 checked(event)
+                position = positions[event.job_id]
                 place = places[position]
-                chars = place.num_chars[event.index]
-                is_first = not place.num_tokens[event.index] and not chars
-                choice = form.choice(position, event, chars, is_first=is_first)
+                choice = form.choice(position, event, place.num_chars[event.index])
                 place.advance(event)
                 usage.add(position, event)
                 # Of several jobs an id would be as long as all of them.
