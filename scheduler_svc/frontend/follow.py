@@ -63,6 +63,7 @@ class Follower:
         whatever reading this job's logs raises.
         """
         self.requests = requests
+        answer: asyncio.Future[list[OutputLog | None]]
         self._answer = answer = asyncio.get_running_loop().create_future()
         self._hub.ask(self)
         return await answer
