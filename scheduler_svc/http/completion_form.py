@@ -41,10 +41,12 @@ class CompletionForm:
             "model": self.model,
         }
 
-    def choice(
-        self, position: int, event: StreamEvent, text_offset: int, is_first: bool
-    ) -> dict[str, Any]:
-        """Return what an event adds to an output of the prompt at ``position``."""
+    def choice(self, position: int, event: StreamEvent, text_offset: int) -> dict[str, Any]:
+        """Return what an event adds to an output of the prompt at ``position``.
+
+        ``text_offset``: characters of the output's text before it.
+        """
+        is_first = is_beginning(event, text_offset)
         echo = self.echoes[position] if self.echoes else ""
         shown: dict[str, Any] = {
             "index": position * self.num_outputs + event.index,
@@ -64,6 +66,11 @@ class CompletionForm:
         return shown
 
 
+def is_beginning(event: StreamEvent, text_offset: int) -> bool:
+    """Whether nothing of its output came before an event."""
+    return not (event.offset or text_offset)
+
+
 def whole(form: CompletionForm, jobs: Sequence[Collected]) -> dict[str, Any]:
     """Return the answer of all prompts' jobs."""
     usage = NO_USAGE
@@ -72,7 +79,7 @@ def whole(form: CompletionForm, jobs: Sequence[Collected]) -> dict[str, Any]:
     return {
         **form.envelope(jobs[0].job_id),
         "choices": [
-            form.choice(position, _as_event(job.job_id, index, choice), 0, True)
+            form.choice(position, _as_event(job.job_id, index, choice), 0)
             for position, job in enumerate(jobs)
             for index, choice in enumerate(job.choices)
         ],
