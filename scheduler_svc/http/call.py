@@ -44,6 +44,15 @@ class Call:
         """
         return None if self.key else 0.0
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether its client can go on with a stream, which is when events say their places.
+
+        Some clients, `vllm bench serve` among them, take all of an event for its data: who can't
+        come back is told nothing beside it.
+        """
+        return bool(self.key or self.last_event_id)
+
 
 def call_of(request: Request, body: Mapping[str, Any]) -> Call:
     """Return a request as a call. Raises ApiError where a header is wrong."""

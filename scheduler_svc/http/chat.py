@@ -57,7 +57,8 @@ class Chat:
             if place is not None:
                 # From its beginning, since what a text means is told by all that is before it.
                 job = resumed(call, self._front_end.model, place, ())
-            chunks = await ChatStream(self._front_end, asked.form, place).begin(job)
+            stream = ChatStream(self._front_end, asked.form, place, has_ids=call.can_resume)
+            chunks = await stream.begin(job)
             return sse.EventStream(chunks, self._streams)
         except Exception as error:
             raise api_error(error, _names(call.body)) from error

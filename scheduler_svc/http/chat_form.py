@@ -10,6 +10,7 @@ from typing import Any
 from scheduler_svc.http.choice import Collected
 from scheduler_svc.http.ids import CHAT, public_id, unique_of
 from scheduler_svc.http.logprobs import TokenNames
+from scheduler_svc.http.messages import REASONING_NAMES
 from scheduler_svc.http.prompt_form import PromptForm
 from scheduler_svc.http.usage import UsageShown, usage_of
 from scheduler_svc.text.speech import Manner, Piece, Speech
@@ -60,8 +61,8 @@ class ChatForm:
             if piece.kind in ("call", "arguments"):
                 _add_call(delta.setdefault("tool_calls", []), job_id, index, piece)
             else:
-                name = "content" if piece.kind == "content" else "reasoning_content"
-                delta[name] = delta.get(name, "") + piece.text
+                for name in ("content",) if piece.kind == "content" else REASONING_NAMES:
+                    delta[name] = delta.get(name, "") + piece.text
         return delta
 
     def extras(self, event: StreamEvent) -> dict[str, Any]:

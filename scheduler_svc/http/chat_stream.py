@@ -21,13 +21,17 @@ from stepserve.protocol.inference import StreamEvent
 class ChatStream:
     """Makes a chunk of each event. ``place``: what the client has read of it already.
 
-    What was read is taken apart again, as its text was, and not sent.
+    What was read is taken apart again, as its text was, and not sent. ``has_ids``: chunks say
+    their places.
     """
 
-    def __init__(self, front_end: FrontEnd, form: ChatForm, place: Place | None) -> None:
+    def __init__(
+        self, front_end: FrontEnd, form: ChatForm, place: Place | None, *, has_ids: bool
+    ) -> None:
         self._front_end = front_end
         self._form = form
         self._read = place
+        self._has_ids = has_ids
         self._speeches = [Speech(form.manner) for _ in range(form.num_outputs)]
         self._has_role = [False] * form.num_outputs
 
@@ -59,7 +63,7 @@ class ChatStream:
                 if is_first and form.prompt_ids is not None:
                     chunk["prompt_token_ids"] = list(form.prompt_ids)
                 is_first = False
-                data = sse.event(chunk, place.event_id)
+                data = sse.event(chunk, place.event_id if self._has_ids else "")
                 # What is kept for a client that does not read is bounded.
                 del event, fresh, choice, chunk
                 yield data

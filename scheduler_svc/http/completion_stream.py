@@ -17,12 +17,18 @@ from stepserve.protocol.inference import StreamEvent
 
 
 class CompletionStream:
-    """Makes chunks of jobs' events. ``place``: what the client has read of it already."""
+    """Makes chunks of jobs' events. ``place``: what the client has read of it already.
 
-    def __init__(self, front_end: FrontEnd, form: CompletionForm, place: Place | None) -> None:
+    ``has_ids``: they say their places, for one job only: of several it would be as long as all.
+    """
+
+    def __init__(
+        self, front_end: FrontEnd, form: CompletionForm, place: Place | None, *, has_ids: bool
+    ) -> None:
         self._front_end = front_end
         self._form = form
         self._place = place
+        self._has_ids = has_ids
 
     async def begin(
         self, jobs: Sequence[AsyncGenerator[StreamEvent, None]]
@@ -55,8 +61,7 @@ class CompletionStream:
                     choice = form.choice(position, event, chars)
                 place.advance(event)
                 usage.add(position, event)
-                # Of several jobs an id would be as long as all of them.
-                event_id = place.event_id if len(jobs) == 1 else ""
+                event_id = place.event_id if self._has_ids else ""
                 data = sse.event({**envelope, "choices": [choice], **usage.running()}, event_id)
                 del event, choice  # What is kept for a client that does not read is bounded.
                 yield data

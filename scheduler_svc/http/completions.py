@@ -76,7 +76,9 @@ class Completions:
             jobs = self._jobs(call, asked.requests)
         else:
             jobs = [resumed(call, self._front_end.model, place, place.num_tokens)]
-        chunks = await CompletionStream(self._front_end, asked.form, place).begin(jobs)
+        has_ids = call.can_resume and len(jobs) == 1
+        stream = CompletionStream(self._front_end, asked.form, place, has_ids=has_ids)
+        chunks = await stream.begin(jobs)
         return sse.EventStream(chunks, self._streams)
 
     def _jobs(

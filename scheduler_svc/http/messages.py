@@ -13,7 +13,9 @@ from stepserve.protocol.inference import MAX_MESSAGES
 MAX_ROLE_CHARS = 64
 MAX_TOOL_CALLS = 128
 _TEXT_PARTS = ("text", "input_text", "output_text")
-_KEPT = ("name", "tool_call_id", "reasoning_content", "reasoning")
+# DeepSeek's name, which templates know, and vLLM's, which its own clients read.
+REASONING_NAMES = ("reasoning_content", "reasoning")
+_KEPT = ("name", "tool_call_id", *REASONING_NAMES)
 _KNOWN = frozenset(("role", "content", "tool_calls", *_KEPT))
 # OpenAI's system messages are called so with newer models; templates know the older name.
 _ROLES = {"developer": "system"}
@@ -43,6 +45,9 @@ def message_of(message: Any, path: str) -> dict[str, Any]:
     for key in _KEPT:
         if message.get(key) is not None:
             found[key] = text(message, key)
+    for name, other in (REASONING_NAMES, REASONING_NAMES[::-1]):
+        if found.get(other):
+            found.setdefault(name, found[other])
     if message.get("tool_calls"):
         calls = array(message, "tool_calls", MAX_TOOL_CALLS)
         found["tool_calls"] = [

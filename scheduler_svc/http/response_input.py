@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scheduler_svc.http.errors import invalid
-from scheduler_svc.http.messages import called, content_of, message_of
+from scheduler_svc.http.messages import REASONING_NAMES, called, content_of, message_of
 from scheduler_svc.http.values import array, text, wrong_type
 from stepserve.protocol.inference import MAX_MESSAGES
 
@@ -54,7 +54,8 @@ def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], path: str) -> 
             call_id = text(item, "call_id")
             messages.append({"role": "tool", "tool_call_id": call_id, "content": content})
         case "reasoning":
-            _answer(messages)["reasoning_content"] = _reasoning(item, path)
+            told = _reasoning(item, path)
+            _answer(messages).update(dict.fromkeys(REASONING_NAMES, told))
         case kind:
             problem = f"items of type {kind[:50]!r} are not supported here"
             raise invalid(f"{path}.type", problem, "unsupported_parameter")

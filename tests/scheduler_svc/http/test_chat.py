@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from scheduler_svc.frontend import live_card
+from scheduler_svc.http.messages import REASONING_NAMES, message_of
 from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.step import TokenLogprobs
@@ -69,7 +70,7 @@ async def test_openais_client_reads_an_answer(qwen: HttpServed) -> None:
         answer = await asked
         for choice in answer.choices:
             assert choice.message.content == "a dog"
-            assert choice.message.model_extra == {"reasoning_content": "hmm"}
+            assert choice.message.model_extra == dict.fromkeys(REASONING_NAMES, "hmm")
             assert choice.finish_reason == "stop"
 
 
@@ -152,6 +153,15 @@ async def test_what_the_template_reads_reaches_it(qwen: HttpServed) -> None:
     await qwen.say("thought</think>said")
     message = (await asked).json()["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "said", "refusal": None}
+
+
+@pytest.mark.parametrize("name", REASONING_NAMES)
+def test_thoughts_come_back_under_either_name(name: str) -> None:
+    """A template knows one of them, whichever the client took them from."""
+    message = message_of({"role": "assistant", "content": "said", name: "thought"}, "messages[0]")
+    assert {key: message[key] for key in REASONING_NAMES} == dict.fromkeys(
+        REASONING_NAMES, "thought"
+    )
 
 
 async def test_logprobs_are_of_every_token_also_in_a_stream(qwen: HttpServed) -> None:
