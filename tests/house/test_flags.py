@@ -15,15 +15,18 @@ from tests.stepserve.commands.test_command_line import settings_class
 
 # A changelog tells of what was there then.
 DOCUMENTS = [p for p in repository_files() if p.suffix == ".md" and p.name != "CHANGELOG.md"]
-FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*)")
+FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9_-]*)")
 VARIABLE = re.compile(r"\bSTEPSERVE_([A-Z][A-Z0-9_]*)\b")
 COMMAND = re.compile(
     rf"\bstepserve ({'|'.join(sorted(COMMANDS, key=len, reverse=True))})\b([^`\n|;#]*)"
 )
-# Of other programs: docker, kubectl, helm, mypy, redis-check-aof, pip; and everybody's.
+# Lines that start other programs, whose many flags are theirs.
+OTHER_PROGRAM = re.compile(r"^ *(vllm|guidellm|lm_eval) .*$", re.MULTILINE)
+# Of other programs: docker, kubectl, helm, mypy, redis-check-aof, pip, vllm, lm_eval; everybody's.
 OTHERS = {
-    "build-arg", "dry-run", "extra-index-url", "fix", "from-env-file", "from-file", "help",
-    "install", "namespace", "replicas", "strict", "values", "version",
+    "apply_chat_template", "build-arg", "dry-run", "endpoint", "extra-index-url", "fix",
+    "from-env-file", "from-file", "help", "install", "namespace", "replicas", "strict", "tokenizer",
+    "values", "version",
 }  # fmt: skip
 # What Kubernetes would set, which is told as no setting of ours.
 OTHER_VARIABLES = {"WORKER_PORT"}
@@ -48,7 +51,7 @@ EVERY = set().union(*map(flags_of, COMMANDS))
 
 def unknown(text: str) -> list[str]:
     """Return what nobody knows of the flags and variables in a text, or not their command."""
-    text = text.replace("\\\n", " ")
+    text = OTHER_PROGRAM.sub("", text.replace("\\\n", " "))
     strange = [f"--{flag}" for flag in FLAG.findall(text) if flag not in EVERY | OTHERS]
     for name, rest in COMMAND.findall(text):
         known = flags_of(name)
