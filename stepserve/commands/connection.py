@@ -21,7 +21,7 @@ from stepserve.protocol.errors import StepserveError, Unauthenticated, first_lin
 
 DEFAULT_TARGET = "localhost:50051"
 # A person waits for it.
-REACH_TIMEOUT_S = 1.4
+REACH_TIMEOUT_S = 1.2
 # Where nothing listens: one that is started again at this moment will be found.
 REFUSED_TIMEOUT_S = 0.5
 SAY_AFTER_S = 1.0
@@ -106,6 +106,8 @@ class Targeted(ClientAccess):
 
 def _listens(target: str) -> bool:
     """Whether something takes connections at HOST:PORT, whatever it speaks."""
+    if "," in target:
+        return False  # several: no one of them stands for all
     host, _, port = target.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENS_TIMEOUT_S).close()

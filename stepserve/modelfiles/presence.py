@@ -20,11 +20,11 @@ def check_source(source: str) -> None:
     What a hub has is not asked, and no weights are read.
     """
     directory = Path(source).expanduser()
-    if not directory.is_dir():
-        check_hub_id(source)
-        return
     config = directory / "config.json"
     try:
+        if not directory.is_dir():
+            check_hub_id(source)
+            return
         if not config.exists():
             raise CheckpointError(f"{directory} is no checkpoint: it has no config.json")
         check_supported(config, read_json(config))

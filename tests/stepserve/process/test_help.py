@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
+from contextlib import redirect_stdout
+from functools import cache
 
 import pytest
 
@@ -24,10 +27,16 @@ def entries(text: str) -> dict[str, str]:
     return {re.split(r"[ ,]", entry)[0]: entry for entry in whole}
 
 
+@cache
+def help_of(name: str) -> str:
+    with redirect_stdout(io.StringIO()) as shown:
+        assert exit_status(*name.split(), "--help") == 0
+    return shown.getvalue()
+
+
 @pytest.fixture(params=COMMANDS)
-def shown(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> str:
-    assert exit_status(*request.param.split(), "--help") == 0
-    return capsys.readouterr().out
+def shown(request: pytest.FixtureRequest) -> str:
+    return help_of(request.param)
 
 
 def test_no_type_of_ours_is_shown(shown: str) -> None:
@@ -60,12 +69,9 @@ def test_a_switch_is_shown_as_what_it_changes(shown: str) -> None:
             assert "(default: on)" in entry, entry
 
 
-def test_other_names_are_shown_where_people_know_them(capsys: pytest.CaptureFixture[str]) -> None:
-    exit_status("jobs", "--help")
-    jobs = entries(capsys.readouterr().out)
-    assert {"--json", "--all", "--model"} <= jobs.keys()
-    exit_status("generate", "--help")
-    assert entries(capsys.readouterr().out)["-n"].startswith("-n, --n N independent outputs, 16")
+def test_other_names_are_shown_where_people_know_them() -> None:
+    assert {"--json", "--all", "--model"} <= entries(help_of("jobs")).keys()
+    assert entries(help_of("generate"))["-n"].startswith("-n, --n N independent outputs, 16")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
