@@ -47,7 +47,7 @@ def score(model: Model, hidden: Tensor, rows: Sequence[Row]) -> Logprobs:
     parts = [
         logprobs_reference(model.logits(states), targets.long(), most, vocabulary)
         for states, targets in zip(
-            hidden.split(MAX_AT_ONCE), token_ids.split(MAX_AT_ONCE), strict=True
+            torch.split(hidden, MAX_AT_ONCE), torch.split(token_ids, MAX_AT_ONCE), strict=True
         )
     ]
     return Logprobs(*map(torch.cat, zip(*parts, strict=True)))
@@ -56,7 +56,7 @@ def score(model: Model, hidden: Tensor, rows: Sequence[Row]) -> Logprobs:
 def scores_of(found: Logprobs, rows: Sequence[Row]) -> list[PromptLogprobs]:
     """Each row's part of what lies in the host's memory."""
     counts = [row.num_scored for row in rows]
-    parts = [part.split(counts) for part in found]
+    parts = [torch.split(part, counts) for part in found]
     return [
         _packed(row.resident.sampling.prompt_logprobs, *part)
         for row, *part in zip(rows, *parts, strict=True)
