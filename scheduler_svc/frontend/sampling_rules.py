@@ -82,10 +82,11 @@ def _within(limits: Range, path: str, number: float) -> float:
 def _logprobs(numbers: Mapping[str, Any], num_prompt_tokens: int) -> int:
     """Return ``logprobs``: the prompt's come with those of the first output token."""
     logprobs, of_prompt = int(numbers["logprobs"]), int(numbers["prompt_logprobs"])
-    if num_prompt_tokens * (1 + of_prompt) > MAX_PROMPT_LOGPROBS:
+    num_tokens = num_prompt_tokens * int(numbers["n"])
+    if num_tokens * (1 + of_prompt) > MAX_PROMPT_LOGPROBS:
         problem = (
-            f"{of_prompt} likeliest and its own of each of {num_prompt_tokens} tokens are more than"
-            f" {MAX_PROMPT_LOGPROBS} log-probabilities"
+            f"its own and {of_prompt} likeliest of each of {num_tokens} tokens, of each output's"
+            f" prompt, are more than {MAX_PROMPT_LOGPROBS} log-probabilities"
         )
         raise InvalidRequest("sampling.prompt_logprobs", problem)
     return max(logprobs, 0) if of_prompt >= 0 else logprobs

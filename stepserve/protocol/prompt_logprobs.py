@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stepserve.protocol.packed import check_length, pack, pack_floats, unpack, unpack_floats
 
-# Of one prompt: a megabyte as they travel.
+# Of one job, whose outputs have the prompt's each: a megabyte as they are kept.
 MAX_PROMPT_LOGPROBS = 2**17
 
 

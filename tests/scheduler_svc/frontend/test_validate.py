@@ -185,6 +185,8 @@ def test_a_prompts_log_probabilities_are_bounded(
     with pytest.raises(InvalidRequest, match="more than 131072") as caught:
         resolve_sampling(asked, roomy, most + 1)
     assert caught.value.field == "sampling.prompt_logprobs"
+    with pytest.raises(InvalidRequest, match="of each output's prompt"):
+        resolve_sampling(replace(asked, n=2), roomy, most // 2 + 1)
     more = replace(asked, logprobs=3)
     assert resolve_sampling(more, roomy, most).logprobs == 3
 
