@@ -10,6 +10,7 @@ from typing import Protocol
 from stepserve.client.completion import Completion
 from stepserve.client.errors import CallFailed
 from stepserve.client.json_forms import event_json
+from stepserve.process.stopping import unbroken
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.inference import StreamEvent, Usage
 from stepserve.protocol.job import Finish
@@ -83,7 +84,8 @@ def show(events: Iterable[StreamEvent], view: View, options: str) -> int:
     try:
         for event in events:
             job_id = event.job_id
-            view.show(event)
+            with unbroken():  # What is shown has to be counted: it would be shown again.
+                view.show(event)
             failed = failed or event.finish_reason == "error"
     except (KeyboardInterrupt, Unavailable, CallFailed):
         if job_id:
