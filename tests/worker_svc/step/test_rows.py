@@ -195,7 +195,9 @@ def changed(name: str) -> Sampling:
 
 # What forbids tokens is no part of the record: see ``test_masks``.
 MASKED = {"min_tokens", "structured_outputs"}
-SENT = {each.name for each in fields(Sampling)} - {"stop", "ignore_eos", "n"} - MASKED
+# Nor is what a prompt is scored by, whose tokens are the host's to say: see ``test_prompt_scores``.
+SCORED = {"prompt_logprobs"}
+SENT = {each.name for each in fields(Sampling)} - {"stop", "ignore_eos", "n"} - MASKED - SCORED
 
 
 def row_bytes(sampling: Sampling) -> tuple[bytes, bytes, bytes]:
