@@ -69,7 +69,7 @@ buf: $(BUF) ## Check the protos by buf's rules, against what is committed too; n
 promtool: $(FETCHED) $(PROMTOOL) ## Check the alerts by Prometheus' own tool; needs apt-get, for Debian's package of it.
 	PATH="$(abspath $(dir $(PROMTOOL))):$$PATH" $(BIN)/python -m pytest -p no:xdist -k promtool tests/k8s/test_monitoring.py
 
-images: $(FETCHED) $(IMAGE_TOOLS) ## Build the scheduler's image and run it, as root; needs apt-get, for Debian's buildah, runc and debootstrap.
+images: $(FETCHED) $(IMAGE_TOOLS) ## Build the images and run them, as root; needs apt-get, for Debian's buildah, runc and debootstrap.
 	$(BIN)/python -m pytest -p no:xdist -s -m long $(PYTEST_ARGS) tests/k8s/images
 
 bench: setup ## Run the benchmarks; the last line is a JSON object with the figures.

@@ -37,11 +37,15 @@ class PlanningSettings(BaseSettings):
         description="which waiting job goes first: the one that came first; the highest of "
         "waiting, priority and nearness of its end, weighted; or tenants by their weights",
     )
-    wait_weight: float = Field(1.0, gt=0, description="priority policy: of a second of waiting")
-    remaining_weight: float = Field(
-        0.5, ge=0, description="priority policy: of 1 / the expected number of tokens"
+    wait_weight: float = Field(
+        1.0, gt=0, description="priority policy: weight of a second of waiting"
     )
-    priority_weight: float = Field(2.0, ge=0, description="priority policy: of a priority's point")
+    remaining_weight: float = Field(
+        0.5, ge=0, description="priority policy: weight of 1 / the expected number of tokens"
+    )
+    priority_weight: float = Field(
+        2.0, ge=0, description="priority policy: weight of one point of a job's priority"
+    )
     tenant_weights: str = Field(
         "", description="fair policy: TENANT=WEIGHT[,TENANT=WEIGHT]; 1 where not named"
     )
@@ -51,7 +55,10 @@ class PlanningSettings(BaseSettings):
         "waits; without it nobody is let in for whom there might be no blocks later",
     )
     preemption_margin_s: float = Field(
-        10.0, ge=0, description="priority policy: how much more urgent, in seconds of waiting"
+        10.0,
+        ge=0,
+        description="priority policy: by how much, in seconds of waiting, a job has to be more "
+        "urgent than one that runs to take its place",
     )
     prefix_caching: bool = Field(
         True, description="do not compute again what a block of the same tenant holds"
@@ -146,7 +153,12 @@ class ApiSettings(AccessSettings):
         description="tokens that come within so long are one event of a stream; an output's "
         "first token and its end are sent at once; 0: every token is",
     )
-    disconnect_grace_s: float = Field(5.0, ge=0, description="before cancel_on_disconnect acts")
+    disconnect_grace_s: float = Field(
+        5.0,
+        ge=0,
+        description="how long a client that asked for cancel_on_disconnect may be away before its "
+        "job is cancelled",
+    )
     generation_config: Literal["auto", "none"] = Field(
         "auto",
         description="auto: what a request leaves open is as the model's generation_config.json "
@@ -162,7 +174,55 @@ class ApiSettings(AccessSettings):
     reflection: bool = Field(True, description="serve gRPC reflection")
 
 
-class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSettings, TracingSettings):
+class QueueSettings(BaseSettings):
+    """How much is kept in Redis, and for how long."""
+
+    model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "jobs that are kept"
+
+    max_queued_jobs: int = Field(
+        10_000, ge=1, description="jobs of a model that wait at most; then submits are refused"
+    )
+    retention_s: float = Field(86_400, gt=0, description="how long an ended job can be read")
+    max_ended_jobs: int = Field(
+        100_000, ge=0, description="ended jobs kept at most; the oldest go first"
+    )
+    max_ended_bytes: int = Field(
+        2**30, ge=0, description="memory of Redis that ended jobs take at most; see docs/redis.md"
+    )
+
+
+class FaultSettings(BaseSettings):
+    """When a process is taken for dead."""
+
+    model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "faults"
+
+    lease_ttl_s: float = Field(
+        2.0,
+        ge=0.5,
+        description="a scheduler that is silent for so long loses its workers to others",
+    )
+    step_timeout_s: float = Field(
+        60.0, gt=0, le=86_400, description="a worker whose step takes longer is dead, whatever step"
+    )
+    min_step_timeout_s: float = Field(
+        2.0,
+        gt=0,
+        description="a worker whose step takes longer than this, and 10 times longer than "
+        "the steps before it tell, is dead",
+    )
+
+
+class SchedulerSettings(
+    LaneSettings,
+    ApiSettings,
+    QueueSettings,
+    FaultSettings,
+    RedisSettings,
+    MetricsSettings,
+    TracingSettings,
+):
     """Take jobs over gRPC, keep them in Redis, and plan every step of the workers."""
 
     model: ModelList = Field(
@@ -199,26 +259,6 @@ class SchedulerSettings(LaneSettings, ApiSettings, RedisSettings, MetricsSetting
     durability: Durability = Field(
         "local", description="what a job survives: killed processes, a host's crash, a failover"
     )
-    max_queued_jobs: int = Field(10_000, ge=1, description="queued jobs at most, then refusal")
-    retention_s: float = Field(86_400, gt=0, description="how long an ended job can be read")
-    max_ended_jobs: int = Field(
-        100_000, ge=0, description="ended jobs kept at most; the oldest go first"
-    )
-    max_ended_bytes: int = Field(
-        2**30, ge=0, description="memory of Redis that ended jobs take at most; see docs/redis.md"
-    )
-    lease_ttl_s: float = Field(
-        2.25, ge=0.5, description="a silent scheduler loses its workers then"
-    )
-    step_timeout_s: float = Field(
-        60.0, gt=0, le=86_400, description="a worker whose step takes longer is dead, whatever step"
-    )
-    min_step_timeout_s: float = Field(
-        2.0,
-        gt=0,
-        description="a worker whose step takes longer than this, and 10 times longer than "
-        "the steps before it tell, is dead",
-    )
     wait_for_worker: bool = Field(False, description="say ready only once a worker is driven")
 
     @field_validator("workers")
@@ -253,5 +293,5 @@ def _weights(text: str) -> dict[str, float]:
         try:
             weights[tenant] = float(weight)
         except ValueError:
-            raise ValueError(f"tenant_weights: {item!r} is not TENANT=WEIGHT") from None
+            raise ValueError(f"--tenant-weights: {item!r} is not TENANT=WEIGHT") from None
     return weights

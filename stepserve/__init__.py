@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TimedOut,
         Unauthenticated,
         Unavailable,
+        Unreached,
     )
     from stepserve.client.retry import RetryPolicy
     from stepserve.protocol.inference import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from stepserve.protocol.job import Finish
+    from stepserve.protocol.prompt_logprobs import PromptLogprobs
     from stepserve.protocol.sampling import SamplingParams
     from stepserve.protocol.step import TokenLogprobs
     from stepserve.protocol.structured import StructuredOutputs
@@ -68,6 +70,7 @@ _HOME = {
     "OutOfRange": "stepserve.client.errors",
     "Output": "stepserve.client.completion",
     "OutputInfo": "stepserve.protocol.inference",
+    "PromptLogprobs": "stepserve.protocol.prompt_logprobs",
     "Request": "stepserve.protocol.inference",
     "RetryPolicy": "stepserve.client.retry",
     "SamplingParams": "stepserve.protocol.sampling",
@@ -78,6 +81,7 @@ _HOME = {
     "TokenLogprobs": "stepserve.protocol.step",
     "Unauthenticated": "stepserve.client.errors",
     "Unavailable": "stepserve.client.errors",
+    "Unreached": "stepserve.client.errors",
     "Usage": "stepserve.protocol.inference",
     "WorkerStatus": "stepserve.protocol.worker_status",
     "channel_credentials": "stepserve.tls.client",
@@ -103,6 +107,7 @@ __all__ = [
     "OutOfRange",
     "Output",
     "OutputInfo",
+    "PromptLogprobs",
     "Request",
     "RetryPolicy",
     "SamplingParams",
@@ -113,6 +118,7 @@ __all__ = [
     "TokenLogprobs",
     "Unauthenticated",
     "Unavailable",
+    "Unreached",
     "Usage",
     "WorkerStatus",
     "__version__",

@@ -20,32 +20,44 @@ from stepserve.protocol.errors import StepserveError
 # name: (where its class is, what it does). Imported only when it is called, so that a
 # client needs neither redis nor torch.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "up": ("stepserve.commands.up:Up", "Redis, scheduler and worker on this machine"),
-    "scheduler": ("stepserve.commands.services:Scheduler", "one scheduler"),
-    "worker": ("stepserve.commands.services:Worker", "one worker"),
+    "up": ("stepserve.commands.up:Up", "serve a model on this machine: Redis, scheduler, worker"),
+    "scheduler": (
+        "stepserve.commands.services:Scheduler",
+        "run one scheduler: takes jobs, plans workers' steps",
+    ),
+    "worker": (
+        "stepserve.commands.services:Worker",
+        "run one worker: has the model on its device, computes",
+    ),
     "generate": ("stepserve.commands.generate:Generate", "stream the continuation of a prompt"),
     "chat": ("stepserve.commands.chat:Chat", "talk to the model in the terminal"),
-    "submit": ("stepserve.commands.jobs:Submit", "store a job, print its id"),
+    "submit": ("stepserve.commands.jobs:Submit", "store a job and print its id; it runs by itself"),
     "attach": ("stepserve.commands.jobs:Attach", "stream a job's output, from any offset"),
     "get": ("stepserve.commands.jobs:Get", "wait for a job's end, print its whole output"),
     "jobs": ("stepserve.commands.jobs:Jobs", "list jobs, newest first"),
     "workers": ("stepserve.commands.workers:Workers", "list workers, and who drives each"),
     "cancel": ("stepserve.commands.jobs:Cancel", "end a job"),
     "delete": ("stepserve.commands.jobs:Delete", "forget a job and its output"),
-    "batch": ("stepserve.commands.batch:Batch", "run a file of jobs, resumable"),
+    "batch": ("stepserve.commands.batch:Batch", "run a file of jobs; resumable"),
     "keys add": ("stepserve.commands.keys:KeysAdd", "make an API key, print it this once"),
-    "keys list": ("stepserve.commands.keys:KeysList", "whose keys there are, what they may"),
-    "keys remove": ("stepserve.commands.keys:KeysRemove", "let a key be good no more"),
+    "keys list": (
+        "stepserve.commands.keys:KeysList",
+        "list API keys: whose they are, what they may",
+    ),
+    "keys remove": ("stepserve.commands.keys:KeysRemove", "revoke an API key"),
     "bench": (
         "stepserve_bench.compare.command:Bench",
-        "measure against transformers' static batches",
+        "stepserve beside transformers' static batches",
     ),
-    "bench static": ("stepserve_bench.compare.command:Bench", "the same"),
+    "bench static": ("stepserve_bench.compare.command:Bench", "the same as bench"),
     "bench batching": (
         "stepserve_bench.batching.command:BatchingBench",
-        "static, continuous, selective batches",
+        "static, continuous and selective batches",
     ),
-    "bench policies": ("stepserve_bench.policies.command:PolicyBench", "what each policy promises"),
+    "bench policies": (
+        "stepserve_bench.policies.command:PolicyBench",
+        "what each policy promises, measured",
+    ),
     "bench core": (
         "stepserve_bench.core.command:CoreBench",
         "what one decision of the scheduler costs",
@@ -97,18 +109,39 @@ class Command(Protocol):
     def run(self) -> int: ...
 
 
+# Under which heading a command stands, by its first word.
+HEADINGS = {
+    "serve": ("up", "scheduler", "worker"),
+    "ask a service that runs (--target, by default localhost:50051)": (
+        "generate", "chat", "submit", "attach", "get", "jobs", "cancel", "delete", "workers",
+        "batch",
+    ),
+    "API keys": ("keys",),
+    "measure, break, replay": ("bench", "chaos", "simulate", "replay"),
+}  # fmt: skip
+
+
 def usage() -> str:
-    rows = "\n".join(f"  {name:<14} {purpose}" for name, (_, purpose) in COMMANDS.items())
+    parts = []
+    for heading, words in HEADINGS.items():
+        rows = [f"  {name:<15} {COMMANDS[name][1]}" for name in _of(words)]
+        parts.append("\n".join([f"{heading}:", *rows]))
     return (
         "usage: stepserve COMMAND [options]\n\n"
-        "LLM inference with durable jobs: schedulers plan every forward iteration,\n"
-        "workers execute it, and what a client was told is in Redis first.\n\n"
-        f"commands:\n{rows}\n\n"
+        "LLM inference with durable jobs: schedulers plan every step of the workers, which\n"
+        "compute it, and whatever a client was told is in Redis first.\n\n"
+        + "\n\n".join(parts)
+        + "\n\n"
         "stepserve COMMAND --help lists a command's options. Each can also be set by an\n"
-        "environment variable: STEPSERVE_MAX_BATCH_SIZE=16 is --max-batch-size 16. What vLLM\n"
-        "calls --max-num-seqs, --max-model-len, --max-num-batched-tokens, --served-model-name\n"
-        "and --gpu-memory-utilization is known by these names, too."
+        "environment variable: STEPSERVE_MAX_BATCH_SIZE=16 is --max-batch-size 16. --no-NAME\n"
+        "takes a switch back that a variable or a default has set. What vLLM calls\n"
+        "--max-num-seqs, --max-model-len, --max-num-batched-tokens, --served-model-name and\n"
+        "--gpu-memory-utilization is known by these names, too. --version tells the version."
     )
+
+
+def _of(words: Sequence[str]) -> list[str]:
+    return [name for word in words for name in COMMANDS if name.split()[0] == word]
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -159,6 +192,9 @@ def main() -> int:
     print_any_character()
     argv = sys.argv[1:]
     name = argv[0] if argv else ""
+    if name not in EXTRAS:
+        # gRPC's own log, of a client: what goes wrong is said in words of ours.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         with needs_extra(EXTRAS.get(name, ""), name):
             return parse(argv).run()

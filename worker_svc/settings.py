@@ -101,7 +101,10 @@ class WorkerSettings(FleetSettings, InsecureSettings, MetricsSettings):
         "command with the same settings; default: 1, or what a LeaderWorkerSet says",
     )
     node_rank: int | None = Field(
-        None, ge=0, description="which of the --nodes this is; 0 serves gRPC"
+        None,
+        ge=0,
+        description="which of the --nodes this is, from 0, which serves gRPC; default: what a "
+        "LeaderWorkerSet says",
     )
     rendezvous: str = Field(
         "", description="HOST:PORT of node 0 where the processes of all --nodes meet"

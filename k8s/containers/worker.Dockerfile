@@ -20,6 +20,7 @@ FROM $BASE
 # Triton compiles a launcher for each kernel when it first meets it.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/stepserve /opt/stepserve
 # The demo model, which k8s/overlays/dev serves.

@@ -185,7 +185,7 @@ class Planner:
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """Blocks that hold its beginning; its last token is always computed."""
-        if not self._config.prefix_caching:
+        if not self._config.prefix_caching or sequence.scores_prompt:
             return []
         size = self._config.block_size
         return self._pool.match(sequence.keys_of((sequence.num_tokens - 1) // size, size))

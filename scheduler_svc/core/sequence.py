@@ -92,6 +92,11 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def scores_prompt(self) -> bool:
+        """Whether its prompt's log-probabilities are still to come: all of it is to be computed."""
+        return self.sampling.prompt_logprobs >= 0 and not self.num_outputs
+
+    @property
     def num_pending(self) -> int:
         return self.num_tokens - self.num_computed
 

@@ -45,6 +45,8 @@ class Absence:
         # Words reach Redis in the order in which they were meant: a job that was left a moment ago
         # would be followed again by a word that was on its way.
         self._words = asyncio.Lock()
+        # Whose streams began while a word was on its way: all of them are the next one.
+        self._untold: set[str] = set()
         self._trouble = Trouble(log, "others are not told what is followed here")
 
     @property
@@ -117,12 +119,16 @@ class Absence:
 
     async def _tell(self, job_id: str | None = None) -> None:
         """Say that the job is followed here, or what is, where none is named."""
-        if job_id is not None and job_id not in self._watched:
-            return
+        if job_id is not None:
+            if job_id not in self._watched:
+                return
+            self._untold.add(job_id)
         with contextlib.suppress(Unavailable):
             async with self._words:
+                news = set(self._untold)
                 followed = self._num_streams.keys() & self._watched
-                await self._presence.follow(list(followed) if job_id is None else [job_id])
+                await self._presence.follow(list(followed if job_id is None else followed & news))
+                self._untold -= news
 
     def _left(self, job_id: str, cut_off: bool, grace_s: float) -> None:
         if not cut_off:

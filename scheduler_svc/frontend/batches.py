@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from time import time
 from typing import Any
 from uuid import uuid4
 
+from pydantic import ConfigDict, with_config
+
 from scheduler_svc.frontend.files import DEFAULT_TTL_S
-from scheduler_svc.queue import JobQueue, Shelved
+from scheduler_svc.queue import JobQueue
 from stepserve.protocol.errors import Exhausted, NotFound, Unavailable
 
 WINDOW_S = 86_400
@@ -21,6 +22,7 @@ _OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 _MAX_ATTEMPTS = 20
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class Batch:
     """How a batch stands. ``times`` are when it came to each state, seconds since the epoch.
@@ -63,7 +65,7 @@ class Batches:
     """
 
     def __init__(self, queue: JobQueue) -> None:
-        self._shelf = queue.shelf("batch")
+        self._shelf = queue.shelf("batch", Batch)
         self._who = uuid4().hex
         # Of the open ones that were seen last.
         self._tenants: Mapping[str, str] = {}
@@ -86,23 +88,23 @@ class Batches:
         found = await self._shelf.get(batch_id)
         if found is None:
             return None
-        completed, failed = await self._shelf.counts(batch_id)
-        return replace(_batch(found), completed=completed, failed=failed)
+        [batch] = await self._counted([found.record])
+        return batch
 
     async def all(self, tenant: str) -> list[Batch]:
         """Return the tenant's batches, newest first."""
-        batches = map(_batch, await self._shelf.all())
-        return [batch for batch in batches if batch.tenant == tenant]
+        batches = [found.record for found in await self._shelf.all()]
+        return await self._counted([batch for batch in batches if batch.tenant == tenant])
 
     async def open_ids(self) -> set[str]:
         """Return the batches for which something is to be done."""
         return await self._shelf.open_ids()
 
     async def tenants(self, batch_ids: Set[str]) -> Mapping[str, str]:
-        """Return whose these batches are, of those that are there; "" where that can't be read."""
+        """Return whose these batches are, of those that are there and can be read."""
         known = {i: tenant for i, tenant in self._tenants.items() if i in batch_ids}
         found = await self._shelf.some(sorted(batch_ids - known.keys()))
-        self._tenants = {**known, **{each.record_id: _tenant_of(each) for each in found}}
+        self._tenants = {**known, **{each.record_id: each.record.tenant for each in found}}
         return self._tenants
 
     async def change(self, batch_id: str, change: Callable[[Batch], Batch]) -> Batch | None:
@@ -114,8 +116,8 @@ class Batches:
             found = await self._shelf.get(batch_id)
             if found is None:
                 return None
-            batch = change(_batch(found))
-            if batch == _batch(found) or await self._put(batch, found.version):
+            batch = change(found.record)
+            if batch == found.record or await self._put(batch, found.version):
                 return await self.look(batch_id)
         raise Unavailable(f"batch {batch_id} is changed by too many at once")
 
@@ -135,10 +137,17 @@ class Batches:
         """Return what came of lines."""
         return await self._shelf.lines(batch_id, numbers)
 
+    async def _counted(self, batches: Sequence[Batch]) -> list[Batch]:
+        counts = await self._shelf.counts([batch.batch_id for batch in batches])
+        return [
+            replace(batch, completed=completed, failed=failed)
+            for batch, (completed, failed) in zip(batches, counts, strict=True)
+        ]
+
     async def _put(self, batch: Batch, version: int) -> bool:
         return await self._shelf.put(
             batch.batch_id,
-            json.dumps(asdict(batch)),
+            batch,
             version=version,
             is_open=batch.is_open,
             ttl_s=DEFAULT_TTL_S,
@@ -160,15 +169,3 @@ def new_batch(
         metadata=metadata,
         key_id=key_id,
     )
-
-
-def _batch(shelved: Shelved) -> Batch:
-    return Batch(**json.loads(shelved.record))
-
-
-def _tenant_of(shelved: Shelved) -> str:
-    """Whoever works on one that is broken finds that out: it keeps no other from its turn."""
-    try:
-        return _batch(shelved).tenant
-    except (TypeError, ValueError):
-        return ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from time import time
 from uuid import uuid4
 
-from scheduler_svc.queue import JobQueue, Shelved
+from pydantic import ConfigDict, with_config
+
+from scheduler_svc.queue import JobQueue
 from stepserve.protocol.errors import Exhausted, NotFound
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -20,6 +21,7 @@ CHUNK_BYTES = 256 * 1024
 _RETRY_AFTER_MS = 60_000
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class File:
     """A file without its content. Times are seconds since the epoch."""
@@ -40,11 +42,11 @@ class Files:
     """
 
     def __init__(self, queue: JobQueue) -> None:
-        self._shelf = queue.shelf("file")
+        self._shelf = queue.shelf("file", File)
 
     async def check_room(self, size_bytes: int) -> None:
         """Raise Exhausted where there is none for so much more."""
-        files = list(map(_file, await self._shelf.all()))
+        files = [found.record for found in await self._shelf.all()]
         if len(files) >= MAX_FILES:
             raise Exhausted(f"there are {MAX_FILES} files already", _RETRY_AFTER_MS)
         if sum(file.size_bytes for file in files) + size_bytes > MAX_FILES_BYTES:
@@ -58,21 +60,20 @@ class Files:
         async for chunk in content:
             await self._shelf.append(file.file_id, size, chunk, ttl_s)
             size += len(chunk)
-        kept = File(**{**asdict(file), "size_bytes": size})
-        record = json.dumps(asdict(kept))
-        await self._shelf.put(file.file_id, record, ttl_s=ttl_s)
+        kept = replace(file, size_bytes=size)
+        await self._shelf.put(file.file_id, kept, ttl_s=ttl_s)
         return kept
 
     async def get(self, file_id: str, tenant: str) -> File:
         """Return a file of the tenant's."""
         found = await self._shelf.get(file_id)
-        if found is None or (file := _file(found)).tenant != tenant:
+        if found is None or found.record.tenant != tenant:
             raise NotFound(f"file {file_id[:100]!r} is not known here")
-        return file
+        return found.record
 
     async def all(self, tenant: str) -> list[File]:
         """Return the tenant's files, newest first."""
-        files = map(_file, await self._shelf.all())
+        files = [found.record for found in await self._shelf.all()]
         return [file for file in files if file.tenant == tenant]
 
     async def content(self, file: File) -> AsyncIterator[bytes]:
@@ -97,7 +98,3 @@ def new_file(tenant: str, name: str, purpose: str, ttl_s: int, file_id: str = ""
     now = int(time())
     given = file_id or f"file-{uuid4().hex}"
     return File(given, tenant, name, purpose, 0, now, now + ttl_s)
-
-
-def _file(shelved: Shelved) -> File:
-    return File(**json.loads(shelved.record))

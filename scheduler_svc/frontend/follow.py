@@ -37,13 +37,13 @@ class Follower:
     def __init__(self, hub: FollowHub, job_id: str) -> None:
         self._hub = hub
         self.job_id = job_id
-        self.requests: tuple[LogRequest, ...] = ()
+        self.requests: Sequence[LogRequest] = ()
         self._answer: asyncio.Future[list[OutputLog | None]] | None = None
         # Whether there may be more in the logs than was shown, and whether that can wait.
         self.may_have_news = True
         self.is_urgent = True
-        # Whether an output that it follows has shown nothing yet.
-        self.is_starting = False
+        # Whether an output that it follows may have shown nothing yet.
+        self.is_starting = True
 
     @property
     def is_waiting(self) -> bool:
@@ -62,18 +62,29 @@ class Follower:
         for an unknown job. Raises Unavailable when Redis has been away for too long, and
         whatever reading this job's logs raises.
         """
-        self.requests = tuple(requests)
-        self._answer = asyncio.get_running_loop().create_future()
+        self.requests = requests
+        answer: asyncio.Future[list[OutputLog | None]]
+        self._answer = answer = asyncio.get_running_loop().create_future()
         self._hub.ask(self)
-        return await self._answer
+        return await answer
 
     def tell(self, outputs: list[OutputLog | None]) -> None:
         """Answer, if that is waited for and there is anything new."""
-        if self.is_waiting and any(map(_is_news, self.requests, outputs)):
-            if any(map(_has_more, self.requests, outputs)):
-                self.call(is_urgent=True)
-            assert self._answer is not None
-            self._answer.set_result(outputs)
+        answer, is_news = self._answer, False
+        if answer is None or answer.done():
+            return
+        for request, output in zip(self.requests, outputs, strict=True):
+            if output is None:
+                is_news = True
+            elif output.token_ids:
+                is_news = True
+                # As long as was asked for: there may be more.
+                if len(output.token_ids) >= request.max_tokens:
+                    self.call(is_urgent=True)
+            elif output.finish is not None or output.num_restarts != request.num_restarts:
+                is_news = True
+        if is_news:
+            answer.set_result(outputs)
 
     def refuse(self, error: Exception) -> None:
         """Answer with an error, if an answer is waited for."""
@@ -104,10 +115,11 @@ class FollowHub:
         """Let a follower of the job in for the time of the block."""
         follower = Follower(self, job_id)
         self._followers[job_id].add(follower)
+        self._starting[job_id] += 1
         try:
             yield follower
         finally:
-            self._note_start(follower, False)
+            self._note_start(follower)
             self._followers[job_id].discard(follower)
             if not self._followers[job_id]:
                 self._due.discard(job_id)
@@ -117,7 +129,8 @@ class FollowHub:
         """Answer it once there is news. Raises RuntimeError where the hub has failed."""
         if self._failure is not None:
             raise RuntimeError("the log reader has failed") from self._failure
-        self._note_start(follower, any(request.offset == 0 for request in follower.requests))
+        if follower.is_starting and all(request.offset for request in follower.requests):
+            self._note_start(follower)
         if follower.may_have_news:
             self._call({follower.job_id}, follower.is_urgent or follower.is_starting)
 
@@ -161,10 +174,11 @@ class FollowHub:
         if self._due.add(job_ids, at_once):
             self._called.set()
 
-    def _note_start(self, follower: Follower, is_starting: bool) -> None:
-        if is_starting != follower.is_starting:
-            follower.is_starting = is_starting
-            self._starting[follower.job_id] += 1 if is_starting else -1
+    def _note_start(self, follower: Follower) -> None:
+        """Note that it has shown something of each output, or leaves."""
+        if follower.is_starting:
+            follower.is_starting = False
+            self._starting[follower.job_id] -= 1
             if not self._starting[follower.job_id]:
                 del self._starting[follower.job_id]
 
@@ -211,7 +225,7 @@ class FollowHub:
             # What is called for from here on, this read may have missed.
             follower.may_have_news = follower.is_urgent = False
         try:
-            logs = iter(await self._queue.read(requests))
+            logs = await self._queue.read(requests)
         except Unavailable as error:
             await self._bear(followers, error)
             return
@@ -219,8 +233,11 @@ class FollowHub:
             await self._narrow(followers, error)
             return
         self._away_since_s = None
+        first = 0
         for follower in followers:
-            follower.tell([next(logs) for _ in follower.requests])
+            last = first + len(follower.requests)
+            follower.tell(logs[first:last])
+            first = last
 
     async def _narrow(self, followers: Sequence[Follower], error: Exception) -> None:
         """Find the logs that can't be read, by halves: they are nobody else's trouble."""
@@ -242,14 +259,3 @@ class FollowHub:
             return
         for follower in followers:
             follower.refuse(Unavailable(str(error)))
-
-
-def _is_news(request: LogRequest, output: OutputLog | None) -> bool:
-    if output is None or output.finish is not None or output.token_ids:
-        return True
-    return output.num_restarts != request.num_restarts
-
-
-def _has_more(request: LogRequest, output: OutputLog | None) -> bool:
-    """Whether the answer is as long as was asked for."""
-    return output is not None and len(output.token_ids) >= request.max_tokens

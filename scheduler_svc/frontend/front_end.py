@@ -20,6 +20,7 @@ from scheduler_svc.frontend.live import LiveView
 from scheduler_svc.frontend.live_card import LiveCard
 from scheduler_svc.frontend.live_state import job_told
 from scheduler_svc.frontend.redis_watch import RedisWatch
+from scheduler_svc.frontend.repeats import Repeats
 from scheduler_svc.frontend.texts import Texts
 from scheduler_svc.frontend.trouble import Trouble
 from scheduler_svc.frontend.validate import MAX_JOB_ID_CHARS, check_deadline, not_known, resolve
@@ -36,7 +37,6 @@ from scheduler_svc.spans.client_spans import taking, traced_stream
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import Exhausted, Forbidden, InvalidRequest, Unavailable
 from stepserve.protocol.inference import JobInfo, ModelInfo, Request, StreamEvent
-from stepserve.protocol.inference_fit import fitting
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.request_digest import request_digest
 from stepserve.protocol.sampling import SamplingParams
@@ -87,6 +87,7 @@ class FrontEnd:
         self._hub = FollowHub(queue, settings.stream_window_ms / 1e3)
         self._watch = RedisWatch(queue)
         self._grammars = Grammars()
+        self._repeats = Repeats(queue, card.name)
         self._trouble = Trouble(log, "the api cannot say how it stands")
         self.absence = Absence(queue, settings.disconnect_grace_s)
         self.texts = Texts(self._live_card)
@@ -149,9 +150,12 @@ class FrontEnd:
         self._watch.check()
         try:
             await self._resolved(request, account)
-        except _REFUSALS:
-            if not await self._stored_for(request):
-                raise
+        except _REFUSALS as error:
+            await self._repeats.first(request, account, error)
+
+    async def is_stored(self, request: Request, account: Account | None = None) -> bool:
+        """Whether a submit would find its job, by an idempotency key."""
+        return bool(await self._repeats.job_of(request, account))
 
     async def submit(
         self, request: Request, edge: str = "", account: Account | None = None
@@ -289,13 +293,14 @@ class FrontEnd:
         self._watch.check()
         try:
             spec, needed_s = await self._resolved(request, account)
-        except _REFUSALS:
-            if job_id := await self._stored_for(request):
-                return Submitted(job_id, existed=True)
-            raise
+        except _REFUSALS as error:
+            return await self._repeats.first(request, account, error)
         watched = is_streamed and spec.cancel_on_disconnect
         spec = replace(spec, cancel_on_disconnect=watched, trace=trace)
-        return await self._store(spec, needed_s, request, edge, account)
+        try:
+            return await self._store(spec, needed_s, request, edge, account)
+        except InvalidRequest as error:
+            return await self._repeats.first(request, account, error)
 
     async def _resolved(self, request: Request, account: Account | None) -> tuple[JobSpec, float]:
         """Return the job, and how long it takes at least. Raises what is wrong with it."""
@@ -305,15 +310,6 @@ class FrontEnd:
             spec = replace(spec, priority=account.priority(spec.priority))
         await self._grammars.check(spec.sampling.structured_outputs, spec.tenant)
         return spec, await self._needed_s(spec)
-
-    async def _stored_for(self, request: Request) -> str:
-        """Return the job of a request that was accepted before; empty where there is none."""
-        try:
-            asked = fitting(request)
-            digest = request_digest(asked, self.model)
-        except InvalidRequest:
-            return ""  # What does not fit its fields was never accepted.
-        return await self._queue.stored_for(asked.tenant, asked.idempotency_key, digest)
 
     async def _needed_s(self, spec: JobSpec) -> float:
         """Return how long it takes at least, 0 where that is not known.

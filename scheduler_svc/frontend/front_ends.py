@@ -75,11 +75,11 @@ class FrontEnds:
         return self._by_slug.get(job_id.rpartition("~")[0], self._first)
 
     async def find(self, unique: str, tenant: str | None = None) -> str:
-        """Return the id of the job with this UUID, whichever model it is of; maybe of none.
+        """Return the id of the job with this UUID, whichever model it is of; "" where none has it.
 
         Raises Unavailable where none has it and one can't be asked.
         """
-        job_id, away = "", None
+        away = None
         for job_id in (job_id_of(model, unique) for model in self._by_name):
             try:
                 return (await self.get(job_id, tenant)).job_id
@@ -89,7 +89,7 @@ class FrontEnds:
                 away = error  # of this model alone: another one may have it
         if away is not None:
             raise away
-        return job_id
+        return ""
 
     @property
     def readiness(self) -> Readiness:
@@ -117,6 +117,9 @@ class FrontEnds:
 
     async def check(self, request: Request, account: Account | None = None) -> None:
         await self.of(request.model).check(request, account)
+
+    async def is_stored(self, request: Request, account: Account | None = None) -> bool:
+        return await self.of(request.model).is_stored(request, account)
 
     async def submit(
         self, request: Request, edge: str = "", account: Account | None = None

@@ -26,7 +26,7 @@ class LiveCard:
     def __init__(self, queue: JobQueue, card: ModelCard) -> None:
         self._queue = queue
         self._card = card
-        self._live = card
+        self._live = self._widest = card
         self._step_s = 0.0
         self._known_at_s = float("-inf")
         self._asking = asyncio.Lock()
@@ -41,6 +41,14 @@ class LiveCard:
                 self._known_at_s = clock()
             return self._live
 
+    async def widest(self) -> ModelCard:
+        """Return it with the largest limit that any worker was seen to have, or its files say.
+
+        A request that is repeated may be of a time when that held: it is read all the same.
+        """
+        await self.get()
+        return self._widest
+
     @property
     def step_s(self) -> float:
         """How long a step takes on the fastest worker; 0 while that of any is not known."""
@@ -50,4 +58,6 @@ class LiveCard:
         infos = [worker.info for worker in workers]
         limits = [int(info["max_context"]) for info in infos if "max_context" in info]
         self._live = replace(self._card, max_context=min(limits, default=self._card.max_context))
+        widest = max(self._widest.max_context, *limits, self._card.max_context)
+        self._widest = replace(self._card, max_context=widest)
         self._step_s = min((worker.step_us for worker in workers), default=0) / 1e6

@@ -60,16 +60,17 @@ class OutputStream:
         if output.num_restarts != self._num_restarts and self.num_tokens:
             raise BegunAnew("the job was begun anew on another model: attach again from offset 0")
         self._num_restarts = output.num_restarts
-        skipped = min(len(output.token_ids), max(0, self._start - self.num_tokens))
-        if skipped:
-            self._text_of(output.token_ids[:skipped])
-            self.num_tokens += skipped
-        if output.finish is not None and self.num_tokens < self._start:
-            problem = f"the output has ended with {self.num_tokens} tokens"
-            raise OutOfRange("offset", problem)
-        if skipped == len(output.token_ids) and output.finish is None:
+        token_ids, logprobs, finish = output.token_ids, output.logprobs, output.finish
+        if (num_hidden := self._start - self.num_tokens) > 0:
+            self._text_of(token_ids[:num_hidden])
+            self.num_tokens += len(token_ids[:num_hidden])
+            token_ids, logprobs = token_ids[num_hidden:], logprobs[num_hidden:]
+            if finish is not None and self.num_tokens < self._start:
+                problem = f"the output has ended with {self.num_tokens} tokens"
+                raise OutOfRange("offset", problem)
+        if not token_ids and finish is None:
             return None
-        return self._event(output.token_ids[skipped:], output.logprobs[skipped:], output.finish)
+        return self._event(token_ids, logprobs, finish)
 
     def _event(
         self,
@@ -87,6 +88,8 @@ class OutputStream:
 
     def _text_of(self, token_ids: Sequence[int]) -> str:
         """Return what the next tokens complete of the text that is shown."""
-        early = token_ids[: max(0, self._num_early - self.num_tokens)]
-        text = self._guard.skip(self._detokenizer.feed(early)) if early else ""
-        return text + self._guard.feed(self._detokenizer.feed(token_ids[len(early) :]))
+        num_early = self._num_early - self.num_tokens
+        if num_early <= 0:
+            return self._guard.feed(self._detokenizer.feed(token_ids))
+        text = self._guard.skip(self._detokenizer.feed(token_ids[:num_early]))
+        return text + self._guard.feed(self._detokenizer.feed(token_ids[num_early:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
@@ -36,18 +37,30 @@ class OwnJobs:
         """The name of the caller's key, "" without one."""
         return self.caller.key.key_id if self.caller.key is not None else ""
 
-    async def check(self, request: Request) -> None:
-        """See ``FrontEnd.check``. Raises Forbidden."""
-        await self._front_ends.check(self.caller.signed(request), self.account)
+    async def check_all(self, field: str, requests: Sequence[Request]) -> None:
+        """Raise what is wrong with any of the requests that ``field`` asks for; see ``check``.
 
-    def check_number(self, field: str, num_jobs: int) -> None:
-        """Raise InvalidRequest where what ``field`` asks for can't go on at once, ever."""
+        InvalidRequest where they can't go on at once, ever. Those that were accepted before are
+        there, whatever would be accepted by now.
+        """
+        front_ends, account = self._front_ends, self.account
+        signed = [self.caller.signed(request) for request in requests]
+        if len(signed) > self._most_at_once:
+            known = [await front_ends.is_stored(request, account) for request in signed]
+            if (num_new := known.count(False)) > self._most_at_once:
+                raise InvalidRequest(
+                    field,
+                    f"asks for {num_new} jobs, {self._most_at_once} at once are possible with "
+                    "this API key",
+                )
+        for request in signed:
+            await front_ends.check(request, account)
+
+    @property
+    def _most_at_once(self) -> float:
         quota = self.caller.quota
         bounds = (quota.max_jobs, quota.requests_per_minute) if quota is not None else ()
-        most = min(filter(None, bounds), default=num_jobs)
-        if num_jobs > most:
-            problem = f"asks for {num_jobs} jobs, {most} at once are possible with this API key"
-            raise InvalidRequest(field, problem)
+        return min(filter(None, bounds), default=math.inf)
 
     async def submit(self, request: Request, edge: str = "") -> Submitted:
         """See ``FrontEnd.submit``. Raises Forbidden, QuotaExceeded."""

@@ -9,6 +9,8 @@ from stepserve.protocol.errors import Exhausted, Unavailable
 
 INTERVAL_S = 1.0
 AWAY_INTERVAL_S = 0.2
+# Who sweeps in this process asks as often how full it is, and has asked for us.
+LOOK_AGE_S = 1.5
 # Who does not answer a question within so long is slow: a job would be stored after seconds,
 # or not at all, and clients would wait for each other.
 SLOW_S = 1.0
@@ -46,7 +48,8 @@ class RedisWatch:
         """Ask once."""
         try:
             async with asyncio.timeout(SLOW_S):
-                share = (await self._queue.memory()).share
+                await self._queue.ping()
+                share = (await self._queue.memory(LOOK_AGE_S)).share
         except TimeoutError:
             self._num_slow += 1
         except Unavailable as error:

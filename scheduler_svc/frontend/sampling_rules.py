@@ -10,6 +10,7 @@ from typing import Any
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.packed import float32
+from stepserve.protocol.prompt_logprobs import MAX_PROMPT_LOGPROBS
 from stepserve.protocol.sampling import (
     BIAS_RANGE,
     DEFAULTS,
@@ -36,6 +37,7 @@ def resolve_sampling(asked: SamplingParams, card: ModelCard, num_prompt_tokens: 
         max_tokens = _max_tokens(asked.max_tokens, room)
     asked = _with_defaults(asked, card.sampling_defaults)
     numbers: dict[str, Any] = {name: _number(name, getattr(asked, name)) for name in RANGES}
+    numbers["logprobs"] = _logprobs(numbers, num_prompt_tokens)
     top_k = asked.top_k or 0
     stop_token_ids = _stop_token_ids(asked, card)
     return Sampling(
@@ -75,6 +77,19 @@ def _within(limits: Range, path: str, number: float) -> float:
     if problem := limits.problem(number):
         raise InvalidRequest(path, problem)
     return number
+
+
+def _logprobs(numbers: Mapping[str, Any], num_prompt_tokens: int) -> int:
+    """Return ``logprobs``: the prompt's come with those of the first output token."""
+    logprobs, of_prompt = int(numbers["logprobs"]), int(numbers["prompt_logprobs"])
+    num_tokens = num_prompt_tokens * int(numbers["n"])
+    if num_tokens * (1 + of_prompt) > MAX_PROMPT_LOGPROBS:
+        problem = (
+            f"its own and {of_prompt} likeliest of each of {num_tokens} tokens, of each output's"
+            f" prompt, are more than {MAX_PROMPT_LOGPROBS} log-probabilities"
+        )
+        raise InvalidRequest("sampling.prompt_logprobs", problem)
+    return max(logprobs, 0) if of_prompt >= 0 else logprobs
 
 
 def _with_defaults(asked: SamplingParams, defaults: SamplingParams) -> SamplingParams:

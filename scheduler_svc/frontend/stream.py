@@ -50,19 +50,24 @@ async def events(
     """
     spec = replace(job.spec, prompt_token_ids=prompt_ids)
     outputs = [OutputStream(spec, index, offset, tokenizer) for index, offset in enumerate(offsets)]
+    live = list(outputs)
     del spec, prompt_ids
     with hub.follow(job.spec.job_id) as follower:
-        while live := [output for output in outputs if not output.has_ended]:
+        while live:
             logs = await follower.news([output.request() for output in live])
             if None in logs and await hub.may_come_back(follower):
                 continue
-            for output, log in zip(live, logs, strict=True):
+            for output, log in zip(tuple(live), logs, strict=True):
                 if log is None:
-                    raise NotFound(f"job {job.spec.job_id} is forgotten")
-                if (event := output.take(log)) is not None:
-                    is_last = all(other.has_ended for other in outputs)
-                    told = usage_of(job, outputs, log.num_cached) if is_last else None
-                    yield replace(event, usage=told) if is_last else event
+                    raise NotFound("the job is forgotten: deleted, or ended too long ago")
+                event = output.take(log)
+                if output.has_ended:
+                    live.remove(output)
+                    if not live:
+                        assert event is not None
+                        event = replace(event, usage=usage_of(job, outputs, log.num_cached))
+                if event is not None:
+                    yield event
 
 
 def usage_of(

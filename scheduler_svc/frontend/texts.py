@@ -38,7 +38,8 @@ class Rendered:
 class Texts:
     """What the served model's tokenizer and chat template make of texts.
 
-    Methods raise InvalidRequest where the model has none, or can't hold what they are given.
+    Methods raise InvalidRequest where the model has none, or could never hold what they are given:
+    whether its workers can now is judged where a job is made of it.
     """
 
     def __init__(self, live_card: LiveCard) -> None:
@@ -46,7 +47,7 @@ class Texts:
 
     async def render(self, conversation: Conversation) -> Rendered:
         """Return the prompt of a conversation, up to where its answer begins."""
-        card = await self._live_card.get()
+        card = await self._live_card.widest()
         tokenizer = _tokenizer(card, "messages")
         if card.chat_template is None:
             raise InvalidRequest("messages", f"{card.chat_problem}; send a prompt")
@@ -66,8 +67,8 @@ class Texts:
         return "" if template is None else template.source
 
     async def ids(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Return a text's token ids, no more than fit into a context."""
-        card = await self._live_card.get()
+        """Return a text's token ids, no more than ever fit into a context."""
+        card = await self._live_card.widest()
         return await self._fitting_ids("prompt", text, card, add_special_tokens)
 
     async def text(self, token_ids: Sequence[int], path: str = "tokens") -> str:

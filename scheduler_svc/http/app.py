@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scheduler_svc.frontend.front_ends import FrontEnds
@@ -44,13 +43,14 @@ class Endpoint:
     Who asks comes through the ``door`` first; where there is none, whoever it is.
     """
 
-    def __init__(self, handler: Handler, path: str, door: Door | None) -> None:
+    def __init__(self, handler: Handler, path: str, door: Door | None, meter: HttpMeter) -> None:
         self._handler = handler
         self._path = path
+        self._meter = meter
         self.door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        meter, method = _meter_of(scope), scope["method"]
+        meter, method = self._meter, scope["method"]
         begun_s, status = meter.clock(), CLIENT_LEFT
         meter.num_open += 1
         try:
@@ -70,6 +70,33 @@ class Endpoint:
             return await self._handler(request)
         except Exception as error:
             return api_error(error).response()
+
+
+class Routes:
+    """The routes as a server runs them; what none of them takes is refused as all errors are.
+
+    Nothing else is around them: a stream's events would go through it one by one.
+    """
+
+    def __init__(self, routes: Sequence[Route], meter: HttpMeter) -> None:
+        self._router = Router(routes)
+        self._meter = meter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # The router raises what it refuses where there is one.
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            await self._refused(scope, error)(scope, receive, send)
+
+    def _refused(self, scope: Scope, error: HTTPException) -> Answer:
+        """An unknown path, or another method."""
+        what = f"{scope['method']} {Request(scope).url.path[:200]}"
+        message = f"{what} is not served here" if error.status_code in (404, 405) else error.detail
+        told = ApiError(error.status_code, message, code="unknown_url")
+        told.headers = dict(error.headers or {})
+        self._meter.refused(error.status_code)
+        return told.response()
 
 
 class App:
@@ -103,12 +130,7 @@ class App:
 
     def asgi(self) -> ASGIApp:
         """Return it as a server runs it."""
-        app = Starlette(
-            routes=self.routes(),
-            exception_handlers={HTTPException: _http_error, Exception: _bug},
-        )
-        app.state.meter = self._meter
-        return app
+        return Routes(self.routes(), self._meter)
 
     def routes(self) -> list[Route]:
         """Return all of them. Only those at the end are open to who shows no key."""
@@ -130,16 +152,22 @@ class App:
             route("POST", "/detokenize", detokenize),
             route("GET", "/version", self._version),
             route("GET", "/openapi.json", self._openapi),
-            _open("GET", "/", self._page.index),
-            _open("GET", "/ui/{name}", self._page.file),
-            _open("GET", "/health", self._health),
-            _open("GET", "/ready", self._ready),
-            _open("GET", "/live", self._live),
-            _open("GET", "/ping", self._live),
+            self._open("GET", "/", self._page.index),
+            self._open("GET", "/ui/{name}", self._page.file),
+            self._open("GET", "/health", self._health),
+            self._open("GET", "/ready", self._ready),
+            self._open("GET", "/live", self._live),
+            self._open("GET", "/ping", self._live),
         ]
 
     def _route(self, method: str, path: str, handler: Handler) -> Route:
-        return Route(path, endpoint=Endpoint(handler, path, self._door), methods=[method])
+        endpoint = Endpoint(handler, path, self._door, self._meter)
+        return Route(path, endpoint=endpoint, methods=[method])
+
+    def _open(self, method: str, path: str, handler: Handler) -> Route:
+        """Return a route for probes and browsers: it tells how the process is, and no jobs."""
+        endpoint = Endpoint(handler, path, None, self._meter)
+        return Route(path, endpoint=endpoint, methods=[method])
 
     def _batch_routes(self) -> list[Route]:
         files, batches, route = self._files, self._batches, self._route
@@ -235,16 +263,6 @@ class App:
         return json_response({"version": own_version()})
 
 
-def _open(method: str, path: str, handler: Handler) -> Route:
-    """Return a route for probes and browsers: it tells how the process is, and nothing of jobs."""
-    return Route(path, endpoint=Endpoint(handler, path, None), methods=[method])
-
-
-def _meter_of(scope: Scope) -> HttpMeter:
-    meter: HttpMeter = scope["app"].state.meter
-    return meter
-
-
 def _named(answer: Callable[[str, str], Awaitable[Any]]) -> Handler:
     """Return what answers for one of something, of the caller's own."""
 
@@ -274,19 +292,3 @@ def _listed(answer: Callable[[Mapping[str, str], str], Awaitable[Any]]) -> Handl
 
 def _state(is_well: bool) -> Response:
     return Response(status_code=200 if is_well else 503)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router refuses: an unknown path, or another method."""
-    assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path[:200]}"
-    message = f"{what} is not served here" if error.status_code in (404, 405) else error.detail
-    told = ApiError(error.status_code, message, code="unknown_url")
-    told.headers = dict(error.headers or {})
-    _meter_of(request.scope).refused(error.status_code)
-    return told.response()
-
-
-async def _bug(_request: Request, error: Exception) -> Response:
-    await asyncio.sleep(0)
-    return api_error(error).response()

@@ -7,10 +7,11 @@ from typing import Any
 
 from scheduler_svc.frontend.batches import Batch, Batches, new_batch
 from scheduler_svc.frontend.files import Files
-from scheduler_svc.http.errors import ApiError, api_error, invalid
+from scheduler_svc.http.errors import ApiError, invalid, not_found
 from scheduler_svc.http.page import page_of
 from scheduler_svc.http.response_shown import metadata_of
 from scheduler_svc.http.values import text
+from stepserve.protocol.errors import NotFound
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 WINDOW = "24h"
@@ -41,9 +42,9 @@ class BatchRoutes:
             raise invalid("completion_window", f"must be {WINDOW!r}")
         file_id = text(body, "input_file_id")
         try:
-            await self._files.get(file_id, tenant)
-        except Exception as error:
-            raise api_error(error) from error
+            await self._files.get(file_id[:100], tenant)
+        except NotFound:
+            raise not_found(f"file {file_id[:100]!r}", "input_file_id") from None
         batch = new_batch(tenant, endpoint, file_id, metadata_of(body), key_id)
         await self._batches.keep(batch)
         return shown(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from scheduler_svc.http.errors import api_error, invalid, json_response
 from scheduler_svc.http.logprobs import TokenNames
 from scheduler_svc.http.messages import messages_of
 from scheduler_svc.http.parameters import CHAT, check
+from scheduler_svc.http.prompt_form import PromptForm, num_listed
 from scheduler_svc.http.resume import place_of, resumed
 from scheduler_svc.http.sampling import priority_of, sampling_of
 from scheduler_svc.http.structure import answer_of, names_of_structure
@@ -66,6 +68,9 @@ class Chat:
         try:
             asked = await self._asked(call)
             [job] = await collect_all([self._job(call, asked)], asked.form.num_outputs)
+            if asked.form.scored is not None:
+                # A long prompt's take long to write.
+                return await asyncio.to_thread(whole, asked.form, job)
             return whole(asked.form, job)
         except Exception as error:
             raise api_error(error, _names(call.body)) from error
@@ -81,11 +86,15 @@ class Chat:
         texts = self._front_end.texts
         rendered = await texts.render(Conversation(messages_of(body), tools, options_of(body)))
         rendered = await self._with_special_tokens(body, rendered)
+        names = TokenNames(await texts.tokens())
         form = ChatForm(
             model=self._front_end.model,
             num_outputs=integer(body, "n", 1, MAX_OUTPUTS) or 1,
             manner=manner_of(await texts.chat_template_source(), rendered.text, names_of(tools)),
-            names=TokenNames(await texts.tokens()) if logprobs is not None else None,
+            names=names if logprobs is not None else None,
+            scored=None
+            if num_listed(body) is None
+            else PromptForm(names, rendered.token_ids, is_listed=True),
             prompt_ids=rendered.token_ids if boolean(body, "return_token_ids") else None,
             usage=UsageShown.of(body),
             shows_reasoning=boolean(body, "include_reasoning", default=True),
@@ -96,6 +105,7 @@ class Chat:
             body.get(_max_tokens_name(body)),
             logprobs,
             answer_of(body, form.manner, tools),
+            num_listed(body),
         )
         return Asked(self._request(call, rendered, sampling), form)
 

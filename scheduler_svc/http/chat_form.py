@@ -11,6 +11,7 @@ from scheduler_svc.http.choice import Collected
 from scheduler_svc.http.ids import CHAT, public_id, unique_of
 from scheduler_svc.http.logprobs import TokenNames
 from scheduler_svc.http.messages import REASONING_NAMES
+from scheduler_svc.http.prompt_form import PromptForm
 from scheduler_svc.http.usage import UsageShown, usage_of
 from scheduler_svc.text.speech import Manner, Piece, Speech
 from stepserve.protocol.inference import StreamEvent
@@ -21,7 +22,7 @@ class ChatForm:
     """What an answer holds.
 
     ``names`` write tokens where log-probabilities are shown, ``prompt_ids`` are the prompt's
-    where ids are shown (None: they are not).
+    where ids are shown, ``scored`` its tokens where theirs are (None: they are not).
     """
 
     model: str
@@ -29,6 +30,7 @@ class ChatForm:
     manner: Manner
     names: TokenNames | None = None
     prompt_ids: Sequence[int] | None = None
+    scored: PromptForm | None = None
     usage: UsageShown = field(default_factory=UsageShown)
     shows_reasoning: bool = True
     one_call: bool = False
@@ -84,6 +86,8 @@ def whole(form: ChatForm, job: Collected) -> dict[str, Any]:
     answer: dict[str, Any] = {**form.envelope(job.job_id, "chat.completion"), "choices": []}
     if form.prompt_ids is not None:
         answer["prompt_token_ids"] = list(form.prompt_ids)
+    if form.scored is not None:
+        form.scored.show(answer, job.choices[0].logprobs)
     for index, choice in enumerate(job.choices):
         speech = Speech(form.manner)
         pieces = [*speech.feed(choice.text), *speech.finish()]

@@ -10,6 +10,7 @@ from typing import Any
 from scheduler_svc.http.choice import Choice, Collected
 from scheduler_svc.http.ids import COMPLETION, public_id
 from scheduler_svc.http.logprobs import TokenNames
+from scheduler_svc.http.prompt_form import PromptForm
 from scheduler_svc.http.usage import NO_USAGE, UsageShown, added, usage_of
 from stepserve.protocol.inference import StreamEvent
 
@@ -19,7 +20,7 @@ class CompletionForm:
     """What an answer holds: ``echoes`` and ``prompts`` where a prompt's text or ids are shown.
 
     Each prompt has ``num_outputs`` choices, and ``names`` write their tokens where their
-    log-probabilities are shown.
+    log-probabilities are shown; ``scored`` are the prompts where theirs are.
     """
 
     model: str
@@ -27,6 +28,7 @@ class CompletionForm:
     echoes: Sequence[str] = ()
     names: TokenNames | None = None
     prompts: Sequence[Sequence[int]] = ()
+    scored: Sequence[PromptForm] = ()
     usage: UsageShown = field(default_factory=UsageShown)
     created_s: int = field(default_factory=lambda: int(time.time()))
 
@@ -39,24 +41,34 @@ class CompletionForm:
             "model": self.model,
         }
 
-    def choice(
-        self, position: int, event: StreamEvent, text_offset: int, *, is_first: bool
-    ) -> dict[str, Any]:
-        """Return what an event adds to an output of the prompt at ``position``."""
-        echo = self.echoes[position] if self.echoes and is_first else ""
+    def choice(self, position: int, event: StreamEvent, text_offset: int) -> dict[str, Any]:
+        """Return what an event adds to an output of the prompt at ``position``.
+
+        ``text_offset``: characters of the output's text before it.
+        """
+        is_first = is_beginning(event, text_offset)
+        echo = self.echoes[position] if self.echoes else ""
         shown: dict[str, Any] = {
             "index": position * self.num_outputs + event.index,
-            "text": echo + event.text,
+            "text": echo + event.text if is_first else event.text,
             "logprobs": None,
             "finish_reason": event.finish_reason or None,
         }
         if self.names is not None:
+            text_offset += len(echo)
             shown["logprobs"] = self.names.completion(event.token_ids, event.logprobs, text_offset)
+        if self.scored and is_first:
+            self.scored[position].show(shown, event.logprobs)
         if self.prompts:
             shown["token_ids"] = list(event.token_ids)
             if is_first:
                 shown["prompt_token_ids"] = list(self.prompts[position])
         return shown
+
+
+def is_beginning(event: StreamEvent, text_offset: int) -> bool:
+    """Whether nothing of its output came before an event."""
+    return not (event.offset or text_offset)
 
 
 def whole(form: CompletionForm, jobs: Sequence[Collected]) -> dict[str, Any]:
@@ -67,7 +79,7 @@ def whole(form: CompletionForm, jobs: Sequence[Collected]) -> dict[str, Any]:
     return {
         **form.envelope(jobs[0].job_id),
         "choices": [
-            form.choice(position, _as_event(job.job_id, index, choice), 0, is_first=True)
+            form.choice(position, _as_event(job.job_id, index, choice), 0)
             for position, job in enumerate(jobs)
             for index, choice in enumerate(job.choices)
         ],

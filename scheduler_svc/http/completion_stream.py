@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from scheduler_svc.frontend.front_end import FrontEnd
 from scheduler_svc.http import sse
 from scheduler_svc.http.choice import checked
-from scheduler_svc.http.completion_form import CompletionForm
+from scheduler_svc.http.completion_form import CompletionForm, is_beginning
 from scheduler_svc.http.merge import begun, merged
 from scheduler_svc.http.resume import Place
 from scheduler_svc.http.usage import RunningUsage, running_usage
@@ -45,16 +46,19 @@ class CompletionStream:
     ) -> AsyncGenerator[bytes, None]:
         form = self._form
         envelope = form.envelope(job_ids[0])
-        places = [Place.start(job_id, form.num_outputs) for job_id in job_ids]
-        if self._place is not None:
-            places = [self._place]
+        positions = {job_id: position for position, job_id in enumerate(job_ids)}
+        places = [self._place or Place.start(job_id, form.num_outputs) for job_id in job_ids]
         async with aclosing(merged(jobs)) as news:
-            async for position, event in news:
+            async for event in news:
                 checked(event)
+                position = positions[event.job_id]
                 place = places[position]
                 chars = place.num_chars[event.index]
-                is_first = not place.num_tokens[event.index] and not chars
-                choice = form.choice(position, event, chars, is_first=is_first)
+                if form.scored and is_beginning(event, chars):
+                    # A long prompt's log-probabilities take long to write.
+                    choice = await asyncio.to_thread(form.choice, position, event, chars)
+                else:
+                    choice = form.choice(position, event, chars)
                 place.advance(event)
                 usage.add(position, event)
                 event_id = place.event_id if self._has_ids else ""

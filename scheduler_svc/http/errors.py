@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import traceback
@@ -11,6 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from scheduler_svc.http.as_json import as_json
 from stepserve.protocol.errors import (
     BegunAnew,
     Exhausted,
@@ -72,9 +72,7 @@ def json_response(
     payload: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return an answer in JSON."""
-    # What clients sent may hold half a character, which is no UTF-8: hence escapes.
-    content = json.dumps(payload, separators=(",", ":"))
-    return Response(content, status, headers, media_type="application/json")
+    return Response(as_json(payload), status, headers, media_type="application/json")
 
 
 def invalid(param: str, problem: str, code: str | None = None) -> ApiError:
@@ -82,9 +80,12 @@ def invalid(param: str, problem: str, code: str | None = None) -> ApiError:
     return ApiError(400, f"{param}: {problem}", param=param, code=code)
 
 
-def not_found(what: str) -> ApiError:
-    """Return the error of something that is not here, or not this client's."""
-    return ApiError(404, f"{what} is not known here", code="not_found")
+def not_found(what: str, param: str | None = None) -> ApiError:
+    """Return the error of something that is not here, or not this client's.
+
+    It is told by the name that it was asked by, in the field ``param`` if it was one.
+    """
+    return ApiError(404, f"{what} is not known here", param=param, code="not_found")
 
 
 def api_error(error: Exception, names: Mapping[str, str] | None = None) -> ApiError:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from scheduler_svc.text.tokenizer import Tokenizer
+from stepserve.protocol.prompt_logprobs import PlaceLogprobs
 from stepserve.protocol.step import TokenLogprobs
+
+# Of a token of an output, or of a prompt.
+Entry: TypeAlias = TokenLogprobs | PlaceLogprobs
 
 # What stands for a probability of zero: JSON has no infinity.
 _LEAST = -9999.0
@@ -26,6 +30,10 @@ class TokenNames:
         if self._tokenizer is None:
             return f"token_id:{token_id}"
         return self._tokenizer.name(token_id)
+
+    def _has_text(self, token_id: int) -> bool:
+        """Whether a text that it is in shows it."""
+        return self._tokenizer is None or token_id in self._tokenizer.text_ids
 
     def entry(self, token_id: int, logprob: float) -> dict[str, Any]:
         """Return a token as chats have it."""
@@ -49,21 +57,43 @@ class TokenNames:
         ]
 
     def completion(
-        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], text_offset: int
-    ) -> dict[str, Any]:
+        self, token_ids: Sequence[int], logprobs: Sequence[Entry | None], text_offset: int
+    ) -> dict[str, list[Any]]:
         """Return completions' form; the first token's text begins at ``text_offset``."""
         tokens = [self.name(token_id) for token_id in token_ids]
         offsets = []
-        for token in tokens:
+        for token_id, token in zip(token_ids, tokens, strict=True):
             offsets.append(text_offset)
-            text_offset += len(token)
+            text_offset += len(token) if self._has_text(token_id) else 0
         return {
             "tokens": tokens,
-            "token_logprobs": [max(each.logprob, _LEAST) for each in logprobs],
+            "token_logprobs": [each and max(each.logprob, _LEAST) for each in logprobs],
             "top_logprobs": [
-                {self.name(i): max(logprob, _LEAST) for i, logprob in each.top}
-                | {token: max(each.logprob, _LEAST)}
-                for token, each in zip(tokens, logprobs, strict=False)
+                each and self._likeliest(token_id, each)
+                for token_id, each in zip(token_ids, logprobs, strict=False)
             ],
             "text_offset": offsets,
+        }
+
+    def _likeliest(self, token_id: int, entry: Entry) -> dict[str, float]:
+        """Of tokens that are written alike the likeliest one is shown."""
+        shown: dict[str, float] = {}
+        for likely, logprob in (*entry.top, (token_id, entry.logprob)):
+            shown.setdefault(self.name(likely), max(logprob, _LEAST))
+        return shown
+
+    def place(self, token_id: int, entry: Entry) -> dict[str, dict[str, Any]]:
+        """Return vLLM's form of a prompt's token; its rank where it is among the likeliest."""
+        ranked: list[tuple[int, float, int | None]] = [
+            (i, logprob, rank) for rank, (i, logprob) in enumerate(entry.top, 1)
+        ]
+        if not any(likely == token_id for likely, _ in entry.top):
+            ranked.insert(0, (token_id, entry.logprob, None))
+        return {
+            str(i): {
+                "logprob": max(logprob, _LEAST),
+                "rank": rank,
+                "decoded_token": self.name(i),
+            }
+            for i, logprob, rank in ranked
         }

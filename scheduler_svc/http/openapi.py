@@ -54,7 +54,8 @@ _SCHEMAS: Mapping[str, Schema] = {
         ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty",
          "repetition_penalty", "deadline_s"), _NUMBER),
     **dict.fromkeys(
-        ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "top_logprobs"), _COUNT),
+        ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "top_logprobs",
+         "prompt_logprobs"), _COUNT),
     **dict.fromkeys(("seed", "top_k", "priority"), _INTEGER),
     **dict.fromkeys(
         ("stream_options", "logit_bias", "metadata", "chat_template_kwargs", "reasoning", "text"),

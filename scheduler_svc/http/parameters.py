@@ -66,6 +66,7 @@ _SAMPLING = (
 )
 _FORMAT = _used("response_format", note="text, json_object or json_schema; strict or not")
 _MANY = (*_used("n"), *_used("return_token_ids", note="as vLLM"))  # fmt: skip
+_PROMPT_LOGPROBS = _used("prompt_logprobs", note="as vLLM: up to 20, and not with stream")
 _STREAMED = _used("model", "stream", "stream_options")
 _LABELS = _accepted(
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -80,7 +81,6 @@ _ABSENT = (
     _refused("skip_special_tokens", "special tokens have no text here", True),
     _refused("spaces_between_special_tokens", "special tokens have no text here", True),
     _refused("truncate_prompt_tokens", "a prompt that is too long is an error"),
-    _refused("prompt_logprobs", "a prompt's log-probabilities are not computed"),
     _refused("allowed_token_ids", "use logit_bias"),
     _refused("bad_words", "use logit_bias", []),
     _refused("logits_processors", "code of clients is not run", []),
@@ -134,7 +134,8 @@ COMPLETION = _table(
     *_used("prompt", note="a text, token ids, or a list of either"),
     *_used("max_tokens", note="16 where it is left out, as OpenAI"),
     *_used("logprobs", note="up to 20"),
-    *_used("echo", note="not together with logprobs"),
+    *_used("echo", note="together with logprobs the prompt's tokens have theirs too"),
+    *_PROMPT_LOGPROBS,
     *_FORMAT,
     *_used("add_special_tokens", note="as vLLM"),
     *_SAMPLING,
@@ -150,6 +151,7 @@ CHAT = _table(
     *_used("messages", note="content may be a list of parts of text"),
     *_used("max_tokens", "max_completion_tokens"),
     *_used("logprobs", "top_logprobs"),
+    *_PROMPT_LOGPROBS,
     *_FORMAT,
     *_used("tools", note="given to the chat template; calls are read from the output"),
     *_used(
@@ -187,6 +189,7 @@ RESPONSE = _table(
     _refused("prompt", "prompts are not stored here"),
     _refused("max_tool_calls", "tools run at the client"),
     _refused("top_logprobs", "use chats", 0),
+    _refused("prompt_logprobs", "use completions or chats"),
     _refused("truncation", "a prompt that is too long is an error", "disabled"),
     _refused("service_tier", "use priority", "auto", "default"),
     _refused("moderation", "not there"),

@@ -21,7 +21,7 @@ from scheduler_svc.http.errors import (
     not_again,
     not_found,
 )
-from scheduler_svc.http.ids import RESPONSE, uuid_of
+from scheduler_svc.http.ids import RESPONSE, public_id, uuid_of
 from scheduler_svc.http.merge import begun
 from scheduler_svc.http.parameters import RESPONSE as PARAMETERS
 from scheduler_svc.http.parameters import check
@@ -36,6 +36,7 @@ from scheduler_svc.http.structure import TEXT_FORMAT, answer_of, names_of_struct
 from scheduler_svc.http.tools import names_of, tools_of
 from scheduler_svc.http.values import boolean, mapping, text
 from scheduler_svc.text.speech import manner_of
+from stepserve.protocol.errors import NotFound
 from stepserve.protocol.inference import JobInfo, Request, StreamEvent
 
 _NAMES = {"prompt_token_ids": "input", "messages": "input", "max_tokens": "max_output_tokens"}
@@ -152,10 +153,14 @@ class Responses:
         return response(record, await self._front_end.get(job_id), finish, items.items, usage)
 
     async def _known(self, job_id: str, jobs: OwnJobs) -> tuple[ResponseRecord, JobInfo]:
-        job, edge = await jobs.with_edge(job_id)
-        record = decode_record(edge, job_id)
+        response_id = public_id(RESPONSE, job_id)
+        try:
+            job, edge = await jobs.with_edge(job_id)
+        except NotFound:
+            raise _not_known(response_id) from None
+        record = decode_record(edge, response_id)
         if not record.is_stored:
-            raise not_found(f"response {job_id[:100]!r}")
+            raise _not_known(response_id)
         return record, job
 
     async def _asked(self, call: Call) -> Asked:
@@ -193,7 +198,7 @@ class Responses:
         previous_id = text(call.body, "previous_response_id")
         if not previous_id:
             return []
-        job_id = await _job_of(previous_id, call.jobs)
+        job_id = await _job_of(previous_id, call.jobs, "previous_response_id")
         record, job = await self._known(job_id, call.jobs)
         if job.state != "ended":
             raise invalid("previous_response_id", "has not ended yet")
@@ -201,8 +206,16 @@ class Responses:
         return [*record.messages, *item_messages(told["output"])]
 
 
-async def _job_of(response_id: str, jobs: OwnJobs) -> str:
-    return await jobs.find(uuid_of(RESPONSE, response_id))
+async def _job_of(response_id: str, jobs: OwnJobs, param: str | None = None) -> str:
+    """Return a response's job. Raises ApiError where there is none."""
+    job_id = await jobs.find(uuid_of(RESPONSE, response_id, param))
+    if not job_id:
+        raise _not_known(response_id, param)
+    return job_id
+
+
+def _not_known(response_id: str, param: str | None = None) -> ApiError:
+    return not_found(f"response {response_id[:100]!r}", param)
 
 
 def _names(body: Mapping[str, Any]) -> dict[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scheduler_svc.frontend.validate import job_id_of
 from scheduler_svc.http.call import Call
-from scheduler_svc.http.errors import ApiError
+from scheduler_svc.http.errors import ApiError, not_found
 from scheduler_svc.http.ids import unique_of
+from stepserve.protocol.errors import NotFound
 from stepserve.protocol.inference import StreamEvent
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
@@ -24,6 +25,11 @@ class Place:
     unique: str
     num_tokens: list[int]
     num_chars: list[int]
+    _parts: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.num_tokens, self.num_chars, strict=True)
+        self._parts = [f"{tokens}-{chars}" for tokens, chars in pairs]
 
     @classmethod
     def start(cls, job_id: str, num_outputs: int) -> Place:
@@ -33,13 +39,14 @@ class Place:
     @property
     def event_id(self) -> str:
         """The id of the event that ends here."""
-        pairs = zip(self.num_tokens, self.num_chars, strict=True)
-        return f"{self.unique}:" + ".".join(f"{tokens}-{chars}" for tokens, chars in pairs)
+        return f"{self.unique}:{'.'.join(self._parts)}"
 
     def advance(self, event: StreamEvent) -> None:
         """Go on to the end of an event."""
-        self.num_tokens[event.index] = event.offset + len(event.token_ids)
-        self.num_chars[event.index] += len(event.text)
+        index = event.index
+        self.num_tokens[index] = num_tokens = event.offset + len(event.token_ids)
+        self.num_chars[index] = num_chars = self.num_chars[index] + len(event.text)
+        self._parts[index] = f"{num_tokens}-{num_chars}"
 
 
 def place_of(call: Call, num_outputs: int) -> Place | None:
@@ -59,7 +66,11 @@ async def resumed(
 ) -> AsyncGenerator[StreamEvent, None]:
     """Stream a job of the caller's own from offsets on; as ``generate`` does, its id first."""
     job_id = job_id_of(model, place.unique)
-    job = await call.jobs.get(job_id)
+    try:
+        job = await call.jobs.get(job_id)
+    except NotFound:
+        what = f"the stream of the Last-Event-ID {call.last_event_id[:100]!r}"
+        raise not_found(what, "last_event_id") from None
     if len(job.outputs) != len(place.num_tokens):
         raise _no_place()
     yield StreamEvent(job_id)

@@ -32,6 +32,7 @@ def sampling_of(
     max_tokens: Any,
     logprobs: int | None = None,
     structured: StructuredOutputs | None = None,
+    prompt_logprobs: int | None = None,
 ) -> SamplingParams:
     """Return what a request says of it. Raises ApiError where a field is of no use at all."""
     same = {name: body[name] for name in _SAME if body.get(name) is not None}
@@ -44,6 +45,7 @@ def sampling_of(
         stop=_stops(body.get("stop")),
         logit_bias=_logit_bias(body),
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
         structured_outputs=structured,
         **same,
     )

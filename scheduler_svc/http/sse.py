@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from math import inf
 from time import monotonic
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from scheduler_svc.http.as_json import as_json
 from scheduler_svc.http.errors import ApiError, api_error
 
 DONE = b"data: [DONE]\n\n"
 # Proxies cut off what says nothing for a minute.
 SILENCE_S = 15.0
 _COMMENT_TIMEOUT_S = 0.1
-_COMMENT = {"type": "http.response.body", "body": b": waiting\n\n", "more_body": True}
-# Made once: json.dumps makes an encoder for each call that wants no spaces.
-_as_json = json.JSONEncoder(separators=(",", ":")).encode
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -32,7 +30,7 @@ def event(payload: Any, event_id: str = "", name: str = "") -> bytes:
     """Return one event, with its id and name where it has them."""
     head = f"id: {event_id}\n" if event_id else ""
     head += f"event: {name}\n" if name else ""
-    return f"{head}data: {_as_json(payload)}\n\n".encode()
+    return b"%bdata: %b\n\n" % (head.encode(), as_json(payload))
 
 
 class OpenStreams:
@@ -50,7 +48,7 @@ class OpenStreams:
     async def break_silence(self) -> None:
         """Send a comment where nothing was sent for a while and the client reads."""
         for stream in list(self._streams):
-            if monotonic() - stream.sent_s > SILENCE_S and not stream.is_sending:
+            if monotonic() - stream.sent_s > SILENCE_S:
                 await stream.say_something()
 
 
@@ -73,7 +71,6 @@ class EventStream:
         self._streams = streams
         self._headers = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
         self._send: Send | None = None
-        self.is_sending = False
         self.sent_s = monotonic()
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
@@ -90,9 +87,11 @@ class EventStream:
             self._streams.add(self)
             try:
                 async for chunk in chunks:
-                    await self._write(chunk)
+                    self.sent_s = inf  # Who does not read needs no comments.
+                    await send(_part(chunk))
+                    self.sent_s = monotonic()
             except Exception as error:
-                await self._write(error_event(api_error(error)))
+                await send(_part(error_event(api_error(error))))
             finally:
                 self._streams.discard(self)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -101,17 +100,14 @@ class EventStream:
         """Send what no client takes for an event."""
         self.sent_s = monotonic()
         if self._send is not None:
-            # Who does not read needs no comments; and it may end meanwhile.
+            # It may end meanwhile.
             with contextlib.suppress(TimeoutError, RuntimeError):
                 async with asyncio.timeout(_COMMENT_TIMEOUT_S):
-                    await self._send(_COMMENT)
+                    await self._send(_part(b": waiting\n\n"))
 
-    async def _write(self, chunk: bytes) -> None:
-        assert self._send is not None
-        self.is_sending = True
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self.is_sending = False
-        self.sent_s = monotonic()
+
+def _part(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 def error_event(error: ApiError) -> bytes:

@@ -15,7 +15,7 @@ from stepserve.protocol.job import CommitRow
 
 log = logging.getLogger(__name__)
 
-RETRY_WAIT_S = 0.2
+RETRY_WAIT_S = 0.05
 ENDED = RowAnswer(RowKind.ENDED)
 UNKNOWN = RowAnswer(RowKind.UNKNOWN)
 
@@ -69,6 +69,8 @@ class Committer:
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         answers = await self._commit_each(rows)
+        if answers.count(APPLIED) == len(answers):
+            return answers
         if UNKNOWN in answers:
             pairs = zip(rows, answers, strict=True)
             await self._restore({row.job_id for row, answer in pairs if answer == UNKNOWN})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from scheduler_svc.core.events import Cancelled, Commit, Committed, Effect, Event
 from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lane.remembered import RememberedOutput
+from scheduler_svc.queue import with_cached, with_edge
 from stepserve.protocol.job import ClaimedJob, CommitRow, JobSpec, OutputLog
 from stepserve.protocol.step import StepCommand
 
@@ -85,6 +87,30 @@ class HeldJobs:
                     self._outputs[key] = known = RememberedOutput()
                     known.extend(output.token_ids, output.logprobs)
 
+    @property
+    def num_edge_bytes(self) -> int:
+        """What edges keep of these jobs, as far as that is here."""
+        specs = (*self._running.values(), *self._leaving.values())
+        return sum(len(spec.record.get("edge", b"")) for spec in specs)
+
+    def learn_edge(self, job_id: str, edge: str) -> None:
+        """Keep what its edge keeps of a job, for whoever stores it again."""
+        if (spec := self.spec_of(job_id)) is not None:
+            self._keep(replace(spec, record=with_edge(spec.record, edge)))
+
+    def _learn_cached(self, rows: Sequence[CommitRow]) -> None:
+        """Keep what is about to be told of jobs that begin with these rows."""
+        for row in rows:
+            num_cached = self._cached.get((row.job_id, row.index)) if row.offset == 0 else None
+            spec = self.spec_of(row.job_id) if num_cached is not None else None
+            if spec is not None and num_cached is not None:
+                self._keep(replace(spec, record=with_cached(spec.record, num_cached)))
+
+    def _keep(self, spec: JobSpec) -> None:
+        for specs in (self._running, self._leaving):
+            if spec.job_id in specs:
+                specs[spec.job_id] = spec
+
     def drop(self, events: Sequence[Event], effects: Sequence[Effect], core: Core) -> None:
         """Drop what the core let go of in this turn."""
         for event in events:
@@ -128,6 +154,8 @@ class HeldJobs:
     def remember(self, rows: Sequence[CommitRow]) -> None:
         """Take note of what is about to be written, once or again."""
         job_ids, indexes, offsets, token_ids, logprobs, _ = zip(*rows, strict=True)
+        if self._cached and 0 in offsets:
+            self._learn_cached(rows)
         outputs = map(self._outputs.get, zip(job_ids, indexes, strict=True))
         # Once for each row of each step.
         for known, offset, new_ids, entries in zip(

@@ -27,6 +27,7 @@ from scheduler_svc.core.scheduler import Core
 from scheduler_svc.lane.claimer import Claimant, Claimer, StepsAside
 from scheduler_svc.lane.committer import Committer
 from scheduler_svc.lane.held_jobs import HeldJobs
+from scheduler_svc.lane.large_edges import LargeEdges
 from scheduler_svc.lane.lease_keeper import LeaseKeeper, OutOfOrder
 from scheduler_svc.lane.loop import Destination, Inbox
 from scheduler_svc.lane.queue_watch import QueueWatch
@@ -79,6 +80,7 @@ class Lane:
         self._inbox = Inbox()
         self._held = HeldJobs()
         self._stops = StopWatch(replica.card.tokenizer, self._held.running)
+        self._edges = LargeEdges(queue, self._held)
         self._watch = QueueWatch(queue, lease, self._held, self._inbox)
         prefer = self._core.num_cached_tokens if settings.prefix_caching else None
         claimant = Claimant(lease, reply.info.fingerprint, reply.info.max_context, prefer)
@@ -98,6 +100,7 @@ class Lane:
         """Begin with what another lane has begun. Before ``run``."""
         event = adoption.event
         self._held.take(event.jobs)
+        self._edges.take(event.jobs)
         self._claimer.inherited(event.jobs)
         outputs = {(job.spec.job_id, o.index): o for job in event.jobs for o in job.outputs}
         for sequence in (*event.kept, *event.departed):
@@ -126,6 +129,7 @@ class Lane:
             self._commands.run(),
             self._commits.run(),
             self._claimer.run(),
+            self._edges.run(),
             self._tell_time(),
             until(stop),
         ]
@@ -139,7 +143,7 @@ class Lane:
             kind, reason = type(errors[0]).__name__, str(errors[0])
             log.info("lane %s ends: %s %s", self._lease.worker_id, kind, reason)
             if gone := [error for error in errors if isinstance(error, WorkerGone)]:
-                await self._accuse_steps(gone[0])
+                await self._accuse_steps(gone)
             failures = await self._hand_over()
         if failures:
             await self._accuse(failures[0])
@@ -203,6 +207,7 @@ class Lane:
 
     def _take(self, jobs: Sequence[ClaimedJob]) -> None:
         self._held.take(jobs)
+        self._edges.take(jobs)
         self._inbox.put(Claimed(tuple(jobs)))
 
     async def _tell_time(self) -> None:
@@ -226,7 +231,7 @@ class Lane:
                 accused = self._probation.job_ids & claimed or claimed
                 await self._strike(accused, f"{type(error).__name__}: {error}", has_crashed=True)
 
-    async def _accuse_steps(self, error: WorkerGone) -> None:
+    async def _accuse_steps(self, gone: Sequence[WorkerGone]) -> None:
         """The worker crashed, or was lost, in steps that it owes: any job in them may be why.
 
         Of those that are tried it is one that has not shown yet that it was not.
@@ -236,6 +241,7 @@ class Lane:
         accused = self._probation.job_ids & there or there
         if not accused:
             return
+        error = await self._stream.last_word(gone)
         has_crashed, step = isinstance(error, WorkerCrashed), steps[0].step
         how = "crashed" if has_crashed else "was lost"
         cause = str(error).removeprefix(f"step {step} failed: ")

@@ -12,6 +12,8 @@ from stepserve.protocol.errors import Unavailable
 # Of its time to live: when to ask again, and when to stop trusting it.
 RENEW_SHARE = 1 / 6
 TRUST_SHARE = 2 / 3
+# Who is not sure computes nothing: it is to be known at once when Redis is back.
+RETRY_WAIT_S = 0.05
 
 
 class OutOfOrder(Exception):
@@ -41,8 +43,9 @@ class LeaseKeeper:
         Raises Fenced when the lease is another's, OutOfOrder when the jobs were ranked anew.
         """
         trusted_until_s = time.monotonic() + self._ttl_s * TRUST_SHARE
+        pause_s = self._ttl_s * RENEW_SHARE
         while True:
-            await asyncio.sleep(self._ttl_s * RENEW_SHARE)
+            await asyncio.sleep(pause_s)
             asked_s = time.monotonic()
             try:
                 async with asyncio.timeout(self._patience_s(trusted_until_s)):
@@ -50,12 +53,14 @@ class LeaseKeeper:
             except (Unavailable, TimeoutError):
                 if time.monotonic() >= trusted_until_s:
                     self.is_sure.clear()
+                pause_s = min(RETRY_WAIT_S, self._ttl_s * RENEW_SHARE)
                 continue
             if not renewal.is_ours:
                 raise Fenced(self._lease.worker_id)
             if not renewal.is_in_order:
                 raise OutOfOrder(self._lease.worker_id)
             trusted_until_s = asked_s + self._ttl_s * TRUST_SHARE
+            pause_s = self._ttl_s * RENEW_SHARE
             self.is_sure.set()
 
     def _patience_s(self, trusted_until_s: float) -> float | None:

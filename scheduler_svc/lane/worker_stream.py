@@ -21,6 +21,8 @@ from stepserve.tls.fleet import FleetCaller
 
 DESCRIBE_TIMEOUT_S = 2.0
 HELLO_TIMEOUT_S = 5.0
+# Of a worker that is given up already: its jobs wait.
+LAST_WORD_TIMEOUT_S = 0.3
 # Before each try but the first: a connection that broke may come back, and whoever started a
 # worker that has died tells how it ended within moments.
 RECONNECT_WAITS_S = (0.1, 0.15, 0.2, 0.25)
@@ -90,6 +92,25 @@ class WorkerStream:
         except grpc.aio.AioRpcError as error:
             raise WorkerGone(f"no answer to Describe: {error.details()}") from None
         return step_wire.decode_info(info)
+
+    async def last_word(self, told: Sequence[WorkerGone]) -> WorkerGone:
+        """Return how the worker went: that it crashed, if anybody has said so, or says so by now.
+
+        Its death may be noticed in several ways, in any order, and before whoever started it knows.
+        """
+        crashes = [gone for gone in told if isinstance(gone, WorkerCrashed)]
+        if crashes:
+            return crashes[0]
+        try:
+            await self._stub.Describe(
+                step_wire.describe_request(),
+                timeout=LAST_WORD_TIMEOUT_S,
+                metadata=self._caller.metadata,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.ABORTED:
+                return WorkerCrashed(error.details())
+        return told[0]
 
     async def open(self, hello: Hello) -> HelloReply:
         """Say Hello; return the reply. Raises WorkerGone where it is refused."""

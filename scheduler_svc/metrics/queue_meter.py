@@ -73,7 +73,7 @@ class QueueMeter:
         if self._read_s - self._read_tenants_s >= TENANTS_INTERVAL_S:
             self._waiting = await self._queue.waiting_by_tenant(MAX_READ_JOBS)
             self._read_tenants_s = self._read_s
-            self._memory_share = (await self._queue.memory()).share
+            self._memory_share = (await self._queue.memory(TENANTS_INTERVAL_S)).share
 
     @property
     def problem(self) -> str:

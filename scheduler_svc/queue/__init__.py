@@ -8,6 +8,7 @@ from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_logprobs, e
 from scheduler_svc.queue.embedded import EmbeddedRedis
 from scheduler_svc.queue.follower import Follower, News
 from scheduler_svc.queue.job_reader import page_of
+from scheduler_svc.queue.kept import num_missing, with_cached, with_edge
 from scheduler_svc.queue.lease import Fenced, Lease, Renewal, WorkerRecord
 from scheduler_svc.queue.limits import FULL_SHARE, QueueLimits
 from scheduler_svc.queue.line import WaitingJob
@@ -16,7 +17,7 @@ from scheduler_svc.queue.queue import JobQueue
 from scheduler_svc.queue.quota import Account, Quota, QuotaExceeded, Standing
 from scheduler_svc.queue.registry import Registry, Sighting
 from scheduler_svc.queue.rows import APPLIED, LogRequest, RowAnswer, RowKind
-from scheduler_svc.queue.shelf import Shelf, ShelfFull, Shelved
+from scheduler_svc.queue.shelf import Shelf, ShelfFull
 from scheduler_svc.queue.snapshot import JobSnapshot, JobState, OutputSnapshot, stored_now
 from scheduler_svc.queue.submitting import Submitted
 from scheduler_svc.queue.suspicion import Accused
@@ -52,7 +53,6 @@ __all__ = [
     "RowKind",
     "Shelf",
     "ShelfFull",
-    "Shelved",
     "Sighting",
     "Standing",
     "Submitted",
@@ -62,6 +62,9 @@ __all__ = [
     "WorkerRecord",
     "decode_logprobs",
     "encode_logprobs",
+    "num_missing",
     "page_of",
     "stored_now",
+    "with_cached",
+    "with_edge",
 ]

@@ -54,7 +54,7 @@ class Balance:
         if not others or num_waiting >= max_jobs * (1 + len(others)):
             return max_jobs
         # The time last: no lease was renewed after it.
-        *answers, time = await link.pipeline(
+        *answers, time = await link.each(
             [
                 *(("ZCARD", keys.claims(name)) for name in [lease.worker_id, *others]),
                 *(ask(self._shard, name) for name in others),

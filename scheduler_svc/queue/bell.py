@@ -28,7 +28,8 @@ from stepserve.protocol.errors import Unavailable
 
 _BLOCK_MS = 2000
 _MAX_ENTRIES = 512
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
+# Streams stand still until it rings again.
+_PAUSE_S = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Bell:
             self._task = asyncio.create_task(self._run(), name="doorbell")
 
     async def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        is_away = False
         while True:
             connection = self._connection()
             try:
@@ -118,11 +119,13 @@ class Bell:
                     await self._connected()
                     self._listening = True
                     self._lose_track()
-                    pause_s = _FIRST_PAUSE_S
+                    is_away = False
                     while True:
                         heard = await self._listen(connection, heard)
             except Unavailable as error:
-                log.warning("doorbell: %s; trying again in %.2f s", error, pause_s)
+                if not is_away:
+                    log.warning("doorbell: %s; trying again until it rings", error)
+                is_away = True
             except Exception as error:
                 self._failure = error
                 self._lose_track()
@@ -130,8 +133,7 @@ class Bell:
             finally:
                 self._listening = False
                 await connection.disconnect(nowait=True)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+            await asyncio.sleep(_PAUSE_S)
 
     async def _listen(self, connection: AbstractConnection, heard: int) -> int:
         """Waits for entries after number ``heard``, passes them on; the last one's number."""

@@ -224,8 +224,8 @@ class Claiming:
         head = ids[: order.num_comparable([rank for _, rank in page])]
         if len(head) <= wish.max_jobs:
             return ids
-        fields = ("tenant", "prompt", "fingerprint")
-        records = await link.pipeline([("HMGET", keys.job(job_id), *fields) for job_id in head])
+        names = list(map(keys.job, head))
+        records = await link.records(names, "tenant", "prompt", "fingerprint")
         # Jobs of a version that knew no ranks lack the tenant.
         near = {
             job_id: ((tenant or b"").decode(), prompt)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from stepserve.protocol.errors import InvalidRequest, StepserveError
 from stepserve.protocol.job import Finish, JobSpec
 from stepserve.protocol.packed import unpack
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.protocol.structured import StructuredOutputs
@@ -23,9 +26,11 @@ from stepserve.protocol.structured import StructuredOutputs
 _STORED_ELSEWHERE = ("prompt_token_ids", "arrival_s", "deadline_s", "is_open_ended", "record")
 _SPEC_FIELDS = frozenset(f.name for f in fields(JobSpec)) - {*_STORED_ELSEWHERE}
 _SAMPLING_FIELDS = frozenset(f.name for f in fields(Sampling))
-_LATER = ("min_tokens", "structured_outputs")
+_LATER = ("min_tokens", "structured_outputs", "prompt_logprobs")
 _DEFAULTS = {f.name: f.default for f in fields(Sampling)}
 _FINISH_FIELDS = frozenset(f.name for f in fields(Finish))
+_STRUCTURED_FIELDS = frozenset(f.name for f in fields(StructuredOutputs))
+_SPEC, _FINISH = TypeAdapter(JobSpec), TypeAdapter(Finish)
 
 
 class Corrupt(StepserveError):
@@ -67,29 +72,33 @@ def encode_spec(spec: JobSpec) -> str:
 
 def decode_spec(text: bytes, prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
     values = _load(text, _SPEC_FIELDS)
-    try:
-        return _spec(values, prompt, arrival, deadline)
-    except (TypeError, ValueError) as error:
-        raise Corrupt(f"a stored job has a value of a wrong kind: {error}") from error
-
-
-def _spec(values: dict[str, Any], prompt: bytes, arrival: bytes, deadline: bytes | None) -> JobSpec:
-    sampling = values.pop("sampling", None)
+    sampling = values.get("sampling")
     if not isinstance(sampling, dict) or sampling.keys() - _SAMPLING_FIELDS:
         raise Corrupt("the stored sampling has fields that this version does not know")
-    for name in ("stop", "stop_token_ids"):
-        sampling[name] = tuple(sampling.get(name, ()))
     if structured := sampling.get("structured_outputs"):
-        structured["choice"] = tuple(structured["choice"])
-        sampling["structured_outputs"] = StructuredOutputs(**structured)
-    sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling.get("logit_bias", ()))
-    return JobSpec(
-        **values,
-        sampling=Sampling(**sampling),
-        prompt_token_ids=unpack_u32(prompt),
-        arrival_s=float(arrival),
-        deadline_s=float(deadline) if deadline is not None else 0.0,
-    )
+        sampling["structured_outputs"] = _structured(structured)
+    try:
+        times = {"arrival_s": float(arrival), "deadline_s": float(deadline or 0)}
+        spec = _SPEC.validate_python({**values, **times, "prompt_token_ids": ()})
+    except (TypeError, ValueError) as error:
+        raise Corrupt(f"a stored job has a value of a wrong kind: {told(error)}") from None
+    return replace(spec, prompt_token_ids=unpack_u32(prompt))
+
+
+def _structured(values: Any) -> dict[str, Any]:
+    """What pydantic would pass over is not to be lost."""
+    if not isinstance(values, dict) or values.keys() - _STRUCTURED_FIELDS:
+        raise Corrupt("a stored job asks for an output that this version does not know")
+    choice = values.get("choice", ())
+    return {**values, "choice": tuple(choice) if isinstance(choice, list) else choice}
+
+
+def told(error: Exception) -> str:
+    """What is wrong with a record, and not the value: it may be of a prompt."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:3])
 
 
 def encode_finish(finish: Finish) -> str:
@@ -99,9 +108,9 @@ def encode_finish(finish: Finish) -> str:
 def decode_finish(text: bytes) -> Finish:
     values = _load(text, _FINISH_FIELDS)
     try:
-        return Finish(**values)
-    except TypeError as error:
-        raise Corrupt(f"a stored end lacks a value: {error}") from error
+        return _FINISH.validate_python(values)
+    except ValidationError as error:
+        raise Corrupt(f"a stored end is none: {told(error)}") from None
 
 
 @lru_cache(maxsize=64)
@@ -109,17 +118,45 @@ def _entry(num_top: int) -> struct.Struct:
     return struct.Struct("<f" + "If" * num_top)
 
 
+# Behind a prompt's: of how many tokens they are, and how many likeliest ones each has. Nothing else
+# makes an entry's length odd.
+_PROMPT_END = struct.Struct("<IB")
+
+
 def encode_logprobs(entry: TokenLogprobs) -> bytes:
-    """Little-endian: float32, then for each of the likeliest a u32 and a float32."""
-    return _entry(len(entry.top)).pack(entry.logprob, *chain.from_iterable(entry.top))
+    """Little-endian: float32, then for each of the likeliest a u32 and a float32.
+
+    Where there are the prompt's, these follow as they are packed, then their numbers.
+    """
+    own = _entry(len(entry.top)).pack(entry.logprob, *chain.from_iterable(entry.top))
+    prompt = entry.prompt
+    if prompt is None:
+        return own
+    numbers = _PROMPT_END.pack(len(prompt), prompt.num_top)
+    return own + prompt.logprobs + prompt.top_ids + prompt.top_logprobs + numbers
 
 
 def decode_logprobs(data: bytes) -> TokenLogprobs:
-    count, rest = divmod(len(data) - 4, 8)
+    own, prompt = _without_prompt(data) if len(data) % 4 else (data, None)
+    count, rest = divmod(len(own) - 4, 8)
     if count < 0 or rest:
         raise Corrupt(f"{len(data)} bytes are not a token's log-probabilities")
-    logprob, *flat = _entry(count).unpack(data)
-    return TokenLogprobs(logprob, tuple(zip(flat[::2], flat[1::2], strict=True)))
+    logprob, *flat = _entry(count).unpack(own)
+    return TokenLogprobs(logprob, tuple(zip(flat[::2], flat[1::2], strict=True)), prompt)
+
+
+def _without_prompt(data: bytes) -> tuple[bytes, PromptLogprobs]:
+    end = len(data) - _PROMPT_END.size
+    if end < 0:
+        raise Corrupt(f"{len(data)} bytes are not a token's log-probabilities")
+    num_tokens, num_top = _PROMPT_END.unpack_from(data, end)
+    size = 4 * num_tokens
+    begin = end - size * (1 + 2 * num_top)
+    if begin < 0:
+        raise Corrupt(f"{len(data)} bytes are not the log-probabilities of {num_tokens} tokens")
+    ids = begin + size
+    top = ids + size * num_top
+    return data[:begin], PromptLogprobs(data[begin:ids], data[ids:top], data[top:end])
 
 
 def _load(text: bytes, names: frozenset[str]) -> dict[str, Any]:

@@ -29,6 +29,9 @@ _START_WAIT_S = 60.0  # a long log takes a while to load
 _REWRITE_WAIT_S = 600.0
 _STOP_WAIT_S = 15.0
 _POLL_S = 0.01
+# How often a second a server looks after what it does beside commands: the end of a rewrite, for
+# which a start waits, is seen then.
+_START_HZ, _HZ = 100, 10
 
 # Where a server keeps its append-only file: version 6, and 7 and up.
 _LOGS = ("appendonly.aof", "appendonlydir")
@@ -56,15 +59,22 @@ class EmbeddedRedis:
         self._config = ""
         if self.url:
             return
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _lock(data_dir)
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _lock(data_dir)
+        except OSError as error:
+            problem = f"the jobs can't be kept in {data_dir}: {error.strerror}"
+            raise Unavailable(f"{problem}; --data-dir names another directory") from None
         self._address, self._password, listening = _address(data_dir)
         self.url = _url(self._address, self._password)
         self._config = "\n".join((*listening, *_storage(data_dir, durability), ""))
 
     @classmethod
     def start(cls, data_dir: Path, durability: Durability = "local") -> EmbeddedRedis:
-        """Returns when the server answers. Unavailable where there is none or it won't start."""
+        """Returns when the server answers.
+
+        Unavailable where there is none, it won't start, or it can't keep anything there.
+        """
         server = cls(data_dir.absolute(), durability)
         try:
             server.ensure_running()
@@ -106,7 +116,8 @@ class EmbeddedRedis:
             pass_fds=(self._lock,),
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(f'{self._config}requirepass "{password}"\n'.encode())
+        config = f'{self._config}hz {_START_HZ}\nrequirepass "{password}"\n'
+        self._process.stdin.write(config.encode())
         self._process.stdin.close()
         with redis.Redis.from_url(
             _url(self._address, password), socket_timeout=_START_WAIT_S, retry=Retry(NoBackoff(), 0)
@@ -115,6 +126,7 @@ class EmbeddedRedis:
             if not is_new:
                 self._rewrite(self._process, client)
                 client.config_set("requirepass", self._password)
+            client.config_set("hz", _HZ)
         return True
 
     def stop(self) -> None:
@@ -219,7 +231,8 @@ def _lock(data_dir: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                raise Unavailable(f"another Redis is running on the data in {data_dir}") from None
+                told = f"another Redis keeps its jobs in {data_dir}"
+                raise Unavailable(f"{told}: stop it, or choose another --data-dir") from None
             time.sleep(_POLL_S)
         else:
             return descriptor

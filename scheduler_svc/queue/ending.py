@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from scheduler_svc.queue.codec import RECORD_ERRORS, encode_finish
 from scheduler_svc.queue.leasing import Leasing
+from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.ranking import holder_of
 from scheduler_svc.queue.retention import Retention
 from scheduler_svc.queue.shard import Shard
@@ -55,10 +56,10 @@ async def _settled(settle: Callable[[str], Awaitable[bool]], member: str) -> boo
 class Ending:
     """Cancels jobs and sweeps a shard. Safe to run in any number of processes."""
 
-    def __init__(self, shard: Shard, leasing: Leasing) -> None:
+    def __init__(self, shard: Shard, leasing: Leasing, looks: Looks) -> None:
         self._shard = shard
         self._leasing = leasing
-        self._retention = Retention(shard)
+        self._retention = Retention(shard, looks)
         self._num_examined = 0
 
     async def end(self, job_id: str, finish: Finish, unless: Unless | None = None) -> bool:
@@ -96,7 +97,7 @@ class Ending:
             )
             if answer != b"moved":
                 return bool(answer == 1)
-        raise Unavailable(f"job {job_id} changes hands too often to be ended now")
+        raise Unavailable("the job changes hands too often to be ended now")
 
     async def fail(self, job_id: str, problem: str) -> bool:
         """Ends a job with reason "error", and what is wrong with it in one line."""
@@ -153,7 +154,7 @@ class Ending:
     async def _give_up_implausible(self, latest_ms: float) -> int:
         """Look at leases that expire later than ours would; how many of them were freed."""
         workers = await self._due_after(self._shard.keys.workers, latest_ms)
-        return sum([await self._leasing.give_up(worker) for worker in workers])
+        return sum([await _settled(self._leasing.give_up, worker) for worker in workers])
 
     async def _due_after(self, index: str, since: float) -> list[str]:
         return await self._shard.due(index, math.inf, _MAX_SWEPT, f"({since:.6f}")

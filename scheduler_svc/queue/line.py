@@ -21,10 +21,7 @@ async def read_line(shard: Shard, max_jobs: int) -> list[WaitingJob]:
     """At most so many, in the order in which they are due; without those that leave meanwhile."""
     keys, link = shard.keys, shard.link
     ids = [job_id.decode() for job_id in await link.call("ZRANGE", keys.queue, 0, max_jobs - 1)]
-    if not ids:
-        return []
-    fields = ("tenant", "priority", "arrival")
-    records = await link.pipeline([("HMGET", keys.job(job_id), *fields) for job_id in ids])
+    records = await link.records(list(map(keys.job, ids)), "tenant", "priority", "arrival")
     return [
         WaitingJob(job_id, (tenant or b"").decode(errors="replace"), _priority(priority), _time(at))
         for job_id, (tenant, priority, at) in zip(ids, records, strict=True)

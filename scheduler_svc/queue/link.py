@@ -72,6 +72,17 @@ def unavailable_when_down() -> Iterator[None]:
         raise
 
 
+def _broken_or_raised(answer: Any) -> Any:
+    """An answer of a pipeline, or what is wrong with the value that was asked for."""
+    if not isinstance(answer, Exception):
+        return answer
+    try:
+        with unavailable_when_down():
+            raise answer
+    except Corrupt as error:
+        return error
+
+
 class RedisLink:
     """Runs scripts and commands. Everything raises Unavailable when Redis does not serve.
 
@@ -105,11 +116,24 @@ class RedisLink:
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """All answers in order; the first error is raised."""
+        answers = await self.each(commands)
+        for answer in answers:
+            if isinstance(answer, Corrupt):
+                raise answer
+        return answers
+
+    async def each(self, commands: Sequence[Command]) -> list[Any]:
+        """All answers in order; for a value of a wrong kind a Corrupt, which hides no other."""
         async with self._limited():
             pipe = self._redis.pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
-            return list(await pipe.execute())
+            return [_broken_or_raised(one) for one in await pipe.execute(raise_on_error=False)]
+
+    async def records(self, keys: Sequence[str], *fields: str) -> list[Sequence[bytes | None]]:
+        """These fields of every hash, in order; of what is none, as of one that is not there."""
+        found = await self.each([("HMGET", key, *fields) for key in keys]) if keys else []
+        return [[None] * len(fields) if isinstance(one, Corrupt) else one for one in found]
 
     async def run(
         self,

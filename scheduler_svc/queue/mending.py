@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from scheduler_svc.queue.continuity import Continuity
 from scheduler_svc.queue.link import Full
-from scheduler_svc.queue.server_check import Memory, memory_of
+from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.submitting import SOON_S, Submitting
+from scheduler_svc.queue.suspicion import Suspicion
 from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import JobSpec
 
@@ -21,63 +18,43 @@ log = logging.getLogger(__name__)
 
 # Whoever asks for jobs that never were must not keep Redis busy with who it is.
 LOOK_EVERY_S = 0.2
-AGE_EVERY_S = 5.0
 # How long after a break a job that is not there may be about to be stored again, by anybody.
 MENDED_AFTER_S = 10.0
 
 
 class Mending:
-    """What one process remembers and Redis may not: jobs that it stored or claimed."""
+    """What one process remembers and Redis may not: jobs that it stored, claimed or struck."""
 
-    def __init__(self, shard: Shard, submitting: Submitting) -> None:
+    def __init__(
+        self, shard: Shard, looks: Looks, submitting: Submitting, suspicion: Suspicion
+    ) -> None:
         self._shard = shard
+        self._looks = looks
         self._submitting = submitting
-        self._continuity = Continuity()
-        # Those that were seen, and those after which all was stored again.
-        self._num_breaks = self._num_mended = 0
-        self._looked_s = -math.inf
+        self._suspicion = suspicion
+        self._continuity = looks.continuity
+        # Of the breaks that were seen: those after which all was stored again.
+        self._num_mended = 0
 
-    async def look(self) -> None:
-        """See who answers; store again what that one may lack. Raises Unavailable."""
-        await self._ask()
-        await self._mend()
+    async def look(self, most_s: float = 0.0) -> None:
+        """See who answers; store again what that one may lack. Raises Unavailable.
 
-    async def memory(self) -> Memory:
-        """What Redis uses of what it may use; the same look sees who answers. Raises Unavailable.
-
-        What was lost is stored again by whoever has the time: see ``age``.
+        A look that was no longer ago will do.
         """
-        return memory_of(await self._ask())
-
-    async def _ask(self) -> Mapping[str, Any]:
-        info: Mapping[str, Any] = await self._shard.link.call("INFO")
-        if self._continuity.note(info):
-            log.warning(
-                "Redis is another server, or was started again: it may lack its last writes"
-            )
-            self._num_breaks += 1
-        self._looked_s = time.monotonic()
-        return info
+        await self._looks.look(most_s)
+        await self._mend()
 
     async def _mend(self) -> None:
         """Store again what was found to be lost, or forget what can't be any more."""
-        num_breaks = self._num_breaks
+        num_breaks = self._looks.num_breaks
         if num_breaks == self._num_mended:
-            self._submitting.age(self._looked_s)
+            self._submitting.age(self._looks.looked_s)
+            self._suspicion.age(self._looks.looked_s)
             return
         if num_lost := await self._submitting.restore():
             log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
+        await self._suspicion.remind()
         self._num_mended = max(self._num_mended, num_breaks)
-
-    async def _mend_since(self, most_s: float) -> None:
-        """Mend by a look that was no longer ago."""
-        if time.monotonic() - self._looked_s > most_s:
-            await self._ask()
-        await self._mend()
-
-    async def age(self) -> None:
-        """Look now and then, so that nothing is remembered for longer than it may be missing."""
-        await self._mend_since(AGE_EVERY_S)
 
     async def reconnected(self) -> None:
         """Look, whatever else may be wrong: the doorbell goes on. Raises Unavailable."""
@@ -93,7 +70,7 @@ class Mending:
 
         What this process can store again is there already when it returns.
         """
-        await self._mend_since(LOOK_EVERY_S)
+        await self.look(LOOK_EVERY_S)
         return self._continuity.is_broken_since(time.monotonic() - MENDED_AFTER_S)
 
     async def restore(self, spec: JobSpec, *, has_output: bool) -> bool:
@@ -109,7 +86,10 @@ class Mending:
         left_s = spec.deadline_s and max(SOON_S, spec.deadline_s - await self._shard.now_s())
         lost = replace(spec, deadline_s=left_s)
         try:
-            return await self._submitting.restore_claimed(lost, has_output=has_output)
+            is_there = await self._submitting.restore_claimed(lost, has_output=has_output)
+            # Its record is as it was claimed.
+            await self._suspicion.remind(spec.job_id)
+            return is_there
         except Unavailable as error:
             if not isinstance(error, Full):
                 raise

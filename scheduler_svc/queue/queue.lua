@@ -247,7 +247,7 @@ end
 -- ARGV  id, most queued jobs, seconds until the deadline (0: none), digest, n, spec, prompt,
 --       tenant, priority, max_tokens, digest of the request, need, edge, API key's id ('' for
 --       none), its weight (0: the tenant's), its bounds of requests and tokens a minute and of
---       jobs (0: none), seconds that it takes at least once it is begun (-1: it is taken whatever
+--       jobs (0: none, -1: not known), seconds that it takes at least once it is begun (-1: it is taken whatever
 --       its deadline; -2: and whatever its key's bounds, against which it counts all the same),
 --       then names and values of what its record had where it was stored before
 -- Answers {id, 1 if an idempotency key matched, 2 if it did but another request, else 0, and
@@ -258,6 +258,7 @@ end
 
 -- Who stored a job again first may have known less of it: it gets the rest. Its place it keeps.
 local function complete(id)
+  if ARGV[13] ~= '' then redis.call('HSETNX', KEYS[1], 'edge', ARGV[13]) end
   local is_begun = redis.call('HEXISTS', KEYS[1], 'fingerprint') == 1
   if is_begun or not redis.call('ZSCORE', KEYS[2], id) then return end
   for i = 20, #ARGV, 2 do
@@ -331,20 +332,28 @@ if tonumber(ARGV[3]) > 0 and tonumber(ARGV[19]) >= 0 then
   local wait_s, run_s = expected_s()
   if wait_s > 0 and wait_s + run_s > tonumber(ARGV[3]) then return {id, -2, exact(wait_s), exact(run_s)} end
 end
+-- What is left of a key's minute now, and how many jobs it has. Where it is not known what it may
+-- have (-1), nothing has come back meanwhile.
+local function left_now(most_requests, most_tokens)
+  local at = now / 1000000
+  local stored = redis.call('HGET', KEYS[15], ARGV[14])
+  if not stored or #stored ~= 32 then
+    if most_requests < 0 then return math.huge, math.huge, at, 0 end
+    return most_requests, most_tokens, at, 0
+  end
+  local requests, tokens, since, jobs = struct.unpack('<dddd', stored)
+  if most_requests < 0 then return requests, tokens, since, jobs end
+  -- A time ahead is of a clock that has gone back since: nobody waits until it comes again.
+  local minutes = at < since and 1 or (at - since) / 60
+  local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
+  return math.min(most_requests, requests + most_requests * minutes),
+    math.min(most_tokens, tokens + most_tokens * minutes), at, is_idle and 0 or jobs
+end
+
 -- Takes a job from what its key may have. Answers what is left, or how long to wait for what.
 local function take_quota(num_outputs, expected, most_jobs)
   local most_requests, most_tokens = tonumber(ARGV[16]), tonumber(ARGV[17])
-  local at, requests, tokens, jobs = now / 1000000, most_requests, most_tokens, 0
-  local stored = redis.call('HGET', KEYS[15], ARGV[14])
-  if stored and #stored == 32 then
-    local left_requests, left_tokens, since, num_jobs = struct.unpack('<dddd', stored)
-    -- A time ahead is of a clock that has gone back since: nobody waits until it comes again.
-    local minutes = at < since and 1 or (at - since) / 60
-    requests = math.min(most_requests, left_requests + most_requests * minutes)
-    tokens = math.min(most_tokens, left_tokens + most_tokens * minutes)
-    local is_idle = redis.call('ZCARD', KEYS[3]) == redis.call('ZCARD', KEYS[11])
-    jobs = is_idle and 0 or num_jobs
-  end
+  local requests, tokens, at, jobs = left_now(most_requests, most_tokens)
   local cost = #ARGV[7] / 4 + num_outputs * expected
   local first = math.min(cost, most_tokens)
   local answer = {id, -1, 0, 0, exact(requests), exact(tokens)}
@@ -361,8 +370,8 @@ local function take_quota(num_outputs, expected, most_jobs)
     return answer
   end
   -- Without a bound there is all of it, should there be one later.
-  requests = most_requests > 0 and requests - 1 or math.huge
-  tokens = most_tokens > 0 and tokens - cost or math.huge
+  requests = most_requests ~= 0 and requests - 1 or math.huge
+  tokens = most_tokens ~= 0 and tokens - cost or math.huge
   redis.call('HSET', KEYS[15], ARGV[14], struct.pack('<dddd', requests, tokens, at, jobs + 1))
   redis.call('HSET', KEYS[1], 'quota', struct.pack('<dd', expected, most_tokens) .. ARGV[14],
     'bounds', table.concat({ARGV[16], ARGV[17], ARGV[18]}, ' '))
@@ -370,7 +379,7 @@ local function take_quota(num_outputs, expected, most_jobs)
 end
 
 local answer = {id, 0}
-if ARGV[14] ~= '' and tonumber(ARGV[16]) + tonumber(ARGV[17]) + tonumber(ARGV[18]) > 0 then
+if ARGV[14] ~= '' and table.concat({ARGV[16], ARGV[17], ARGV[18]}, ' ') ~= '0 0 0' then
   local expected = estimate(KEYS[8], ARGV[8], tonumber(ARGV[10]))
   answer = take_quota(tonumber(ARGV[5]), expected, tonumber(ARGV[18]))
   if answer[2] < 0 then return answer end
@@ -680,7 +689,7 @@ local stored = tonumber(redis.call('GET', KEYS[4])) or 0
 local virtual_time, may_try = stored, false
 -- What "submit" needs besides, to store the job again as it is.
 local KEPT = {'request', 'quota', 'bounds', 'weight', 'turn', 'restarts', 'need', 'started',
-  'strikes', 'problem', 'losses', 'lost_at'}
+  'strikes', 'problem', 'losses', 'lost_at', 'cached'}
 for i = 8, #ARGV do
   held[i] = redis.call('ZSCORE', KEYS[2], ARGV[i])
   if held[i] then room = room - 1 end
@@ -697,14 +706,16 @@ local function is_wanted(strikes)
 end
 
 -- What an edge keeps may be as large as a request. Of many large ones a claim would keep Redis
--- busy for seconds: of those only who stored the job has a copy, for as long as it may be lost.
+-- busy for seconds: those are told by their size, to be read one by one.
 local MAX_EDGE_BYTES = 4096
 
 local function kept_of(key)
   local kept, values = {}, redis.call('HMGET', key, unpack(KEPT))
-  if redis.call('HSTRLEN', key, 'edge') <= MAX_EDGE_BYTES then
-    local edge = redis.call('HGET', key, 'edge')
-    if edge then kept = {'edge', edge} end
+  local edge_bytes = redis.call('HSTRLEN', key, 'edge')
+  if edge_bytes > MAX_EDGE_BYTES then
+    kept = {'edge_bytes', tostring(edge_bytes)}
+  elseif edge_bytes > 0 then
+    kept = {'edge', redis.call('HGET', key, 'edge')}
   end
   for i, name in ipairs(KEPT) do
     if values[i] then
@@ -766,7 +777,7 @@ return claimed
 -- suspects from now on, and do not go on together, whoever takes the lease next. Answers how many
 -- were struck, then the ids of the guilty.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
-local is_alone, num_struck, guilty = redis.call('ZCARD', KEYS[2]) == 1, 0, {}
+local is_alone, answer = redis.call('ZCARD', KEYS[2]) == 1, {}
 -- Once a script has written something it is not refused for want of memory: a job that breaks
 -- lanes must not do so for as long as there is none.
 redis.call('ZREM', KEYS[3], '')
@@ -794,11 +805,21 @@ for i = 5, #ARGV, 3 do
     local strikes = struck(tonumber(redis.call('HGET', job, 'strikes')) or 0)
     redis.call('HSET', job, 'strikes', strikes, 'problem', ARGV[3])
     redis.call('ZADD', KEYS[3], strikes, id)
-    num_struck = num_struck + 1
-    if strikes == GUILTY then guilty[#guilty + 1] = id end
+    answer[#answer + 1] = id
+    answer[#answer + 1] = strikes
   end
 end
-return {num_struck, unpack(guilty)}
+return answer
+
+--@ remind
+-- KEYS  suspects, job
+-- ARGV  id, its strikes, what happened
+-- A strike that a server which was promoted may lack. Strikes never become fewer by it.
+local job = redis.call('HMGET', KEYS[2], 'spec', 'ended', 'strikes')
+if not job[1] or job[2] or (tonumber(job[3]) or 0) >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[2], 'strikes', ARGV[2], 'problem', ARGV[3])
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+return 1
 
 --@ restart
 -- KEYS  job queue stranded bell rings counters quotas, then the log and the lp of every output
@@ -835,8 +856,8 @@ return 1
 -- ARGV  the ids
 -- They broke nothing where they could have, or are gone.
 for i, id in ipairs(ARGV) do
-  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
   redis.call('ZREM', KEYS[1], id)
+  redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
 end
 return #ARGV
 
@@ -896,8 +917,8 @@ return redis.call('ZRANGE', KEYS[2], 0, -1)
 --       row its log-probabilities and its finish
 -- One step of a lane. A row of a job whose deadline has passed ends its output with that and
 -- brings nothing else. Answers one i32 for each row, packed: -1 applied, -2 existed,
--- -3 ended (or not claimed by this lease any more), -4 there is no such job, else the length of
--- the log, which is shorter than the row's offset.
+-- -3 ended (or claimed by another lease), -4 there is no such job, or nobody has claimed it, else
+-- the length of the log, which is shorter than the row's offset.
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'fingerprint')
 if lease[1] ~= ARGV[2] then return false end
 local APPLIED, EXISTED, ENDED, UNKNOWN = -1, -2, -3, -4
@@ -1003,7 +1024,7 @@ for at = 1, #heads, 20 do
     local is_same = state[2] == finish and skip == num_tokens
     answer = is_same and EXISTED or ENDED
   elseif state[1] ~= mark then
-    answer = (state[1] or call('EXISTS', job) == 1) and ENDED or UNKNOWN
+    answer = state[1] and ENDED or UNKNOWN
   elseif state[3] and is_past(state[3], now) then
     answer = ENDED
     end_output(job, field, ARGV[4], state[4], length)
@@ -1156,7 +1177,8 @@ return total
 -- Drops everything of a job that has ended. Answers its bytes (0: not weighed), nil where
 -- another one has done it.
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return false end
-local bytes = tonumber(redis.call('HGET', KEYS[1], 'bytes')) or 0
+local known = redis.pcall('HGET', KEYS[1], 'bytes')
+local bytes = type(known) == 'string' and tonumber(known) or 0
 redis.call('DEL', KEYS[1])
 for i = 5, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
@@ -1203,9 +1225,9 @@ return answer
 --@ look
 -- KEYS  queue, then the job of every id
 -- ARGV  the ids
--- Answers for every id nil if it is unknown, else {spec, n, arrival, deadline, ended,
--- bytes of prompt, 1 if it waits, fingerprint, need, seconds until it was first claimed, cached,
--- then n finishes}. Not a transaction: those are refused while memory is short, even for reading.
+-- Answers for every id nil if it is unknown, {} if its record is broken, else {spec, n, arrival,
+-- deadline, ended, bytes of prompt, 1 if it waits, fingerprint, need, seconds until it was first
+-- claimed, cached, then n finishes}. Not a transaction: those are refused while memory is short, even for reading.
 local answers, now = {}, time_us() / 1000000
 
 -- Until now where it was not claimed yet, until its end where it never was; false of a job that
@@ -1217,22 +1239,26 @@ local function waited(arrival, started, ended, claim, waits)
   return until_s and arrival and string.format('%.6f', math.max(0, until_s - arrival)) or false
 end
 
-for i, id in ipairs(ARGV) do
-  local key = KEYS[i + 1]
+local function look(key, id)
   local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
     'need', 'started', 'claim', 'cached')
-  if job[1] then
-    local waits = redis.call('ZSCORE', KEYS[1], id)
-    job[11] = job[10]
-    job[10] = waited(job[3], job[8], job[5], job[9], waits)
-    job[8], job[9] = job[6], job[7]
-    job[6] = redis.call('HSTRLEN', key, 'prompt')
-    job[7] = waits and 1 or 0
-    for index = 0, job[2] - 1 do
-      job[12 + index] = redis.call('HGET', key, 'f' .. index)
-    end
+  if not job[1] then return false end
+  assert(tonumber(job[2]) <= 16, 'more outputs than there can be')  -- MAX_OUTPUTS
+  local waits = redis.call('ZSCORE', KEYS[1], id)
+  job[11] = job[10]
+  job[10] = waited(job[3], job[8], job[5], job[9], waits)
+  job[8], job[9] = job[6], job[7]
+  job[6] = redis.call('HSTRLEN', key, 'prompt')
+  job[7] = waits and 1 or 0
+  for index = 0, job[2] - 1 do
+    job[12 + index] = redis.call('HGET', key, 'f' .. index)
   end
-  answers[i] = job[1] and job or false
+  return job
+end
+
+for i, id in ipairs(ARGV) do
+  local is_whole, job = pcall(look, KEYS[i + 1], id)
+  answers[i] = is_whole and job or not is_whole and {}
 end
 return answers
 

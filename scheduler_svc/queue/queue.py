@@ -23,6 +23,7 @@ from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.limits import QueueLimits
 from scheduler_svc.queue.link import RedisLink
 from scheduler_svc.queue.live import Live
+from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.mending import Mending
 from scheduler_svc.queue.presence import Presence
 from scheduler_svc.queue.quota import Quota
@@ -32,7 +33,7 @@ from scheduler_svc.queue.rows import NOT_KNOWN, CachedTokens, RowAnswer
 from scheduler_svc.queue.scripts import load_scripts
 from scheduler_svc.queue.server_check import Memory, check_server
 from scheduler_svc.queue.shard import Shard
-from scheduler_svc.queue.shelf import Shelf
+from scheduler_svc.queue.shelf import Shelf, T
 from scheduler_svc.queue.snapshot import ended_ids
 from scheduler_svc.queue.stranding import Stranding
 from scheduler_svc.queue.submitting import WHATEVER, Submitted, Submitting
@@ -69,12 +70,13 @@ class JobQueue(JobReader):
         self._common = replace(self._shard, link=RedisLink(self._common_servers, limits))
         self._ranking = Ranking(self._shard, order or Order())
         self._submitting = Submitting(self._shard, self._ranking)
-        self._mending = Mending(self._shard, self._submitting)
         self._leasing = Leasing(self._lanes)
         self._attendance = Attendance(self._lanes)
         self._balance = Balance(self._lanes)
-        self._ending = Ending(self._shard, Leasing(self._shard))
+        self._looks = Looks(self._shard)
+        self._ending = Ending(self._shard, Leasing(self._shard), self._looks)
         self._suspicion = Suspicion(self._lanes, self._ending)
+        self._mending = Mending(self._shard, self._looks, self._submitting, self._suspicion)
         self._claiming = Claiming(self._lanes, self._ending, self._suspicion)
         self._committing = Committing(self._lanes)
         self._stranding = Stranding(self._shard, self._ending)
@@ -118,9 +120,9 @@ class JobQueue(JobReader):
         """Store a job again that was claimed and then lost. False where it was forgotten."""
         return await self._mending.restore(spec, has_output=has_output)
 
-    async def memory(self) -> Memory:
-        """What Redis uses of what it may use."""
-        return await self._mending.memory()
+    async def memory(self, most_s: float = 0.0) -> Memory:
+        """What Redis uses of what it may use, as of no longer ago."""
+        return await self._looks.memory(most_s)
 
     async def now_s(self) -> float:
         """The time by Redis's clock, as in ``JobSpec``: seconds since the epoch."""
@@ -152,9 +154,9 @@ class JobQueue(JobReader):
         another request's job."""
         return await self._submitting.submit(spec, request_digest, edge, needed_s, quota)
 
-    async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
-        """Return the job that this request was stored as, "" where there is none."""
-        return await self._submitting.stored_for(tenant, idempotency_key, request_digest)
+    async def stored_for(self, tenant: str, key: str, request_digests: Collection[str]) -> str:
+        """Return the job that a request of such a digest was stored as, "" where there is none."""
+        return await self._submitting.stored_for(tenant, key, request_digests)
 
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         """Whether a job was submitted with the key, so that a submit would answer that one."""
@@ -176,9 +178,9 @@ class JobQueue(JobReader):
         self._submitting.forgotten(job_id)
         return await self._ending.forget(job_id)
 
-    def shelf(self, kind: str) -> Shelf:
-        """Records of a kind that an edge keeps beside jobs."""
-        return Shelf(self._shard, kind)
+    def shelf(self, kind: str, of: type[T]) -> Shelf[T]:
+        """Records of a kind that an edge keeps beside jobs, each such a value."""
+        return Shelf(self._shard, kind, of)
 
     def registry(self) -> Registry:
         """What schedulers know of workers; the same from whichever model's queue."""
@@ -374,7 +376,7 @@ class JobQueue(JobReader):
         """
         await self._servers.look()
         await self._common_servers.look()
-        await self._mending.age()
+        await self._mending.look()
         swept = await self._ending.sweep()
         await self._suspicion.sweep()
         await self._stranding.sweep()

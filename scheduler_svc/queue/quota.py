@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from stepserve.protocol.errors import Exhausted
 
 _MINUTE_S = 60.0
+# A bound of a job that is stored again: it counts, and nothing follows of how much there may be.
+BOUND_NOT_KNOWN = -1
 
 
 @dataclass(frozen=True, slots=True)

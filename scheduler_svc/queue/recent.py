@@ -1,4 +1,4 @@
-"""The last jobs that were stored, so that they can be stored again where that was lost."""
+"""What was written of jobs of late, so that it can be written again where that was lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A call of the script "submit" that was answered at ``stored_s`` (monotonic)."""
+    """A call of a script that was answered at ``stored_s`` (monotonic)."""
 
     names: Sequence[str]
     args: Sequence[Argument]

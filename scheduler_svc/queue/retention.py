@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler_svc.queue.limits import FULL_SHARE
+from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.resp import Argument
-from scheduler_svc.queue.server_check import server_memory
 from scheduler_svc.queue.shard import Shard
 from stepserve.protocol.sampling import MAX_OUTPUTS
 
@@ -15,6 +15,8 @@ _MAX_PAGES = 16
 # Memory gets short: who ended less long ago than this is spared, for its client may be about
 # to read what it got; but not once it is full.
 _SPARED_S = 10.0
+# A sweep begins with a look.
+_LOOK_AGE_S = 1.0
 
 
 class Retention:
@@ -24,8 +26,9 @@ class Retention:
     ended.
     """
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, looks: Looks) -> None:
         self._shard = shard
+        self._looks = looks
 
     async def sweep(self, now_s: float) -> int:
         """Forget what is beyond the bounds; how many jobs it was. Bounded."""
@@ -68,9 +71,9 @@ class Retention:
 
     async def _ease(self, now_s: float) -> int:
         """Forget jobs while Redis has less memory left than is wanted for those that go on."""
-        num_forgotten = 0
+        num_forgotten, look_age_s = 0, _LOOK_AGE_S
         for _ in range(_MAX_PAGES):
-            share = (await server_memory(self._shard.link)).share
+            share = (await self._looks.memory(look_age_s)).share
             if share <= self._shard.limits.ended_memory_share:
                 break
             until_s = now_s if share >= FULL_SHARE else now_s - _SPARED_S
@@ -78,6 +81,7 @@ class Retention:
             num_forgotten += await self._forget_all(page)
             if not page:
                 break
+            look_age_s = 0.0  # There is more room now.
         return num_forgotten
 
     async def _oldest(self, count: int) -> list[str]:
@@ -122,9 +126,7 @@ class Retention:
     async def _belongings(self, job_ids: Sequence[str]) -> list[list[str]]:
         """The names of every job's own keys, that of its hash first."""
         keys = self._shard.keys
-        records = await self._shard.link.pipeline(
-            [("HMGET", keys.job(job_id), "n", "idem") for job_id in job_ids]
-        )
+        records = await self._shard.link.records(list(map(keys.job, job_ids)), "n", "idem")
         found = []
         for job_id, (n, digest) in zip(job_ids, records, strict=True):
             names = [keys.job(job_id)]

@@ -36,7 +36,7 @@ class RowKind(Enum):
     EXISTED = "existed"
     # The output has ended, or another lease holds the job: drop it, nothing was changed.
     ENDED = "ended"
-    # There is no such job, or not any more.
+    # There is no such job, or not any more; or it was lost, and nobody has claimed it again.
     UNKNOWN = "unknown"
     # The log is shorter than the row's offset: commit again from its end on.
     SHORT = "short"
@@ -161,14 +161,16 @@ def decode_answers(answer: bytes) -> list[RowAnswer]:
 
 def encode_requests(keys: Keys, requests: Sequence[LogRequest]) -> tuple[Packed, bytes]:
     """read's KEYS, and its one argument."""
-    names: list[bytes] = []
-    numbers = array("I")
-    for job_id, index, offset, wants_logprobs, max_tokens, _ in requests:
-        names.append(keys.output(job_id, index))
-        if wants_logprobs:
-            names.append(packed([keys.lp(job_id, index)]))
-        numbers.extend((index, offset, max_tokens, wants_logprobs))
-    num_names = len(names) + len(requests)
+    job_ids, indexes, offsets, wanted, max_tokens, _ = zip(*requests, strict=True)
+    names = list(map(keys.output, job_ids, indexes))
+    num_names = 2 * len(requests) + sum(wanted)
+    if any(wanted):
+        for at, request in enumerate(requests):
+            if request.logprobs:
+                names[at] += packed([keys.lp(request.job_id, request.index)])
+    numbers = array("I", bytes(16 * len(requests)))
+    for column, values in enumerate((indexes, offsets, max_tokens, wanted)):
+        numbers[column::4] = array("I", values)
     return Packed(num_names, b"".join(names)), numbers.tobytes()
 
 

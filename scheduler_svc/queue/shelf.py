@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from pydantic import TypeAdapter
+
+from scheduler_svc.queue.codec import RECORD_ERRORS, Corrupt, decode_count, told
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.shard import Shard
@@ -13,33 +18,39 @@ from stepserve.protocol.errors import Exhausted, Unavailable
 _RETRY_AFTER_MS = 10_000
 _PAGE = 512
 
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
 
 class ShelfFull(Exhausted):
     """There is no memory left for what was to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
+class Shelved(Generic[T]):
     """A record as it stands; a change names the ``version`` that it changes."""
 
     record_id: str
-    record: str
+    record: T
     version: int
 
 
-class Shelf:
+class Shelf(Generic[T]):
     """The records of one kind, in one shard. They expire ``ttl_s`` after their last change.
 
     Raises Unavailable when Redis does not serve, ShelfFull where it has no room.
     """
 
-    def __init__(self, shard: Shard, kind: str) -> None:
+    def __init__(self, shard: Shard, kind: str, of: type[T]) -> None:
         self._shard = shard
         self._kind = kind
+        self._form = TypeAdapter(of)
         self._shelf = shard.keys.shelf(kind)
+        self._broken: set[str] = set()
 
     async def put(
-        self, record_id: str, record: str, *, version: int = 0, is_open: bool = False, ttl_s: int
+        self, record_id: str, record: T, *, version: int = 0, is_open: bool = False, ttl_s: int
     ) -> bool:
         """Store a new record, or change that ``version`` of it; False where it has another one.
 
@@ -52,34 +63,36 @@ class Shelf:
             self._key("data", record_id),
             self._key("lines", record_id),
         ]
-        args: list[Argument] = [record_id, version, record, int(is_open), ttl_s]
+        stored = self._form.dump_json(record)
+        args: list[Argument] = [record_id, version, stored, int(is_open), ttl_s]
         try:
             return bool(await self._shard.run("shelve", names, args, durable=True))
         except Full as error:
             raise _no_room() from error
 
-    async def get(self, record_id: str) -> Shelved | None:
-        """Return a record, None where there is none."""
+    async def get(self, record_id: str) -> Shelved[T] | None:
+        """Return a record, None where there is none. Raises Corrupt where it can't be read."""
         [found] = await self._records([record_id])
+        if isinstance(found, Corrupt):
+            raise found
         return found
 
-    async def some(self, record_ids: Sequence[str]) -> list[Shelved]:
-        """Return those of the records that are there, in the order asked for."""
-        found: list[Shelved] = []
-        for start in range(0, len(record_ids), _PAGE):
-            page = await self._records(record_ids[start : start + _PAGE])
-            found += [record for record in page if record is not None]
-        return found
+    async def some(self, record_ids: Sequence[str]) -> list[Shelved[T]]:
+        """Return those of the records that are there, in the order asked for.
 
-    async def all(self) -> list[Shelved]:
-        """Return every record, newest first; what expired is forgotten."""
+        One that can't be read is passed over, and that is said once: it hides no other.
+        """
+        found = await self._records(record_ids)
+        return [one for one in found if isinstance(one, Shelved)]
+
+    async def all(self) -> list[Shelved[T]]:
+        """Return every record, newest first; what expired is forgotten. Passes over as ``some``."""
         ids = [i.decode() for i in await self._shard.link.call("ZREVRANGE", self._shelf, 0, -1)]
-        found = await self.some(ids)
-        there = {record.record_id for record in found}
-        for record_id in ids:
-            if record_id not in there:
+        found = await self._records(ids)
+        for record_id, one in zip(ids, found, strict=True):
+            if one is None:
                 await self.remove(record_id)
-        return found
+        return [one for one in found if isinstance(one, Shelved)]
 
     async def open_ids(self) -> set[str]:
         """Return the ids of those that somebody is to work on."""
@@ -129,11 +142,11 @@ class Shelf:
         fields = await self._shard.link.call("HKEYS", self._key("lines", record_id))
         return {int(field) for field in fields if field.isdigit()}
 
-    async def counts(self, record_id: str) -> tuple[int, int]:
-        """Return how many lines came out well, and how many did not."""
-        key = self._key("lines", record_id)
-        good, bad = await self._shard.link.call("HMGET", key, "#good", "#bad")
-        return int(good or 0), int(bad or 0)
+    async def counts(self, record_ids: Sequence[str]) -> list[tuple[int, int]]:
+        """Return of each how many lines came out well, and how many did not."""
+        names = [self._key("lines", record_id) for record_id in record_ids]
+        counts = await self._shard.link.records(names, "#good", "#bad")
+        return [(decode_count(good), decode_count(bad)) for good, bad in counts]
 
     async def lines(self, record_id: str, numbers: Sequence[int]) -> Mapping[int, str]:
         """Return what came of these lines, of those of which something did."""
@@ -154,16 +167,31 @@ class Shelf:
     def _key(self, part: str, record_id: str) -> str:
         return self._shard.keys.shelved(part, self._kind, record_id)
 
-    async def _records(self, record_ids: Sequence[str]) -> list[Shelved | None]:
-        if not record_ids:
-            return []
-        answers = await self._shard.link.pipeline(
-            [("HMGET", self._key("record", i), "record", "version") for i in record_ids]
-        )
-        return [
-            Shelved(record_id, record.decode(), int(version)) if record is not None else None
-            for record_id, (record, version) in zip(record_ids, answers, strict=True)
-        ]
+    async def _records(self, record_ids: Sequence[str]) -> list[Shelved[T] | Corrupt | None]:
+        found: list[Shelved[T] | Corrupt | None] = []
+        for start in range(0, len(record_ids), _PAGE):
+            page = record_ids[start : start + _PAGE]
+            commands = [("HMGET", self._key("record", i), "record", "version") for i in page]
+            answers = await self._shard.link.each(commands)
+            found += map(self._shelved, page, answers)
+        return found
+
+    def _shelved(
+        self, record_id: str, answer: Sequence[bytes | None] | Corrupt
+    ) -> Shelved[T] | Corrupt | None:
+        try:
+            if isinstance(answer, Corrupt):
+                raise answer
+            record, version = answer
+            if record is None:
+                return None
+            return Shelved(record_id, self._form.validate_json(record), int(version or b""))
+        except RECORD_ERRORS as error:
+            broken = Corrupt(f"the stored {self._kind} {record_id} cannot be read: {told(error)}")
+        if record_id not in self._broken:
+            self._broken.add(record_id)
+            log.error("%s", broken)
+        return broken
 
 
 def _no_room() -> ShelfFull:

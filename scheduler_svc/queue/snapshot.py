@@ -7,12 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from scheduler_svc.queue.codec import decode_finish, decode_known, decode_spec, unpack_u32
+from scheduler_svc.queue.codec import (
+    RECORD_ERRORS,
+    Corrupt,
+    decode_count,
+    decode_finish,
+    decode_known,
+    decode_spec,
+    unpack_u32,
+)
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.stranding import notes_of
 from stepserve.protocol.job import Finish, JobSpec
 
 JobState = Literal["queued", "running", "ended"]
+
+# Of the script "look", where a record makes no sense to it.
+_UNREADABLE = (None,) * 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,7 @@ class Record:
     """What Redis has of a job: the answer of the script "look", and its logs' sizes in bytes."""
 
     job_id: str
-    fields: list[Any]
+    fields: Sequence[Any]
     log_sizes: list[int]
     note: str
 
@@ -86,27 +97,42 @@ async def read_records(shard: Shard, job_ids: Sequence[str]) -> list[Record]:
         return []
     keys = shard.keys
     answers = await shard.run("look", [keys.queue, *map(keys.job, job_ids)], job_ids)
-    known = [pair for pair in zip(job_ids, answers, strict=True) if pair[1] is not None]
+    pairs = zip(job_ids, answers, strict=True)
+    known = [(job_id, f or _UNREADABLE) for job_id, f in pairs if f is not None]
+    counts = [decode_count(f[1]) for _, f in known]
     # Read after the finishes: a finished output then has its last token counted.
-    logs = [keys.log(job_id, index) for job_id, f in known for index in range(int(f[1]))]
-    sizes = iter(await shard.link.pipeline([("STRLEN", log) for log in logs]))
+    logs = [
+        keys.log(job_id, index)
+        for (job_id, _), count in zip(known, counts, strict=True)
+        for index in range(count)
+    ]
+    sizes = iter(await shard.link.each([("STRLEN", log) for log in logs]) if logs else ())
     notes = await notes_of(shard, [f[6:9] for _, f in known])
     return [
-        Record(job_id, f, list(itertools.islice(sizes, int(f[1]))), note)
-        for (job_id, f), note in zip(known, notes, strict=True)
+        Record(job_id, f, list(itertools.islice(sizes, count)), note)
+        for (job_id, f), count, note in zip(known, counts, notes, strict=True)
     ]
 
 
 async def ended_ids(shard: Shard, job_ids: Sequence[str]) -> set[str]:
     """Those of the jobs that have ended."""
-    commands = [("HGET", shard.keys.job(job_id), "ended") for job_id in job_ids]
-    answers = await shard.link.pipeline(commands) if commands else []
-    return {job_id for job_id, ended in zip(job_ids, answers, strict=True) if ended}
+    found = await shard.link.records(list(map(shard.keys.job, job_ids)), "ended")
+    return {job_id for job_id, [ended] in zip(job_ids, found, strict=True) if ended}
 
 
 def snapshot_of(record: Record) -> JobSnapshot:
+    """Raises Corrupt."""
+    try:
+        return _snapshot(record)
+    except RECORD_ERRORS as error:
+        raise Corrupt(f"a stored job cannot be read: {error}") from error
+
+
+def _snapshot(record: Record) -> JobSnapshot:
     spec, _, arrival, deadline, ended, prompt_bytes, waits, *rest = record.fields
     _, _, queued, cached, *finishes = rest
+    if not record.log_sizes:
+        raise Corrupt("it has no outputs")
     return JobSnapshot(
         spec=decode_spec(spec, b"", arrival, deadline),
         num_prompt_tokens=prompt_bytes // 4,

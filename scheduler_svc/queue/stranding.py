@@ -68,9 +68,7 @@ class Stranding:
         workers = await live_workers(shard)
         now_s = await shard.now_s()
         ranks = await shard.link.call("ZMSCORE", keys.queue, *ids)
-        records = await shard.link.pipeline(
-            [("HMGET", keys.job(job_id), "fingerprint", "need") for job_id in ids]
-        )
+        records = await shard.link.records(list(map(keys.job, ids)), "fingerprint", "need")
         for job_id, since, rank, record in zip(ids, stranded[1::2], ranks, records, strict=True):
             found = obstacle(record[0], record[1], workers) if rank is not None else None
             if found is None:

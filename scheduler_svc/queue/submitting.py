@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ _RETRY_AFTER_MS = 1000
 _MAX_RETRY_AFTER_MS = 60_000
 _OTHER_REQUEST, _QUOTA, _LATE = 2, -1, -2
 # Where these stand among the script's arguments.
-_MOST_QUEUED, _DEADLINE, _NEEDED = 1, 2, 18
+_MOST_QUEUED, _DEADLINE, _EDGE, _NEEDED = 1, 2, 12, 18
 _UNBOUNDED = 2**53
 # A deadline that has as good as passed.
 SOON_S = 0.001
@@ -94,10 +94,13 @@ class Submitting:
         """Store the last jobs again that are not there, with what is left of their deadlines.
 
         Returns how many were missing. They count against their keys as they did: that is lost too.
+        One that its lane has stored again without what its edge keeps gets that.
         """
         recent = self._recent.all()
-        commands = [("EXISTS", self._shard.keys.job(job_id)) for job_id, _ in recent]
-        known = await self._shard.link.pipeline(commands) if commands else []
+        commands = [
+            ("HSTRLEN", job.names[0], "edge" if job.args[_EDGE] else "spec") for _, job in recent
+        ]
+        known = await self._shard.link.each(commands) if commands else []
         missing = [job for (_, job), is_known in zip(recent, known, strict=True) if not is_known]
         return sum([await self._is_restored(job) for job in missing])
 
@@ -193,11 +196,13 @@ class Submitting:
             self._recent.add(job_id, names, args)
         return answer
 
-    async def stored_for(self, tenant: str, idempotency_key: str, request_digest: str) -> str:
+    async def stored_for(
+        self, tenant: str, idempotency_key: str, request_digests: Collection[str]
+    ) -> str:
         digest = idempotency_digest(tenant, idempotency_key)
         stored = digest and await self._shard.link.call("GET", self._shard.keys.idem(digest))
         job_id, _, of_request = (stored or b"").decode().partition("\0")
-        return job_id if of_request == request_digest else ""
+        return job_id if of_request in ("", *request_digests) else ""
 
     async def is_known(self, tenant: str, idempotency_key: str) -> bool:
         digest = idempotency_digest(tenant, idempotency_key)

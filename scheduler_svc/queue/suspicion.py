@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from scheduler_svc.queue.codec import decode_count
 from scheduler_svc.queue.ending import MAX_MESSAGE_CHARS, Ending
 from scheduler_svc.queue.lease import Lease
+from scheduler_svc.queue.recent import RecentJobs
 from scheduler_svc.queue.shard import Shard
 from scheduler_svc.queue.worker_records import milliseconds
 from scheduler_svc.suspects import GUILTY
@@ -59,6 +60,7 @@ class Suspicion:
     def __init__(self, shard: Shard, ending: Ending) -> None:
         self._shard = shard
         self._ending = ending
+        self._recent = RecentJobs()
         self.verdicts = Verdicts()
 
     async def strike(
@@ -85,18 +87,35 @@ class Suspicion:
             ],
             durable=True,
         )
-        num_struck, *guilty = lease.checked(answer)
+        pairs = lease.checked(answer)
+        struck = dict(zip(map(bytes.decode, pairs[::2]), pairs[1::2], strict=True))
         self.verdicts = replace(
             self.verdicts,
             num_crashes=self.verdicts.num_crashes + has_crashed,
-            num_accused=self.verdicts.num_accused + num_struck,
+            num_accused=self.verdicts.num_accused + len(struck),
         )
-        for job_id in guilty:
-            await self._convict(job_id.decode(), said)
-        return int(num_struck)
+        for job_id, strikes in struck.items():
+            names = [keys.suspects, keys.job(job_id)]
+            self._recent.add(job_id, names, [job_id, strikes, said])
+        for job_id, strikes in struck.items():
+            if strikes == GUILTY:
+                await self._convict(job_id, said)
+        return len(struck)
+
+    async def remind(self, job_id: str = "") -> None:
+        """Strike again whom Redis may have lost the last strikes of; or this one of them."""
+        for known_id, call in self._recent.all():
+            if job_id in ("", known_id):
+                await self._shard.run("remind", call.names, call.args, durable=True)
+
+    def age(self, now_s: float) -> None:
+        """What was struck some time before ``now_s`` (monotonic) is kept: it may be forgotten."""
+        self._recent.expire(now_s)
 
     async def absolve(self, job_ids: Sequence[str]) -> None:
         """Suspects them no longer."""
+        for job_id in job_ids:
+            self._recent.drop(job_id)
         keys = self._shard.keys
         await self._shard.run("absolve", [keys.suspects, *map(keys.job, job_ids)], job_ids)
 
@@ -143,8 +162,8 @@ class Suspicion:
         """Ends the guilty, and forgets suspects that have ended."""
         keys, link = self._shard.keys, self._shard.link
         ids = [i.decode() for i in await link.call("ZREVRANGE", keys.suspects, 0, _MAX_SWEPT - 1)]
-        fields = ("n", "ended", "strikes", "problem")
-        records = await link.pipeline([("HMGET", keys.job(job_id), *fields) for job_id in ids])
+        names = list(map(keys.job, ids))
+        records = await link.records(names, "n", "ended", "strikes", "problem")
         for job_id, (n, ended, strikes, problem) in zip(ids, records, strict=True):
             if n and not ended and decode_count(strikes) < GUILTY:
                 continue

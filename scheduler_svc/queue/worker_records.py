@@ -23,7 +23,7 @@ async def live_workers(shard: Shard) -> list[WorkerRecord]:
     link, keys = shard.link, shard.keys
     names = [worker_id.decode() for worker_id in await link.call("ZRANGE", keys.workers, 0, -1)]
     # The time last: none of these was renewed after it.
-    *leases, time = await link.pipeline([*(ask(shard, name) for name in names), ("TIME",)])
+    *leases, time = await link.each([*(ask(shard, name) for name in names), ("TIME",)])
     now_ms = milliseconds(time)
     found = [record(shard, *each, now_ms) for each in zip(names, leases, strict=True)]
     return [worker for worker in found if worker is not None]
@@ -41,10 +41,12 @@ def milliseconds(time: Sequence[int]) -> float:
 
 
 def record(
-    shard: Shard, name: str, fields: Sequence[bytes | None], now_ms: float
+    shard: Shard, name: str, fields: Sequence[bytes | None] | Corrupt, now_ms: float
 ) -> WorkerRecord | None:
     """Return what a lease says; None where it is not good now, or broken, which is logged once."""
     try:
+        if isinstance(fields, Corrupt):
+            raise fields
         worker = _decode(name, fields, now_ms)
     except RECORD_ERRORS as error:
         if name not in shard.broken_leases:

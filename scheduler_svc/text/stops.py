@@ -84,8 +84,7 @@ class StopGuard:
     def feed(self, text: str) -> str:
         """Return what can be shown of the text so far and was not."""
         if not self._stops:
-            self._num_bytes += len(text.encode())
-            return text
+            return self.skip(text)
         text = self._held + text
         cut = first_stop(text, self._stops)
         if cut < 0:
@@ -96,7 +95,7 @@ class StopGuard:
 
     def skip(self, text: str) -> str:
         """Return text that no stop string begins in; all of it comes before any other."""
-        self._num_bytes += len(text.encode())
+        self._num_bytes += len(text) if text.isascii() else len(text.encode())
         return text
 
     def finish(self, text: str, finish: Finish) -> str:

@@ -77,11 +77,19 @@ def _unpack_float(data: Any) -> float:
     return number
 
 
+def _unpack_bytes(data: Any) -> bytes:
+    try:
+        return bytes.fromhex(_scalar(str, data))
+    except ValueError as error:
+        raise BadTrace(f"{data!r:.80} is not in hexadecimal") from error
+
+
 SCALARS: Mapping[Any, Codec] = {
     int: Codec(_as_it_is, partial(_scalar, int)),
     str: Codec(_as_it_is, partial(_scalar, str)),
     bool: Codec(_as_it_is, partial(_scalar, bool)),
     float: Codec(_pack_float, _unpack_float),
+    bytes: Codec(bytes.hex, _unpack_bytes),
 }
 
 

@@ -107,7 +107,7 @@ class Redactor:
                 job_id=spec.job_id,
                 model="",
                 prompt_token_ids=prompt.pseudonyms(spec.prompt_token_ids) or (),
-                sampling=Sampling(max_tokens=spec.sampling.max_tokens, n=spec.sampling.n),
+                sampling=_planned(spec.sampling),
                 priority=spec.priority,
                 tenant=self._tenant(spec.tenant),
                 deadline_s=spec.deadline_s,
@@ -172,7 +172,7 @@ class Redactor:
             index=admission.index,
             token_ids=self._tokens(key, admission.token_ids, 0),
             num_prompt_tokens=admission.num_prompt_tokens,
-            sampling=Sampling(admission.sampling.max_tokens),
+            sampling=_planned(admission.sampling),
             num_computed=admission.num_computed,
             block_ids=admission.block_ids,
         )
@@ -195,3 +195,12 @@ class Redactor:
         if known is None:
             known = tuple(self._stray((i, *token_ids)) for i in range(len(token_ids)))
         return known
+
+
+def _planned(sampling: Sampling) -> Sampling:
+    """What of it planning depends on: lengths, outputs, and whether the prompt is scored."""
+    return Sampling(
+        max_tokens=sampling.max_tokens,
+        n=sampling.n,
+        prompt_logprobs=min(0, sampling.prompt_logprobs),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -19,27 +18,6 @@ from stepserve.client.aio import AsyncClient
 from stepserve.client.completion import Collector
 from stepserve.client.errors import Exhausted, StepserveError, Unavailable
 from stepserve.client.json_forms import completion_json
-
-# A service that is started by hand at the same time is waited for, but not for a minute.
-CONTACT_TIMEOUT_S = 10.0
-PATIENT_S = 1.0
-
-
-async def served_models(client: AsyncClient, target: str) -> str:
-    """Return the names of what is served at ``target``; says on stderr when that takes long.
-
-    Raises Unavailable where nothing is in reach.
-    """
-    asked = asyncio.ensure_future(client.models())
-    if not (await asyncio.wait({asked}, timeout=PATIENT_S))[0]:
-        print(f"stepserve: waiting for {target} ...", file=sys.stderr, flush=True)
-    try:
-        # A peer that swallows packets gives no answer at all.
-        models = await asyncio.wait_for(asked, CONTACT_TIMEOUT_S)
-    except (TimeoutError, Unavailable) as error:
-        reason = str(error) or "no answer"
-        raise Unavailable(f"no service at {target}: {reason}") from None
-    return ",".join(sorted(model.name for model in models))
 
 
 class BatchRun:

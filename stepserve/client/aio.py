@@ -25,6 +25,7 @@ from stepserve.client.calls import (
 )
 from stepserve.client.completion import Collector, Completion
 from stepserve.client.following import Following
+from stepserve.client.reaching import reach_async
 from stepserve.client.retry import Retry, RetryPolicy
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.channel import channel_options
@@ -92,14 +93,13 @@ class AsyncClient:
         other._options = self._options.changed(timeout_s, metadata)
         return other
 
-    async def is_reached(self, timeout_s: float) -> bool:
-        """Whether a service is connected to within so long. Tells nothing of how it is."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._channel.channel_ready()
-        except TimeoutError:
-            return False
-        return True
+    async def reach(self, timeout_s: float, refused_s: float | None = None) -> None:
+        """Connect within ``timeout_s`` seconds; tells nothing of how the service is.
+
+        Where attempts fail, as they do where nothing listens, it is tried for ``refused_s`` only.
+        Raises Unreached.
+        """
+        await reach_async(self._channel, timeout_s, timeout_s if refused_s is None else refused_s)
 
     async def submit(
         self, request: Request | str | None = None, **fields: Unpack[RequestFields]

@@ -23,6 +23,7 @@ from stepserve.client.calls import (
 )
 from stepserve.client.completion import Collector, Completion
 from stepserve.client.following import Following
+from stepserve.client.reaching import reach
 from stepserve.client.retry import Retry, RetryPolicy
 from stepserve.protocol import inference_wire as wire
 from stepserve.protocol.channel import channel_options
@@ -87,16 +88,13 @@ class Client:
         other._options = self._options.changed(timeout_s, metadata)
         return other
 
-    def is_reached(self, timeout_s: float) -> bool:
-        """Whether a service is connected to within so long. Tells nothing of how it is."""
-        ready = grpc.channel_ready_future(self._channel)
-        try:
-            ready.result(timeout=timeout_s)
-        except grpc.FutureTimeoutError:
-            return False
-        finally:
-            ready.cancel()
-        return True
+    def reach(self, timeout_s: float, refused_s: float | None = None) -> None:
+        """Connect within ``timeout_s`` seconds; tells nothing of how the service is.
+
+        Where attempts fail, as they do where nothing listens, it is tried for ``refused_s`` only.
+        Raises Unreached.
+        """
+        reach(self._channel, timeout_s, timeout_s if refused_s is None else refused_s)
 
     def submit(self, request: Request | str | None = None, **fields: Unpack[RequestFields]) -> str:
         """Store a job and return its id. ``request`` may be a prompt, or be all in ``fields``."""

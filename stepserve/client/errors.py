@@ -9,6 +9,7 @@ StepserveError            the answers make no sense
 ├── Forbidden             the API key may not do this; ``field`` names what
 ├── Exhausted             the queue is full; try again after ``retry_after_ms``
 ├── Unavailable           no service was reached, or Redis was away, for too long
+│   └── Unreached         no service answers there; ``why`` says why
 ├── BegunAnew             the job was begun anew: attach again from offset 0
 ├── TimedOut              the client's own time was over; also a TimeoutError
 └── CallFailed            any other status; ``code`` is its name
@@ -20,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from stepserve.client.unreached import why_unreached
 from stepserve.protocol.errors import (
     BegunAnew,
     Exhausted,
@@ -48,6 +50,7 @@ __all__ = [
     "TimedOut",
     "Unauthenticated",
     "Unavailable",
+    "Unreached",
     "from_status",
 ]
 
@@ -61,6 +64,14 @@ class CallFailed(StepserveError):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
+
+
+class Unreached(Unavailable):
+    """No service answers, at ``target`` where that is known; ``why`` is in plain words."""
+
+    def __init__(self, why: str, target: str = "") -> None:
+        super().__init__(f"no service answers{' at ' * bool(target)}{target}: {why}")
+        self.why = why
 
 
 class TimedOut(StepserveError, TimeoutError):
@@ -100,6 +111,8 @@ def from_status(error: grpc.RpcError) -> StepserveError:
         named, _, problem = text.partition(": ")
         is_named = field and text.startswith(f"{field}: ")
         return kind(field, text[len(field) + 2 :]) if is_named else kind(named, problem)
+    if kind is Unavailable and (why := why_unreached(text)):
+        return Unreached(why)
     if kind is not None:
         return kind(text)
     if code == grpc.StatusCode.UNIMPLEMENTED:

@@ -71,8 +71,10 @@ def worker_json(worker: WorkerStatus) -> dict[str, Any]:
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     bias = {str(token_id): value for token_id, value in sampling.logit_bias}
-    logprobs = None if sampling.logprobs < 0 else sampling.logprobs
-    return {**asdict(sampling), "logit_bias": bias, "logprobs": logprobs}
+    asked = ("logprobs", "prompt_logprobs")
+    numbers = {name: getattr(sampling, name) for name in asked}
+    logprobs = {name: None if number < 0 else number for name, number in numbers.items()}
+    return {**asdict(sampling), "logit_bias": bias, **logprobs}
 
 
 def _output(output: Output) -> dict[str, Any]:
@@ -108,11 +110,15 @@ def _usage(usage: Usage) -> dict[str, int]:
 
 
 def _logprobs(logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
-    entries = [
-        {
-            "logprob": entry.logprob,
-            "top": [{"token_id": i, "logprob": value} for i, value in entry.top],
-        }
-        for entry in logprobs
-    ]
-    return {"logprobs": entries} if entries else {}
+    """Of the output's tokens; and of the prompt's, of which the first has none."""
+    if not logprobs:
+        return {}
+    fields: dict[str, Any] = {"logprobs": [_place(entry.logprob, entry.top) for entry in logprobs]}
+    if (prompt := logprobs[0].prompt) is not None:
+        fields["prompt_logprobs"] = [None, *(_place(entry.logprob, entry.top) for entry in prompt)]
+    return fields
+
+
+def _place(logprob: float, top: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    likeliest = [{"token_id": token_id, "logprob": value} for token_id, value in top]
+    return {"logprob": logprob, "top": likeliest}

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from stepserve.batch.figures import LineRun, failed_lines, summary
+from stepserve.batch.figures import LineRun, failed_lines, in_words, summary
 from stepserve.batch.file import (
     BatchFailed,
     BatchLine,
@@ -30,11 +30,10 @@ from stepserve.batch.file import (
     parse_lines,
     read_input,
 )
-from stepserve.batch.run import CONTACT_TIMEOUT_S, BatchRun, served_models
+from stepserve.batch.run import BatchRun
 from stepserve.client.aio import AsyncClient
 from stepserve.client.retry import RetryPolicy
-from stepserve.commands.access import ClientAccess
-from stepserve.commands.connection import ADVICE
+from stepserve.commands.connection import Targeted, Waiting
 from stepserve.commands.up import Up
 from stepserve.local.serving import serve
 from stepserve.modelfiles.sources import ModelList
@@ -53,7 +52,7 @@ class _Environment(EnvSettingsSource):
         return {name: value for name, value in super().__call__().items() if name not in hidden}
 
 
-class Batch(ClientAccess, Up):
+class Batch(Targeted, Up):
     """Run the jobs of IN.jsonl and write their results, in input order, to OUT.jsonl.
 
     An input line is a submit request as JSON, with the proto's field names, or OpenAI's form,
@@ -61,8 +60,10 @@ class Batch(ClientAccess, Up):
     A line may carry `arrival_s`, when to send it, and `custom_id`, which its result repeats.
     Without --target the service is started for the run, with the options of `stepserve up`. A
     run that is interrupted goes on where it was when it is started again. The last line printed
-    is a JSON object with the run's figures; lines that failed are named before, and make the
-    exit status 1.
+    is a JSON object with the run's figures: `earlier` counts results of runs before, `joined` jobs
+    that had been submitted already and were followed to their end; rates and times are those of
+    the other jobs, `output_tokens` are all. Lines that failed are named before, and make the exit
+    status 1.
     """
 
     input: CliPositionalArg[Path] = Field(description="JSON lines, one job each")
@@ -87,7 +88,8 @@ class Batch(ClientAccess, Up):
     def run(self) -> int:
         """Run; return 0 where no line failed, 1 where some did: all have a result then."""
         if bool(self.target) == bool(self.model):
-            raise BatchFailed("give --target of a running service, or --model to start one")
+            told = "--target of a running service, or --model to start one"
+            raise BatchFailed(f"give {told}{', not both' * bool(self.target)}")
         content = read_input(self.input)
         check_output(self.output, self.input)
         digest, lines = parse_lines(content, self._model())
@@ -96,7 +98,7 @@ class Batch(ClientAccess, Up):
         try:
             runs = self._run_rest(lines, progress)
             progress.finish()
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, Unavailable):
             print("stepserve: interrupted; the same command goes on from here", file=sys.stderr)
             raise
         finally:
@@ -104,40 +106,36 @@ class Batch(ClientAccess, Up):
         wall_s = time.monotonic() - start_s
         _tell_failures(failed_lines(progress.results), self.output)
         figures = summary(progress.results, runs, wall_s)
+        if told := in_words(figures):
+            print(f"stepserve: {told}", file=sys.stderr, flush=True)
         print(json.dumps(figures), flush=True)
         return 1 if figures["failed"] else 0
 
     def _model(self) -> str:
         """Return what tells one model from another: results of one are not another's."""
         if self.target:
-            try:
-                return asyncio.run(self._served_models())
-            except Unavailable as error:
-                raise Unavailable(f"{error}. {ADVICE}") from None
+            with self.client() as client:
+                return ",".join(sorted(model.name for model in client.models()))
         return ",".join(str(Path(m).resolve()) if Path(m).exists() else m for m in self.model)
 
     def _run_rest(self, lines: list[BatchLine], progress: Progress) -> list[LineRun]:
         if self.target or len(progress.results) == len(lines):
-            return asyncio.run(self._run(self.target, lines, progress))
+            with self.explained():
+                return asyncio.run(self._run(self.target, lines, progress))
         directory = self.output.with_name(f".{self.output.name}.jobs").absolute()
         own = {"input", "output", "model", "target", "max_jobs", "host", "port", "data_dir"}
         # Nobody else comes to a service of our own: it asks for nothing.
-        own |= {"progress", *ClientAccess.model_fields, *AccessSettings.model_fields}
+        own |= {"progress", *Targeted.model_fields, *AccessSettings.model_fields}
         flags = self.model_dump(exclude=own, exclude_defaults=True)
         with serve(*self.model, data_dir=directory, progress=self.progress, **flags) as served:
             runs = asyncio.run(self._run(served.target, lines, progress))
         shutil.rmtree(directory, ignore_errors=True)
         return runs
 
-    def _client(self, target: str, retry: RetryPolicy | None = None) -> AsyncClient:
+    def _client(self, target: str) -> AsyncClient:
         credentials = self.credentials() if self.target else None
-        return AsyncClient(
-            target, retry, credentials, api_key=self.api_key.get_secret_value() or None
-        )
-
-    async def _served_models(self) -> str:
-        async with self._client(self.target, RetryPolicy(patience_s=CONTACT_TIMEOUT_S)) as client:
-            return await served_models(client, self.target)
+        key = self.api_key.get_secret_value() or None
+        return AsyncClient(target, RetryPolicy(tell=Waiting()), credentials, api_key=key)
 
     async def _run(self, target: str, lines: list[BatchLine], progress: Progress) -> list[LineRun]:
         columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

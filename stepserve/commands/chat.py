@@ -45,7 +45,7 @@ class Chat(TemplateOptions, SamplingOptions, Urgency, Connection):
     def run(self) -> int:
         """Talk until there is no more input; return 0, 1 where an answer failed from a pipe."""
         if (self.n or 1) > 1:
-            raise InvalidRequest("-n", "an answer is one")
+            raise InvalidRequest("--n", "must be 1: an answer is one")
         template_kwargs = json_object("--chat-template-kwargs", self.chat_template_kwargs)
         sampling = self.sampling()
         history = self._beginning()

@@ -10,7 +10,7 @@ from stepserve.commands.streams import show, view
 class Generate(Prompting, Connection):
     """Stream the continuation of a prompt ("-": read it from standard input).
 
-    The text goes to standard output, how it ended to standard error. Several outputs (-n) are
+    The text goes to standard output, how it ended to standard error. Several outputs (--n) are
     shown one after another, each when it has ended. A command that is interrupted ends no
     job: it says how to come back to it.
     """

@@ -9,16 +9,16 @@ from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from stepserve.client.errors import TimedOut
 from stepserve.client.json_forms import job_json, result_json
 from stepserve.commands.connection import Connection
 from stepserve.commands.prompting import Prompting
 from stepserve.commands.streams import show, show_whole, view
+from stepserve.commands.tables import print_rows
 from stepserve.protocol.inference import JobInfo, JobPage
+
+COLUMNS = ("job", "state", "arrived", "prompt", "output", "ended", "tenant", "note")
 
 
 class Submit(Prompting, Connection):
@@ -87,12 +87,7 @@ class Jobs(Connection):
             told = {"jobs": jobs, "next_page_token": page.next_page_token}
             print(json.dumps(told), flush=True)
             return
-        table = Table(box=None)
-        for name in ("job", "state", "arrived", "prompt", "output", "ended", "tenant", "note"):
-            table.add_column(name, no_wrap=name == "job")
-        for job in page.jobs:
-            table.add_row(*map(escape, _cells(job)))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        print_rows(COLUMNS, map(_cells, page.jobs))
 
 
 def _wants_more() -> bool:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from scheduler_svc.access.api_key import MAX_PRIORITY, MAX_TENANT_CHARS, ApiKey, new_key
 from scheduler_svc.access.key_file import add_key, read_keys, remove_key
+from stepserve.commands.tables import print_rows
 from stepserve.process.variables import FROM_ENVIRONMENT
+
+COLUMNS = ("key", "tenant", "weight", "requests/min", "tokens/min", "jobs", "priority", "made")
 
 
 class KeysAdd(BaseSettings):
@@ -84,15 +84,7 @@ class KeysList(BaseSettings):
             shown = [key.model_dump(exclude={"sha256"}) for key in keys]
             print(json.dumps({"keys": shown}), flush=True)
             return 0
-        table = Table(box=None)
-        table.add_column(
-            "key", no_wrap=True, min_width=max((len(k.key_id) for k in keys), default=0)
-        )
-        for name in ("tenant", "weight", "requests/min", "tokens/min", "jobs", "priority", "made"):
-            table.add_column(name)
-        for key in keys:
-            table.add_row(*map(escape, _row(key)))
-        Console().print(table)
+        print_rows(COLUMNS, map(_row, keys))
         return 0
 
 

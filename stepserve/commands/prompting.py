@@ -22,9 +22,16 @@ class Urgency(BaseSettings):
     model_config = FROM_ENVIRONMENT
     HELP_GROUP: ClassVar[str] = "job"
 
-    served_model: str = Field("", description="which model, where several are served")
-    priority: int = Field(0, ge=-10, le=10, description="urgency, where the policy heeds it")
-    tenant: str = Field("", description="whom the work is for")
+    served_model: str = Field("", description="model to ask, where several are served")
+    priority: int = Field(
+        0,
+        ge=-10,
+        le=10,
+        description="urgency, -10 to 10, highest first; heeded by a service with --policy priority",
+    )
+    tenant: str = Field(
+        "", description="whom the work is for: jobs are listed, shared out and cached by tenant"
+    )
     deadline_s: float = Field(0.0, ge=0, description="seconds to end within; 0: no deadline")
 
 

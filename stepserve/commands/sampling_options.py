@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from stepserve.process.variables import FROM_ENVIRONMENT
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.inference_json import structured_from_json
-from stepserve.protocol.sampling import SamplingParams
+from stepserve.protocol.sampling import MAX_OUTPUTS, SamplingParams
 from stepserve.protocol.structured import StructuredOutputs
 
 
@@ -21,45 +21,69 @@ class SamplingOptions(BaseSettings):
     model_config = FROM_ENVIRONMENT
     HELP_GROUP: ClassVar[str] = "sampling (what is left out is the model's or the service's)"
 
-    max_tokens: int | None = Field(None, ge=1, description="output tokens; default: what fits")
+    max_tokens: int | None = Field(
+        None, ge=1, description="output tokens at most; default: what fits the context"
+    )
     temperature: float | None = Field(
         None,
-        description="0 is greedy, always the likeliest token; default: the model's own, else 1",
+        description="0: always the likeliest token; higher: more chance; default: the model's own, "
+        "else 1",
     )
-    top_p: float | None = Field(None, description="smallest set of tokens this likely together")
-    top_k: int | None = Field(None, ge=0, description="so many of the likeliest tokens; 0: all")
+    top_p: float | None = Field(
+        None, description="choose among the likeliest tokens that are so likely together; 1: all"
+    )
+    top_k: int | None = Field(
+        None, ge=0, description="choose among so many of the likeliest tokens; 0: all"
+    )
     min_p: float | None = Field(
-        None, description="tokens at least this likely, relative to the likeliest"
+        None,
+        description="choose among tokens at least so likely, relative to the likeliest; 0: all",
     )
-    seed: int | None = Field(None, description="the same seed gives the same output")
+    seed: int | None = Field(
+        None, description="the same seed gives the same output; default: another one each time"
+    )
     stop: list[str] = Field(
         [], description="a text that ends the output; again for another (variable: a JSON list)"
     )
-    stop_token_ids: list[int] = Field([], description="token ids that end the output: 5,7")
-    ignore_eos: bool | None = Field(None, description="go on after the model's own end")
+    stop_token_ids: list[int] = Field([], description="ids of tokens that end the output: 5,7")
+    ignore_eos: bool | None = Field(None, description="go on after the model's own end of a text")
     presence_penalty: float | None = Field(
-        None, description="against tokens that are in the output already, -2 to 2"
+        None, description="against tokens that are in the output already, -2 to 2; 0: none"
     )
     frequency_penalty: float | None = Field(
-        None, description="the same, times how often they are, -2 to 2"
+        None, description="the same, for each time that they are in it, -2 to 2; 0: none"
     )
     repetition_penalty: float | None = Field(
-        None, description="against tokens of prompt and output, a factor; 1 is off"
+        None, description="against tokens of prompt and output, a factor above 0; 1: none"
     )
     logit_bias: list[str] = Field(
         [], description="TOKEN_ID=BIAS, -100 to 100; again for another (variable: a JSON list)"
     )
     logprobs: int | None = Field(
-        None, ge=0, description="log-probabilities of each token and so many others; see --json"
+        None, ge=0, description="log-probabilities of each token and of so many others, with --json"
     )
-    n: Annotated[int | None, Field(ge=1, le=16)] = Field(None, description="independent outputs")
-
+    prompt_logprobs: int | None = Field(
+        None, ge=0, description="the same of the prompt's tokens, with the first event; with --json"
+    )
+    n: Annotated[int | None, Field(ge=1)] = Field(
+        None,
+        description=f"independent outputs, {MAX_OUTPUTS} at most (how long each may be says "
+        "--max-tokens)",
+    )
     min_tokens: int | None = Field(None, ge=0, description="output tokens before any end")
     structured_outputs: str = Field(
         "",
         description='what the text has to be, in JSON: {"json": SCHEMA}, {"json_object": true}, '
         '{"regex": "..."}, {"choice": ["a", "b"]} or {"grammar": "..."}',
     )
+
+    @field_validator("n")
+    @classmethod
+    def _is_no_length(cls, value: int | None) -> int | None:
+        if value is not None and value > MAX_OUTPUTS:
+            told = f"{MAX_OUTPUTS} independent outputs at most; for their tokens there is"
+            raise ValueError(f"{told} --max-tokens")
+        return value
 
     def sampling(self) -> SamplingParams:
         """Return what was asked for. Raises InvalidRequest for what can't be read."""

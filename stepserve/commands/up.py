@@ -15,14 +15,15 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from scheduler_svc.access.key_file import read_keys
-from scheduler_svc.settings import ApiSettings, LaneSettings
+from scheduler_svc.settings import ApiSettings, FaultSettings, LaneSettings, QueueSettings
 from stepserve.commands.up_options import ServingOptions, WorkerOptions
+from stepserve.local.directories import check_directory
 from stepserve.local.processes import Service, Stopped, Supervisor, check_port, is_free
 from stepserve.local.starting import Starting
 from stepserve.metrics.settings import MetricsSettings
 from stepserve.modelfiles.sources import ModelSource, model_sources
 from stepserve.process.command_line import flag
-from stepserve.process.extras import require_local
+from stepserve.process.extras import require, require_local
 from stepserve.process.stopping import stop_signals
 from stepserve.process.tracing import TracingSettings
 from stepserve.tls.fleet_settings import FleetSettings
@@ -53,7 +54,14 @@ class Shared:
 
 
 class Up(
-    ServingOptions, WorkerOptions, LaneSettings, ApiSettings, MetricsSettings, TracingSettings
+    ServingOptions,
+    WorkerOptions,
+    LaneSettings,
+    QueueSettings,
+    FaultSettings,
+    ApiSettings,
+    MetricsSettings,
+    TracingSettings,
 ):
     """Serve a model, or several, on this machine until SIGINT or SIGTERM.
 
@@ -74,7 +82,7 @@ class Up(
         if self.port + self.schedulers > 65536:
             raise ValueError(f"there are no {self.schedulers} ports from {self.port} on")
         if (last := max(self._metrics_ports(), default=0)) > 65535:
-            raise ValueError(f"metrics_port: there is no port {last} for the last process")
+            raise ValueError(f"--metrics-port: there is no port {last} for the last process")
         if (self.http_port or 0) + self.schedulers > 65536:
             raise ValueError(f"there are no {self.schedulers} ports from {self.http_port} on")
         asked = self._asked_ports()
@@ -87,13 +95,8 @@ class Up(
     def run(self) -> int:
         """Serve; return the exit status."""
         require_local("up")
-        # Before anything is started, which takes a while.
-        for port in self._asked_ports():
-            check_port(self.host, port)
+        self._check()
         starting = Starting(is_silent=not self.progress)
-        for port in self._metrics_ports():
-            check_port(self.metrics_host or self.host, port)
-        self._check_access()
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
             token_file = stack.enter_context(self._fleet_token())
@@ -102,12 +105,19 @@ class Up(
             with suppress(Stopped):
                 self._start(supervisor, Shared(redis_url, token_file), starting)
                 supervisor.watch(revive_redis)
-            return supervisor.status()
+            starting.stop()
+        # A program that takes any port does with the directory what it likes.
+        is_kept = self.port and not self.redis_address()
+        starting.stopped(self._kept_directory if is_kept else None)
+        return supervisor.status()
 
     def _start(self, supervisor: Supervisor, shared: Shared, starting: Starting) -> None:
         """Start all services and say where they are. Raises Stopped, ServiceFailed."""
-        given = ", ".join(model.source for model in self._sources)
-        starting.begin(f"loading {given} ({_count(self._num_workers, 'worker')})")
+        given = ", ".join(f"{model.name} from {model.source}" for model in self._sources)
+        each = " each" * (len(self._sources) > 1)
+        names = ", ".join(model.name for model in self._sources)
+        workers_told = f"({_count(self.workers, 'worker')}{each})"
+        starting.begin(f"loading {given} {workers_told}", again=f"loading {names}")
         workers = [supervisor.start(self._worker(i, shared)) for i in range(self._num_workers)]
         addresses = [worker.wait_ready(starting.goes_on)["worker"] for worker in workers]
         starting.begin(f"starting {_count(self.schedulers, 'scheduler')}")
@@ -130,7 +140,8 @@ class Up(
         for child in (*chain.from_iterable(of_roles), *workers):
             if metrics := child.fields.get("metrics"):
                 print(f"also metrics={metrics} of {child.service.name}", flush=True)
-        starting.end(f'try: stepserve generate "Once upon a time" --target {target}')
+        one_of = f" --model {self._sources[0].name}" * (len(self._sources) > 1)
+        starting.end(f'try: stepserve generate "Once upon a time" --target {target}{one_of}')
 
     def _metrics_ports(self) -> range:
         """Return the ports for metrics: of schedulers that serve clients, of others, of workers."""
@@ -179,23 +190,60 @@ class Up(
 
     @contextmanager
     def _directory(self) -> Iterator[Path]:
-        if self.data_dir:
-            yield Path(self.data_dir)
-        elif self.port == 0:
-            # Any port means nobody could find the data again: it goes when we go.
+        if (kept := self._kept_directory) is not None:
+            yield kept
+        else:
             with tempfile.TemporaryDirectory(prefix="stepserve-") as directory:
                 yield Path(directory)
-        else:
-            state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-            yield state / "stepserve" / f"up-{self.port}"
+
+    @property
+    def _kept_directory(self) -> Path | None:
+        """Where the jobs stay; None where any port means that nobody could find them again."""
+        if self.data_dir:
+            return Path(self.data_dir)
+        if self.port == 0:
+            return None
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        return state / "stepserve" / f"up-{self.port}"
+
+    def _check(self) -> None:
+        """Raise StepserveError for what can be seen to be in the way before anything is started.
+
+        To start takes a while; others would be let in meanwhile, or half of it would run.
+        """
+        for port in self._asked_ports():
+            check_port(self.host, port)
+        for port in self._metrics_ports():
+            check_port(self.metrics_host or self.host, port)
+        self._check_access()
+        self._check_models()
+        if self.data_dir:
+            check_directory(Path(self.data_dir), "--data-dir", mode=0o700)
+        for name in ("record_dir", "record_events_dir", "record_stages_dir"):
+            if path := getattr(self, name):
+                check_directory(Path(path), f"--{name.replace('_', '-')}")
+        if self.otlp_endpoint:
+            require("traces", "--otlp-endpoint", "opentelemetry")
 
     def _check_access(self) -> None:
-        """Raise StepserveError where others would be let in, or a file is of no use."""
+        """Raise StepserveError where others would be let in, or a file or address is of no use."""
+        if address := self.redis_address():
+            from scheduler_svc.queue.address import parse_address
+
+            parse_address(address)
         self.check_host(self.host)
         self.tls_files.read()
         self.fleet_files.read()
         if self.api_keys_file:
             read_keys(Path(self.api_keys_file))
+
+    def _check_models(self) -> None:
+        """Raise StepserveError where a model can't be served, as far as that is seen at once."""
+        # Not above: it knows the hub's library, which a client's installation lacks.
+        from stepserve.modelfiles.presence import check_source
+
+        for model in self._sources:
+            check_source(model.source)
 
     @contextmanager
     def _fleet_token(self) -> Iterator[str]:
@@ -257,7 +305,8 @@ class Up(
 
     def _scheduler(self, role: Role, number: int, shared: Shared, addresses: list[str]) -> Service:
         own = ("fleet_token_file", "health_port")
-        settings = (*LaneSettings.model_fields, *ApiSettings.model_fields)
+        kinds = (LaneSettings, QueueSettings, FaultSettings, ApiSettings)
+        settings = chain.from_iterable(kind.model_fields for kind in kinds)
         flags = self._flags(
             "durability", *TracingSettings.model_fields,
             *(name for name in settings if name not in own),

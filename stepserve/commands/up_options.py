@@ -45,12 +45,14 @@ class ServingOptions(RedisSettings):
         "are 4 cores for each scheduler",
     )
     data_dir: str = Field(
-        "", description="where Redis keeps the jobs; default: the user's state directory, by port"
+        "",
+        description="where Redis keeps the jobs; default: ~/.local/state/stepserve/up-PORT, with "
+        "--port 0 a directory for this run alone",
     )
     durability: Literal["local", "fsync"] = Field(
         "local", description="what a job survives: killed processes, or a host's crash"
     )
-    progress: bool = Field(True, description="say on standard error what is being started")
+    progress: bool = Field(True, description="tell on standard error what is being started")
 
 
 class WorkerOptions(BaseSettings):
@@ -65,7 +67,9 @@ class WorkerOptions(BaseSettings):
         "together; padded: one rectangle, as long as the longest row",
     )
     block_size: int = Field(16, ge=1, description="tokens in a KV block")
-    num_blocks: int | None = Field(None, ge=1, description="KV blocks; default: what memory holds")
+    num_blocks: int | None = Field(
+        None, ge=1, description="blocks of KV cache of each worker; default: what memory holds"
+    )
     max_context: int | None = Field(
         None,
         ge=2,
@@ -97,7 +101,9 @@ class WorkerOptions(BaseSettings):
         "cpu: share of the available memory for the KV caches of all workers, default 0.3",
     )
     num_threads: int | None = Field(
-        None, ge=1, description="CPU threads of each worker, or of each process of one"
+        None,
+        ge=1,
+        description="CPU threads of each process of a worker; default: torch's choice",
     )
     pipeline_stages: int = Field(
         1,

@@ -7,12 +7,10 @@ import sys
 import time
 
 from pydantic import Field
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from stepserve.client.json_forms import worker_json
 from stepserve.commands.connection import Connection
+from stepserve.commands.tables import print_rows
 from stepserve.protocol.worker_status import WorkerStatus
 
 # Schedulers tell every two seconds.
@@ -51,12 +49,8 @@ class Workers(Connection):
             of = f" of {self.served_model}" if self.served_model else ""
             print(f"no worker{of} answers any scheduler", file=sys.stderr)
             return 0
-        table, now_s = Table(box=None), time.time()
-        for name in COLUMNS:
-            table.add_column(name, no_wrap=name == "worker")
-        for worker in workers:
-            table.add_row(*map(escape, cells(worker, now_s)))
-        Console(width=None if sys.stdout.isatty() else 200).print(table)
+        now_s = time.time()
+        print_rows(COLUMNS, (cells(worker, now_s) for worker in workers))
         return 0
 
 

@@ -61,8 +61,10 @@ def check_port(host: str, port: int) -> None:
             # What was killed a moment ago may still be ending.
             in_use = error.errno == errno.EADDRINUSE
             if not in_use or time.monotonic() > give_up_s:
-                reason = "it is in use" if in_use else error.strerror
-                raise ServiceFailed(f"can't serve on {host}:{port}: {reason}") from None
+                # What Python adds in brackets is the address again.
+                reason = "it is in use" if in_use else str(error.strerror).partition(" (while")[0]
+                hint = "; stop what serves there, or choose another port" if in_use else ""
+                raise ServiceFailed(f"can't serve on {host}:{port}: {reason}{hint}") from None
             time.sleep(POLL_INTERVAL_S)
         else:
             return

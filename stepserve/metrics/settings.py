@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
@@ -12,13 +14,14 @@ class MetricsSettings(BaseSettings):
     """Where metrics are served, and how they are called."""
 
     model_config = FROM_ENVIRONMENT
+    HELP_GROUP: ClassVar[str] = "metrics"
 
     metrics_port: int | None = Field(
         None,
         ge=0,
         le=65535,
         description="port to serve /metrics (Prometheus), /livez and /readyz on, over HTTP; "
-        "0: any free one; default: none; of stepserve up each process has one of its own, from "
+        "0: any free one; default: none. stepserve up gives each process one of its own, from "
         "this one on",
     )
     metrics_host: str = Field("", description="address to serve them on; default: that of --host")

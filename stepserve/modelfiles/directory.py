@@ -12,6 +12,9 @@ import huggingface_hub
 
 from stepserve.protocol.errors import StepserveError, first_line
 
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -31,10 +34,7 @@ def locate(source: str | Path, patterns: Sequence[str]) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    if path.exists():
-        raise CheckpointError(f"{path} is a file: a checkpoint is a directory or a hub id")
-    if not HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"{path}: no such directory")
+    check_hub_id(source)
     try:
         return Path(
             huggingface_hub.snapshot_download(
@@ -45,6 +45,30 @@ def locate(source: str | Path, patterns: Sequence[str]) -> Path:
         # The hub's client raises a dozen kinds, of four libraries; one line is enough.
         problem = f"{source}: no such directory, and not available from the hub"
         raise CheckpointError(f"{problem}: {first_line(error)}") from error
+
+
+def check_hub_id(source: str | Path) -> None:
+    """Raise CheckpointError where this is no directory, and the hub can't have it either."""
+    path = Path(source).expanduser()
+    if path.exists():
+        raise CheckpointError(f"{path} is a file: a checkpoint is a directory or a hub id")
+    if not HUB_ID.fullmatch(str(source)):
+        hint = "" if path.is_absolute() else f" in {Path.cwd()}; a hub id is OWNER/NAME"
+        raise CheckpointError(f"{path}: no such directory{hint}")
+
+
+def find_weights(directory: Path) -> Path:
+    """The file of a checkpoint's weights, or the index of several. Raises CheckpointError."""
+    for name in (SINGLE_FILE, INDEX_FILE):
+        if (directory / name).exists():
+            return directory / name
+    pickles = sorted(file.name for file in directory.iterdir() if file.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise CheckpointError(
+            f"{directory} has its weights in {pickles[0]}: no pickle is loaded, "
+            f"convert it to {SINGLE_FILE}"
+        )
+    raise CheckpointError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

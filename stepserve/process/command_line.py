@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsError
 
 from stepserve.process.help_groups import arrange_help
+from stepserve.process.help_values import Help
 from stepserve.process.redaction import redacted
 from stepserve.process.variables import strangers
 
@@ -58,7 +59,7 @@ def parse_settings(settings_class: type[S], prog: str, argv: Sequence[str]) -> S
         cli_parse_none_str=_NONE,
         cli_shortcuts=ALIASES,
         parse_args_method=_Literally(settings_class),
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     source.env_ignore_empty = False  # Of variables; a text that was typed is one.
     try:
@@ -133,22 +134,12 @@ def _strange_flags(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     return [flag for flag in given if flag.startswith("--") and flag.split("=")[0] not in known]
 
 
-class _Help(RawDescriptionHelpFormatter):
-    """Help that is silent about a default of nothing."""
-
-    def _get_help_string(self, action: Action) -> str:
-        text = action.help or ""
-        for nothing in (_NONE, "", "[]"):
-            text = text.removesuffix(f" (default: {nothing})")
-        return text
-
-
 def _problems(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return str(error)
     return "; ".join(
         # What concerns several options at once names them itself.
-        (f"--{'.'.join(map(str, problem['loc'])).replace('_', '-')}: " if problem["loc"] else "")
+        (f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else "")
         + problem["msg"].removeprefix("Value error, ")
         for problem in error.errors(include_url=False, include_input=False)
     )

@@ -7,6 +7,8 @@ from argparse import Action, ArgumentParser
 
 from pydantic_settings import BaseSettings
 
+from stepserve.process.help_values import value_name
+
 
 def arrange_help(parser: ArgumentParser, settings_class: type[BaseSettings]) -> None:
     """Put each option under the ``HELP_GROUP`` of the class that declares it, if it has one.
@@ -16,7 +18,8 @@ def arrange_help(parser: ArgumentParser, settings_class: type[BaseSettings]) -> 
     parser.description = inspect.cleandoc(parser.description or "")
     options = parser._optionals._group_actions
     for action in (*parser._positionals._group_actions, *options):
-        _name_value(action)
+        _spell_out(parser, action)
+        action.metavar = value_name(action)
     values = [action.metavar for action in parser._positionals._group_actions]
     parser.usage = " ".join(["%(prog)s", *map(str, values), "[options]"])
     titles = _titles(settings_class)
@@ -34,7 +37,8 @@ def _titles(settings_class: type[BaseSettings]) -> dict[str, str]:
     return titles
 
 
-def _name_value(action: Action) -> None:
-    """A list's flag takes one value at a time: say of which type."""
-    if isinstance(action.metavar, str) and action.metavar.startswith("list["):
-        action.metavar = action.metavar.removeprefix("list[").removesuffix("]")
+def _spell_out(parser: ArgumentParser, action: Action) -> None:
+    """An option of one letter is known by two hyphens as well, as all others are."""
+    for option in [o for o in action.option_strings if len(o) == 2 and o != "-h"]:
+        action.option_strings = [*action.option_strings, f"-{option}"]
+        parser._option_string_actions[f"-{option}"] = action

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from stepserve.process.variables import FROM_ENVIRONMENT
@@ -22,3 +22,10 @@ class TracingSettings(BaseSettings):
         "http://HOST:4317 for gRPC, http://HOST:4318 for HTTP; default: none, or what "
         "OTEL_EXPORTER_OTLP_ENDPOINT says; needs stepserve[traces]",
     )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value[:200]!r} is not http://HOST:PORT")
+        return value

@@ -29,6 +29,8 @@ from stepserve.protocol.jobs_wire import (
     encode_usage,
     encode_workers,
 )
+from stepserve.protocol.packed import unpack, unpack_floats
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.protocol.structured import StructuredOutputs
@@ -243,8 +245,24 @@ def decode_event(wire: pb.StreamEvent) -> StreamEvent:
 
 def _encode_logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
     top = [pb.TopLogprob(token_id=token_id, logprob=value) for token_id, value in logprobs.top]
-    return pb.TokenLogprobs(logprob=logprobs.logprob, top=top)
+    prompt = None if logprobs.prompt is None else _encode_prompt(logprobs.prompt)
+    return pb.TokenLogprobs(logprob=logprobs.logprob, top=top, prompt=prompt)
 
 
 def _decode_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
-    return TokenLogprobs(wire.logprob, tuple((top.token_id, top.logprob) for top in wire.top))
+    top = tuple((top.token_id, top.logprob) for top in wire.top)
+    return TokenLogprobs(
+        wire.logprob, top, _decode_prompt(wire.prompt) if wire.HasField("prompt") else None
+    )
+
+
+def _encode_prompt(prompt: PromptLogprobs) -> pb.PromptLogprobs:
+    return pb.PromptLogprobs(
+        logprobs=unpack_floats("logprobs", prompt.logprobs),
+        top_token_ids=unpack("top_ids", prompt.top_ids),
+        top_logprobs=unpack_floats("top_logprobs", prompt.top_logprobs),
+    )
+
+
+def _decode_prompt(wire: pb.PromptLogprobs) -> PromptLogprobs:
+    return PromptLogprobs.of(wire.logprobs, wire.top_token_ids, wire.top_logprobs)

@@ -38,6 +38,8 @@ _STATES: dict[JobState, pb.JobState] = {
 _STATE_NAMES: dict[int, JobState] = {number: name for name, number in _STATES.items()}
 # Of a time in seconds; a double has no more to tell.
 _US = 1e6
+# Numbers of likeliest tokens, which are absent where none were asked for.
+_LOGPROBS = ("logprobs", "prompt_logprobs")
 # Of a worker, what the wire has as a message; the rest are numbers and texts of the same names.
 _WORKER_TIMES = {"driven_since_s": "driven_since", "seen_s": "last_seen"}
 _WORKER_DURATIONS = {"step_p50_s": "step_p50", "step_p99_s": "step_p99"}
@@ -146,14 +148,17 @@ def _encode_sampling(sampling: Sampling) -> pb.SamplingParams:
     values["logit_bias"] = dict(sampling.logit_bias)
     structured = sampling.structured_outputs
     values["structured_outputs"] = structured and structured.values
-    if sampling.logprobs == DEFAULTS["logprobs"]:
-        del values["logprobs"]  # none were asked for
+    for name in _LOGPROBS:
+        if values[name] == DEFAULTS[name]:
+            del values[name]  # none were asked for
     return pb.SamplingParams(**values)
 
 
 def _decode_sampling(wire: pb.SamplingParams) -> Sampling:
     values: dict[str, Any] = {
-        each.name: getattr(wire, each.name) for each in fields(Sampling) if each.name != "logprobs"
+        each.name: getattr(wire, each.name)
+        for each in fields(Sampling)
+        if each.name not in _LOGPROBS or wire.HasField(each.name)
     }
     return Sampling(
         **{
@@ -164,7 +169,6 @@ def _decode_sampling(wire: pb.SamplingParams) -> Sampling:
             "structured_outputs": StructuredOutputs.of(wire.structured_outputs)
             if wire.HasField("structured_outputs")
             else None,
-            "logprobs": wire.logprobs if wire.HasField("logprobs") else DEFAULTS["logprobs"],
         }
     )
 

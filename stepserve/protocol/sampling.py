@@ -51,8 +51,8 @@ class Sampling:
     """Every default and the seed are resolved.
 
     A number with a range is in it, or is its default: ``logprobs`` is -1 where none were asked
-    for. ``stop_token_ids`` holds every id that ends the output: the request's, and the model's
-    own unless ``ignore_eos``.
+    for, and so is ``prompt_logprobs``, which come with the output's. ``stop_token_ids`` holds every
+    id that ends the output: the request's, and the model's own unless ``ignore_eos``.
     """
 
     max_tokens: int
@@ -73,6 +73,7 @@ class Sampling:
     n: Annotated[int, Range(1, MAX_OUTPUTS)] = 1
     min_tokens: int = 0
     structured_outputs: StructuredOutputs | None = None
+    prompt_logprobs: Annotated[int, Range(0, MAX_LOGPROBS)] = -1
 
     def for_worker(self) -> Sampling:
         """Return what choosing the tokens of one output takes; the rest is its lane's affair."""
@@ -128,6 +129,7 @@ class SamplingParams:
     n: U32 | None = None
     min_tokens: U32 | None = None
     structured_outputs: StructuredOutputs | None = None
+    prompt_logprobs: U32 | None = None
 
 
 RANGES: Mapping[str, Range] = {

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
 
 PROTOCOL_VERSION = 1
@@ -26,10 +27,14 @@ class FinishReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """The chosen token's log-probability, and the likeliest (token id, log-probability)s."""
+    """The chosen token's log-probability, and the likeliest (token id, log-probability)s.
+
+    ``prompt``: the prompt's, with the first token of an output where they were asked for.
+    """
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    prompt: PromptLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from itertools import chain
 
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.packed import check_length, pack, pack_floats, split, unpack, unpack_floats
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import (
     Admission,
@@ -63,7 +64,8 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Worker"].full_name
 _SAMPLING_NUMBERS = tuple(
     field.name
     for field in pb.Sampling.DESCRIPTOR.fields
-    if field.type not in (field.TYPE_BYTES, field.TYPE_MESSAGE) and field.name != "num_logprobs"
+    if field.type not in (field.TYPE_BYTES, field.TYPE_MESSAGE)
+    and field.name not in ("num_logprobs", "prompt_logprobs")
 )
 
 
@@ -74,6 +76,7 @@ def _encode_sampling(sampling: Sampling) -> pb.Sampling:
         logit_bias_ids=pack(token_id for token_id, _ in sampling.logit_bias),
         logit_bias_values=pack_floats(bias for _, bias in sampling.logit_bias),
         num_logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs if sampling.prompt_logprobs >= 0 else None,
         structured_outputs=None if structured is None else pb.Structure(**structured.values),
         **{name: getattr(sampling, name) for name in _SAMPLING_NUMBERS},
     )
@@ -87,6 +90,7 @@ def _decode_sampling(message: pb.Sampling) -> Sampling:
         stop_token_ids=unpack("stop_token_ids", message.stop_token_ids),
         logit_bias=tuple(zip(bias_ids, bias_values, strict=True)),
         logprobs=message.num_logprobs,
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else -1,
         structured_outputs=StructuredOutputs.of(message.structured_outputs)
         if message.HasField("structured_outputs")
         else None,
@@ -168,6 +172,7 @@ def _encode_logprobs(position: int, logprobs: TokenLogprobs) -> pb.RowLogprobs:
         logprob=logprobs.logprob,
         top_ids=pack(token_id for token_id, _ in logprobs.top),
         top_logprobs=pack_floats(logprob for _, logprob in logprobs.top),
+        prompt=None if logprobs.prompt is None else _encode_prompt(logprobs.prompt),
     )
 
 
@@ -175,7 +180,20 @@ def _decode_logprobs(message: pb.RowLogprobs) -> TokenLogprobs:
     top_ids = unpack("top_ids", message.top_ids)
     top_logprobs = unpack_floats("top_logprobs", message.top_logprobs)
     check_length("top_logprobs", top_logprobs, len(top_ids))
-    return TokenLogprobs(message.logprob, tuple(zip(top_ids, top_logprobs, strict=True)))
+    prompt = _decode_prompt(message.prompt) if message.HasField("prompt") else None
+    return TokenLogprobs(message.logprob, tuple(zip(top_ids, top_logprobs, strict=True)), prompt)
+
+
+def _encode_prompt(prompt: PromptLogprobs) -> pb.PackedLogprobs:
+    return pb.PackedLogprobs(
+        logprobs=prompt.logprobs, top_ids=prompt.top_ids, top_logprobs=prompt.top_logprobs
+    )
+
+
+def _decode_prompt(message: pb.PackedLogprobs) -> PromptLogprobs:
+    prompt = PromptLogprobs(message.logprobs, message.top_ids, message.top_logprobs)
+    prompt.check()
+    return prompt
 
 
 def encode_report(report: StepReport) -> pb.StepReport:

@@ -57,15 +57,19 @@ class BatchingBench(BaseSettings):
     )
 
     model: str = Field(str(MODEL_DIR), description="checkpoint directory; default: the demo model")
-    systems: str = Field(DEFAULT, description="which: BATCHING+ATTENTION[+split-fuse],…")
+    systems: str = Field(DEFAULT, description="which to measure: BATCHING+ATTENTION[+split-fuse],…")
     num_jobs: int = Field(384, ge=1, description="jobs")
     scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
-    batch_size: int = Field(16, ge=1, description="rows at most")
+    batch_size: int = Field(16, ge=1, description="rows of a batch at most")
     split_fuse_tokens: int = Field(128, ge=1, description="tokens in a step, with split-fuse")
-    padded_tokens: int = Field(0, ge=0, description="the same, padded; 0: 8 more than rows")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for all")
+    padded_tokens: int = Field(
+        0, ge=0, description="the same for padded steps; 0: 8 more than rows"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="what all compute in"
+    )
     num_threads: int = Field(1, ge=1, description="CPU threads of the worker")
-    seed: int = Field(0, description="of lengths and tokens")
+    seed: int = Field(0, description="seed of lengths and tokens")
     fit: bool = Field(True, description="simulate too, with costs from other jobs' steps")
     costs: str = Field("", description="simulate with the costs in this file instead")
     picture: str = Field("", description="also draw the figures into this SVG or PNG file")

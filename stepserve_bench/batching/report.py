@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from stepserve_bench.report.tables import table_console
 from stepserve_bench.report.targets import in_words
 
 # (figure, heading, factor, decimals); a heading's unit is the figure's times the factor.
@@ -36,7 +35,7 @@ ROWS = (
 
 def print_report(result: Mapping[str, Any]) -> None:
     """Print the figures, the ratios to static batches, and what is aimed at."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = table_console()
     console.print(_figures(result))
     if result["ratios_to_static"]:
         console.print(_ratios(result["ratios_to_static"]))

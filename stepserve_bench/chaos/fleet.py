@@ -5,28 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from scheduler_svc.queue import JobQueue, Lease
-from scheduler_svc.queue.embedded import EmbeddedRedis
 from stepserve.local.processes import Service, Supervisor
 from stepserve.protocol.errors import StepserveError
 from stepserve_bench.chaos.link import Link
 from stepserve_bench.chaos.member import Member
+from stepserve_bench.chaos.redis_pair import RedisPair
 from stepserve_bench.oracle_worker.oracle import CRASH
 
-T = TypeVar("T")
 POLL_S = 0.05
 LOOK_TIMEOUT_S = 0.5
 START_TIMEOUT_S = 120.0
-# How a script's effects begin in the append-only file, and where a crash may cut them off.
-TORN = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$4\r\nto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +41,7 @@ class Fleet:
     def __init__(self, plan: Plan, supervisor: Supervisor) -> None:
         self._plan = plan
         self._supervisor = supervisor
-        self._redis_thread = ThreadPoolExecutor(1, "redis")
-        self.redis: EmbeddedRedis | None = None
-        self.is_redis_up = False
+        self.redis = RedisPair(plan.directory)
         self.workers: list[Member] = []
         self.schedulers: list[Member] = []
         self.num_crashes = 0
@@ -63,17 +55,10 @@ class Fleet:
         """Where clients reach each scheduler: through its link."""
         return [member.link.address for member in self.schedulers if member.link]
 
-    async def in_redis_thread(self, call: Callable[[], T]) -> T:
-        """Run a call in the thread that started Redis, with which it would end."""
-        return await asyncio.get_running_loop().run_in_executor(self._redis_thread, call)
-
     async def start(self, links: contextlib.AsyncExitStack) -> None:
         """Start all of it, and wait until each worker is driven. Raises StepserveError."""
         plan = self._plan
-        self.redis = await self.in_redis_thread(lambda: EmbeddedRedis.start(plan.directory))
-        if self.redis.pid is None:
-            raise StepserveError("chaos breaks a Redis of its own: unset STEPSERVE_REDIS_URL")
-        self.is_redis_up = True
+        await self.redis.start(links)
         quiet = {"STEPSERVE_LOG_LEVEL": os.environ.get("STEPSERVE_LOG_LEVEL", "CRITICAL")}
         for number in range(plan.num_workers):
             service = Service(f"worker-{number}", list(plan.worker), quiet)
@@ -94,7 +79,6 @@ class Fleet:
 
     def queue(self) -> JobQueue:
         """The service's queue, to look at."""
-        assert self.redis is not None
         return JobQueue(self.redis.url, self._plan.model_name)
 
     async def until_driven(self) -> None:
@@ -142,37 +126,6 @@ class Fleet:
         self.num_crashes += is_poisoned
         return is_poisoned
 
-    def tear_log(self) -> None:
-        """Leave the beginning of a script's effects at the end of Redis' file; it does not run."""
-        logs = self._plan.directory.rglob("appendonly*.aof")
-        with max(logs, key=lambda path: path.stat().st_mtime_ns).open("ab") as log:
-            log.write(TORN)
-
-    def signal_redis(self, signum: signal.Signals) -> None:
-        """Send Redis a signal."""
-        assert self.redis is not None
-        assert self.redis.pid is not None
-        self.is_redis_up = self.is_redis_up and signum in (signal.SIGSTOP, signal.SIGCONT)
-        os.kill(self.redis.pid, signum)
-
-    async def revive_redis(self) -> None:
-        """Start Redis again, once it has ended."""
-        assert self.redis is not None
-        while not self.is_redis_up:
-            if await self.in_redis_thread(self.redis.ensure_running):
-                self.is_redis_up = True
-            else:
-                await asyncio.sleep(POLL_S)
-
-    async def close(self) -> None:
-        """End Redis. The others are the supervisor's."""
-        if self.redis is not None:
-            if self.redis.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.redis.pid, signal.SIGCONT)
-            await self.in_redis_thread(self.redis.stop)
-        self._redis_thread.shutdown()
-
 
 @contextlib.asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[Fleet]:
@@ -186,4 +139,4 @@ async def running(plan: Plan) -> AsyncIterator[Fleet]:
                 await asyncio.to_thread(supervised.close)
         finally:
             supervised.close()
-            await fleet.close()
+            await fleet.redis.close()

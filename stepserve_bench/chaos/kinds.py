@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["worker", "scheduler", "both", "link", "client", "redis", "job", "all"]
+Part = Literal["worker", "scheduler", "both", "link", "client", "redis", "pair", "job", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +14,9 @@ class Kind:
     """What is struck, and between how many and how many seconds it lasts.
 
     ``part``: a worker, a scheduler, a worker and who drives it, the connections to a worker,
-    those of clients to a scheduler, Redis, what is computed, or everything in turn. What was killed
-    or told to end is started again at once, but for Redis, which is away for as long as the fault
-    lasts. ``needs_oracle``: done by oracle workers only.
+    those of clients to a scheduler, Redis, it and its replica, what is computed, or everything in
+    turn. What was killed or told to end is started again at once, but for Redis, which is away for
+    as long as the fault lasts. ``needs_oracle``: done by oracle workers only.
     ``aim_s``: how long 99 of 100 streams may stand still at most, beside what it takes to compute
     their prompts again where a worker is lost.
     """
@@ -48,6 +48,7 @@ _KINDS = (
     Kind("redis-end", "redis", "SIGTERM, started again at once"),
     Kind("redis-stop", "redis", "SIGSTOP, then SIGCONT", (0.5, 4.0)),
     Kind("redis-torn", "redis", "SIGKILL in the midst of a write to its file", (0.1, 1.0)),
+    Kind("redis-failover", "pair", "SIGKILL, its replica serves, the last writes lost", (0.3, 1.5)),
     Kind("poison", "job", "a job that crashes whichever worker runs it", needs_oracle=True),
     Kind("rolling-restart", "all", "SIGTERM to schedulers, workers and Redis, one after another"),
 )  # fmt: skip

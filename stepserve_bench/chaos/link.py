@@ -5,50 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from types import TracebackType
+
+from stepserve_bench.chaos.forwarder import Forwarder, until_one_ends
 
 CHUNK_BYTES = 65_536
 # Chunks of one direction of a connection that are on their way; then no more is read.
 MAX_ON_THE_WAY = 64
 
 
-class Link:
-    """Forwards what comes to ``address`` to a service at ``target``, HOST:PORT, and back.
+class Link(Forwarder):
+    """Forwards what comes to ``address`` to a service at ``target``, and back.
+
+    ``target`` is HOST:PORT, or a socket's path.
 
     What is stopped is held back, not lost: that is what TCP makes of a network that loses
     packets for a while.
     """
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._host, self._port = host, int(port)
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        super().__init__()
+        self._target = target
         self._delay_s = 0.0
         self._open = asyncio.Event()
         self._open.set()
-        self.address = ""
-
-    async def __aenter__(self) -> Link:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Close every connection; new ones are taken."""
-        for connection in self._connections:
-            connection.cancel()
 
     @contextlib.asynccontextmanager
     async def delayed(self, delay_s: float) -> AsyncIterator[None]:
@@ -68,32 +47,20 @@ class Link:
         finally:
             self._open.set()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.current_task()
-        assert connection is not None
-        self._connections.add(connection)
-        try:
-            await self._forward(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # one end is gone, or the connection was cut
-        finally:
-            self._connections.discard(connection)
-            writer.transport.abort()
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hand a connection on, both ways."""
         await self._open.wait()
-        upstream, downstream = await asyncio.open_connection(self._host, self._port)
+        upstream, downstream = await self._connect()
         try:
-            pumps = [self._pump(reader, downstream), self._pump(upstream, writer)]
-            tasks = [asyncio.create_task(pump) for pump in pumps]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await until_one_ends(self._pump(reader, downstream), self._pump(upstream, writer))
         finally:
             downstream.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = self._target.rpartition(":")
+        if not host:
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection(host, int(port))
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         """Forward one direction until it ends, each chunk when it is due."""

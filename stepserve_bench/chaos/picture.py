@@ -14,7 +14,7 @@ from stepserve_bench.chaos.stalls import SHOWN_S, Struck, gaps
 
 COLOURS: Mapping[Part, str] = {
     "worker": "#3b7dd8", "scheduler": "#c0392b", "both": "#8e44ad", "link": "#16a085",
-    "client": "#e0a800", "redis": "#d35400", "job": "#7f8c1a", "all": "#333333",
+    "client": "#e0a800", "redis": "#d35400", "pair": "#7a3e00", "job": "#7f8c1a", "all": "#333333",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from stepserve import AsyncClient, Request, RetryPolicy, SamplingParams
@@ -32,3 +33,11 @@ async def convicted(targets: Sequence[str]) -> str:
     if output.finish_reason == "error":
         return ""
     return f"poison: it ended with {output.finish_reason!r}, {len(output.token_ids)} tokens"
+
+
+def most_crashes(num_poisoned: int, num_beside: int) -> int:
+    """How many workers so many jobs may crash, each among at most ``num_beside`` others.
+
+    Each once, then by halves, with two crashes more for who was lost meanwhile.
+    """
+    return num_poisoned * (1 + math.ceil(math.log2(1 + num_beside)) + 2)

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from stepserve_bench.chaos.kinds import KINDS
 from stepserve_bench.chaos.ledger import Ledger
 from stepserve_bench.chaos.stalls import Struck, by_kind
+from stepserve_bench.report.tables import table_console
 
 MAX_TOLD = 50
 
@@ -49,7 +49,7 @@ def _told(fault: Struck, zero_s: float) -> dict[str, Any]:
 
 def print_report(found: Mapping[str, Any], apart_s: float) -> None:
     """Print the stalls by kind of fault, and the verdict."""
-    console = Console()
+    console = table_console()
     title = f"stall of the streams that a fault concerned, s; faults at least {apart_s:g} s apart"
     heads = ("fault", "faults", "streams", "median", "p99", "max", "aim: p99")
     table = Table(*heads, title=title)

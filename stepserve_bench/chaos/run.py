@@ -93,7 +93,7 @@ class Run:
 
 def concerned(part: str, victims: Victims, claims: Claims) -> frozenset[str] | None:
     """Return the jobs that a fault concerns by who holds them; None: all that go on."""
-    if part in ("client", "redis", "job", "all"):
+    if part in ("client", "redis", "pair", "job", "all"):
         return None
     workers = {member.name for member in victims.workers}
     schedulers = {member.name for member in victims.schedulers}

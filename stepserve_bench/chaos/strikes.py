@@ -50,7 +50,10 @@ async def choose(fleet: Fleet, fault: Fault, claims: Claims) -> Victims:
     if part == "job":
         return Victims(other="who runs it")
     if part == "redis":
-        await _until(lambda: fleet.is_redis_up)
+        await _until(lambda: fleet.redis.is_up)
+        return Victims()
+    if part == "pair":
+        await _in_time(fleet.redis.until_followed())
         return Victims()
     candidates = fleet.workers if part in ("worker", "both", "link") else fleet.schedulers
     await _until_any_is_up(candidates)
@@ -138,36 +141,39 @@ async def _hole(_fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str]:
 
 
 async def _redis_killed(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
-    fleet.signal_redis(signal.SIGKILL)
+    fleet.redis.signal(signal.SIGKILL)
     await asyncio.sleep(fault.lasts_s)
-    await fleet.revive_redis()
+    await fleet.redis.revive()
     return []
 
 
 async def _redis_torn(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
-    fleet.signal_redis(signal.SIGKILL)
+    fleet.redis.signal(signal.SIGKILL)
     await asyncio.sleep(fault.lasts_s)
-    fleet.tear_log()
-    await fleet.revive_redis()
+    fleet.redis.tear_log()
+    await fleet.redis.revive()
+    return []
+
+
+async def _redis_ended(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
+    fleet.redis.signal(signal.SIGTERM)
+    await fleet.redis.revive()
+    return []
+
+
+async def _redis_stopped(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
+    with stopped_process(fleet.redis.pid):
+        await asyncio.sleep(fault.lasts_s)
+    return []
+
+
+async def _redis_failed_over(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
+    await fleet.redis.fail_over(fault.lasts_s)
     return []
 
 
 async def _poisoned(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
     return [await convicted(fleet.targets)]
-
-
-async def _redis_ended(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
-    fleet.signal_redis(signal.SIGTERM)
-    await fleet.revive_redis()
-    return []
-
-
-async def _redis_stopped(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
-    assert fleet.redis is not None
-    assert fleet.redis.pid is not None
-    with stopped_process(fleet.redis.pid):
-        await asyncio.sleep(fault.lasts_s)
-    return []
 
 
 async def _rolling(fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str]:
@@ -176,7 +182,7 @@ async def _rolling(fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str
     for member in (*victims.schedulers, *victims.workers):
         await _until_any_is_up([member])
         problems += await _ended(fleet, fault, Victims((member,)))
-    await _until(lambda: fleet.is_redis_up)
+    await _until(lambda: fleet.redis.is_up)
     await _redis_ended(fleet, fault, victims)
     return problems
 
@@ -186,10 +192,17 @@ async def _until_any_is_up(members: Sequence[Member]) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
+    await _in_time(_poll(condition))
+
+
+async def _poll(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(POLL_S)
+
+
+async def _in_time(coming: Awaitable[None]) -> None:
     try:
-        async with asyncio.timeout(MAX_WAIT_S):
-            while not condition():
-                await asyncio.sleep(POLL_S)
+        await asyncio.wait_for(coming, MAX_WAIT_S)
     except TimeoutError:
         raise StepserveError("nobody is up to be struck") from None
 
@@ -213,6 +226,7 @@ _STRIKES: Mapping[str, Callable[[Fleet, Fault, Victims], Awaitable[Sequence[str]
     "redis-end": _redis_ended,
     "redis-stop": _redis_stopped,
     "redis-torn": _redis_torn,
+    "redis-failover": _redis_failed_over,
     "poison": _poisoned,
     "rolling-restart": _rolling,
 }

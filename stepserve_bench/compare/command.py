@@ -26,6 +26,7 @@ from stepserve_bench.measure.figures import figures, ratios
 from stepserve_bench.measure.memory import service_peak_bytes
 from stepserve_bench.report.machine import machine
 from stepserve_bench.report.output import finish
+from stepserve_bench.report.tables import table_console
 from stepserve_bench.workloads.jobs import BenchJob, read_jobs, uniform_jobs, write_jobs
 from stepserve_bench.workloads.lengths import Bounds
 from stepserve_bench.workloads.offer import run_job, warm_up
@@ -49,10 +50,12 @@ class Bench(BaseSettings):
     num_jobs: int = Field(96, ge=1, description="jobs")
     prompt_tokens: tuple[int, int] = Field((16, 128), description="prompt lengths, LOW,HIGH")
     output_tokens: tuple[int, int] = Field((8, 160), description="output lengths, LOW,HIGH")
-    batch_size: int = Field(16, ge=1, description="rows at most, for both")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for both")
+    batch_size: int = Field(16, ge=1, description="rows of a batch at most, for both")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="what both compute in"
+    )
     num_threads: int = Field(2, ge=1, description="CPU threads for both")
-    seed: int = Field(0, description="of lengths and tokens")
+    seed: int = Field(0, description="seed of lengths and tokens")
     out: str = Field("", description="also write the figures to this JSON file")
 
     def run(self) -> int:
@@ -83,7 +86,7 @@ class Bench(BaseSettings):
             "same_outputs": f"{same} of {len(jobs)}",
             "machine": machine(),
         }
-        Console().print(table(result))
+        table_console().print(table(result))
         finish(result, self.out)
         return 0
 

@@ -18,6 +18,7 @@ from stepserve_bench.core.steady_decode import DecodeCase, SteadyDecode, random_
 from stepserve_bench.measure.figures import percentile
 from stepserve_bench.report.machine import machine
 from stepserve_bench.report.output import finish
+from stepserve_bench.report.tables import table_console
 
 NO_PEER = (
     "our core only: --peer-python PATH times vLLM's scheduler beside it, "
@@ -68,7 +69,7 @@ class CoreBench(BaseSettings):
     waiting: tuple[int, ...] = Field((0, 1024, 16384), description="waiting sequences, A,B,C")
     num_traced_steps: int = Field(64, ge=1, description="steps whose allocations are traced")
     peer_python: str = Field("", description="a Python that can import vllm; default: no peer")
-    seed: int = Field(0, description="of prompts")
+    seed: int = Field(0, description="seed of prompts")
     out: str = Field("", description="also write the figures to this JSON file")
 
     def run(self) -> int:
@@ -91,7 +92,7 @@ class CoreBench(BaseSettings):
         result["waiting"] = [self._waiting(count) for count in self.waiting]
         result["workload"] = self.model_dump(exclude={"out", "peer_python"})
         result["machine"] = machine()
-        Console().print(running_table(result), waiting_table(result))
+        table_console().print(running_table(result), waiting_table(result))
         finish(result, self.out)
         return 0
 

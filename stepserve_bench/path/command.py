@@ -15,7 +15,6 @@ from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from stepserve_bench.measure.figures import percentile
@@ -23,6 +22,7 @@ from stepserve_bench.path.cancels import Cancels, cancel_all
 from stepserve_bench.path.clients import Edge, Times, Wish, stream_all
 from stepserve_bench.path.services import Plan, Services, running
 from stepserve_bench.report.machine import machine
+from stepserve_bench.report.tables import table_console
 
 # Of a lone stream: enough to have a second token.
 LONE_TOKENS = 2
@@ -167,4 +167,4 @@ def _tell(figures: Mapping[str, float]) -> None:
     table = Table("figure", "value", title="the path around the step")
     for name, value in figures.items():
         table.add_row(name, f"{value:,.3g}" if value < 1000 else f"{value:,.0f}")
-    Console().print(table)
+    table_console().print(table)

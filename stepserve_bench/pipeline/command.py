@@ -61,7 +61,7 @@ class PipelineBench(BaseSettings):
     )
     batch_size: int = Field(32, ge=1, description="sequences at most in each batch in flight")
     num_threads: int = Field(1, ge=1, description="CPU threads of each process")
-    seed: int = Field(0, description="of lengths and tokens")
+    seed: int = Field(0, description="seed of lengths and tokens")
     ways: str = Field(
         ",".join(way.name for way in WAYS), description="which ways to measure, in which order"
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from stepserve_bench.pipeline.ways import FILLED, ONE_BATCH, ONE_STAGE, Measured
+from stepserve_bench.report.tables import table_console
 from stepserve_bench.report.targets import at_least, at_most, in_words
 
 # (figure, heading, decimals)
@@ -27,7 +26,7 @@ ROWS = (
 
 def print_report(result: Mapping[str, Any]) -> None:
     """Print the figures, what each stage waited, and what is aimed at."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = table_console()
     found = result["ways"]
     table = Table("", title="the same jobs, one way after another on this machine")
     for name in found:

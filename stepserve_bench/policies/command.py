@@ -44,7 +44,7 @@ class PolicyBench(BaseSettings):
     )
 
     model: str = Field(str(MODEL_DIR), description="checkpoint directory; default: the demo model")
-    only: str = Field(",".join(EXPERIMENTS), description="which, with commas between")
+    only: str = Field(",".join(EXPERIMENTS), description="which to measure, with commas between")
     latency_s: float = Field(45.0, gt=0, description="how long jobs arrive, for latency")
     priority_s: float = Field(60.0, gt=0, description="how long jobs arrive, for priority")
     fair_s: float = Field(45.0, gt=0, description="how long jobs arrive, for fair")
@@ -53,11 +53,13 @@ class PolicyBench(BaseSettings):
     scale: float = Field(0.5, gt=0, description="times ShareGPT's lengths (202 and 179 on average)")
     long_prompt: int = Field(1500, ge=1, description="tokens of a long prompt, for split-fuse")
     split_fuse_tokens: int = Field(224, ge=1, description="tokens in a step, with split-fuse")
-    attention: Attention = Field("paged", description="for all")
-    batch_size: int = Field(16, ge=1, description="rows at most")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="for all")
+    attention: Attention = Field("paged", description="how all attend")
+    batch_size: int = Field(16, ge=1, description="rows of a batch at most")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="what all compute in"
+    )
     num_threads: int = Field(1, ge=1, description="CPU threads of the worker")
-    seed: int = Field(0, description="of lengths, tokens and arrivals")
+    seed: int = Field(0, description="seed of lengths, tokens and arrivals")
     out: str = Field("", description="also write the figures to this JSON file")
 
     def run(self) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.report.machine import machine
 from stepserve_bench.report.output import finish
+from stepserve_bench.report.tables import table_console
 from stepserve_bench.scaling.service import Size, measure
 
 # A column's head, and the figure in it.
@@ -83,7 +83,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(*COLUMNS, title="all places full")
     for row in rows:
         table.add_row(*(f"{row[name]:g}" for name in COLUMNS.values()))
-    console = Console()
+    console = table_console()
     console.print(table)
     for row in rows:
         busy = ", ".join(f"{name} {cores:.2f}" for name, cores in row["cores"].items())

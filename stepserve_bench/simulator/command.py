@@ -18,6 +18,7 @@ from stepserve.protocol.choices import Attention
 from stepserve.protocol.errors import InvalidRequest
 from stepserve_bench.extras import require
 from stepserve_bench.report.machine import machine
+from stepserve_bench.report.tables import table_console
 from stepserve_bench.simulator.cost import (
     Costs,
     about_costs,
@@ -113,7 +114,7 @@ class Simulate(PlanningSettings):
         "each position in it",
     )
     jobs: int = Field(3_000, ge=1, description="jobs in all")
-    seed: int = Field(0, description="of arrivals and lengths")
+    seed: int = Field(0, description="seed of arrivals and lengths")
     arrivals: ArrivalKind = Field(
         "auto", description="auto: poisson where there is --rate or --load, else all at once"
     )
@@ -134,7 +135,9 @@ class Simulate(PlanningSettings):
         description="what each job asks for at most; 0: exactly its output (1024 in the "
         "experiment computed-twice)",
     )
-    prefix_tokens: int = Field(0, ge=0, description="of a system prompt that all jobs begin with")
+    prefix_tokens: int = Field(
+        0, ge=0, description="tokens of a system prompt that all jobs begin with"
+    )
     tenants: str = Field("", description="who sends what share of the jobs: a=3,b=1")
     urgent_share: float = Field(0.0, ge=0, le=1, description="share of the jobs that is urgent")
     urgent_priority: int = Field(10, ge=-10, le=10, description="the priority of urgent jobs")
@@ -211,7 +214,9 @@ class Simulate(PlanningSettings):
             runner.console.print(f"{self.load:g} of the capacity is {rate:.2f} jobs/s")
         run = runner.run(system, demand.streams(rate))
         figures = run.figures()
-        print_figures(Console(), system.name, figures, costs_in_words(about_costs(self.costs)))
+        print_figures(
+            table_console(), system.name, figures, costs_in_words(about_costs(self.costs))
+        )
         if self.plots:
             from stepserve_bench.simulator.plots import plot_series
 
@@ -226,7 +231,7 @@ class Simulate(PlanningSettings):
     def _curves(self, runner: Runner) -> dict[str, Any]:
         systems, loads = parse_systems(self.systems, self.system), parse_loads(self.loads)
         curves = load_curves(runner, systems, self.demand, loads)
-        print_curves(Console(), curves, costs_in_words(about_costs(self.costs)))
+        print_curves(table_console(), curves, costs_in_words(about_costs(self.costs)))
         if self.plots:
             from stepserve_bench.simulator.plots import plot_curves
 
@@ -259,7 +264,7 @@ class Simulate(PlanningSettings):
         for name in self._scenarios:
             runner.console.print(f"{name} …")
             verdicts.append(SCENARIOS[name](ground))
-        print_verdicts(Console(), verdicts, costs_in_words(about))
+        print_verdicts(table_console(), verdicts, costs_in_words(about))
         experiments = [verdict.as_json() for verdict in verdicts]
         self._finish({"costs": about, "experiments": experiments})
         return 0 if all(verdict.is_met for verdict in verdicts) else 1
@@ -268,7 +273,7 @@ class Simulate(PlanningSettings):
         # SciPy is wanted for this alone.
         require("scipy", "--fit")
         costs, fits, card = self._fits()
-        print_fits(Console(), fits)
+        print_fits(table_console(), fits)
         origin = {"measured_on": self.measured_on or card or _this_machine()}
         about = {name: {**fit.about, **origin} for name, fit in fits.items()}
         if self.costs_out:

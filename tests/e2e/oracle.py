@@ -9,8 +9,9 @@ from pathlib import Path
 
 from stepserve import AsyncClient
 from stepserve.protocol.inference import Request, StreamEvent
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import SamplingParams
-from tests.checkpoints import EOS_TOKEN_ID, lone_check
+from tests.checkpoints import EOS_TOKEN_ID, lone_check, lone_logits
 
 # In float32 another order of the same sums may choose otherwise where the lone run's
 # choice leads by less than this; what follows in that output cannot be compared.
@@ -20,7 +21,10 @@ LOGPROB_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 
 @dataclass(frozen=True, slots=True)
 class OracleJob:
-    """A greedy job with log-probabilities; all its ``n`` outputs are the same."""
+    """A greedy job with log-probabilities; all its ``n`` outputs are the same.
+
+    Of prompts of an even number of tokens, the prompt's too.
+    """
 
     prompt_token_ids: list[int]
     max_tokens: int
@@ -35,6 +39,7 @@ class OracleJob:
             max_tokens=self.max_tokens,
             ignore_eos=self.ignore_eos,
             logprobs=2,
+            prompt_logprobs=1 if self.is_scored else None,
             n=self.n,
         )
         return Request(
@@ -43,6 +48,10 @@ class OracleJob:
             tenant=self.tenant,
             priority=self.priority,
         )
+
+    @property
+    def is_scored(self) -> bool:
+        return len(self.prompt_token_ids) % 2 == 0
 
     def num_tokens(self, token_ids: Sequence[int]) -> int:
         """How many tokens it has to give where these are the first of them."""
@@ -57,11 +66,14 @@ class Output:
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    prompt: PromptLogprobs | None = None
     text: str = ""
     finish_reason: str = ""
 
     def add(self, event: StreamEvent, first: int = 0) -> None:
         assert event.offset == first + len(self.token_ids) or not event.token_ids, "gap or repeat"
+        if event.logprobs and not event.offset:
+            self.prompt = event.logprobs[0].prompt
         self.token_ids += event.token_ids
         self.logprobs += [entry.logprob for entry in event.logprobs]
         self.text += event.text
@@ -129,6 +141,7 @@ def compare(output: Output, checkpoint: Path, job: OracleJob, dtype: str) -> int
     """Assert that an output is the lone run's; return 1 where a near-tie was excused."""
     lone = lone_check(checkpoint, job.prompt_token_ids, output.token_ids, dtype)
     last = len(lone.tokens) - 1
+    compare_prompt(output, checkpoint, job, dtype)
     differs = lone.tokens[last] != output.token_ids[last]
     for i in range(last if differs else last + 1):
         assert abs(output.logprobs[i] - lone.logprobs[i]) <= LOGPROB_TOLERANCE[dtype], (
@@ -144,6 +157,22 @@ def compare(output: Output, checkpoint: Path, job: OracleJob, dtype: str) -> int
     ended_by_eos = not job.ignore_eos and output.token_ids[-1] == EOS_TOKEN_ID
     assert output.finish_reason == ("stop" if ended_by_eos else "length")
     return 0
+
+
+def compare_prompt(output: Output, checkpoint: Path, job: OracleJob, dtype: str) -> None:
+    """Assert that exactly those who asked have their prompt's log-probabilities, and no others'."""
+    prompt = job.prompt_token_ids
+    assert (output.prompt is not None) == job.is_scored
+    if output.prompt is None:
+        return
+    lone = lone_logits(checkpoint, prompt, dtype).double().log_softmax(-1)
+    told, tolerance = list(output.prompt), LOGPROB_TOLERANCE[dtype]
+    assert len(told) == len(prompt) - 1
+    for at, (entry, token_id) in enumerate(zip(told, prompt[1:], strict=True)):
+        assert abs(entry.logprob - float(lone[at, token_id])) <= tolerance, f"prompt token {at + 1}"
+        [(likely, likeliest)] = entry.top
+        assert abs(likeliest - float(lone[at].max())) <= tolerance, f"likeliest at {at + 1}"
+        assert abs(likeliest - float(lone[at, likely])) <= tolerance, f"its id at {at + 1}"
 
 
 def compare_all(

@@ -33,10 +33,10 @@ def test_faults_of_many_kinds_lose_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     kinds = (
         "worker-kill,thread-stop,scheduler-kill,both-kill,link-cut,link-hole,client-cut,redis-torn,"
-        "poison"
+        "redis-failover,poison"
     )
     model = str(tmp_path)
-    check(ran(model=model, workers=2, faults=9, apart_s=0.8, kinds=kinds, seed=3, step_ms=40), 9)
+    check(ran(model=model, workers=2, faults=10, apart_s=0.8, kinds=kinds, seed=3, step_ms=40), 10)
 
 
 @pytest.mark.long

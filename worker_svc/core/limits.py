@@ -44,6 +44,12 @@ def check_admission(admission: Admission, limits: Limits) -> None:
             f"{admission.num_computed} tokens computed of {num_tokens}": (
                 admission.num_computed < num_tokens
             ),
+            "a prompt whose log-probabilities are asked for is computed from its beginning": (
+                sampling.prompt_logprobs < 0 or num_tokens > prompt or admission.num_computed == 0
+            ),
+            "prompt_logprobs come with logprobs, which are not asked for": (
+                sampling.prompt_logprobs < 0 or sampling.logprobs >= 0
+            ),
             "more tokens computed than its blocks hold": admission.num_computed <= num_slots,
             "more blocks than a sequence can have": (
                 len(admission.block_ids) <= limits.max_blocks_per_row

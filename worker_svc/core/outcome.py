@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.step import FinishReason, StepReport, TokenLogprobs
 from worker_svc.core.residents import Residents, Row, StepPlan
 
@@ -17,6 +18,7 @@ class Chosen:
         token_ids: S tokens.
         is_finite: S flags; where false the logits were not, and the token means nothing.
         logprobs: by position in S, where asked for.
+        scores: of the plan's scored rows, in their order.
         duration_us: how long the device was busy with the step.
         num_positions: token positions that went through the layers, padding included.
         num_context: key positions that attention read in each layer, padding included.
@@ -25,6 +27,7 @@ class Chosen:
     token_ids: Sequence[int] = ()
     is_finite: Sequence[bool] = ()
     logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)
+    scores: Sequence[PromptLogprobs] = ()
     duration_us: int = 0
     num_positions: int = 0
     num_context: int = 0
@@ -60,6 +63,9 @@ def absorb(residents: Residents, plan: StepPlan, chosen: Chosen) -> StepReport:
         for row in plan.rows
         if row.resident.has_ended and row.new_block_ids
     ]
+    for row, scores in zip(plan.scored, chosen.scores, strict=True):
+        if row.resident.scores is not None:
+            row.resident.scores.append(scores)
     for position, row in enumerate(plan.sampled):
         if row.resident.has_ended:
             continue
@@ -86,11 +92,14 @@ def absorb(residents: Residents, plan: StepPlan, chosen: Chosen) -> StepReport:
 
 def _advance(row: Row, position: int, chosen: Chosen, found: _Found) -> FinishReason | None:
     """Take the chosen token as the sequence's next; return why that ends it, if it does."""
-    if not chosen.is_finite[position]:
-        return FinishReason.ERROR
     token_id, resident = chosen.token_ids[position], row.resident
+    scores, resident.scores = resident.scores, None
+    if not chosen.is_finite[position] or not all(each.is_finite for each in scores or ()):
+        return FinishReason.ERROR
     admission, offset = resident.admission, row.position
     if chosen.logprobs and (logprobs := chosen.logprobs.get(position)) is not None:
+        if scores is not None:
+            logprobs = replace(logprobs, prompt=PromptLogprobs.joined(scores))
         found.logprobs[len(found.token_ids)] = logprobs
     found.sequence_ids.append(admission.sequence_id)
     found.offsets.append(offset - admission.num_prompt_tokens)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stepserve.protocol.errors import StepRefused
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import Admission, ResidentSequence, StepCommand
 from worker_svc.core.limits import Limits, check_admission, check_block_ids
@@ -25,7 +26,8 @@ class Resident:
 
     ``row_id`` is its row in the tables on the device, which hold its tokens and sampling
     values; ``max_tokens`` bounds prompt and output together. ``num_tokens`` and
-    ``num_computed`` are those after the last planned step.
+    ``num_computed`` are those after the last planned step. ``scores`` are the log-probabilities
+    of its prompt, as far as they are known; None where none are to be told.
     """
 
     admission: Admission
@@ -38,11 +40,13 @@ class Resident:
     row_id: int = -1
     is_live: bool = True
     has_ended: bool = False
+    scores: list[PromptLogprobs] | None = None
 
     @classmethod
     def of(cls, admission: Admission, max_context: int) -> Resident:
         """A sequence as its admission describes it, without a row yet."""
         sampling = admission.sampling
+        has_output = len(admission.token_ids) > admission.num_prompt_tokens
         return cls(
             admission=admission,
             max_tokens=min(admission.num_prompt_tokens + sampling.max_tokens, max_context),
@@ -51,6 +55,7 @@ class Resident:
             num_tokens=len(admission.token_ids),
             num_computed=admission.num_computed,
             block_ids=list(admission.block_ids),
+            scores=None if has_output or sampling.prompt_logprobs < 0 else [],
         )
 
     @property
@@ -83,6 +88,8 @@ class Row(NamedTuple):
         is_sampled: whether nothing is pending then, so that a token is chosen.
         num_blocks: blocks of the sequence, the new ones among them.
         new_block_ids: what its block table grows by.
+        num_scored: of how many tokens of the prompt, from the one behind ``start`` on, the
+            log-probabilities are wanted.
     """
 
     resident: Resident
@@ -92,11 +99,20 @@ class Row(NamedTuple):
     is_sampled: bool
     num_blocks: int
     new_block_ids: Sequence[int]
+    num_scored: int = 0
+
+    @property
+    def scored_token_ids(self) -> Sequence[int]:
+        """The tokens whose log-probabilities are wanted."""
+        begin = self.start + 1
+        return self.resident.admission.token_ids[begin : begin + self.num_scored]
 
 
 @dataclass(slots=True)
 class StepPlan:
     """What a command does. ``strays`` are blocks named for sequences that have ended.
+
+    ``scored`` are those of the ``rows`` in which a prompt's log-probabilities are computed.
 
     ``num_dead`` places were left empty by sequences that left, since the worker last held none.
     """
@@ -105,6 +121,7 @@ class StepPlan:
     released: list[Resident] = field(default_factory=list)
     admitted: list[Resident] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    scored: list[Row] = field(default_factory=list)
     strays: list[tuple[int, Sequence[int]]] = field(default_factory=list)
     num_dead: int = 0
 
@@ -192,7 +209,10 @@ class Residents:
             start += num_new
             resident = known.get(sequence_id)
             if resident is not None and resident.num_tokens < resident.max_tokens:
-                plan.rows.append(_row(resident, num_tokens, new_block_ids, self._limits))
+                row = _row(resident, num_tokens, new_block_ids, self._limits)
+                plan.rows.append(row)
+                if row.num_scored:
+                    plan.scored.append(row)
             elif resident is None and not self._has_ended(sequence_id):
                 raise StepRefused(f"sequence {sequence_id} is unknown")
             elif num_new:  # it has ended, or surely does in a step that is being computed
@@ -217,7 +237,7 @@ class Residents:
             self.last_id = max(self.last_id, resident.sequence_id)
         self._most_live = max(self._most_live, len(self._live))
         plan.num_dead = self._most_live - len(self._live)
-        for resident, _, num_tokens, _, is_sampled, _, new_block_ids in plan.rows:
+        for resident, _, num_tokens, _, is_sampled, _, new_block_ids, _ in plan.rows:
             if new_block_ids:
                 resident.block_ids += new_block_ids
             resident.num_computed += num_tokens
@@ -272,7 +292,12 @@ def _row(resident: Resident, num_tokens: int, new_block_ids: Sequence[int], limi
         problem = f"{num_blocks} blocks, {limits.max_blocks_per_row} at most"
     else:
         is_sampled = num_tokens == position - start
-        row = resident, start, num_tokens, position, is_sampled, num_blocks, new_block_ids
+        num_scored = 0
+        if resident.scores is not None:
+            # The prompt's last token is followed by the output.
+            num_scored = max(0, min(num_tokens, resident.num_prompt_tokens - 1 - start))
+        head = resident, start, num_tokens, position, is_sampled
+        row = (*head, num_blocks, new_block_ids, num_scored)
         # What Row(*row) does, without a call of its own.
         return tuple.__new__(Row, row)
     raise StepRefused(f"sequence {resident.sequence_id}: {problem}")

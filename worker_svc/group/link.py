@@ -105,7 +105,7 @@ class GroupLink:
         self._wires.states.send(hidden.clone(), self._column[self._part.stage + 1])
         heard = self._messenger.submit(self._hear, form)
         self._unwritten.append(_Unwritten(plan.sampled, heard))
-        return Awaited(pending, heard, plan.sampled, self._part.num_stages - 1)
+        return Awaited(pending, heard, plan, self._part.num_stages - 1)
 
     def _tell(self, form: Choices, pending: Pending, timer: Timer) -> None:
         """Send what was chosen to all stages before, and how long it took from the states on.
@@ -147,17 +147,17 @@ class Awaited:
         self,
         pending: Pending,
         told: Future[tuple[Choice, int]],
-        rows: list[Row],
+        plan: StepPlan,
         num_later: int,
     ) -> None:
-        self._pending, self._told, self._rows, self._num_later = pending, told, rows, num_later
+        self._pending, self._told, self._plan, self._num_later = pending, told, plan, num_later
 
     def is_done(self) -> bool:
         return self._told.done()
 
     def wait(self) -> Chosen:
         choice, duration_us = self._told.result()
-        self._pending.bring(choice, self._rows)
+        self._pending.bring(choice, self._plan.sampled, self._plan.scored)
         chosen = self._pending.wait()
         total_us = chosen.duration_us + self._num_later * duration_us
         return replace(chosen, duration_us=total_us)

@@ -21,7 +21,8 @@ class SampledRows(NamedTuple):
 
 
 class Logprobs(NamedTuple):
-    """Natural logarithms of probabilities after penalties and bias, before temperature.
+    """Natural logarithms of probabilities; of chosen tokens after penalties and bias, before
+    temperature.
 
     K is the most that a row of the step asked for, or the vocabulary. Of rows that did not ask
     nothing is meant.
@@ -44,11 +45,13 @@ class Choice(NamedTuple):
         is_finite: ``[S]`` int32, 0 or 1; where 0 a logit was not finite, and the token (which is
             in the vocabulary all the same) means nothing.
         logprobs: where a row of the step asked for them.
+        scores: of tokens of prompts, where rows of the step asked for them: no row of these S.
     """
 
     token_ids: Tensor
     is_finite: Tensor
     logprobs: Logprobs | None = None
+    scores: Logprobs | None = None
 
 
 class SamplingTable(Protocol):

@@ -60,6 +60,19 @@ def choose_reference(
     return Choice(token_ids.int(), is_finite.int(), logprobs)
 
 
+def logprobs_reference(
+    logits: Tensor, token_ids: Tensor, most: int, vocabulary: Vocabulary = WHOLE
+) -> Logprobs:
+    """Of ``token_ids [K]`` by ``logits [K, n]``, and of the ``most`` likeliest in each place.
+
+    In float64 for float64 logits, in float32 for others. Reads nothing back.
+    """
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    shifted = scores - vocabulary.best(scores).scores[:, None]
+    told = _logprobs(shifted, token_ids, most, vocabulary)
+    return Logprobs(told.chosen.float(), told.top_ids.int(), told.top.float())
+
+
 def _is_adjusted(columns: Columns) -> Tensor:
     is_penalised = (columns.presence != 0) | (columns.frequency != 0) | (columns.repetition != 1)
     return is_penalised | (columns.num_biases > 0)

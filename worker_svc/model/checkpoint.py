@@ -13,13 +13,17 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from stepserve.modelfiles.directory import CheckpointError, locate, read_json
+from stepserve.modelfiles.directory import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    CheckpointError,
+    find_weights,
+    locate,
+    read_json,
+)
 from stepserve.modelfiles.sources import name_of
 from stepserve.protocol.errors import first_line
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 # What is downloaded of a hub's model.
 PATTERNS = ("model*.safetensors", "*.json", "*.jinja")
 
@@ -67,17 +71,8 @@ def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
 
 
 def _tensors(directory: Path) -> dict[str, TensorInfo]:
-    if (directory / SINGLE_FILE).exists():
-        return _header(directory / SINGLE_FILE)
-    if (directory / INDEX_FILE).exists():
-        return _sharded(directory)
-    pickles = sorted(file.name for file in directory.iterdir() if file.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise CheckpointError(
-            f"{directory} has its weights in {pickles[0]}: no pickle is loaded, "
-            f"convert it to {SINGLE_FILE}"
-        )
-    raise CheckpointError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")
+    weights = find_weights(directory)
+    return _header(weights) if weights.name == SINGLE_FILE else _sharded(directory)
 
 
 def _sharded(directory: Path) -> dict[str, TensorInfo]:

@@ -13,15 +13,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from stepserve.modelfiles.directory import CheckpointError, read_json
 from stepserve.modelfiles.facts import read_facts
+from stepserve.modelfiles.families import check_supported
 
-# By architecture: the model_type that goes with it.
-SUPPORTED = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
-ARCHITECTURES = {model_type: architecture for architecture, model_type in SUPPORTED.items()}
 ATTENTION_BIAS = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 # Frequencies that do not depend on the length of the sequence at hand.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -83,7 +76,7 @@ def read_config(directory: Path) -> ModelConfig:
         CheckpointError: no config, or a model that is not supported; says what is not.
     """
     path = directory / "config.json"
-    architecture = _check_supported(path, read_json(path))
+    architecture = check_supported(path, read_json(path))
     facts = read_facts(directory)
     try:
         source = AutoConfig.from_pretrained(
@@ -116,28 +109,6 @@ def read_config(directory: Path) -> ModelConfig:
     )
     _check_shape(path, config)
     return config
-
-
-def _check_supported(path: Path, values: dict[str, Any]) -> str:
-    architecture = _architecture(path, values)
-    if values.get("quantization_config"):
-        raise CheckpointError(f"{path}: quantization_config: quantized weights are not supported")
-    if values.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise CheckpointError(f"{path}: hidden_act {values['hidden_act']!r} is not supported")
-    return architecture
-
-
-def _architecture(path: Path, values: dict[str, Any]) -> str:
-    """The one that is named; where none is, that of the model's type, as in transformers."""
-    model_type = values.get("model_type")
-    named = values.get("architectures") or ARCHITECTURES.get(str(model_type), "none")
-    architecture = str(named[0] if isinstance(named, list) else named)
-    if architecture not in SUPPORTED:
-        known = ", ".join(SUPPORTED)
-        raise CheckpointError(f"{path}: architecture {architecture} is not supported ({known} are)")
-    if model_type != SUPPORTED[architecture]:
-        raise CheckpointError(f"{path}: model_type {model_type!r} is not that of {architecture}")
-    return architecture
 
 
 def _check_shape(path: Path, config: ModelConfig) -> None:

@@ -16,9 +16,10 @@ from worker_svc.step.graphs import Computed, GraphedSteps
 from worker_svc.step.layout import Layout
 from worker_svc.step.link import Alone, Link
 from worker_svc.step.masks import Made, Masks
-from worker_svc.step.pending import Pending
+from worker_svc.step.pending import NO_CHOICE, Pending
 from worker_svc.step.rows import RowTable
 from worker_svc.step.sampler import Choice, Sampler, StepNeeds
+from worker_svc.step.scores import score, split_scored
 from worker_svc.step.timer import start_timer
 
 
@@ -54,15 +55,21 @@ class Executor:
             self.sampler.advance(choice, chosen)
         timer = start_timer(self.model.device)
         self.table.write(plan.admitted, plan.rows)
-        sampled = plan.sampled if self.model.part.is_last else []
-        masks = self.masks.begin(plan, sampled) if self.model.part.is_last else None
+        is_last = self.model.part.is_last
+        sampled, scored = (plan.sampled, plan.scored) if is_last else ([], [])
+        masks = self.masks.begin(plan, sampled) if is_last else None
         if not plan.rows:
             timer.stop()
             return Pending(timer)
         computed = self._forward(plan)
         pending = Pending(timer, computed.num_positions, computed.num_context)
-        if sampled:
-            pending.bring(self._choose(computed, sampled, masks), sampled)
+        if sampled or scored:
+            states, of_prompts = split_scored(computed.hidden, scored)
+            computed = computed._replace(hidden=states)
+            choice = self._choose(computed, sampled, masks) if sampled else NO_CHOICE
+            if scored:
+                choice = choice._replace(scores=score(self.model, of_prompts, scored))
+            pending.bring(choice, sampled, scored)
             self.masks.follow(sampled, pending)
         timer.stop()
         return self._link.pass_on(plan, computed.hidden, pending)

@@ -23,14 +23,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class FlatStep:
-    """T tokens of R rows, of which S are sampled.
+    """T tokens of R rows, of which S are sampled; by K tokens' states prompts are scored.
 
     Attributes:
         token_row_ids, positions: ``[T]``, each token's row in the table and index in its sequence.
         row_ids: ``[R]``, where the rows lie in the table.
         query_starts: ``[R + 1]``, cumulative token counts.
         context_lens: ``[R]``, tokens in each row's cache after this step.
-        sample_positions: ``[S]``, indices into T, in the order in which the rows were given.
+        sample_positions: ``[S + K]``, indices into T, as ``RowArrays.wanted`` orders them.
         sampled_row_ids, next_positions: ``[S]``, whose token is chosen there and where it goes.
         max_query_len, max_context_len: at least the largest of the rows'.
         num_context: key positions that attention reads in each layer.
@@ -69,7 +69,7 @@ class FlatStep:
             row_ids=arrays.row_ids,
             query_starts=np.concatenate(((0,), ends)),
             context_lens=context_lens,
-            sample_positions=last[given.is_sampled],
+            sample_positions=given.wanted(last),
             sampled_row_ids=sampled_row_ids,
             next_positions=next_positions,
             max_query_len=int(arrays.counts.max(initial=0)),

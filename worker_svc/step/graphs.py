@@ -86,7 +86,7 @@ class Bucket:
         """Whether the step fits."""
         return (
             step.num_tokens <= self.num_tokens
-            and step.num_rows <= self.num_rows
+            and max(step.num_rows, len(step.sample_positions)) <= self.num_rows
             and step.max_query_len <= self.max_query_len
             and step.max_context_len <= self.max_context_len
         )
@@ -138,7 +138,8 @@ class Computed(NamedTuple):
     """A step's forward, launched.
 
     Attributes:
-        hidden: ``[>= S, H]``, what is sampled first; ``[T, H]`` of a stage that is not the last.
+        hidden: ``[>= S, H]``, what is sampled first, what prompts are scored by last; ``[T, H]`` of
+            a stage that is not the last.
         sampled: the S rows.
         num_positions: positions that were computed, padding included.
         num_context: key positions that were attended to.
@@ -223,8 +224,8 @@ class GraphedSteps:
             graph.arrived[: step.num_tokens] = arrived
         graph.replay()
         assert graph.hidden is not None
-        num_sampled = len(step.sample_positions)
-        num_given = num_sampled if self._model.part.is_last else step.num_tokens
+        num_sampled = len(step.sampled_row_ids)
+        num_given = len(step.sample_positions) if self._model.part.is_last else step.num_tokens
         return Computed(
             hidden=graph.hidden[:num_given],
             sampled=SampledRows(*(part[:num_sampled] for part in graph.sampled)),

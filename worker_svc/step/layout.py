@@ -30,7 +30,8 @@ class Layout(Protocol):
     def make_batch(self, rows: Sequence[Row], table: RowTable, num_dead: int) -> Laid:
         """The rows' next tokens on the device, and which of them are sampled after.
 
-        Of rows that leave nothing pending it is the last one.
+        Of rows that leave nothing pending it is the last one. The batch's last sample positions are
+        those by which prompts are scored.
 
         ``num_dead`` sequences have left since the worker last held none.
         """
@@ -69,7 +70,7 @@ class Grouped(Flat):
         last = np.empty_like(order)
         last[order] = arrays.counts.cumsum() - 1
         token_row_ids, positions, sampled, *chosen = pack(
-            (*arrays.flat_tokens(), last[given.is_sampled], *given.sampled), table.device
+            (*arrays.flat_tokens(), given.wanted(last), *given.sampled), table.device
         )
         token_ids, slots = table.locate(token_row_ids, positions)
         batch = Batch(
@@ -106,7 +107,7 @@ class Padded:
             (
                 arrays.row_ids.repeat(width),
                 (arrays.starts[:, None] + np.minimum(column, last)).reshape(-1),
-                ends[arrays.is_sampled],
+                arrays.wanted(ends),
                 np.flatnonzero(~is_written),
                 *given.sampled,
             ),
@@ -129,7 +130,7 @@ class Padded:
         num_rows = len(arrays.row_ids)
         longest = np.full(num_dead, arrays.context_lens.argmax())
         extended = arrays.take(np.append(np.arange(num_rows), longest))
-        extended.is_sampled[num_rows:] = True
+        extended.is_sampled[num_rows:], extended.num_scored[num_rows:] = True, 0
         return extended
 
     def largest_rows(self, limits: Limits) -> Sequence[tuple[int, int]]:

@@ -11,9 +11,10 @@ from stepserve.protocol.step import TokenLogprobs
 from worker_svc.core.outcome import Chosen
 from worker_svc.core.residents import Row
 from worker_svc.step.sampler import Choice, Logprobs
+from worker_svc.step.scores import scores_of
 from worker_svc.step.timer import Timer
 
-NOTHING = torch.empty(0, dtype=torch.int32)
+NO_CHOICE = Choice(torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.int32))
 
 
 class Pending:
@@ -23,16 +24,21 @@ class Pending:
         self._timer = timer
         self._num_positions, self._num_context = num_positions, num_context
         self._rows: Sequence[Row] = ()
+        self._scored: Sequence[Row] = ()
         # In the host's memory; what is in it is meant once the device has come so far.
-        self.choice = Choice(NOTHING, NOTHING)
+        self.choice = NO_CHOICE
 
-    def bring(self, choice: Choice, rows: Sequence[Row]) -> None:
-        """Begin to copy what was chosen for ``rows``, the first ones of the choice."""
-        self._rows = rows
+    def bring(self, choice: Choice, rows: Sequence[Row], scored: Sequence[Row] = ()) -> None:
+        """Begin to copy what was chosen for ``rows``, the first ones of the choice.
+
+        And what was found for the ``scored`` ones.
+        """
+        self._rows, self._scored = rows, scored
         count = len(rows)
         logprobs = choice.logprobs and Logprobs(*map(to_host, choice.logprobs))
+        scores = choice.scores and Logprobs(*map(to_host, choice.scores))
         token_ids, is_finite = choice.token_ids[:count], choice.is_finite[:count]
-        self.choice = Choice(to_host(token_ids), to_host(is_finite), logprobs)
+        self.choice = Choice(to_host(token_ids), to_host(is_finite), logprobs, scores)
 
     def is_done(self) -> bool:
         """Whether ``wait`` would not wait."""
@@ -51,6 +57,7 @@ class Pending:
             token_ids=choice.token_ids.tolist(),
             is_finite=choice.is_finite.tolist(),
             logprobs=self._take(*choice.logprobs) if choice.logprobs else {},
+            scores=scores_of(choice.scores, self._scored) if choice.scores else (),
             duration_us=duration_us,
             num_positions=self._num_positions,
             num_context=self._num_context,

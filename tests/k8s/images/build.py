@@ -18,6 +18,7 @@ from tests.k8s.images.tools import DIRECTORY, run
 # The oldest Python that stepserve runs on, and what the build files ask of a base.
 SUITE = "bookworm"
 PACKAGES = "ca-certificates,python-is-python3,python3-venv"
+CLEAN = "apt-get clean; rm -r /var/lib/apt/lists/*"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
 
@@ -64,7 +65,7 @@ class Store:
         with self.container("scratch") as name:
             root = Path(self.buildah("mount", name))
             run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, root)
-            run("chroot", root, "apt-get", "clean")
+            run("chroot", root, "sh", "-ec", CLEAN)
             # It copies this machine's.
             for file in ("resolv.conf", "hostname"):
                 (root / "etc" / file).unlink(missing_ok=True)
@@ -76,8 +77,7 @@ class Store:
         """Make an image of another and Debian's Redis, with no configuration of its own."""
         with self.container(base) as name:
             install = "apt-get update && apt-get install -y --no-install-recommends redis-server"
-            clean = "rm -r /etc/redis /var/lib/apt/lists/*"
-            self.buildah("run", name, "--", "sh", "-ec", f"{install} && {clean}")
+            self.buildah("run", name, "--", "sh", "-ec", f"{install}; rm -r /etc/redis; {CLEAN}")
             self.buildah("commit", "--quiet", name, image)
 
     def fetch(self, base: str, service: str, home: Path) -> None:

@@ -100,14 +100,18 @@ def _groups(security: Object) -> list[int]:
 
 
 def _resources(limits: Object) -> dict[str, Any]:
-    """Return what a container may use: its memory, in binary units, and whole CPUs."""
+    """Return what a container may use: its memory, and whole CPUs."""
     found: dict[str, Any] = {}
     if "memory" in limits:
-        number, unit = limits["memory"][:-2], limits["memory"][-2:]
-        found["memory"] = {"limit": int(number) << {"Mi": 20, "Gi": 30}[unit]}
+        found["memory"] = {"limit": size_bytes(limits["memory"])}
     if "cpu" in limits:
         found["cpu"] = {"period": CPU_PERIOD_US, "quota": int(limits["cpu"]) * CPU_PERIOD_US}
     return found
+
+
+def size_bytes(quantity: str) -> int:
+    """Return a size in binary units, as Kubernetes writes it."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30}[quantity[-2:]]
 
 
 def _seccomp(security: Object) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,37 +10,30 @@ from tests.k8s.images.build import Store
 from tests.k8s.images.bundle import Place, configuration, write
 from tests.k8s.images.container import Container
 from tests.k8s.images.network import Network
+from tests.k8s.images.policies import endpoint
+from tests.k8s.images.probes import answers
 from tests.k8s.images.sources import environment, volumes
 from tests.k8s.objects import Object, pod_spec, service_container, workload
 
-RUN_S = 300.0
-# What a kubelet asks, from where it may.
-ASK_HEALTH = """
-import grpc, sys
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
-channel = grpc.insecure_channel(sys.argv[1])
-try:
-    answer = HealthStub(channel).Check(HealthCheckRequest(service=sys.argv[2]), timeout=10)
-    print(HealthCheckResponse.ServingStatus.Name(answer.status))
-except grpc.RpcError as error:
-    print(error.code())
-"""
+RUN_S, READY_S = 300.0, 600.0
 
 
 class Cluster:
-    """Pods of one container each, in a network of their own. Call ``close``."""
+    """Pods of one container each, in a network of their own. Call ``close``, whatever happens."""
 
     def __init__(self, directory: Path, store: Store, objects: list[Object]) -> None:
         self.network = Network()
         self.objects = objects
         self.pods: dict[str, Container] = {}
+        # The directories of each pod's volumes, by pod and by the names of the volumes.
+        self.volumes: dict[str, dict[str, Path]] = {}
         self._directory = directory
         self._store = store
         self._num_started = 0
 
     def join(self, names: Iterable[str]) -> None:
         """Give pods addresses and tell each of all, by name, before any is started."""
+        self.network.open()
         for name in names:
             self.network.add(name)
         lines = [f"{address} {name}" for name, address in self.network.addresses.items()]
@@ -54,13 +46,14 @@ class Cluster:
         self._num_started += 1
         bundle = self._directory / f"{name}-{self._num_started}"
         bundle.mkdir()
+        self.volumes[name] = volumes(self.objects, spec, bundle)
         place = Place(
             # Unmounted and removed with its store.
             root=Path(self._store.buildah("mount", self._store.buildah("from", image))),
             network=self.network.path(name),
             host_name=name,
             hosts=self._directory / "hosts",
-            volumes=volumes(self.objects, spec, bundle),
+            volumes=self.volumes[name],
         )
         given = environment(self.objects, spec["containers"][0])
         write(bundle, configuration(spec, self._store.settings(image), given, place))
@@ -73,29 +66,43 @@ class Cluster:
         found = workload(self.objects, name)
         self.start(name, pod_spec(found) or {}, f"localhost/{service_container(found)['image']}")
 
+    def stop_workload(self, name: str) -> int:
+        """End a workload's pod as a kubelet does, within its grace; return its exit status."""
+        started, spec = time.monotonic(), pod_spec(workload(self.objects, name)) or {}
+        hook = spec["containers"][0].get("lifecycle", {}).get("preStop")
+        if hook:
+            done = self.pods[name].inside(*hook["exec"]["command"])
+            assert done.returncode == 0, done.stderr
+        left_s = spec["terminationGracePeriodSeconds"] - (time.monotonic() - started)
+        status = self.pods[name].terminate(left_s)
+        print(f"{name}: ended in {time.monotonic() - started:.1f} s", flush=True)
+        return status
+
     def run(self, name: str, spec: Object, image: str) -> str:
-        """Run a pod to its end, and return what it printed; fail where it fails."""
+        """Run a pod to its end, and return its standard output; fail where it fails."""
         pod = self.start(name, spec, image)
         status = pod.wait(RUN_S)
-        assert status == 0, pod.output()
+        assert status == 0, pod.said()
         return pod.output()
 
-    def wait_until_ready(self, name: str, timeout_s: float) -> None:
-        """Probe a workload as its manifest says, until it answers that it is ready."""
-        probe = service_container(workload(self.objects, name))["readinessProbe"]
-        deadline = time.monotonic() + timeout_s
-        while not self._is_ready(name, probe):
-            said = self.pods[name].output()
-            assert not self.pods[name].has_ended, f"{name} has ended:\n{said}"
-            assert time.monotonic() < deadline, f"{name} is not ready:\n{said}"
-            time.sleep(probe["periodSeconds"] / 5)
+    def wait_until_ready(self, name: str) -> None:
+        """Ask a workload's probes one after another until each has answered, as a kubelet does.
 
-    def _is_ready(self, name: str, probe: Object) -> bool:
-        if "exec" in probe:
-            return self.pods[name].inside(*probe["exec"]["command"]).returncode == 0
-        place = f"{self.network.addresses[name]}:{probe['grpc']['port']}"
-        arguments = ["-I", "-c", ASK_HEALTH, place, probe["grpc"].get("service", "")]
-        return self.network.enter(name, sys.executable, *arguments).strip() == "SERVING"
+        The startup's has the time that the manifest gives it.
+        """
+        container = service_container(workload(self.objects, name))
+        startup = container["startupProbe"]
+        self._wait(name, startup, startup["periodSeconds"] * startup["failureThreshold"])
+        for kind in ("readinessProbe", "livenessProbe"):
+            self._wait(name, container[kind], READY_S)
+
+    def _wait(self, name: str, probe: Object, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        container, pod = self.pods[name], endpoint(self.objects, name)
+        while not answers(probe, pod, container, self.network):
+            assert not container.has_ended, f"{name} has ended:\n{container.said()}"
+            assert time.monotonic() < deadline, f"{name} answers no {probe}:\n{container.said()}"
+            time.sleep(probe["periodSeconds"] / 5)
 
     def close(self) -> None:
         """Kill what still runs, and remove the network."""

@@ -1,4 +1,4 @@
-"""Images that are built once, and the part of the overlay `dev` that they run."""
+"""Images that are built once, and a cluster of the overlay `dev` that runs them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.k8s.images.build import Store
 from tests.k8s.images.cluster import Cluster
 from tests.k8s.images.policies import Endpoint, endpoint, flows
 from tests.k8s.images.tools import require
-from tests.k8s.objects import REDIS, SCHEDULER, of_kind
+from tests.k8s.objects import REDIS, SCHEDULER, WORKER, of_kind
 
 BASE = "localhost/base:1"
 # By the tags that `dev` names; Debian's Redis stands in for the one that is fetched elsewhere.
 IMAGES = {
     REDIS: "localhost/redis:7.2.11",
     SCHEDULER: "localhost/stepserve-scheduler:0.1.0",
+    WORKER: "localhost/stepserve-worker:0.1.0-cpu",
 }
 CLIENT = Endpoint("client", "elsewhere", {}, {})
-READY_S = 600.0
 
 
 @pytest.fixture(scope="session")
@@ -53,19 +53,20 @@ def _build(store: Store, directory: Path) -> None:
     tell("base", BASE)
     store.redis(BASE, IMAGES[REDIS])
     tell("redis", IMAGES[REDIS])
-    home = directory / "scheduler"
-    store.fetch(BASE, "scheduler", home)
-    tell("wheels")
-    store.build("scheduler", IMAGES[SCHEDULER], BASE, home)
-    tell("scheduler", IMAGES[SCHEDULER])
-    shutil.rmtree(home)
+    for service, name in (("scheduler", SCHEDULER), ("worker", WORKER)):
+        home = directory / service
+        store.fetch(BASE, service, home)
+        tell(f"{service}: wheels")
+        store.build(service, IMAGES[name], BASE, home)
+        tell(f"{service}: image", IMAGES[name])
+        shutil.rmtree(home)
 
 
 @pytest.fixture(scope="module")
 def cluster(
     store: Store, render: Render, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """Redis and a scheduler, ready, in a network that lets through what the policies name."""
+    """One pod of each workload, ready, in a network that lets through what the policies name."""
     objects = render("dev")
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), store, objects)
     try:
@@ -76,7 +77,7 @@ def cluster(
         for name in IMAGES:
             cluster.start_workload(name)
         for name in IMAGES:
-            cluster.wait_until_ready(name, READY_S)
+            cluster.wait_until_ready(name)
         yield cluster
     finally:
         cluster.close()

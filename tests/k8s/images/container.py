@@ -20,18 +20,16 @@ class Container:
     def __init__(self, name: str, bundle: Path) -> None:
         self._name = f"{name}-{os.getpid()}"
         self._bundle = bundle
+        # Apart, since what reaches a runtime by two pipes comes in no order.
+        self._output, self._errors = bundle / "output", bundle / "errors"
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
         """Run it, as well after it has ended."""
         command = [*self._runc("run"), "--bundle", str(self._bundle), self._name]
-        with (self._bundle / "output").open("wb") as output:
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                command,
-                env=variables(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                command, env=variables(), stdin=subprocess.DEVNULL, stdout=output, stderr=errors
             )
 
     @property
@@ -39,18 +37,22 @@ class Container:
         return self._process is None or self._process.poll() is not None
 
     def output(self) -> str:
-        """Return what it has printed since it was launched."""
-        return (self._bundle / "output").read_text(errors="replace")
+        """Return what it has printed to its standard output since it was launched."""
+        return self._output.read_text(errors="replace")
+
+    def said(self) -> str:
+        """Return all that it has printed since it was launched."""
+        return self.output() + self._errors.read_text(errors="replace")
 
     def wait(self, timeout_s: float = STOP_S) -> int:
         """Wait for its end, and return its exit status."""
         assert self._process is not None
         return self._process.wait(timeout_s)
 
-    def terminate(self) -> int:
-        """Tell it to end, as a kubelet does, and return its exit status."""
+    def terminate(self, grace_s: float) -> int:
+        """Tell it to end, as a kubelet does, and return its exit status; fail where it stays."""
         run(*self._runc("kill"), self._name, signal.SIGTERM.name)
-        return self.wait()
+        return self.wait(grace_s)
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the image in it, as its user and with its rights."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.k8s.images.policies import Flow
-from tests.k8s.images.tools import run
+from tests.k8s.images.tools import run, variables
 
 NAMESPACES = Path("/run/netns")
 # Tries every address given and prints those that a connection was made to; nobody answers
@@ -32,7 +33,8 @@ with concurrent.futures.ThreadPoolExecutor(32) as pool:
 class Network:
     """Pods' namespaces, each joined to a router that forwards only what it is told to.
 
-    It begins closed. Nothing outside is changed: links are made inside the namespaces.
+    Call ``open``, which lets nothing through yet, and ``close``, also where something failed.
+    Nothing outside is changed: links are made inside the namespaces.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,9 @@ class Network:
         self._router = f"{self._prefix}-router"
         self._flows: list[Flow] = []
         self.addresses: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Make the router's namespace."""
         run("ip", "netns", "add", self._router)
         self._enter(self._router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         self.restrict([])
@@ -98,9 +103,10 @@ class Network:
         return self._enter(self.path(pod).name, *command)
 
     def close(self) -> None:
-        """Remove the namespaces, and with them every link."""
-        for name in [*map(self.path, self.addresses), Path(self._router)]:
-            run("ip", "netns", "delete", name.name)
+        """Remove the namespaces that were made, and with them every link."""
+        names = (path.name for path in NAMESPACES.glob(f"{self._prefix}-*"))
+        failed = [name for name in names if not _delete(name)]
+        assert not failed, f"network namespaces that are left: {failed}"
 
     def _filter(self, policy: str, rules: list[str]) -> None:
         chain = f"type filter hook forward priority 0; policy {policy};"
@@ -118,3 +124,8 @@ class Network:
     @staticmethod
     def _enter(namespace: str, *command: str | Path, given: str | None = None) -> str:
         return run("ip", "netns", "exec", namespace, *command, given=given)
+
+
+def _delete(namespace: str) -> bool:
+    command = ["ip", "netns", "delete", namespace]
+    return subprocess.run(command, env=variables(), check=False).returncode == 0

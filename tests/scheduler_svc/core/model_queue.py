@@ -192,8 +192,12 @@ class ModelQueue:
         assert row.offset == len(log), "not the next offset"
         log.extend(row.token_ids)
         assert log == tokens[: len(log)], "not what the lone run gives"
-        wants_logprobs = self._specs[row.job_id].sampling.logprobs >= 0
-        expected = [logprobs_of(token_id) for token_id in row.token_ids if wants_logprobs]
+        spec = self._specs[row.job_id]
+        expected = [
+            logprobs_of(token_id, offset, spec.prompt_token_ids, spec.sampling)
+            for offset, token_id in enumerate(row.token_ids, row.offset)
+            if spec.sampling.logprobs >= 0
+        ]
         assert list(row.logprobs) == expected, "another token's log-probability"
         if row.finish is not None and row.finish.reason == "deadline":
             assert self._specs[row.job_id].deadline_s, "late without a deadline"

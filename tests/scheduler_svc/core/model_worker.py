@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from scheduler_svc.core.config import CoreConfig
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import (
     Admission,
@@ -57,8 +58,13 @@ def content_of(token_ids: Sequence[int]) -> list[int]:
     return contents
 
 
-def logprobs_of(token_id: int) -> TokenLogprobs:
-    return TokenLogprobs(-float(token_id), ((token_id, -float(token_id)),))
+def logprobs_of(
+    token_id: int, offset: int, prompt: Sequence[int], sampling: Sampling
+) -> TokenLogprobs:
+    """Return what is told with an output token; of the prompt with the first one, if asked."""
+    is_scored = offset == 0 and sampling.prompt_logprobs >= 0
+    told = PromptLogprobs.of([-float(i) for i in prompt[1:]], (), ()) if is_scored else None
+    return TokenLogprobs(-float(token_id), ((token_id, -float(token_id)),), told)
 
 
 @dataclass
@@ -184,6 +190,9 @@ class ModelWorker:
         num_cached = len(admission.block_ids) * self._config.block_size
         assert admission.num_computed == num_cached, "a hit is whole blocks"
         assert num_cached < len(admission.token_ids), "the last token is always computed"
+        has_output = len(admission.token_ids) > admission.num_prompt_tokens
+        is_scored = admission.sampling.prompt_logprobs >= 0 and not has_output
+        assert not (is_scored and num_cached), "a prompt to be scored is computed whole"
         assert self._config.prefix_caching or not num_cached, "a hit without a prefix index"
         self._num_holders.update(admission.block_ids)
         self._residents[admission.sequence_id] = _Resident(
@@ -233,9 +242,11 @@ class ModelWorker:
         token_id = next_token(resident.token_ids, admission.index, sampling)
         reason: FinishReason | None = FinishReason.ERROR
         if token_id != NOT_FINITE:
-            if sampling.logprobs >= 0:
-                outcome.logprobs[len(outcome.tokens)] = logprobs_of(token_id)
             offset = len(resident.token_ids) - admission.num_prompt_tokens
+            if sampling.logprobs >= 0:
+                prompt = admission.token_ids[: admission.num_prompt_tokens]
+                told = logprobs_of(token_id, offset, prompt, sampling)
+                outcome.logprobs[len(outcome.tokens)] = told
             outcome.tokens.append((sequence_id, offset, token_id))
             resident.token_ids.append(token_id)
             reason = end_of(

@@ -75,7 +75,9 @@ MUTANTS = (
     Mutant(
         "another row's log-probability", OUTCOME, "report.logprobs[position]", "report.logprobs[0]"
     ),
-    Mutant("log-probabilities of 0 are none", SEQUENCE, "logprobs >= 0", "logprobs > 0"),
+    Mutant("log-probabilities of 0 are none", SEQUENCE, "g.logprobs >= 0", "g.logprobs > 0"),
+    Mutant("a scored prompt's beginning is taken", PLANNER, " or sequence.scores_prompt", ""),
+    Mutant("who has output is scored again", SEQUENCE, " and not self.num_outputs", ""),
     Mutant("offsets are not compared", OUTCOME, "if offset != len", "if offset < -len"),
     Mutant(
         "a stop string does not end it",

@@ -71,12 +71,14 @@ Submitted = tuple[JobSpec, dict[int, int], Curse | None]
 @st.composite
 def jobs(draw: st.DrawFn) -> Submitted:
     """A job without its id, how many tokens it has of each output, and maybe a curse."""
+    logprobs = draw(st.integers(-1, 1))
     sampling = Sampling(
         max_tokens=draw(st.integers(1, 20)),
         seed=draw(st.integers(0, 1000)),
         stop=("7", "11") if draw(st.booleans()) else (),
         stop_token_ids=(0,),
-        logprobs=draw(st.integers(-1, 1)),
+        logprobs=logprobs,
+        prompt_logprobs=draw(st.sampled_from((-1, 0))) if logprobs >= 0 else -1,
         n=draw(st.sampled_from((1, 1, 1, 2, 3))),
     )
     # Few beginnings, so that many prompts share one.

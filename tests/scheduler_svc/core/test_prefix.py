@@ -42,6 +42,12 @@ def test_another_tenant_finds_nothing() -> None:
     assert cached(computed(), *PROMPT, tenant="other") == (0, ())
 
 
+def test_a_prompt_that_is_scored_is_computed_whole_until_it_has_output() -> None:
+    scored = {"logprobs": 0, "prompt_logprobs": 0}
+    assert cached(computed(), *PROMPT, 9, **scored) == (0, ())
+    assert cached(computed(), *PROMPT, 9, outputs={0: (5,)}, **scored)[0] == 8
+
+
 def test_without_prefix_caching_nothing_is_found() -> None:
     assert cached(computed(prefix_caching=False), *PROMPT) == (0, ())
 

@@ -240,3 +240,31 @@ async def test_others_are_told_again_after_whatever_went_wrong(
                 await asyncio.sleep(0.001)
     telling.cancel()
     await asyncio.gather(telling, return_exceptions=True)
+
+
+async def test_streams_that_begin_at_once_are_one_word(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, words, may_go = Absence(queue, 0.0), list[set[str]](), asyncio.Event()
+    say = here._presence.follow
+
+    async def noted(job_ids: Sequence[str]) -> None:
+        words.append(set(job_ids))
+        await may_go.wait()
+        await say(job_ids)
+
+    async def stream(job_id: str) -> None:
+        async with here.stream(job_id, watch=True):
+            assert any(job_id in word for word in words)
+
+    monkeypatch.setattr(here, "_presence", SlowPresence(here._presence, noted))
+    async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
+        for number in range(9):
+            group.create_task(stream(f"job {number}"))
+        left = group.create_task(stream("left"))
+        while not words:
+            await asyncio.sleep(0)
+        left.cancel()
+        may_go.set()
+    assert words[:2] == [{"job 0"}, {f"job {number}" for number in range(1, 9)}]
+    assert not any(words[2:]), "all was said"

@@ -24,8 +24,9 @@ from scheduler_svc.settings import ApiSettings
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from stepserve.protocol.inference import Request, StreamEvent, Usage
-from stepserve.protocol.job import Finish
-from stepserve.protocol.sampling import SamplingParams
+from stepserve.protocol.job import Finish, JobSpec
+from stepserve.protocol.request_digest import request_digest
+from stepserve.protocol.sampling import Sampling, SamplingParams
 from tests.scheduler_svc.api.served import WAIT_S, Lane, front_ends_of
 
 PROMPT = (1, 2, 3)
@@ -97,10 +98,34 @@ async def test_more_at_once_than_a_key_may_ever_have_is_refused_before_any(
     running: Running, bounds: dict[str, int]
 ) -> None:
     bounded = OwnJobs(running.front_end, Caller("a", new_key("a", **bounds)[1]))
-    bounded.check_number("prompt", 2)
+    asked = [replace(request(), idempotency_key=f"k{i}") for i in range(9)]
+    await bounded.check_all("prompt", asked[:2])
     with pytest.raises(InvalidRequest, match="asks for 3 jobs, 2 at once"):
-        bounded.check_number("prompt", 3)
-    OwnJobs(running.front_end, Caller()).check_number("prompt", 128)
+        await bounded.check_all("prompt", asked[:3])
+    await OwnJobs(running.front_end, Caller()).check_all("prompt", asked)
+    # Those that were accepted before its key had such bounds are there.
+    unbounded = OwnJobs(running.front_end, Caller("a", new_key("a")[1]))
+    for each in asked[:7]:
+        await unbounded.submit(each)
+    await bounded.check_all("prompt", asked)
+    with pytest.raises(InvalidRequest, match="asks for 3 jobs"):
+        await bounded.check_all("prompt", [*asked, replace(request(), idempotency_key="k9")])
+
+
+async def test_a_repeat_of_what_a_version_before_took_is_no_other_request(running: Running) -> None:
+    """Its digests had the priority that the key allowed."""
+    _, key = new_key("a", max_priority=-2)
+    low = OwnJobs(running.front_end, Caller("a", key))
+    asked, queue = replace(request(), tenant="a"), running.front_end.of("").queue
+    as_before = request_digest(replace(asked, priority=-2), running.front_end.of("").model)
+    stored = JobSpec(
+        "stored", "model", PROMPT, Sampling(max_tokens=4, n=2), tenant="a", idempotency_key="k"
+    )
+    await queue.submit(stored, as_before)
+    again = await low.submit(request())
+    assert (again.existed, again.job_id) == (True, "stored")
+    with pytest.raises(InvalidRequest, match="another request"):
+        await low.submit(request(SamplingParams(n=3)))
 
 
 async def test_a_check_says_what_a_submit_would_and_stores_nothing(running: Running) -> None:

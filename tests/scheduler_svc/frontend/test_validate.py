@@ -12,6 +12,7 @@ from unittest.mock import ANY
 import pytest
 
 from scheduler_svc.frontend import validate
+from scheduler_svc.frontend.sampling_rules import resolve_sampling
 from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.model_card import ModelCard
 from stepserve.protocol.errors import InvalidRequest
@@ -76,6 +77,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (sampling(n=0), "sampling.n"),
     (sampling(n=17), "sampling.n"),
     (sampling(logprobs=21), "sampling.logprobs"),
+    (sampling(prompt_logprobs=21), "sampling.prompt_logprobs"),
     (sampling(stop=[""]), "sampling.stop[0]"),
     (sampling(stop=["ok", "x" * 257]), "sampling.stop[1]"),
     (sampling(stop=[str(i) for i in range(17)]), "sampling.stop"),
@@ -171,6 +173,22 @@ async def test_every_default_is_filled_in(card: ModelCard) -> None:
     assert again.sampling.seed != chosen.seed
     assert again.job_id != spec.job_id
     assert spec.job_id.startswith("tiny~")
+
+
+@pytest.mark.parametrize(("of_prompt", "most"), [(0, 2**17), (1, 2**16), (20, 2**17 // 21)])
+def test_a_prompts_log_probabilities_are_bounded(
+    card: ModelCard, of_prompt: int, most: int
+) -> None:
+    roomy = replace(card, max_context=2**18)
+    asked = SamplingParams(prompt_logprobs=of_prompt)
+    assert resolve_sampling(asked, roomy, most).logprobs == 0, "they come with the output's"
+    with pytest.raises(InvalidRequest, match="more than 131072") as caught:
+        resolve_sampling(asked, roomy, most + 1)
+    assert caught.value.field == "sampling.prompt_logprobs"
+    with pytest.raises(InvalidRequest, match="of each output's prompt"):
+        resolve_sampling(replace(asked, n=2), roomy, most // 2 + 1)
+    more = replace(asked, logprobs=3)
+    assert resolve_sampling(more, roomy, most).logprobs == 3
 
 
 async def test_the_limits_themselves_are_allowed(card: ModelCard) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from time import monotonic
 from typing import Any
 
 import openai
 import pytest
+from openai.types.batch_request_counts import BatchRequestCounts as Counts
 
 from scheduler_svc.frontend import batches as frontend_batches
 from scheduler_svc.http import batch_runner
@@ -222,14 +223,27 @@ async def test_a_job_that_is_begun_anew_goes_on_and_is_not_made_again(served: Ht
         assert keys == [f"{batch.id}/1/0"] * 2
 
 
-async def test_a_broken_record_keeps_no_other_batch_from_its_turn(served: HttpServed) -> None:
+async def test_a_broken_record_is_no_other_batch_s_and_no_other_file_s_trouble(
+    served: HttpServed,
+) -> None:
+    whole = asdict(frontend_batches.new_batch("", ENDPOINT, "file-1", {}))
+    broken = ["text", {}, {**whole, "times": [1]}, {**whole, "tenant": 5}, {**whole, "later": 1}]
     async with served.openai() as client:
-        shelf = served.queue.shelf("batch")
-        for broken in ("no json", "{}"):
-            await shelf.put(f"batch_{broken}", broken, is_open=True, ttl_s=60)
+        for kind in ("batch", "file"):
+            shelf = served.queue.shelf(kind, object)
+            for number, record in enumerate(broken):
+                await shelf.put(f"{kind}-{number}", record, is_open=kind == "batch", ttl_s=60)
         batch = await started(client, [line("x")])
         await served.say("one")
         assert (await ended(served, client, batch.id)).status == "completed"
+        [listed] = (await client.batches.list()).data
+        assert (listed.id, listed.request_counts) == (
+            batch.id,
+            Counts(completed=1, failed=0, total=1),
+        )
+        assert len((await client.files.list()).data) == 2, "what was asked, and what came of it"
+        with pytest.raises(openai.InternalServerError):
+            await client.with_options(max_retries=0).batches.retrieve("batch-0")
 
 
 async def test_a_tenant_s_batches_leave_places_to_another_s(

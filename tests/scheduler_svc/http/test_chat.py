@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from scheduler_svc.frontend import live_card
 from scheduler_svc.http.messages import REASONING_NAMES, message_of
 from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.model_card import ModelCard
@@ -253,3 +254,21 @@ async def test_what_is_wrong_is_named(served: HttpServed, body: dict[str, Any], 
     error = answer.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+
+
+async def test_a_repeat_is_answered_though_no_worker_has_room_for_it_now(
+    served: HttpServed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_card, "MAX_AGE_S", 0.0)
+    body = {"messages": [{"role": "user", "content": "Once upon a time"}], "max_tokens": 9}
+    asked = asyncio.create_task(served.post("/v1/chat/completions", body, idempotency_key="k"))
+    await served.say("dog")
+    first = (await asked).json()
+    assert await served.queue.acquire("worker", "test", 60_000, {"max_context": "3"})
+    again = await served.post("/v1/chat/completions", body, idempotency_key="k")
+    assert again.status_code == 200, again.text
+    assert (again.json()["id"], again.json()["choices"]) == (first["id"], first["choices"])
+    new = await served.post("/v1/chat/completions", body)
+    assert new.status_code == 400
+    error = new.json()["error"]
+    assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")

@@ -47,6 +47,7 @@ VALUES: dict[str, Any] = {
     "background": False, "store": False, "reasoning": {"effort": "low"},
     "text": {"format": {"type": "text"}}, "min_tokens": 2,
     "response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["y", "n"]},
+    "prompt_logprobs": 1,
 }  # fmt: skip
 
 

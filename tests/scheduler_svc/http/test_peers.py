@@ -136,12 +136,3 @@ async def test_lm_eval_reads_generations_of_token_ids(served: HttpServed) -> Non
         await served.say_in(job, of_prompt[tuple(job.spec.prompt_token_ids)])
     choices = (await asked).json()["choices"]
     assert {each["index"]: each["text"] for each in choices} == {0: "one", 1: "two"}
-
-
-async def test_lm_eval_is_told_that_prompts_have_no_likelihoods(served: HttpServed) -> None:
-    body = {"prompt": [served.ids("x")], "max_tokens": 1, "logprobs": 1, "echo": True, "seed": 1}
-    answer = await served.post("/v1/completions", body)
-    assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert error["param"] == "echo"
-    assert "logprobs" in error["message"]

@@ -112,6 +112,14 @@ async def ended(queue: JobQueue, job_id: str) -> JobSnapshot:
     return job
 
 
+async def stored_end(redis_url: str, model: str, position: int) -> bytes:
+    """How a job ended whose record nobody can read."""
+    with Redis.from_url(redis_url) as redis:
+        while not (finish := redis.hget(Keys(model).job(f"bad{position}"), "f0")):
+            await asyncio.sleep(0.01)
+    return finish
+
+
 def finish_of(job: JobSnapshot) -> tuple[str, str]:
     finish = job.outputs[0].finish
     assert finish is not None
@@ -195,10 +203,12 @@ async def test_stored_jobs_that_cannot_be_run_do_not_keep_the_service_from_being
         )
         async with scheduler(settings) as running, AsyncClient(running.address) as client:
             output = await collect(client, await client.submit(NEIGHBOURS[0].request()))
-            for position in range(len(wrong)):
+            for position in range(2):
                 job = await ended(running.queue, f"bad{position}")
                 reason, message = finish_of(job)
                 assert reason == "error"
                 assert "can't be sent to a worker" in message
+            for position in range(2, len(wrong)):
+                assert b"it can't be read" in await stored_end(redis_url, model, position)
     compare_all([output], checkpoint, NEIGHBOURS[:1], "float32")
     assert "taking it anew" not in caplog.text, "the lane has failed"

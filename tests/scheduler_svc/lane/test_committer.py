@@ -104,3 +104,37 @@ async def test_what_is_not_remembered_is_not_invented(
     await committer.perform(Commit(2, (row(job_id, 1),)))
     assert inbox.take()[-1] == Committed(2, ((job_id, 0),)), "the core lets go of it"
     assert await log_of(queue, job_id) == []
+
+
+@pytest.mark.parametrize("is_stored_first", [False, True])
+async def test_what_was_told_of_the_cache_outlives_a_failover(
+    queue: JobQueue, lease: Lease, redis_url: str, is_stored_first: bool
+) -> None:
+    """Also where whoever stored the job has stored it again, as it was before it began."""
+    job_id = await submitted(queue)
+    held = HeldJobs()
+    committer = Committer(queue, lease, Inbox(), held)
+    held.take(await queue.claim(lease, "f", 1))
+    held._cached[job_id, 0] = 0
+    await committer.perform(Commit(1, (row(job_id, 0),)))
+    told = await queue.job(job_id)
+    assert told is not None
+    assert told.num_cached == 0
+    keys = queue._shard.keys
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(keys.job(job_id), keys.log(job_id, 0), keys.claims("worker"))
+        client.zrem(keys.jobs, job_id)
+    queue._mending._continuity.note({"run_id": "of the server before"})
+    if is_stored_first:
+        assert await queue._submitting.restore() == 1
+    else:
+        queue._submitting.forgotten(job_id)
+    await committer.perform(Commit(2, (row(job_id, 1),)))
+    await queue.claim(lease, "f", 1)
+    begun_again = CommitRow(job_id, 0, 0, (100, 101), finish=Finish("stop"))
+    await queue.commit(lease, [begun_again], {(job_id, 0): 32})
+    now = await queue.job(job_id)
+    [log] = await queue.read([LogRequest(job_id)])
+    assert now is not None
+    assert log is not None
+    assert now.num_cached == log.num_cached == 0

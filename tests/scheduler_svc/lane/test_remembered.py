@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from scheduler_svc.lane import remembered
 from scheduler_svc.lane.remembered import RememberedOutput
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.step import TokenLogprobs
 
 NUM_TOKENS = 2000
@@ -23,6 +25,7 @@ def logprobs(position: int, count: int) -> TokenLogprobs:
 @pytest.mark.parametrize("offset", [0, 1, 7, 8])
 def test_it_gives_back_what_it_was_given(offset: int) -> None:
     entries = [logprobs(i, i % 3) for i in range(8)]
+    entries[0] = replace(entries[0], prompt=PromptLogprobs.of([-0.5, -2.0], [3, 4], [-0.5, -1.0]))
     output = RememberedOutput()
     output.extend(range(3), entries[:3])
     output.extend(range(3, 8), entries[3:])

@@ -40,6 +40,13 @@ class Answering(step_wire.WorkerServicer):
         self.hellos: list[Hello] = []
         self.commands: list[StepCommand] = []
 
+    async def Describe(self, _request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        if self.owes:
+            await asyncio.sleep(60)
+        if self.has_crashed:
+            await context.abort(grpc.StatusCode.ABORTED, "SIGSEGV")
+        return step_wire.encode_info(INFO)
+
     async def Steps(
         self, messages: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
@@ -180,6 +187,23 @@ async def test_a_crash_is_told_by_the_worker_itself_or_in_its_place(
     with pytest.raises(WorkerCrashed, match=how):
         await anext(stream.reports())
     assert [owed.step for owed in stream.unanswered] == [3]
+
+
+async def test_a_crash_that_is_told_late_is_one_in_whatever_order_it_is_heard_of(
+    worker: tuple[Answering, WorkerStream],
+) -> None:
+    answering, stream = worker
+    hung, crash = WorkerGone("it owes a report: hung"), WorkerCrashed("SIGBUS")
+    assert await stream.last_word([hung]) is hung, "it lives"
+    assert await stream.last_word([hung, crash]) is crash
+    answering.has_crashed = True
+    late = await stream.last_word([hung])
+    assert isinstance(late, WorkerCrashed)
+    assert str(late) == "SIGSEGV"
+    answering.owes = True
+    begun_s = time.monotonic()
+    assert await stream.last_word([hung]) is hung
+    assert time.monotonic() - begun_s < 10, "who says nothing is not waited for"
 
 
 async def test_a_worker_that_is_told_to_end_says_so(

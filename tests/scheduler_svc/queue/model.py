@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from scheduler_svc.order import Lengths, TokenCounters, output_cost, time_rank
 from scheduler_svc.queue import Order, RowAnswer
 from stepserve.protocol.job import CommitRow, Finish, JobSpec
-from tests.scheduler_svc.queue.build import APPLIED, ENDED, EXISTED, OVERDUE, short
+from tests.scheduler_svc.queue.build import APPLIED, ENDED, EXISTED, OVERDUE, UNKNOWN, short
 
 
 @dataclass
@@ -189,7 +189,7 @@ class ModelQueue:
         if job.holder != worker or job.is_overdue:
             if job.holder == worker:
                 self.end(job, row.index, OVERDUE)
-            return ENDED
+            return ENDED if job.was_held else UNKNOWN
         if len(log) < row.offset:
             return short(len(log))
         if end <= len(log) and row.finish is None:

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from redis import Redis, RedisError
@@ -22,6 +21,7 @@ from redis.retry import Retry
 
 from scheduler_svc.queue.embedded import find_server
 from stepserve.process.tether import tethered_program
+from stepserve_bench.chaos.forwarder import Forwarder, until_one_ends
 
 SERVICE = "jobs"
 NUM_SLOTS = 16384
@@ -192,65 +192,34 @@ def servers(directory: Path) -> Iterator[Servers]:
         started.close()
 
 
-class Switch:
+class Switch(Forwarder):
     """An address behind which another server may come to stand, as a service's virtual IP."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
-        self._listener: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.url = ""
+        super().__init__()
+        self._behind = server
 
-    async def __aenter__(self) -> Switch:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
-        return self
-
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        self.cut()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    @property
+    def url(self) -> str:
+        return f"redis://{self.address}/0"
 
     def turn_to(self, server: Server) -> None:
         """From now on connections go there; those that there are end."""
-        self._server = server
+        self._behind = server
         self.cut()
 
-    def cut(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up, down = await asyncio.open_connection("127.0.0.1", self._behind.port)
         try:
-            up, down = await asyncio.open_connection("127.0.0.1", self._server.port)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_copy(reader, down))
-                both.create_task(_copy(up, writer))
-        except* (OSError, EOFError):
-            pass
+            await until_one_ends(_copy(reader, down), _copy(up, writer))
         finally:
-            self._tasks.discard(task)
-            writer.close()
+            down.transport.abort()
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    """Until one of them is closed; raises EOFError then, which ends the other direction too."""
-    try:
-        while data := await source.read(65536):
-            sink.write(data)
-            await sink.drain()
-    finally:
-        sink.close()
-    raise EOFError
+    while data := await source.read(65536):
+        sink.write(data)
+        await sink.drain()
 
 
 async def until(is_so: Callable[[], Awaitable[Any]]) -> None:

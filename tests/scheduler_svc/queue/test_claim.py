@@ -15,6 +15,7 @@ from tests.scheduler_svc.queue.build import (
     APPLIED,
     ENDED,
     STOP,
+    UNKNOWN,
     claim_ids,
     lease_on,
     output,
@@ -63,6 +64,9 @@ async def test_rows_of_a_job_that_was_given_back_are_ignored(queue: JobQueue) ->
     lease = await lease_on(queue)
     job_id = await running(queue, lease)
     await queue.requeue(lease, [job_id])
+    assert await queue.commit(lease, [row(job_id, 0, [1])]) == [UNKNOWN]
+    other = await lease_on(queue, "other")
+    assert await claim_ids(queue, other, 1) == [job_id]
     assert await queue.commit(lease, [row(job_id, 0, [1])]) == [ENDED]
     assert (await output(queue, job_id)).token_ids == ()
 

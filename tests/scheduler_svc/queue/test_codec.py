@@ -11,13 +11,17 @@ import pytest
 from scheduler_svc.queue.codec import (
     Corrupt,
     decode_finish,
+    decode_logprobs,
     decode_spec,
     encode_finish,
+    encode_logprobs,
     encode_spec,
 )
 from stepserve.protocol.job import Finish, JobSpec
 from stepserve.protocol.packed import pack
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.step import TokenLogprobs
 from stepserve.protocol.structured import StructuredOutputs
 
 SAMPLING = Sampling(
@@ -102,3 +106,30 @@ def test_what_is_not_known_or_not_there_is_no_record(record: object) -> None:
 def test_an_end_that_is_none(text: bytes) -> None:
     with pytest.raises(Corrupt):
         decode_finish(text)
+
+
+PROMPT = PromptLogprobs.of([-0.5, -2.0], [7, 8, 9, 10], [-0.5, -1.0, -1.5, -2.5])
+ENTRIES = [
+    TokenLogprobs(-0.5, ((7, -0.5), (8, -1.0))[:num_top], prompt)
+    for num_top in (0, 1, 2)
+    for prompt in (None, PromptLogprobs(), PromptLogprobs.of([-3.0], (), ()), PROMPT)
+]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_log_probabilities_are_read_as_they_were_written(entry: TokenLogprobs) -> None:
+    assert decode_logprobs(encode_logprobs(entry)) == entry
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 8, 9, 11, 13, 21])
+def test_what_is_no_entry_of_log_probabilities(size: int) -> None:
+    whole = encode_logprobs(ENTRIES[-1])
+    assert len(whole) == 65
+    with pytest.raises(Corrupt):
+        decode_logprobs(whole[len(whole) - size :])
+
+
+def test_who_does_not_know_of_prompts_reads_jobs_that_do_not_ask() -> None:
+    assert "prompt_logprobs" not in encode_spec(SPEC)
+    asked = replace(SPEC, sampling=replace(SPEC.sampling, prompt_logprobs=0))
+    assert '"prompt_logprobs":0' in encode_spec(asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from redis import Redis
@@ -10,6 +11,7 @@ from redis import Redis
 from scheduler_svc.queue import Fenced, JobQueue, LogRequest
 from scheduler_svc.queue.keys import Keys
 from stepserve.protocol.job import Finish
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.step import TokenLogprobs
 from tests.scheduler_svc.queue.build import (
     APPLIED,
@@ -113,6 +115,7 @@ async def test_log_probabilities_stay_beside_their_tokens(queue: JobQueue) -> No
     lease = await lease_on(queue)
     job_id = await running(queue, lease, logprobs=2)
     entries = [TokenLogprobs(-0.5 * i, ((i, -0.5), (2**32 - 1, -8.0))[:i]) for i in range(4)]
+    entries[0] = replace(entries[0], prompt=PromptLogprobs.of([-0.5, -2.0], [3, 4], [-0.5, -1.0]))
     await queue.commit(lease, [row(job_id, 0, [0, 1], logprobs=entries[:2])])
     rows = [row(job_id, 1, [1, 2, 3], STOP, logprobs=entries[1:])]
     assert await queue.commit(lease, rows) == [APPLIED]

@@ -72,7 +72,7 @@ async def test_data_outlives_the_server_and_durability_is_as_promised(
 def test_two_servers_on_the_same_data_are_refused(tmp_path: Path) -> None:
     with (
         EmbeddedRedis.start(tmp_path),
-        pytest.raises(Unavailable, match="another Redis is running"),
+        pytest.raises(Unavailable, match="another Redis keeps its jobs"),
     ):
         EmbeddedRedis.start(tmp_path)
     EmbeddedRedis.start(tmp_path).stop()
@@ -107,7 +107,7 @@ def test_the_server_goes_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         os.kill(int(pid), signal.SIGSTOP)  # it takes its time to end
         parent.kill()
     try:
-        with pytest.raises(Unavailable, match="another Redis is running"):
+        with pytest.raises(Unavailable, match="another Redis keeps its jobs"):
             EmbeddedRedis.start(tmp_path)
     finally:
         os.kill(int(pid), signal.SIGCONT)

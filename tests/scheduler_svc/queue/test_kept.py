@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import time
+from dataclasses import replace
+
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import JobQueue
+from scheduler_svc.queue import JobQueue, num_missing
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.quota import Quota, QuotaExceeded
+from scheduler_svc.queue.recent import RecentJobs
 from stepserve.protocol.errors import InvalidRequest
 from stepserve.protocol.job import JobSpec
 from tests.scheduler_svc.queue.build import FINGERPRINT, claim_ids, lease_on, row, running, spec
@@ -62,7 +68,7 @@ async def test_an_idempotent_repeat_finds_it_and_another_request_does_not(
     lost = await a_lost_job(queue, redis, keys)
     await lose_all(queue, redis)
     assert await queue.restore(lost, has_output=False)
-    assert await queue.stored_for("tenant", "key", "digest") == lost.job_id
+    assert await queue.stored_for("tenant", "key", ["digest"]) == lost.job_id
     repeat = spec(tenant="tenant", idempotency_key="key", n=2)
     assert (await queue.submit(repeat, "digest", quota=QUOTA)).job_id == lost.job_id
     with pytest.raises(InvalidRequest, match="another request"):
@@ -107,6 +113,30 @@ async def test_a_record_of_a_version_that_kept_less_is_stored_again(
     assert (await queue.submit(repeat, "digest")).job_id == lost.job_id
 
 
+@pytest.mark.parametrize("most_tokens", [0, 5000])
+async def test_whose_bounds_were_not_kept_fills_nobody_s_bucket(
+    queue: JobQueue, redis: Redis, keys: Keys, most_tokens: int
+) -> None:
+    """A promoted server has what was left of the key's minute, and not the job."""
+    quota = replace(QUOTA, tokens_per_minute=most_tokens, max_jobs=9)
+    asked = spec(prompt=(1,) * 10)
+    await queue.submit(asked, quota=quota)
+    [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1)
+    job.spec.record.pop("bounds")  # type: ignore[attr-defined]
+    left = struct.pack("<dddd", 0.5, 110.0, time.time(), 3.0)
+    await lose_all(queue, redis)
+    await queue.submit(spec())  # somebody's, so that a count of jobs means something
+    redis.hset(keys.quotas, quota.key_id, left)
+    assert await queue.restore(job.spec, has_output=False)
+    requests, tokens, _, jobs = struct.unpack("<dddd", redis.hget(keys.quotas, quota.key_id))
+    assert (requests, tokens, jobs) == (-0.5, 0.0 if most_tokens else math.inf, 4.0)
+    with pytest.raises(QuotaExceeded, match="3 requests a minute"):
+        await queue.submit(spec(), quota=quota)
+    await queue.cancel(asked.job_id)
+    _, tokens, _, jobs = struct.unpack("<dddd", redis.hget(keys.quotas, quota.key_id))
+    assert (tokens, jobs) == (100.0 if most_tokens else math.inf, 3.0)
+
+
 async def test_who_stored_it_first_does_not_make_it_another_s(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
@@ -129,3 +159,24 @@ async def test_a_large_edge_is_not_claimed_with_its_job(
     [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1)
     assert len(await queue.edge_of(asked.job_id) or "") == num_bytes
     assert ("edge" in job.spec.record) is is_kept
+    assert num_missing(job.spec.record) == (0 if is_kept else num_bytes)
+
+
+async def test_who_stored_a_job_adds_the_edge_that_its_lane_had_not(
+    queue: JobQueue, redis: Redis
+) -> None:
+    asked = spec(idempotency_key="key")
+    await queue.submit(asked, edge="e" * 5000)
+    [job] = await queue.claim(await lease_on(queue), FINGERPRINT, 1)
+    stored, queue._submitting._recent = queue._submitting._recent, RecentJobs()
+    await lose_all(queue, redis, is_ours=True)
+    assert await queue.restore(job.spec, has_output=False)
+    assert await queue.edge_of(asked.job_id) == ""
+    lease = await lease_on(queue)
+    assert await claim_ids(queue, lease, 1) == [asked.job_id]
+    await queue.commit(lease, [row(asked.job_id, 0, [1])])
+    queue._submitting._recent = stored
+    assert await queue._submitting.restore() == 1
+    assert await queue.edge_of(asked.job_id) == "e" * 5000
+    assert await queue._submitting.restore() == 0
+    assert await queue.num_queued() == 0, "and nothing else changed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from redis import Redis
@@ -62,7 +63,19 @@ async def test_listing_goes_past_a_page(queue: JobQueue) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("f0", '{"message":"stop"}'), ("spec", "{}"), ("spec", "no JSON"), ("arrival", "now")],
+    [
+        ("f0", '{"message":"stop"}'),
+        ("f0", '{"reason":5}'),
+        ("spec", "{}"),
+        ("spec", "no JSON"),
+        ("spec", '{"job_id":"a","model":"m","sampling":{"max_tokens":5},"tenant":5}'),
+        ("spec", '{"job_id":"a","model":"m","sampling":{"max_tokens":5,"stop":[5]}}'),
+        ("arrival", "now"),
+        ("ended", "now"),
+        ("n", "many"),
+        ("n", "99999"),
+        ("n", "-1"),
+    ],
 )
 async def test_a_job_that_cannot_be_read_hides_no_other(
     queue: JobQueue, redis: Redis, keys: Keys, field: str, value: str
@@ -73,6 +86,30 @@ async def test_a_job_that_cannot_be_read_hides_no_other(
     assert [len(job.outputs) for job in await queue.jobs()] == [3, 1]
     with pytest.raises(Corrupt):
         await queue.job(broken)
+
+
+async def test_a_key_of_another_kind_hides_no_job_and_no_worker(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    good, *broken = await submit(queue, 3)
+    lease = await lease_on(queue)
+    await lease_on(queue, "broken")
+    for key in (keys.job(broken[0]), keys.log(broken[1], 0), keys.lease("broken")):
+        redis.delete(key)
+        redis.rpush(key, "no hash and no string")
+    assert [job.spec.job_id for job in await queue.jobs()] == [good]
+    assert [job.job_id for job in await queue.line(9)] == [good, broken[1]]
+    assert await queue.ended_of([broken[0], good]) == set()
+    assert [worker.worker_id for worker in await queue.workers()] == [lease.worker_id]
+    assert await queue.allowance(lease, 9) > 0
+    redis.zadd(keys.suspects, {broken[0]: 1})
+    redis.zadd(keys.stranded, {broken[0]: 1})
+    redis.zadd(keys.ended, {broken[0]: 1})
+    redis.rpush(keys.unweighed, broken[0])
+    with contextlib.suppress(Corrupt):
+        await queue.sweep()
+    assert (await queue.sweep()).num_forgotten == 0, "it is gone already"
+    assert not redis.exists(keys.job(broken[0]))
 
 
 async def test_jobs_that_arrive_meanwhile_repeat_none(queue: JobQueue) -> None:

@@ -14,10 +14,12 @@ def num_looks(redis: Redis) -> int:
     return int(redis.info("commandstats").get("cmdstat_info", {"calls": 0})["calls"])
 
 
-async def test_who_asks_for_the_memory_sees_who_answers(queue: JobQueue, redis: Redis) -> None:
+async def test_a_sweep_s_look_tells_how_full_it_is_and_who_answers(
+    queue: JobQueue, redis: Redis
+) -> None:
     before = num_looks(redis)
-    assert (await queue.memory()).used_bytes
-    await queue._mending.age()
+    await queue.sweep()
+    assert (await queue.memory(60.0)).used_bytes
     assert num_looks(redis) - before == 2, "of the queue, and this one"
 
 

@@ -110,7 +110,7 @@ async def test_all_that_a_service_does_is_done_over_tls_by_a_user_of_few_rights(
         async with within():
             async for _ in queue.follow():
                 break
-        await queue.shelf("file").put("f", "record", ttl_s=60)
+        await queue.shelf("file", str).put("f", "record", ttl_s=60)
         assert await queue.forget(job_id)
     for forbidden in (("FLUSHALL",), ("CONFIG", "SET", "save", ""), ("GET", "elsewhere")):
         with Redis.from_url(redis_url) as plain:

@@ -8,7 +8,16 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from scheduler_svc.queue import Accused, JobQueue, LogRequest, Order, QueueLimits, Sighting, ranking
+from scheduler_svc.queue import (
+    Accused,
+    JobQueue,
+    Lease,
+    LogRequest,
+    Order,
+    QueueLimits,
+    Sighting,
+    ranking,
+)
 from scheduler_svc.queue.keys import Keys
 from scheduler_svc.queue.scripts import load_scripts
 from stepserve.protocol.step import TokenLogprobs
@@ -27,7 +36,7 @@ KEYLESS = {"TIME"}
 
 
 async def every_shelf_script(queue: JobQueue) -> None:
-    shelf = queue.shelf("file")
+    shelf = queue.shelf("file", str)
     await shelf.append("f", 0, b"data", 60)
     await shelf.put("f", "{}", is_open=True, ttl_s=60)
     await shelf.put("f", "{}", version=1, ttl_s=60)
@@ -39,6 +48,17 @@ async def every_shelf_script(queue: JobQueue) -> None:
 async def every_registry_script(queue: JobQueue) -> None:
     for name in ("a", "b"):
         await queue.registry().tell("me", [Sighting(WorkerStatus(name, "m"), 60.0)])
+
+
+async def every_suspect_script(queue: JobQueue, lease: Lease, held: str) -> Lease:
+    for has_crashed in (False, True):
+        await queue.strike(lease, [Accused(held)], "broken", has_crashed=has_crashed)
+    await queue._suspicion.remind()
+    lease = await lease_on(queue)
+    await queue.claim_suspects(lease, FINGERPRINT, 1)
+    await queue.absolve([held])
+    await queue.retire(lease)
+    return lease
 
 
 async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], None]) -> None:
@@ -78,12 +98,7 @@ async def everything(queue: JobQueue, other: JobQueue, set_back: Callable[[], No
     lease = await lease_on(queue)
     held = (await queue.submit(spec())).job_id
     await claim_ids(queue, lease, 1)
-    for has_crashed in (False, True):
-        await queue.strike(lease, [Accused(held)], "broken", has_crashed=has_crashed)
-    lease = await lease_on(queue)
-    await queue.claim_suspects(lease, FINGERPRINT, 1)
-    await queue.absolve([held])
-    await queue.retire(lease)
+    lease = await every_suspect_script(queue, lease, held)
     await queue.commit(lease, [row(held, 0, [1])])
     await queue.release(lease)
     lease = await lease_on(queue)

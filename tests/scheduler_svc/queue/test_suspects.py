@@ -224,6 +224,45 @@ async def test_who_is_lost_with_a_worker_again_and_again_is_a_suspect(
     assert await lost(queue, lease, job_id, 6) == 0
 
 
+def as_replica_had_it(queue: JobQueue, redis: Redis, keys: Keys, job_id: str) -> None:
+    """Before it was struck; and it is found out that this one answers now."""
+    redis.hdel(keys.job(job_id), "strikes", "problem")
+    redis.zrem(keys.suspects, job_id)
+    queue._mending._continuity.note({"run_id": "of the server before"})
+
+
+async def test_strikes_that_a_failover_took_are_struck_again(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    job_id, other, cleared = [await running(queue, lease) for _ in range(3)]
+    lease = await failed(queue, lease)
+    await queue.absolve([cleared])
+    for each in (job_id, cleared):
+        as_replica_had_it(queue, redis, keys, each)
+    redis.hset(keys.job(other), "strikes", 3)
+    await queue._mending.look()
+    assert strikes(redis, keys) == {job_id: 1, other: 1}
+    assert redis.hmget(keys.job(job_id), "strikes", "problem") == [b"1", BROKEN.encode()]
+    assert redis.hget(keys.job(other), "strikes") == b"3", "they never become fewer"
+
+
+async def test_a_job_that_is_stored_again_after_a_crash_is_as_suspect_as_it_was(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    """Its record came with its claim, before the crash."""
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease)
+    [job] = await queue.inherit(lease, FINGERPRINT)
+    await queue.strike(lease, [Accused(job_id)], BROKEN)
+    queue._submitting.forgotten(job_id)  # another process has stored it
+    redis.delete(keys.job(job_id))
+    redis.zrem(keys.jobs, job_id)
+    as_replica_had_it(queue, redis, keys, job_id)
+    assert await queue.restore(job.spec, has_output=False)
+    assert strikes(redis, keys) == {job_id: ALONE}
+
+
 async def test_suspects_that_have_ended_are_forgotten(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:

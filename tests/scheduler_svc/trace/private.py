@@ -41,5 +41,6 @@ def check_private(trace: str, vocab_size: int) -> None:
             if isinstance(value, str):
                 assert ALLOWED.fullmatch(value), f"{name} is {value}"
             assert name not in TOKENS or value >= vocab_size, f"{name} holds {value}"
-            assert "logprob" not in name
+            # Whether a prompt is scored decides what is computed; no number is told.
+            assert "logprob" not in name or (name, value) == ("prompt_logprobs", 0)
             assert name != "text_bytes" or value == 0

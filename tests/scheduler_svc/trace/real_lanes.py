@@ -42,6 +42,7 @@ def requests(seed: int) -> list[Request]:
                 stop_token_ids=(11,),
                 logit_bias={12: 0.125},
                 logprobs=2 if chance.random() < 0.3 else None,
+                prompt_logprobs=chance.choice((None, None, 1)),
                 n=chance.choice((1, 1, 2)),
                 seed=number,
             ),

@@ -136,6 +136,7 @@ def test_of_a_job_the_rest_is_dropped() -> None:
         stop_token_ids=(3,),
         logit_bias=((1, 0.5),),
         logprobs=2,
+        prompt_logprobs=3,
         temperature=0.5,
     )
     spec = replace(claimed.spec, idempotency_key="secret", tenant="secret", priority=3)
@@ -145,7 +146,8 @@ def test_of_a_job_the_rest_is_dropped() -> None:
     (kept,) = told.jobs
     assert "secret" not in repr(recorded.turn)
     assert (kept.rank, kept.spec.priority, kept.spec.sampling.n) == (1.5, 3, 2)
-    assert kept.spec.sampling == replace(job("b").spec.sampling, max_tokens=5, n=2)
+    scored = replace(job("b").spec.sampling, prompt_logprobs=0)
+    assert kept.spec.sampling == replace(scored, max_tokens=5, n=2)
     admissions = [a for send in recorded.every(Send) for a in send.command.admissions]
     assert {a.sampling.max_tokens for a in admissions} == {5}
     assert {(a.sampling.temperature, a.sampling.logprobs) for a in admissions} == {(1.0, -1)}

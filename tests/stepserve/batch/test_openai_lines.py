@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stepserve.batch import openai_lines
-from stepserve.batch.figures import LineRun, failed_lines, summary
+from stepserve.batch.figures import LineRun, failed_lines, in_words, summary
 from stepserve.batch.file import parse_lines
 from stepserve.batch.run import failed
 from stepserve.client.completion import Completion, Output
@@ -169,7 +169,13 @@ def test_figures_are_of_what_the_run_did_itself() -> None:
         2: done,
         4: {"error": {"code": "INVALID_ARGUMENT", "message": "n: must be", "line": 5}},
         5: broken,
-        6: {"custom_id": "x", "error": None, "response": {"body": {"choices": [done, broken]}}},
+        6: {
+            "custom_id": "x",
+            "error": None,
+            "response": {
+                "body": {"choices": [done, broken], "usage": {"completion_tokens": 7}},
+            },
+        },
     }
     runs = [
         LineRun(True, True, 1000, 0.0, 0.0),
@@ -181,7 +187,15 @@ def test_figures_are_of_what_the_run_did_itself() -> None:
     figures = summary(results, runs, 10.0)
     counts = [figures[name] for name in ("jobs", "failed", "earlier", "joined")]
     assert counts == [6, 3, 1, 1]
-    assert (figures["requests_per_s"], figures["output_tokens"]) == (0.3, 15)
+    assert (figures["requests_per_s"], figures["output_tokens_per_s"]) == (0.3, 1.5)
+    assert figures["output_tokens"] == 3 * 5 + 7, "of all results, whoever's"
     assert (figures["ttft_s_p50"], figures["latency_s_p50"]) == (1.5, 2.0)
     assert [number for number, _ in failed_lines(results)] == [5, 6, 7]
     assert failed_lines(results)[1] == (6, "error: it broke")
+    assert in_words(figures) == (
+        "of 6 jobs 1 had ended in an earlier run (earlier), 1 had been submitted before and were "
+        "followed to their end (joined), 4 are this run's; rates and times are of the last alone; "
+        "22 output tokens in all"
+    )
+    assert in_words({**figures, "earlier": 0, "joined": 0}) == ""
+    assert "no rates and times" in in_words({**figures, "earlier": 2, "joined": 4})

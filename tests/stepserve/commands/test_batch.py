@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,13 +15,11 @@ import pytest
 
 from scheduler_svc.queue import QueueLimits
 from scheduler_svc.text.model_card import ModelCard
-from stepserve.batch import run as batch_run
 from stepserve.batch.file import BatchFailed, Progress, parse_lines
 from stepserve.cli import parse
 from stepserve.client.aio import AsyncClient
 from stepserve.protocol import inference_rpc as rpc
 from stepserve.protocol import inference_wire as wire
-from stepserve.protocol.errors import Unavailable
 from stepserve.protocol.job import Finish
 from tests.scheduler_svc.api.served import Served, serving
 from tests.stepserve.commands.conftest import command
@@ -152,7 +149,7 @@ async def test_what_has_ended_is_not_run_again(
     assert figures["output_tokens"] == len(served.ids("ab"))
 
 
-async def test_jobs_that_ended_meanwhile_are_no_ones_figures(
+async def test_jobs_that_ended_meanwhile_are_in_no_rate(
     served: Served, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run before sent them, and was killed before it saw their ends."""
@@ -162,9 +159,13 @@ async def test_jobs_that_ended_meanwhile_are_no_ones_figures(
         before = await client.complete(lines[0].request)
         assert await files.run(served.address) == 0
     assert files.results()[0]["job_id"] == before.job_id
-    figures = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    figures = json.loads(shown.out)
     assert (figures["jobs"], figures["earlier"], figures["joined"]) == (2, 0, 1)
-    assert figures["output_tokens"] == len(served.ids("ab"))
+    assert figures["output_tokens"] == 2 * len(served.ids("ab"))
+    per_s = len(served.ids("ab")) / figures["wall_s"]
+    assert figures["output_tokens_per_s"] == pytest.approx(per_s, rel=0.1)
+    assert "1 had been submitted before and were followed to their end (joined)" in shown.err
 
 
 async def test_openais_lines_have_their_results_in_its_form(served: Served, files: Files) -> None:
@@ -224,28 +225,6 @@ async def test_a_failed_call_is_that_lines_error(files: Files) -> None:
     assert all("why" in result["error"]["message"] for result in files.results())
 
 
-@pytest.mark.parametrize("listens", [False, True])
-async def test_a_service_out_of_reach_is_said_soon(
-    listens: bool,
-    files: Files,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(batch_run, "PATIENT_S", 0.05)
-    monkeypatch.setattr(batch_run, "CONTACT_TIMEOUT_S", 0.5)
-    files.write({"prompt": "one"})
-    with socket.socket() as mute:
-        # It takes connections, if it listens, and never says a word.
-        mute.bind(("127.0.0.1", 0))
-        if listens:
-            mute.listen()
-        target = f"127.0.0.1:{mute.getsockname()[1]}"
-        with pytest.raises(Unavailable, match=f"no service at {target}: "):
-            await files.run(target)
-    assert capsys.readouterr().err == f"stepserve: waiting for {target} ...\n"
-    assert not files.partial.exists()
-
-
 async def test_what_cannot_be_written_is_not_run(
     served: Served, files: Files, tmp_path: Path
 ) -> None:
@@ -267,10 +246,10 @@ def test_a_flag_hides_the_other_ones_variable(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setenv("STEPSERVE_MODEL", "m")
     assert where() == ("", ["m"])
-    assert where("--target=t") == ("t", [])
-    monkeypatch.setenv("STEPSERVE_TARGET", "u")
+    assert where("--target=t:1") == ("t:1", [])
+    monkeypatch.setenv("STEPSERVE_TARGET", "u:1")
     assert where("--model=n") == ("", ["n"])
-    assert where("--target=t") == ("t", [])
-    for flags in ([], ["--target=t", "--model=n"]):
+    assert where("--target=t:1") == ("t:1", [])
+    for flags in ([], ["--target=t:1", "--model=n"]):
         with pytest.raises(BatchFailed, match="--target"):
             parse(["batch", "in", "out", *flags]).run()

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,9 +15,8 @@ from datetime import datetime
 import pytest
 
 from stepserve.client.errors import TimedOut
-from stepserve.commands import connection
 from stepserve.process.command_line import flag
-from stepserve.protocol.errors import InvalidRequest, NotFound, Unavailable
+from stepserve.protocol.errors import InvalidRequest, NotFound
 from stepserve.protocol.job import Finish
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
@@ -152,38 +150,12 @@ async def test_what_is_interrupted_says_how_to_come_back(
     assert f"stepserve cancel {job_id} --target {served.address} " in told
 
 
-@pytest.mark.parametrize("listens", [False, True])
-async def test_nothing_in_reach_is_said_soon_and_what_to_do(
-    listens: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "REACH_TIMEOUT_S", 0.1)
-    with socket.socket() as mute:
-        # It takes connections, if it listens, and never says a word.
-        mute.bind(("127.0.0.1", 0))
-        if listens:
-            mute.listen()
-        target = f"127.0.0.1:{mute.getsockname()[1]}"
-        for argv in (["jobs"], ["generate", "a"], ["submit", "a"], ["get", "a"], ["chat"]):
-            with pytest.raises(Unavailable, match=f"no service answers at {target}.*stepserve up"):
-                await command(*argv, f"--target={target}")
-    assert connection.REACH_TIMEOUT_S < 2.0
-
-
-def test_a_wait_is_said_once_each_time(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where Redis is away, or a service that was there."""
-    waiting = connection.Waiting()
-    away = Unavailable("Redis does not answer")
-    for failing_s in (0.0, 0.5, 1.5, 2.5, 30.0, 0.0, 2.0):
-        waiting(away, failing_s)
-    told = "stepserve: Redis does not answer; trying again for a minute ...\n"
-    assert capsys.readouterr().err == told * 2
-
-
 async def test_every_sampling_option_reaches_the_job(served: Served) -> None:
     options = {
         "max_tokens": 7, "temperature": 0.5, "top_p": 0.5, "top_k": 9, "min_p": 0.25, "seed": 3,
         "ignore_eos": True, "presence_penalty": 0.5, "frequency_penalty": -0.5,
         "repetition_penalty": 1.5, "logprobs": 2, "n": 2, "min_tokens": 3,
+        "prompt_logprobs": 1,
     }  # fmt: skip
     flags = [flag(name, value) if name != "n" else "-n=2" for name, value in options.items()]
     lists = [

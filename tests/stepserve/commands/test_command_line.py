@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from stepserve.cli import COMMANDS, main, parse
+from stepserve.process.command_line import ALIASES
 from stepserve.process.variables import KNOWN
 
 # What must be given, by command.
@@ -34,6 +35,8 @@ NEEDED: dict[str, list[str]] = {
     "keys remove": ["file", "key"],
     "replay": ["trace"],
 }
+# Fields whose alias is what users call them.
+INNER = ("as_json", "every", "served_model")
 TEXTS = (
     "",
     " x ",
@@ -79,6 +82,7 @@ FORMED = {
     "sections": "steps,kernels",
     "limits": "steps=4,8b=90.5",
     "metrics_prefix": "vllm",
+    "otlp_endpoint": "http://a:1",
 }
 
 
@@ -117,7 +121,8 @@ def exit_status(*argv: str) -> int:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("--help") == 0
     text = capsys.readouterr().out
-    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert all(text.count(f"\n  {name:<15} ") == 1 for name in COMMANDS)
+    assert max(map(len, text.splitlines())) <= 90
     assert exit_status() == 2
 
 
@@ -127,8 +132,10 @@ def test_help_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     for field, info in settings_class(name).model_fields.items():
         is_positional = info.is_required() and field not in ("model", "tenant")
-        shown = field.upper().replace("_", "-") if is_positional else flag(field)
-        assert f"{shown} " in text or f"{shown}," in text, field
+        name = flag(field)
+        told = f"--{ALIASES.get(name[2:], '')}" if field in INNER else name
+        shown = field.upper().replace("_", "-") if is_positional else told
+        assert re.search(rf"(?<!\S){re.escape(shown)}[ ,\n]", text), field
     assert "None" not in text
     assert "\0" not in text
 
@@ -184,6 +191,15 @@ def test_what_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> N
         ("attach --ofset=3", "unrecognized arguments: --ofset=3; is it --offset?"),
         ("jobs --limit", "argument --limit: expected one argument"),
         ("generate", "the following arguments are required: PROMPT"),
+        (
+            "generate x --n=17",
+            "--n: 16 independent outputs at most; for their tokens there is --max-tokens",
+        ),
+        (
+            "generate x -n 128",
+            "--n: 16 independent outputs at most; for their tokens there is --max-tokens",
+        ),
+        ("submit x --stop-token-ids=x", "--stop-token-ids: Input should be a valid integer"),
         ("jobs --limit=x", "--limit: Input should be a valid integer"),
     ],
 )

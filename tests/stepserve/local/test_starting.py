@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stepserve.local.starting import SAY_AGAIN_S, Starting
@@ -17,13 +19,24 @@ def test_what_takes_long_is_said_again(capsys: pytest.CaptureFixture[str]) -> No
     starting.begin("starting 1 scheduler")
     starting.goes_on()
     starting.end("try it")
+    starting.begin("loading m from a long way away", again="loading m")
+    now_s += SAY_AGAIN_S
+    starting.goes_on()
+    starting.stop()
+    starting.stopped(Path("here"))
+    starting.stopped(None)
     shown = capsys.readouterr()
     assert shown.err.splitlines() == [
         "stepserve: loading m ...",
-        "stepserve: loading m ... (10 s so far)",
-        "stepserve: loading m ... (20 s so far)",
+        "stepserve: still loading m ... (10 s since the start)",
+        "stepserve: still loading m ... (20 s since the start)",
         "stepserve: starting 1 scheduler ...",
         "stepserve: ready after 25.0 s; try it",
+        "stepserve: loading m from a long way away ...",
+        "stepserve: still loading m ... (35 s since the start)",
+        "stepserve: stopping ...",
+        "stepserve: stopped; the jobs are kept in here: the same command goes on with them",
+        "stepserve: stopped",
     ]
     Starting(is_silent=True).begin("nothing")
     assert capsys.readouterr().err == ""

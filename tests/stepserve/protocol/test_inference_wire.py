@@ -23,6 +23,7 @@ from stepserve.protocol.inference import (
 )
 from stepserve.protocol.inference_wire import encode_request
 from stepserve.protocol.job import Finish
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling, SamplingParams
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.protocol.structured import StructuredOutputs
@@ -66,6 +67,7 @@ samplings = st.builds(
     logprobs=st.none() | u32,
     n=st.none() | u32,
     min_tokens=st.none() | u32,
+    prompt_logprobs=st.none() | u32,
     structured_outputs=structured(st.lists(text, max_size=3)),
 )
 requests = st.builds(
@@ -93,7 +95,12 @@ requests = st.builds(
 usages = st.builds(Usage, u64, u64, st.none() | u64)
 # Of a finish the text's cut stays in the service; one without a reason is none.
 finishes = st.none() | st.builds(Finish, st.text(min_size=1, max_size=8), text)
-logprobs = st.builds(TokenLogprobs, f32, st.lists(st.tuples(u32, f32), max_size=3).map(tuple))
+prompts = st.lists(st.tuples(f32, u32, f32), max_size=3).map(
+    lambda places: PromptLogprobs.of(*(list(zip(*places, strict=True)) or [(), (), ()]))
+)
+logprobs = st.builds(
+    TokenLogprobs, f32, st.lists(st.tuples(u32, f32), max_size=3).map(tuple), st.none() | prompts
+)
 events = st.builds(
     StreamEvent,
     job_id=text,

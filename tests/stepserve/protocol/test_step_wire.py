@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stepserve.protocol import step_wire as wire
 from stepserve.protocol.errors import InvalidRequest
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import Sampling
 from stepserve.protocol.step import (
     Admission,
@@ -46,6 +47,7 @@ samplings = st.builds(
     logit_bias=scored,
     logprobs=st.integers(-1, 20),
     min_tokens=u32,
+    prompt_logprobs=st.integers(-1, 20),
     structured_outputs=st.none()
     | st.builds(
         StructuredOutputs,
@@ -135,10 +137,18 @@ def commands(draw: st.DrawFn) -> StepCommand:
 
 
 @st.composite
+def prompts(draw: st.DrawFn) -> PromptLogprobs:
+    own = draw(st.lists(f32, max_size=3))
+    num = len(own) * draw(st.integers(0, 2))
+    numbers = {"min_size": num, "max_size": num}
+    return PromptLogprobs.of(own, draw(st.lists(u32, **numbers)), draw(st.lists(f32, **numbers)))
+
+
+@st.composite
 def reports(draw: st.DrawFn) -> StepReport:
     tokens = draw(st.lists(st.tuples(u32, u32, u32), max_size=5))
     positions = draw(st.sets(st.integers(0, 4), max_size=3))
-    logprobs = st.builds(TokenLogprobs, logprob=f32, top=scored)
+    logprobs = st.builds(TokenLogprobs, logprob=f32, top=scored, prompt=st.none() | prompts())
     reasons = st.sampled_from(FinishReason)
     return StepReport(
         incarnation=draw(text),

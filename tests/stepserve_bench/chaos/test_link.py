@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,13 @@ async def test_who_is_not_there_ends_the_connection() -> None:
     async with Link("127.0.0.1:1") as link:
         reader, _ = await connected(link)
         assert await reader.read() == b""
+
+
+async def test_a_socket_is_a_target_too(tmp_path: Path) -> None:
+    server = await asyncio.start_unix_server(echo, tmp_path / "s")
+    async with Link(str(tmp_path / "s")) as link:
+        reader, writer = await asyncio.open_connection(*link.address.split(":"))
+        writer.write(b"here")
+        assert await reader.readexactly(4) == b"here"
+        writer.close()
+    server.close()

@@ -60,18 +60,24 @@ def test_whoever_cannot_tell_says_so() -> None:
     assert lost.wait(60)
 
 
+def logprobs_of(num_tokens: int, most: int) -> Logprobs | None:
+    if most < 0:
+        return None
+    top_ids = torch.arange(num_tokens * most, dtype=torch.int32).view(num_tokens, most)
+    return Logprobs(-torch.rand(num_tokens) * 1e-30, top_ids, torch.rand(num_tokens, most))
+
+
+@pytest.mark.parametrize(("num_scored", "num_likeliest"), [(0, -1), (5, 0), (5, 2)])
 @pytest.mark.parametrize("num_logprobs", [-1, 0, 3])
-def test_choices_arrive_as_they_were(num_logprobs: int) -> None:
-    form = Choices(step=2**31 + 5, num_sampled=2, num_logprobs=num_logprobs)
-    logprobs = Logprobs(
-        torch.tensor([-0.5, -1e-30]),
-        torch.arange(2 * max(0, num_logprobs), dtype=torch.int32).view(2, -1),
-        torch.rand(2, max(0, num_logprobs)),
-    )
+def test_choices_arrive_as_they_were(
+    num_logprobs: int, num_scored: int, num_likeliest: int
+) -> None:
+    form = Choices(2**31 + 5, 2, num_logprobs, num_scored, num_likeliest)
     choice = Choice(
         torch.tensor([7, 2**31 - 1], dtype=torch.int32),
         torch.tensor([1, 0], dtype=torch.int32),
-        None if num_logprobs < 0 else logprobs,
+        logprobs_of(2, num_logprobs),
+        logprobs_of(num_scored, num_likeliest),
     )
     message = form.pack(choice, duration_us=1234)
     assert message.shape == form.empty().shape
@@ -79,7 +85,8 @@ def test_choices_arrive_as_they_were(num_logprobs: int) -> None:
     assert duration_us == 1234
     assert torch.equal(again.token_ids, choice.token_ids)
     assert torch.equal(again.is_finite, choice.is_finite)
-    for ours, theirs in zip(again.logprobs or (), choice.logprobs or (), strict=True):
-        assert torch.equal(ours, theirs)
+    for got, sent in ((again.logprobs, choice.logprobs), (again.scores, choice.scores)):
+        for ours, theirs in zip(got or (), sent or (), strict=True):
+            assert torch.equal(ours, theirs)
     with pytest.raises(RuntimeError, match="got the choices of another"):
         replace(form, step=form.step + 1).unpack(message)

@@ -89,7 +89,7 @@ def test_the_whole_product(
 
 SAMPLINGS: Sequence[Sampling] = (
     GREEDY,
-    Sampling(max_tokens=12, temperature=1.3, seed=7, logprobs=3),
+    Sampling(max_tokens=12, temperature=1.3, seed=7, logprobs=3, prompt_logprobs=2),
     Sampling(max_tokens=12, temperature=0.7, top_p=0.8, top_k=40, seed=2**64 - 1),
     Sampling(max_tokens=12, temperature=1.0, min_p=0.05, repetition_penalty=1.2, seed=9),
     Sampling(max_tokens=12, temperature=0.0, frequency_penalty=0.7, logit_bias=((9, 2.5),)),
@@ -129,6 +129,10 @@ def test_draws_are_those_of_one_process(
         for got, want in zip(job.logprobs, expected.logprobs, strict=True):
             assert got.logprob == pytest.approx(want.logprob, abs=1e-6)
             assert [i for i, _ in got.top] == [i for i, _ in want.top]
+            for ours, theirs in zip(got.prompt or (), want.prompt or (), strict=True):
+                assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-6)
+                assert [i for i, _ in ours.top] == [i for i, _ in theirs.top]
+    assert any(entry.prompt for job in together.values() for entry in job.logprobs)
 
 
 def test_logprobs_are_those_of_transformers_in_float32(small_checkpoint: Path) -> None:

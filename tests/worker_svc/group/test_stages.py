@@ -108,7 +108,8 @@ def test_reports_are_those_of_one_process_to_the_bit(root: Path, way: str) -> No
         assert assembly.launch_ahead == lone.launch_ahead + 2
     assert [_timeless(report) for report in reports] == [_timeless(report) for report in expected]
     assert sum(len(report.token_ids) for report in reports) > 100
-    assert any(report.logprobs for report in reports)
+    told = [entry for report in reports for entry in report.logprobs.values()]
+    assert any(entry.prompt for entry in told), "and a prompt's log-probabilities"
 
 
 def driven(runner: Runner, rng: random.Random) -> tuple[list[StepCommand], list[StepReport]]:
@@ -140,7 +141,7 @@ def sampling(rng: random.Random, number: int) -> Sampling:
             replace(drawn, temperature=0.0),
             replace(drawn, top_k=9, top_p=0.7, min_p=0.01, logprobs=3),
             replace(drawn, presence_penalty=0.4, frequency_penalty=0.2, repetition_penalty=1.3),
-            replace(drawn, logit_bias=((3, 4.0), (8, -50.0)), logprobs=0),
+            replace(drawn, logit_bias=((3, 4.0), (8, -50.0)), logprobs=0, prompt_logprobs=2),
             replace(drawn, stop_token_ids=tuple(range(0, 257, 3))),
         ]
     )

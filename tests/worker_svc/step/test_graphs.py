@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.checkpoints import lone_greedy, lone_logits
 from tests.worker_svc.conftest import Assemble
 from tests.worker_svc.drive import (
     GREEDY,
@@ -57,6 +59,24 @@ def test_a_replay_is_not_a_computation_anew(assembled: Assemble) -> None:
     all_is_free(runner, lane)
     with pytest.raises(HostRead):
         record(lambda: int(torch.ones(1)))
+
+
+def test_a_prompt_is_scored_whether_a_graph_holds_its_tokens_or_not(
+    assembled: Assemble, small_checkpoint: Path
+) -> None:
+    """Room in it is for six states: of chunks of 3 tokens beside others, not of one of 8."""
+    runner = with_graphs(assembled, "torch")
+    for chunk in (1, 3, 8):
+        lane, token_ids = lane_for(), prompt(20, chunk)
+        job = lane.jobs[lane.admit(token_ids, replace(GREEDY, logprobs=0, prompt_logprobs=0))]
+        lane.admit(prompt(9), GREEDY)
+        finish_all(runner, lane, depth=2, chunk=chunk, ahead=1)
+        lone = lone_logits(small_checkpoint, token_ids).log_softmax(-1)
+        own = [float(lone[at, token_id]) for at, token_id in enumerate(token_ids[1:])]
+        assert job.logprobs[0].prompt is not None
+        told = [each.logprob for each in job.logprobs[0].prompt]
+        assert told == pytest.approx(own, abs=1e-6)
+        assert job.tokens == lone_greedy(small_checkpoint, token_ids, 12, stop_token_ids=()).tokens
 
 
 def test_a_step_goes_to_the_smallest_graph_that_holds_it() -> None:
