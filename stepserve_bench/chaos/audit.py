@@ -11,7 +11,6 @@ from stepserve.protocol.errors import StepserveError
 from stepserve_bench.chaos.fleet import Fleet
 from stepserve_bench.chaos.ledger import Ledger
 from stepserve_bench.chaos.member import Member
-from stepserve_bench.chaos.poison import most_crashes
 from stepserve_bench.measure.metrics import read_metrics
 
 READERS, READ_TIMEOUT_S = 16, 60.0
@@ -84,12 +83,6 @@ async def check_empty(fleet: Fleet, ledger: Ledger) -> dict[str, float]:
     for (worker, _), job_ids in (await fleet.claims()).items():
         ledger.problems += [f"still held: {i} is claimed for {worker}" for i in job_ids]
     return {name.removesuffix("_total"): counted.get(name, 0.0) for name in COUNTED}
-
-
-def check_crashes(num_crashes: int, num_poisoned: int, num_beside: int, ledger: Ledger) -> None:
-    """See that jobs that crash their worker were convicted in time."""
-    if num_crashes > (most := most_crashes(num_poisoned, num_beside)):
-        ledger.problems.append(f"crashes: {num_crashes} by {num_poisoned} jobs, not {most} at most")
 
 
 def still_held(counted: Mapping[str, float], num_workers: int) -> list[str]:

@@ -25,13 +25,17 @@ START_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start. ``worker`` and ``scheduler``: module and flags, but for where they meet."""
+    """What to start. ``worker`` and ``scheduler``: module and flags, but for where they meet.
+
+    ``num_jobs``: how many it will have at once, at most.
+    """
 
     model_name: str
     worker: Sequence[str]
     scheduler: Sequence[str]
     num_workers: int
     num_schedulers: int
+    num_jobs: int
     directory: Path
 
 
@@ -44,7 +48,10 @@ class Fleet:
         self.redis = RedisPair(plan.directory)
         self.workers: list[Member] = []
         self.schedulers: list[Member] = []
+        self.num_jobs = plan.num_jobs
         self.num_crashes = 0
+        # One at a time, so that it is known whose crashes they are.
+        self.poisoning = asyncio.Lock()
 
     @property
     def members(self) -> list[Member]:

@@ -35,9 +35,10 @@ async def convicted(targets: Sequence[str]) -> str:
     return f"poison: it ended with {output.finish_reason!r}, {len(output.token_ids)} tokens"
 
 
-def most_crashes(num_poisoned: int, num_beside: int) -> int:
-    """How many workers so many jobs may crash, each among at most ``num_beside`` others.
+def too_many(num_crashes: int, num_beside: int) -> str:
+    """Return what is wrong with one that crashed so many workers among so many other jobs.
 
-    Each once, then by halves, with two crashes more for who was lost meanwhile.
+    Once with all of them, then by halves, and twice more for what came late or was lost meanwhile.
     """
-    return num_poisoned * (1 + math.ceil(math.log2(1 + num_beside)) + 2)
+    most = 1 + math.ceil(math.log2(1 + num_beside)) + 2
+    return f"poison: {num_crashes} crashes, {most} at most" if num_crashes > most else ""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,8 @@ class RedisPair:
         self._directory = directory
         self._thread = ThreadPoolExecutor(1, "redis")
         self._servers: list[RedisServer] = []
+        # Two that end a server at once would start each other's again.
+        self._striking = asyncio.Lock()
         self.is_up = False
 
     @property
@@ -100,44 +102,42 @@ class RedisPair:
         await self._do(lambda: self._servers[1].follow(self._servers[0]))
         self.is_up = True
 
-    def signal(self, signum: signal.Signals) -> None:
-        """Send the one that serves a signal; one that ends it makes Redis be down."""
-        self.is_up = self.is_up and signum in (signal.SIGSTOP, signal.SIGCONT)
-        os.kill(self.pid, signum)
-
-    async def revive(self) -> None:
-        """Start the one that serves again, once it has ended."""
-        await self._run(self._servers[0])
-        self.is_up = True
-
     async def until_followed(self) -> None:
         """Wait until one serves, and the other has what it has."""
         while not (await self._do(self._servers[1].is_following) and self.is_up):
             await asyncio.sleep(POLL_S)
+
+    async def end(self, signum: signal.Signals, away_s: float, *, is_torn: bool = False) -> None:
+        """End the one that serves by a signal, and start it again later.
+
+        Where it is torn, it was in the midst of a write to its file.
+        """
+        async with self._striking, self._away():
+            os.kill(self.pid, signum)
+            await asyncio.sleep(away_s)
+            if is_torn:
+                self._tear_log()
+            await self._run(self._servers[0])
 
     async def fail_over(self, after_s: float) -> None:
         """Kill the one that serves; later let the other serve, and the first follow that one.
 
         What was written in the moments before never reaches the other.
         """
-        lost, promoted = self._servers
-        async with lost.link.stopped():
-            await asyncio.sleep(LAG_S)
-            self.signal(signal.SIGKILL)
-            lost.link.cut()
-        await asyncio.sleep(after_s)
-        await self._do(promoted.promote)
-        self._lead_to(promoted)
-        self._servers.reverse()
-        self.is_up = True
+        async with self._striking:
+            await self.until_followed()
+            lost, promoted = self._servers
+            async with self._away():
+                async with lost.link.stopped():
+                    await asyncio.sleep(LAG_S)
+                    os.kill(lost.pid, signal.SIGKILL)
+                    lost.link.cut()
+                await asyncio.sleep(after_s)
+                await self._do(promoted.promote)
+                self._lead_to(promoted)
+                self._servers.reverse()
         await self._run(lost)
         await self._do(lambda: lost.follow(promoted))
-
-    def tear_log(self) -> None:
-        """Leave the beginning of a script's effects at the end of its file; it does not run."""
-        logs = self._servers[0].directory.rglob("appendonly*.aof")
-        with max(logs, key=lambda path: path.stat().st_mtime_ns).open("ab") as log:
-            log.write(TORN)
 
     async def close(self) -> None:
         """End both."""
@@ -146,6 +146,18 @@ class RedisPair:
                 os.kill(server.pid, signal.SIGCONT)
             await self._do(server.embedded.stop)
         self._thread.shutdown()
+
+    @contextlib.asynccontextmanager
+    async def _away(self) -> AsyncIterator[None]:
+        self.is_up = False
+        yield
+        self.is_up = True
+
+    def _tear_log(self) -> None:
+        """Leave the beginning of a script's effects at the end of its file; it does not run."""
+        logs = self._servers[0].directory.rglob("appendonly*.aof")
+        with max(logs, key=lambda path: path.stat().st_mtime_ns).open("ab") as log:
+            log.write(TORN)
 
     async def _run(self, server: RedisServer) -> None:
         """Wait until it has ended, and start it again."""

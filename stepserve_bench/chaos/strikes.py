@@ -13,7 +13,7 @@ from stepserve.protocol.errors import StepserveError
 from stepserve_bench.chaos.fleet import Fleet
 from stepserve_bench.chaos.kinds import KINDS
 from stepserve_bench.chaos.member import POLL_S, Member
-from stepserve_bench.chaos.poison import convicted
+from stepserve_bench.chaos.poison import convicted, too_many
 from stepserve_bench.chaos.schedule import Fault
 from stepserve_bench.chaos.stopping import stopped_process, stopped_thread
 from worker_svc.engine import MODEL_THREAD
@@ -141,23 +141,17 @@ async def _hole(_fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str]:
 
 
 async def _redis_killed(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
-    fleet.redis.signal(signal.SIGKILL)
-    await asyncio.sleep(fault.lasts_s)
-    await fleet.redis.revive()
+    await fleet.redis.end(signal.SIGKILL, fault.lasts_s)
     return []
 
 
 async def _redis_torn(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
-    fleet.redis.signal(signal.SIGKILL)
-    await asyncio.sleep(fault.lasts_s)
-    fleet.redis.tear_log()
-    await fleet.redis.revive()
+    await fleet.redis.end(signal.SIGKILL, fault.lasts_s, is_torn=True)
     return []
 
 
-async def _redis_ended(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
-    fleet.redis.signal(signal.SIGTERM)
-    await fleet.redis.revive()
+async def _redis_ended(fleet: Fleet, fault: Fault, _victims: Victims) -> Sequence[str]:
+    await fleet.redis.end(signal.SIGTERM, fault.lasts_s)
     return []
 
 
@@ -173,7 +167,10 @@ async def _redis_failed_over(fleet: Fleet, fault: Fault, _victims: Victims) -> S
 
 
 async def _poisoned(fleet: Fleet, _fault: Fault, _victims: Victims) -> Sequence[str]:
-    return [await convicted(fleet.targets)]
+    async with fleet.poisoning:
+        num_before = fleet.num_crashes
+        problem = await convicted(fleet.targets)
+        return [problem, too_many(fleet.num_crashes - num_before, fleet.num_jobs)]
 
 
 async def _rolling(fleet: Fleet, fault: Fault, victims: Victims) -> Sequence[str]:

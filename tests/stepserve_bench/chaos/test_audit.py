@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from stepserve_bench.chaos.audit import EMPTY, check_crashes, still_held
-from stepserve_bench.chaos.ledger import Ledger
+from stepserve_bench.chaos.audit import EMPTY, still_held
 
 CLEAN = {**dict.fromkeys(EMPTY, 0.0), "lanes": 2.0}
 
@@ -18,14 +17,3 @@ def test_what_is_held_unknown_or_not_driven_is_told() -> None:
         assert still_held({key: value for key, value in CLEAN.items() if key != name}, 2)
     assert still_held(CLEAN, 3) == ["of 3 workers 2 are driven"]
     assert still_held({}, 1)
-
-
-def test_more_crashes_than_halving_takes_are_a_problem() -> None:
-    # Of one among 31 others: the first, five of halving, two more.
-    ledger = Ledger()
-    check_crashes(8, 1, 31, ledger)
-    check_crashes(16, 2, 31, ledger)
-    assert ledger.problems == []
-    check_crashes(9, 1, 31, ledger)
-    check_crashes(1, 0, 31, ledger)
-    assert len(ledger.problems) == 2

@@ -54,10 +54,24 @@ async def test_each_serves_in_turn_and_the_last_writes_are_lost(pair: RedisPair)
 
 async def test_who_is_killed_has_all_of_it_when_it_is_back(pair: RedisPair) -> None:
     await put(pair, "first")
-    pair.signal(signal.SIGKILL)
+    ending = asyncio.create_task(pair.end(signal.SIGKILL, 0.0, is_torn=True))
+    await asyncio.sleep(0)
     assert not pair.is_up
-    pair.tear_log()
-    await pair.revive()
+    await ending
+    assert pair.is_up
+    assert await keys(pair) == {b"first"}
+    await pair.until_followed()
+
+
+@pytest.mark.timeout(60)
+async def test_faults_at_once_strike_one_after_another(pair: RedisPair) -> None:
+    await put(pair, "first")
+    await asyncio.gather(
+        pair.fail_over(0.0),
+        pair.end(signal.SIGKILL, 0.0),
+        pair.fail_over(0.0),
+        pair.end(signal.SIGTERM, 0.0),
+    )
     assert pair.is_up
     assert await keys(pair) == {b"first"}
     await pair.until_followed()
