@@ -30,6 +30,7 @@ from tests.scheduler_svc.queue.build import tokens_of, within
 
 # Steps that are reported and not committed: fewer than a lane pauses at.
 NUM_UNCOMMITTED = 20
+NUM_COMMITTED = 3
 
 
 @pytest.fixture
@@ -52,24 +53,25 @@ def check_computed_once(num_tokens: int, *notes: Notes) -> None:
 
 
 @asynccontextmanager
-async def uncommitted(it: Service, patch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Event]:
-    """Commits are not answered, nor do they come, from when the event is set on."""
-    commit, is_cut = it.queue.commit, asyncio.Event()
+async def uncommitted(it: Service, patch: pytest.MonkeyPatch, after: int) -> AsyncIterator[None]:
+    """So many commits come and are answered; those after them do not come, nor are answered."""
+    commit, num_let_through = it.queue.commit, 0
 
     async def held(lease: Lease, rows: Sequence[CommitRow], *more: Any) -> list[RowAnswer]:
-        if is_cut.is_set():
+        nonlocal num_let_through
+        if num_let_through == after:
             await asyncio.Event().wait()
+        num_let_through += 1
         return await commit(lease, rows, *more)
 
     with patch.context() as patched:
         patched.setattr(it.queue, "commit", held)
-        yield is_cut
+        yield
 
 
-async def reported_more(notes: Notes, count: int) -> None:
-    enough = len(notes.num_positions) + count
+async def reported(notes: Notes, count: int) -> None:
     async with within(60):
-        while len(notes.num_positions) < enough:
+        while len(notes.num_positions) < count:
             await asyncio.sleep(0.005)
 
 
@@ -77,11 +79,10 @@ async def test_reports_that_nobody_committed_are_committed_by_the_next(
     it: Service, address: str, alone: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = Notes(), Notes()
-    async with uncommitted(it, monkeypatch) as is_cut, driving(it, address, first, dies=True):
+    held = uncommitted(it, monkeypatch, NUM_COMMITTED)
+    async with held, driving(it, address, first, dies=True):
         job_id = await it.submit()
-        await it.under_way(job_id)
-        is_cut.set()
-        await reported_more(first, NUM_UNCOMMITTED)
+        await reported(first, NUM_COMMITTED + NUM_UNCOMMITTED)
         given = await tokens_of(it.queue, job_id)
     async with driving(it, address, second) as driven:
         assert driven.taken.adoption is not None
@@ -106,7 +107,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_written_again(
         patched.setattr(it.queue, "commit", deaf)
         async with driving(it, address, first, dies=True):
             job_id = await it.submit()
-            await reported_more(first, NUM_UNCOMMITTED)
+            await reported(first, NUM_UNCOMMITTED)
     async with driving(it, address, second) as driven:
         # All but the first are in the log, and the worker was told of none.
         assert driven.taken.reply.num_kept_reports > 0
@@ -141,11 +142,9 @@ async def test_who_dies_in_the_middle_of_a_hand_over_costs_nothing(
     assert await leaving.task, "it leaves the worker as it is"
     assert await it.queue.num_queued() == 0
     assert await it.queue.workers() == [], "nobody drives it"
-    async with uncommitted(it, monkeypatch) as is_cut:
-        is_cut.set()
-        # It greets, adopts and plans on, and nothing of that comes to Redis.
-        async with driving(it, address, second, dies=True):
-            await reported_more(second, NUM_UNCOMMITTED)
+    # It greets, adopts and plans on, and nothing of that comes to Redis.
+    async with uncommitted(it, monkeypatch, 0), driving(it, address, second, dies=True):
+        await reported(second, NUM_UNCOMMITTED)
     async with driving(it, address, third):
         assert await it.ended(job_id) == ("length", alone)
     check_computed_once(NUM_TOKENS, first, second, third)
@@ -155,11 +154,10 @@ async def test_a_sequence_that_the_worker_ended_meanwhile_ends(
     it: Service, address: str, alone: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = Notes(), Notes()
-    async with uncommitted(it, monkeypatch) as is_cut:
-        is_cut.set()
-        async with driving(it, address, first, dies=True) as driven:
-            job_id = await it.submit(NUM_UNCOMMITTED)
-            await reported_more(first, NUM_UNCOMMITTED)
+    held = uncommitted(it, monkeypatch, 0)
+    async with held, driving(it, address, first, dies=True) as driven:
+        job_id = await it.submit(NUM_UNCOMMITTED)
+        await reported(first, NUM_UNCOMMITTED)
     assert await tokens_of(it.queue, job_id) == ()
     async with driving(it, address, second) as driven:
         adoption = driven.taken.adoption
@@ -199,12 +197,11 @@ async def test_a_stop_string_is_found_in_the_reports_that_were_kept(
         plain = await it.ended(await it.submit(NUM_UNCOMMITTED, stop=(stop,)))
     assert plain[0] == "stop"
     async with (
-        uncommitted(it, monkeypatch) as is_cut,
+        uncommitted(it, monkeypatch, NUM_COMMITTED),
         driving(it, address, dies=True) as driven,
     ):
         job_id = await it.submit(NUM_UNCOMMITTED, stop=(stop,))
         await it.under_way(job_id)
-        is_cut.set()
         async with within(60):
             while driven.lane._core.job_ids:
                 await asyncio.sleep(0.005)
@@ -239,13 +236,11 @@ async def test_a_lane_and_its_worker_that_die_together_take_only_what_nobody_saw
     first, second = Notes(), Notes()
     async with (
         working(it) as address,
-        uncommitted(it, monkeypatch) as is_cut,
+        uncommitted(it, monkeypatch, NUM_COMMITTED),
         driving(it, address, first, dies=True) as driven,
     ):
         job_id = await it.submit()
-        await it.under_way(job_id)
-        is_cut.set()
-        await reported_more(first, NUM_UNCOMMITTED)
+        await reported(first, NUM_COMMITTED + NUM_UNCOMMITTED)
     # The lease as it is when its time is over.
     incarnation = driven.taken.reply.info.incarnation
     assert await it.queue.acquire(address, it.replica.holder, 1, incarnation=incarnation)
