@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 
@@ -35,6 +36,9 @@ class Mending:
         self._continuity = looks.continuity
         # Of the breaks that were seen: those after which all was stored again.
         self._num_mended = 0
+        # The break after which there was no room for that, and the look that found so.
+        self._num_full = 0
+        self._full_s = -math.inf
 
     async def look(self, most_s: float = 0.0) -> None:
         """See who answers; store again what that one may lack. Raises Unavailable.
@@ -46,15 +50,32 @@ class Mending:
 
     async def _mend(self) -> None:
         """Store again what was found to be lost, or forget what can't be any more."""
-        num_breaks = self._looks.num_breaks
+        num_breaks, looked_s = self._looks.num_breaks, self._looks.looked_s
         if num_breaks == self._num_mended:
-            self._submitting.age(self._looks.looked_s)
-            self._suspicion.age(self._looks.looked_s)
-            return
-        if num_lost := await self._submitting.restore():
-            log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
-        await self._suspicion.remind()
-        self._num_mended = max(self._num_mended, num_breaks)
+            self._submitting.age(looked_s)
+            self._suspicion.age(looked_s)
+        elif looked_s > self._full_s:
+            is_whole = await self._is_stored_again(num_breaks)
+            await self._suspicion.remind()
+            if is_whole:
+                self._num_mended = max(self._num_mended, num_breaks)
+            else:
+                self._full_s = looked_s
+
+    async def _is_stored_again(self, num_breaks: int) -> bool:
+        """Store all that was lost after so many breaks; False while Redis has no room for it.
+
+        Whoever looks goes on: a sweep may make room, and the next look tries again.
+        """
+        try:
+            if num_lost := await self._submitting.restore():
+                log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
+            return True
+        except Full as error:
+            if num_breaks > self._num_full:
+                log.error("what Redis has lost can't be stored again until it has room: %s", error)
+                self._num_full = num_breaks
+            return False
 
     async def reconnected(self) -> None:
         """Look, whatever else may be wrong: the doorbell goes on. Raises Unavailable."""

@@ -815,6 +815,8 @@ return answer
 -- KEYS  suspects, job
 -- ARGV  id, its strikes, what happened
 -- A strike that a server which was promoted may lack. Strikes never become fewer by it.
+-- First, as in "strike": it is not refused for want of memory then.
+redis.call('ZREM', KEYS[1], '')
 local job = redis.call('HMGET', KEYS[2], 'spec', 'ended', 'strikes')
 if not job[1] or job[2] or (tonumber(job[3]) or 0) >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[2], 'strikes', ARGV[2], 'problem', ARGV[3])
