@@ -39,6 +39,20 @@ async def test_what_redis_has_kept_for_long_enough_is_not_stored_again(
     assert await queue._submitting.restore() == 0
 
 
+async def test_a_submit_after_an_outage_forgets_nothing_that_it_may_have_taken(
+    queue: JobQueue, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue._mending.look()
+    [job_id] = await submit(queue, 1)
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + REMEMBERED_S + 6)
+    redis.delete(keys.job(job_id), keys.queue, keys.jobs)
+    queue._mending._continuity.note({"run_id": "of the server before"})
+    await submit(queue, 1)
+    await queue.sweep()
+    assert await queue.job(job_id) is not None
+
+
 async def test_a_submit_that_failed_in_the_middle_is_not_taken_for_one_that_stored(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
