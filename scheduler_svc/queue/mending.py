@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import replace
 
+from scheduler_svc.queue.codec import RECORD_ERRORS
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.shard import Shard
@@ -99,7 +100,8 @@ class Mending:
 
         All that its record had is there again but its output, which is of the same model if it
         ``has_output``. Whoever deleted it in the seconds after a break finds it there again. Not
-        where there is no room, or its client has another one by the same key. Raises Unavailable.
+        where there is no room, what is there of it is broken, or its client has another one by the
+        same key. Raises Unavailable.
         """
         await self.look()
         if not await self.may_come_back():
@@ -115,4 +117,7 @@ class Mending:
             if not isinstance(error, Full):
                 raise
             log.error("job %s was lost, and there is no room to store it again", spec.job_id)
+            return False
+        except RECORD_ERRORS as error:
+            log.error("job %s was lost, and can't be stored again: %s", spec.job_id, error)
             return False

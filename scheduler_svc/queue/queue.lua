@@ -774,8 +774,8 @@ return claimed
 --       has, how many more it must have not to be where it was
 -- The worker that a lane drove has crashed or was lost, and any of the jobs may be why that were
 -- there: each that is claimed under the lease is struck, see "struck" in suspects.py. They are
--- suspects from now on, and do not go on together, whoever takes the lease next. Answers how many
--- were struck, then the ids of the guilty.
+-- suspects from now on, and do not go on together, whoever takes the lease next. Answers {id,
+-- strikes, ...} of those that were struck.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 local is_alone, answer = redis.call('ZCARD', KEYS[2]) == 1, {}
 -- Once a script has written something it is not refused for want of memory: a job that breaks

@@ -9,7 +9,7 @@ from redis import Redis
 
 from scheduler_svc.queue import Accused, EmbeddedRedis, JobQueue, QueueLimits
 from scheduler_svc.queue.keys import Keys
-from tests.scheduler_svc.queue.build import lease_on, running, submit
+from tests.scheduler_svc.queue.build import FINGERPRINT, lease_on, running, submit
 
 
 def num_looks(redis: Redis) -> int:
@@ -68,3 +68,18 @@ async def test_a_full_redis_keeps_nobody_from_sweeping(
             client.config_set("maxmemory", 0)
             await queue.sweep()
             assert await queue.job(job_id) is not None
+
+
+async def test_a_claimed_job_that_can_not_be_stored_again_is_only_its_own_trouble(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease, idempotency_key="key")
+    [job] = await queue.inherit(lease, FINGERPRINT)
+    queue._submitting.forgotten(job_id)  # another process has stored it
+    redis.delete(keys.job(job_id), keys.jobs)
+    [idem] = redis.keys(keys.idem("*"))
+    redis.delete(idem)
+    redis.rpush(idem, "of another kind")
+    queue._mending._continuity.note({"run_id": "of the server before"})
+    assert not await queue.restore(job.spec, has_output=False)
