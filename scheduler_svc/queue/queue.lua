@@ -31,6 +31,7 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           strikes (what it is accused of, see suspects.py), problem (how the
                           last worker that it was at crashed), losses, lost_at (how often
                           a worker was lost with it, and how many tokens it had then),
+                          cleared (when it was last found to break nothing),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant), weight (in place of the tenant's, of an
@@ -813,12 +814,15 @@ return answer
 
 --@ remind
 -- KEYS  suspects, job
--- ARGV  id, its strikes, what happened
--- A strike that a server which was promoted may lack. Strikes never become fewer by it.
+-- ARGV  id, its strikes, what happened, how long ago (s)
+-- A strike that a server which was promoted may lack. Strikes never become fewer by it. Who was
+-- cleared since, by whomever, stays so.
 -- First, as in "strike": it is not refused for want of memory then.
 redis.call('ZREM', KEYS[1], '')
-local job = redis.call('HMGET', KEYS[2], 'spec', 'ended', 'strikes')
+local job = redis.call('HMGET', KEYS[2], 'spec', 'ended', 'strikes', 'cleared')
 if not job[1] or job[2] or (tonumber(job[3]) or 0) >= tonumber(ARGV[2]) then return 0 end
+local now, cleared = time_us(), (tonumber(job[4]) or 0) * 1000000
+if cleared > now - ARGV[4] * 1000000 and cleared <= now then return 0 end
 redis.call('HSET', KEYS[2], 'strikes', ARGV[2], 'problem', ARGV[3])
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 return 1
@@ -857,9 +861,11 @@ return 1
 -- KEYS  suspects, then the job of every id
 -- ARGV  the ids
 -- They broke nothing where they could have, or are gone.
+local now = seconds(time_us())
 for i, id in ipairs(ARGV) do
   redis.call('ZREM', KEYS[1], id)
   redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
+  if redis.call('EXISTS', KEYS[i + 1]) == 1 then redis.call('HSET', KEYS[i + 1], 'cleared', now) end
 end
 return #ARGV
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -105,13 +106,15 @@ class Suspicion:
     async def remind(self, job_id: str = "") -> None:
         """Strike again whom Redis may have lost the last strikes of; or this one of them.
 
-        One whose record is broken keeps no other from it.
+        Not who was cleared since, by whichever process. One whose record is broken keeps no other
+        from it.
         """
         for known_id, call in self._recent.all():
             if job_id not in ("", known_id):
                 continue
+            args = [*call.args, time.monotonic() - call.stored_s]
             try:
-                await self._shard.run("remind", call.names, call.args, durable=True)
+                await self._shard.run("remind", call.names, args, durable=True)
             except RECORD_ERRORS as error:
                 log.error("job %s can't be struck again: %s", known_id, error)
 
