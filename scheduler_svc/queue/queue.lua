@@ -124,6 +124,13 @@ local function exact(number)
 end
 
 local PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
+local MAX_OUTPUTS = 16
+
+-- How many outputs a job has, by its "n"; as many as there may be where its record is broken.
+local function num_outputs(n)
+  return math.min(tonumber(n) or MAX_OUTPUTS, MAX_OUTPUTS)
+end
+
 -- Of suspects.py.
 local ALONE, GUILTY, MAX_LOSSES = 100, 101, 3
 
@@ -842,7 +849,7 @@ local function take_again(num_tokens)
   if job[3] then give_back_quota(KEYS[7], job[3], 2 * struct.unpack('<d', job[3]) - num_tokens, 0) end
 end
 
-for index = 0, job[2] - 1 do
+for index = 0, num_outputs(job[2]) - 1 do
   -- A record that is broken must not keep its job from going on.
   if redis.call('HDEL', KEYS[1], 'f' .. index) == 1 then
     pcall(take_again, redis.call('STRLEN', KEYS[8 + 2 * index]) / 4)
@@ -1088,7 +1095,7 @@ end
 -- ends makes room.
 redis.call('ZREM', KEYS[4], ARGV[1])
 local now, due = seconds(time_us()), {}
-for index = 0, job[1] - 1 do
+for index = 0, num_outputs(job[1]) - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
   if is_open and (job[4] or job[5]) then
     -- A record that is broken must not keep its job from ending: it gets nothing back.
@@ -1251,7 +1258,7 @@ local function look(key, id)
   local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
     'need', 'started', 'claim', 'cached')
   if not job[1] then return false end
-  assert(tonumber(job[2]) <= 16, 'more outputs than there can be')  -- MAX_OUTPUTS
+  assert(tonumber(job[2]) <= MAX_OUTPUTS, 'more outputs than there can be')
   local waits = redis.call('ZSCORE', KEYS[1], id)
   job[11] = job[10]
   job[10] = waited(job[3], job[8], job[5], job[9], waits)
