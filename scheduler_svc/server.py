@@ -27,6 +27,7 @@ from scheduler_svc.frontend.front_ends import FrontEnds
 from scheduler_svc.health import process_health
 from scheduler_svc.http.server import DEFAULT_PORT as DEFAULT_HTTP_PORT
 from scheduler_svc.http.server import HttpServer
+from scheduler_svc.lane.edge_room import EdgeRoom
 from scheduler_svc.lane.replica import Replica
 from scheduler_svc.live.broadcast import Broadcast
 from scheduler_svc.metrics.scheduler_metrics import SchedulerMetrics
@@ -126,7 +127,8 @@ async def scheduler(
             await stack.enter_async_context(_background(_sweep(queue, settings.lease_ttl_s)))
         if settings.roles in ("all", "lane"):
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            replicas = [await _replica(stack, m, settings, holder, tracing) for m in models]
+            room = EdgeRoom()
+            replicas = [await _replica(stack, m, settings, holder, tracing, room) for m in models]
             lanes = Lanes(replicas, settings.worker_addresses)
             await stack.enter_async_context(_background(lanes.run()))
             stack.push_async_callback(lanes.drain)
@@ -172,12 +174,13 @@ async def _replica(
     settings: SchedulerSettings,
     holder: str,
     tracing: Tracing | None,
+    room: EdgeRoom,
 ) -> Replica:
     """Show what a model's lanes do, to who looks, for as long as the stack is open."""
     turns, broadcast = model.metrics.turns, Broadcast()
     showing = broadcast.run(model.queue, holder, turns.latencies)
     await stack.enter_async_context(_background(showing))
-    return Replica(model.queue, model.card, settings, holder, turns, broadcast, tracing)
+    return Replica(model.queue, model.card, settings, holder, turns, broadcast, tracing, room)
 
 
 @asynccontextmanager

@@ -103,9 +103,9 @@ class Claimer:
                 self._probation.gone(event.job_ids)
                 self._moved.set()
 
-    def written(self, rows: Sequence[CommitRow], ended: Sequence[OutputKey]) -> None:
-        """Rows are in Redis; those of ``ended`` outputs were ignored. A probation may be over."""
-        self._probation.written(rows, ended)
+    def written(self, rows: Sequence[CommitRow], dropped: Sequence[OutputKey]) -> None:
+        """Rows are in Redis, but for those of ``dropped`` outputs. A probation may be over."""
+        self._probation.written(rows, dropped)
         self._moved.set()
 
     async def run(self) -> None:

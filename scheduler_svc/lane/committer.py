@@ -26,7 +26,7 @@ class Committer:
     While Redis is away it tries again and again: the worker keeps its reports and the
     core pauses. A log that lost its tail is written again from what is ``held``, and so is a
     job that was lost: it waits then. ``written`` is told the rows of each commit, and which
-    outputs had ended before.
+    outputs had theirs dropped: they have ended, are another lease's, or were lost.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class Committer:
                 await asyncio.sleep(RETRY_WAIT_S)
 
     async def _commit(self, effect: Commit) -> None:
-        rows, ended = effect.rows, list[OutputKey]()
+        rows, dropped = effect.rows, list[OutputKey]()
         if rows:
             self._held.remember(rows)
             answers = await self._write(rows)
             if answers.count(APPLIED) < len(answers):
                 pairs = zip(rows, answers, strict=True)
-                ended = [_key(row) for row, answer in pairs if answer.kind is RowKind.ENDED]
-            self._held.written((*ended, *(_key(row) for row in rows if row.finish is not None)))
-        self._written(rows, ended)
-        self._inbox.put(Committed(effect.step, tuple(ended)))
+                dropped = [_key(row) for row, answer in pairs if answer.kind is RowKind.ENDED]
+            self._held.written((*dropped, *(_key(row) for row in rows if row.finish is not None)))
+        self._written(rows, dropped)
+        self._inbox.put(Committed(effect.step, tuple(dropped)))
 
     async def _write(self, rows: Sequence[CommitRow]) -> list[RowAnswer]:
         answers = await self._commit_each(rows)

@@ -80,7 +80,7 @@ class Lane:
         self._inbox = Inbox()
         self._held = HeldJobs()
         self._stops = StopWatch(replica.card.tokenizer, self._held.running)
-        self._edges = LargeEdges(queue, self._held)
+        self._edges = LargeEdges(queue, self._held, replica.edge_room)
         self._watch = QueueWatch(queue, lease, self._held, self._inbox)
         prefer = self._core.num_cached_tokens if settings.prefix_caching else None
         claimant = Claimant(lease, reply.info.fingerprint, reply.info.max_context, prefer)

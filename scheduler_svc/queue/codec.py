@@ -19,7 +19,7 @@ from stepserve.protocol.errors import InvalidRequest, StepserveError
 from stepserve.protocol.job import Finish, JobSpec
 from stepserve.protocol.packed import unpack
 from stepserve.protocol.prompt_logprobs import PromptLogprobs
-from stepserve.protocol.sampling import Sampling
+from stepserve.protocol.sampling import MAX_OUTPUTS, Sampling
 from stepserve.protocol.step import TokenLogprobs
 from stepserve.protocol.structured import StructuredOutputs
 
@@ -177,3 +177,9 @@ def decode_known(text: bytes | None) -> int | None:
 def decode_count(text: bytes | None) -> int:
     """Return a count of a job's record; 0 where it is none, as the scripts take it."""
     return int(text) if text and text.isdigit() else 0
+
+
+def decode_num_outputs(text: bytes | None) -> int:
+    """Return a job's "n"; as many as there may be where its record is broken."""
+    text = text or b"0"
+    return min(int(text), MAX_OUTPUTS) if text.isdigit() else MAX_OUTPUTS

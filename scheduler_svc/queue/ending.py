@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from scheduler_svc.queue.codec import RECORD_ERRORS, encode_finish
+from scheduler_svc.queue.codec import RECORD_ERRORS, decode_num_outputs, encode_finish
 from scheduler_svc.queue.leasing import Leasing
 from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.ranking import holder_of
@@ -85,7 +85,7 @@ class Ending:
                     keys.unweighed,
                     keys.followers(job_id),
                     keys.quotas,
-                    *(keys.log(job_id, index) for index in range(int(n or 0))),
+                    *(keys.log(job_id, index) for index in range(decode_num_outputs(n))),
                 ],
                 [
                     job_id,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 
+from scheduler_svc.queue.codec import RECORD_ERRORS
 from scheduler_svc.queue.link import Full
 from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.shard import Shard
@@ -35,6 +37,9 @@ class Mending:
         self._continuity = looks.continuity
         # Of the breaks that were seen: those after which all was stored again.
         self._num_mended = 0
+        # The break after which there was no room for that, and the look that found so.
+        self._num_full = 0
+        self._full_s = -math.inf
 
     async def look(self, most_s: float = 0.0) -> None:
         """See who answers; store again what that one may lack. Raises Unavailable.
@@ -46,15 +51,32 @@ class Mending:
 
     async def _mend(self) -> None:
         """Store again what was found to be lost, or forget what can't be any more."""
-        num_breaks = self._looks.num_breaks
+        num_breaks, looked_s = self._looks.num_breaks, self._looks.looked_s
         if num_breaks == self._num_mended:
-            self._submitting.age(self._looks.looked_s)
-            self._suspicion.age(self._looks.looked_s)
-            return
-        if num_lost := await self._submitting.restore():
-            log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
-        await self._suspicion.remind()
-        self._num_mended = max(self._num_mended, num_breaks)
+            self._submitting.age(looked_s)
+            self._suspicion.age(looked_s)
+        elif looked_s > self._full_s:
+            is_whole = await self._is_stored_again(num_breaks)
+            await self._suspicion.remind()
+            if is_whole:
+                self._num_mended = max(self._num_mended, num_breaks)
+            else:
+                self._full_s = looked_s
+
+    async def _is_stored_again(self, num_breaks: int) -> bool:
+        """Store all that was lost after so many breaks; False while Redis has no room for it.
+
+        Whoever looks goes on: a sweep may make room, and the next look tries again.
+        """
+        try:
+            if num_lost := await self._submitting.restore():
+                log.warning("Redis had lost %d jobs, and they are stored again", num_lost)
+            return True
+        except Full as error:
+            if num_breaks > self._num_full:
+                log.error("what Redis has lost can't be stored again until it has room: %s", error)
+                self._num_full = num_breaks
+            return False
 
     async def reconnected(self) -> None:
         """Look, whatever else may be wrong: the doorbell goes on. Raises Unavailable."""
@@ -78,7 +100,8 @@ class Mending:
 
         All that its record had is there again but its output, which is of the same model if it
         ``has_output``. Whoever deleted it in the seconds after a break finds it there again. Not
-        where there is no room, or its client has another one by the same key. Raises Unavailable.
+        where there is no room, what is there of it is broken, or its client has another one by the
+        same key. Raises Unavailable.
         """
         await self.look()
         if not await self.may_come_back():
@@ -94,4 +117,7 @@ class Mending:
             if not isinstance(error, Full):
                 raise
             log.error("job %s was lost, and there is no room to store it again", spec.job_id)
+            return False
+        except RECORD_ERRORS as error:
+            log.error("job %s was lost, and can't be stored again: %s", spec.job_id, error)
             return False

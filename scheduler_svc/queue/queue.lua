@@ -31,6 +31,7 @@ all keys of a shard (a model) begin with "ss:{model}:" and so lie in one cluster
                           strikes (what it is accused of, see suspects.py), problem (how the
                           last worker that it was at crashed), losses, lost_at (how often
                           a worker was lost with it, and how many tokens it had then),
+                          cleared (when it was last found to break nothing),
                           share (what is reserved, under the policy "fair": three doubles,
                           the tenant's weight, the expected cost of each output and that of
                           the prompt, then the tenant), weight (in place of the tenant's, of an
@@ -123,6 +124,13 @@ local function exact(number)
 end
 
 local PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
+local MAX_OUTPUTS = 16
+
+-- How many outputs a job has, by its "n"; as many as there may be where its record is broken.
+local function num_outputs(n)
+  return math.min(tonumber(n) or MAX_OUTPUTS, MAX_OUTPUTS)
+end
+
 -- Of suspects.py.
 local ALONE, GUILTY, MAX_LOSSES = 100, 101, 3
 
@@ -774,8 +782,8 @@ return claimed
 --       has, how many more it must have not to be where it was
 -- The worker that a lane drove has crashed or was lost, and any of the jobs may be why that were
 -- there: each that is claimed under the lease is struck, see "struck" in suspects.py. They are
--- suspects from now on, and do not go on together, whoever takes the lease next. Answers how many
--- were struck, then the ids of the guilty.
+-- suspects from now on, and do not go on together, whoever takes the lease next. Answers {id,
+-- strikes, ...} of those that were struck.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 local is_alone, answer = redis.call('ZCARD', KEYS[2]) == 1, {}
 -- Once a script has written something it is not refused for want of memory: a job that breaks
@@ -813,10 +821,15 @@ return answer
 
 --@ remind
 -- KEYS  suspects, job
--- ARGV  id, its strikes, what happened
--- A strike that a server which was promoted may lack. Strikes never become fewer by it.
-local job = redis.call('HMGET', KEYS[2], 'spec', 'ended', 'strikes')
+-- ARGV  id, its strikes, what happened, how long ago (s)
+-- A strike that a server which was promoted may lack. Strikes never become fewer by it. Who was
+-- cleared since, by whomever, stays so.
+-- First, as in "strike": it is not refused for want of memory then.
+redis.call('ZREM', KEYS[1], '')
+local job = redis.call('HMGET', KEYS[2], 'spec', 'ended', 'strikes', 'cleared')
 if not job[1] or job[2] or (tonumber(job[3]) or 0) >= tonumber(ARGV[2]) then return 0 end
+local now, cleared = time_us(), (tonumber(job[4]) or 0) * 1000000
+if cleared > now - ARGV[4] * 1000000 and cleared <= now then return 0 end
 redis.call('HSET', KEYS[2], 'strikes', ARGV[2], 'problem', ARGV[3])
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 return 1
@@ -836,7 +849,7 @@ local function take_again(num_tokens)
   if job[3] then give_back_quota(KEYS[7], job[3], 2 * struct.unpack('<d', job[3]) - num_tokens, 0) end
 end
 
-for index = 0, job[2] - 1 do
+for index = 0, num_outputs(job[2]) - 1 do
   -- A record that is broken must not keep its job from going on.
   if redis.call('HDEL', KEYS[1], 'f' .. index) == 1 then
     pcall(take_again, redis.call('STRLEN', KEYS[8 + 2 * index]) / 4)
@@ -855,9 +868,11 @@ return 1
 -- KEYS  suspects, then the job of every id
 -- ARGV  the ids
 -- They broke nothing where they could have, or are gone.
+local now = seconds(time_us())
 for i, id in ipairs(ARGV) do
   redis.call('ZREM', KEYS[1], id)
   redis.call('HDEL', KEYS[i + 1], 'strikes', 'problem', 'losses', 'lost_at')
+  if redis.call('EXISTS', KEYS[i + 1]) == 1 then redis.call('HSET', KEYS[i + 1], 'cleared', now) end
 end
 return #ARGV
 
@@ -1080,7 +1095,7 @@ end
 -- ends makes room.
 redis.call('ZREM', KEYS[4], ARGV[1])
 local now, due = seconds(time_us()), {}
-for index = 0, job[1] - 1 do
+for index = 0, num_outputs(job[1]) - 1 do
   local is_open = redis.call('HSETNX', KEYS[1], 'f' .. index, ARGV[3]) == 1
   if is_open and (job[4] or job[5]) then
     -- A record that is broken must not keep its job from ending: it gets nothing back.
@@ -1243,7 +1258,7 @@ local function look(key, id)
   local job = redis.call('HMGET', key, 'spec', 'n', 'arrival', 'deadline', 'ended', 'fingerprint',
     'need', 'started', 'claim', 'cached')
   if not job[1] then return false end
-  assert(tonumber(job[2]) <= 16, 'more outputs than there can be')  -- MAX_OUTPUTS
+  assert(tonumber(job[2]) <= MAX_OUTPUTS, 'more outputs than there can be')
   local waits = redis.call('ZSCORE', KEYS[1], id)
   job[11] = job[10]
   job[10] = waited(job[3], job[8], job[5], job[9], waits)

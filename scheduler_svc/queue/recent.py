@@ -29,10 +29,10 @@ class StoredJob:
 
 
 class RecentJobs:
-    """Jobs of this process by id, the oldest first; bounded in time and in bytes.
+    """Jobs of this process by id, the oldest first; bounded in bytes, and in time by ``expire``.
 
-    Time is that of the newest, or when Redis was last seen to have lost nothing: what was stored
-    last before an outage is there after it.
+    Time is when Redis was last seen to have lost nothing: what was stored last before an outage
+    is there after it, whatever is stored before anybody has looked.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,9 @@ class RecentJobs:
 
     def add(self, job_id: str, names: Sequence[str], args: Sequence[Argument]) -> None:
         """It was stored now."""
-        now_s = time.monotonic()
         self.drop(job_id)
-        self._jobs[job_id] = job = StoredJob(names, args, now_s)
+        self._jobs[job_id] = job = StoredJob(names, args, time.monotonic())
         self._num_bytes += job.size_bytes
-        self.expire(now_s)
         while self._num_bytes > MAX_BYTES:
             self.drop(next(iter(self._jobs)))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scheduler_svc.queue.codec import decode_num_outputs
 from scheduler_svc.queue.limits import FULL_SHARE
 from scheduler_svc.queue.looks import Looks
 from scheduler_svc.queue.resp import Argument
 from scheduler_svc.queue.shard import Shard
-from stepserve.protocol.sampling import MAX_OUTPUTS
 
 _PAGE = 256
 _MAX_PAGES = 16
@@ -130,13 +130,7 @@ class Retention:
         found = []
         for job_id, (n, digest) in zip(job_ids, records, strict=True):
             names = [keys.job(job_id)]
-            for index in range(_num_outputs(n)):
+            for index in range(decode_num_outputs(n)):
                 names += (keys.log(job_id, index), keys.lp(job_id, index))
             found.append(names + ([keys.idem(digest.decode())] if digest else []))
         return found
-
-
-def _num_outputs(n: bytes | None) -> int:
-    """As many as there may be where the record is broken: it keeps nothing from going."""
-    text = n or b"0"
-    return min(int(text), MAX_OUTPUTS) if text.isdigit() else MAX_OUTPUTS

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler_svc.queue.codec import decode_count
+from scheduler_svc.queue.codec import decode_count, decode_num_outputs
 from scheduler_svc.queue.ending import Ending
 from scheduler_svc.queue.lease import WorkerRecord
 from scheduler_svc.queue.shard import Shard
@@ -98,7 +98,7 @@ class Stranding:
     async def _restart(self, job_id: str, fingerprint: bytes) -> None:
         """Drops the output, so that any worker may run the job."""
         keys = self._shard.keys
-        n = decode_count(await self._shard.link.call("HGET", keys.job(job_id), "n"))
+        n = decode_num_outputs(await self._shard.link.call("HGET", keys.job(job_id), "n"))
         logs = [name(job_id, i) for i in range(n) for name in (keys.log, keys.lp)]
         await self._shard.run(
             "restart",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler_svc.queue.codec import encode_spec
+from scheduler_svc.queue.codec import RECORD_ERRORS, encode_spec
 from scheduler_svc.queue.kept import as_it_was, submitted_with
 from scheduler_svc.queue.keys import idempotency_digest
 from scheduler_svc.queue.link import Full
@@ -21,6 +22,8 @@ from stepserve.protocol.errors import Exhausted, InvalidRequest
 from stepserve.protocol.job import JobSpec
 from stepserve.protocol.packed import pack
 from stepserve.protocol.sampling import MAX_OUTPUTS
+
+log = logging.getLogger(__name__)
 
 # Of ``needed_s``: the job is taken, also where its deadline is not to be met.
 WHATEVER = -1.0
@@ -94,18 +97,26 @@ class Submitting:
         """Store the last jobs again that are not there, with what is left of their deadlines.
 
         Returns how many were missing. They count against their keys as they did: that is lost too.
-        One that its lane has stored again without what its edge keeps gets that.
+        One that its lane has stored again without what its edge keeps gets that. One that can't be
+        stored keeps no other from it. Raises Full.
         """
         recent = self._recent.all()
         commands = [
-            ("HSTRLEN", job.names[0], "edge" if job.args[_EDGE] else "spec") for _, job in recent
+            ("HSTRLEN", job.names[0], field) for _, job in recent for field in ("spec", "edge")
         ]
         known = await self._shard.link.each(commands) if commands else []
-        missing = [job for (_, job), is_known in zip(recent, known, strict=True) if not is_known]
-        return sum([await self._is_restored(job) for job in missing])
+        num_missing = 0
+        for (job_id, job), has_spec, has_edge in zip(recent, known[::2], known[1::2], strict=True):
+            if has_spec and (has_edge or not job.args[_EDGE]):
+                continue
+            try:
+                num_missing += await self._is_restored(job) and not has_spec
+            except RECORD_ERRORS as error:
+                log.error("job %s was lost, and can't be stored again: %s", job_id, error)
+        return num_missing
 
     async def _is_restored(self, job: StoredJob) -> bool:
-        """Store a job again. False where it was there."""
+        """Store a job again, or what of it is missing."""
         args = [*job.args]
         if deadline_s := float(str(args[_DEADLINE])):
             args[_DEADLINE] = max(SOON_S, deadline_s - (time.monotonic() - job.stored_s))

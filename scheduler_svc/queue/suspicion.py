@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scheduler_svc.queue.codec import decode_count
+from scheduler_svc.queue.codec import RECORD_ERRORS, decode_count
 from scheduler_svc.queue.ending import MAX_MESSAGE_CHARS, Ending
 from scheduler_svc.queue.lease import Lease
 from scheduler_svc.queue.recent import RecentJobs
@@ -103,10 +104,19 @@ class Suspicion:
         return len(struck)
 
     async def remind(self, job_id: str = "") -> None:
-        """Strike again whom Redis may have lost the last strikes of; or this one of them."""
+        """Strike again whom Redis may have lost the last strikes of; or this one of them.
+
+        Not who was cleared since, by whichever process. One whose record is broken keeps no other
+        from it.
+        """
         for known_id, call in self._recent.all():
-            if job_id in ("", known_id):
-                await self._shard.run("remind", call.names, call.args, durable=True)
+            if job_id not in ("", known_id):
+                continue
+            args = [*call.args, time.monotonic() - call.stored_s]
+            try:
+                await self._shard.run("remind", call.names, args, durable=True)
+            except RECORD_ERRORS as error:
+                log.error("job %s can't be struck again: %s", known_id, error)
 
     def age(self, now_s: float) -> None:
         """What was struck some time before ``now_s`` (monotonic) is kept: it may be forgotten."""

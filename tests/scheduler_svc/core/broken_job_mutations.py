@@ -23,9 +23,15 @@ BROKEN_JOB_MUTANTS = (
         "()",
     ),
     Mutant(
-        "who ended in Redis stays on probation",
+        "who is dropped stays on probation",
         PROBATION,
-        " or (row.job_id, row.index) in ended",
-        "",
+        "is_dropped or row.finish",
+        "row.finish",
+    ),
+    Mutant(
+        "who is dropped has shown that it breaks nothing",
+        PROBATION,
+        "if job_id not in self._dropped:",
+        "if True:",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pytest
 
 from scheduler_svc.core.probation import Probation
 from stepserve.protocol.job import ClaimedJob, CommitRow, Finish, OutputLog
@@ -56,16 +56,32 @@ def test_each_shows_it_for_itself() -> None:
 
 
 def test_who_has_ended_breaks_nothing_any_more() -> None:
-    def ended(probation: Probation, job_ids: Sequence[str]) -> None:
-        probation.written(rows(1), [(job_ids[0], 0)])
+    probation = watched(suspect())
+    probation.gone(["b"])
+    assert probation.is_on
+    probation.gone(["a", "b"])
+    assert not probation.is_on
+    assert probation.passed() == ["a"]
 
-    for end in (ended, Probation.gone):
-        probation = watched(suspect())
-        probation.gone(["b"])
-        assert probation.is_on
-        end(probation, ["a", "b"])
-        assert not probation.is_on
-        assert probation.passed() == ["a"]
+
+@pytest.mark.parametrize("finish", [None, Finish("stop")])
+def test_who_is_dropped_is_watched_no_more_and_has_shown_nothing(finish: Finish | None) -> None:
+    probation = watched(suspect("a"), suspect("b"))
+    probation.written(rows(9, finish=finish), [("a", 0)])
+    assert probation.job_ids == {"b"}
+    assert probation.passed() == []
+    probation.begin([suspect("a")])
+    probation.written(rows(9), [])
+    assert probation.passed() == ["a"], "it was claimed again, and has shown it"
+
+
+def test_of_who_is_dropped_in_part_the_rest_is_watched() -> None:
+    probation = watched(suspect(n=2))
+    probation.written(rows(1), [("a", 0)])
+    assert probation.is_on
+    probation.written(rows(9, index=1), [])
+    assert not probation.is_on
+    assert probation.passed() == []
 
 
 def test_nobody_else_is_on_probation() -> None:

@@ -9,10 +9,11 @@ import pytest
 import redis
 
 from scheduler_svc.core.events import Commit, Committed
+from scheduler_svc.core.probation import Probation
 from scheduler_svc.lane.committer import Committer
 from scheduler_svc.lane.held_jobs import HeldJobs
 from scheduler_svc.lane.loop import Inbox
-from scheduler_svc.queue import JobQueue, Lease, LogRequest
+from scheduler_svc.queue import Accused, JobQueue, Lease, LogRequest
 from stepserve.protocol.job import CommitRow, Finish, JobSpec
 from stepserve.protocol.sampling import Sampling
 
@@ -25,6 +26,10 @@ async def queue(redis_url: str) -> AsyncIterator[JobQueue]:
 
 @pytest.fixture
 async def lease(queue: JobQueue) -> Lease:
+    return await worker_lease(queue)
+
+
+async def worker_lease(queue: JobQueue) -> Lease:
     lease = await queue.acquire("worker", "lane", 60_000)
     assert lease is not None
     return lease
@@ -120,11 +125,8 @@ async def test_what_was_told_of_the_cache_outlives_a_failover(
     told = await queue.job(job_id)
     assert told is not None
     assert told.num_cached == 0
-    keys = queue._shard.keys
     with redis.Redis.from_url(redis_url) as client:
-        client.delete(keys.job(job_id), keys.log(job_id, 0), keys.claims("worker"))
-        client.zrem(keys.jobs, job_id)
-    queue._mending._continuity.note({"run_id": "of the server before"})
+        forget(client, queue, job_id)
     if is_stored_first:
         assert await queue._submitting.restore() == 1
     else:
@@ -138,3 +140,37 @@ async def test_what_was_told_of_the_cache_outlives_a_failover(
     assert now is not None
     assert log is not None
     assert now.num_cached == log.num_cached == 0
+
+
+@pytest.mark.parametrize("is_another_s", [False, True])
+async def test_a_suspect_that_is_lost_in_its_trial_is_suspected_still(
+    queue: JobQueue, lease: Lease, redis_url: str, is_another_s: bool
+) -> None:
+    """Nor is it cleared where another lease holds it by now."""
+    job_id = await submitted(queue)
+    await queue.claim(lease, "f", 1)
+    await queue.strike(lease, [Accused(job_id)], "Boom")
+    lease = await worker_lease(queue)
+    held, probation = HeldJobs(), Probation(2)
+    committer = Committer(queue, lease, Inbox(), held, probation.written)
+    suspects = await queue.claim_suspects(lease, "f", 1)
+    held.take(suspects.jobs)
+    probation.begin(suspects.jobs)
+    with redis.Redis.from_url(redis_url) as client:
+        if is_another_s:
+            client.hset(queue._shard.keys.job(job_id), "claim", "other:1")
+        else:
+            forget(client, queue, job_id)
+    last = row(job_id, 0, Finish("stop"))
+    await committer.perform(Commit(1, (last,)))
+    assert not probation.is_on
+    assert probation.passed() == []
+    assert await queue.has_suspects() is not is_another_s, "it waits to be tried again"
+
+
+def forget(client: redis.Redis, queue: JobQueue, job_id: str) -> None:
+    """Take a job away as a failover would, which is noticed."""
+    keys = queue._shard.keys
+    client.delete(keys.job(job_id), keys.log(job_id, 0), keys.claims("worker"))
+    client.zrem(keys.jobs, job_id)
+    queue._mending._continuity.note({"run_id": "of the server before"})

@@ -11,8 +11,8 @@ import pytest
 from redis import Redis
 
 from scheduler_svc.core.events import Commit
-from scheduler_svc.lane import large_edges
 from scheduler_svc.lane.committer import Committer
+from scheduler_svc.lane.edge_room import EdgeRoom
 from scheduler_svc.lane.held_jobs import HeldJobs
 from scheduler_svc.lane.large_edges import LargeEdges
 from scheduler_svc.lane.loop import Inbox
@@ -50,7 +50,8 @@ async def submitted(queue: JobQueue, *sizes: int) -> list[str]:
 async def test_a_lost_job_has_its_large_edge_again(queue: JobQueue, redis_url: str) -> None:
     small, large = await submitted(queue, 10, 100_000)
     lease, held = await lease_on(queue), HeldJobs()
-    edges, committer = LargeEdges(queue, held), Committer(queue, lease, Inbox(), held)
+    edges = LargeEdges(queue, held, EdgeRoom())
+    committer = Committer(queue, lease, Inbox(), held)
     jobs = await queue.claim(lease, FINGERPRINT, 2)
     held.take(jobs)
     edges.take(jobs)
@@ -67,12 +68,11 @@ async def test_a_lost_job_has_its_large_edge_again(queue: JobQueue, redis_url: s
 
 
 async def test_edges_are_held_within_a_bound_and_as_long_as_their_jobs(
-    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue,
 ) -> None:
-    monkeypatch.setattr(large_edges, "MAX_BYTES", 20_000)
     await submitted(queue, 9000, 12_000, 8000)
     held = HeldJobs()
-    edges = LargeEdges(queue, held)
+    edges = LargeEdges(queue, held, EdgeRoom(20_000))
     jobs = await queue.claim(await lease_on(queue), FINGERPRINT, 3)
     held.take(jobs)
     edges.take(jobs)
@@ -85,3 +85,29 @@ async def test_edges_are_held_within_a_bound_and_as_long_as_their_jobs(
         await until_read(held, 20_000)
     assert held.num_edge_bytes == 20_000
     assert held.spec_of(gone) is None
+
+
+async def test_lanes_of_a_process_share_one_bound(queue: JobQueue) -> None:
+    """Each of two takes over what would fill it; one that ends leaves its room to the other."""
+    await submitted(queue, *[9000] * 4)
+    room, lanes = EdgeRoom(20_000), [HeldJobs(), HeldJobs()]
+    readers = [LargeEdges(queue, held, room) for held in lanes]
+    lease = await lease_on(queue)
+    jobs = await queue.claim(lease, FINGERPRINT, 4)
+    for held, edges, some in zip(lanes, readers, (jobs[:2], jobs[2:]), strict=True):
+        held.take(some)
+        edges.take(some)
+    async with reading(readers[1]):
+        async with reading(readers[0]):
+            await until_done(*readers)
+            assert sum(held.num_edge_bytes for held in lanes) == 18_000
+        readers[1].take(jobs[2:])
+        await until_done(readers[1])
+    assert lanes[1].num_edge_bytes == 18_000
+
+
+async def until_done(*readers: LargeEdges) -> None:
+    """All that they were given is read, or left."""
+    async with within():
+        while any(edges._reads._items for edges in readers):
+            await asyncio.sleep(0.005)

@@ -10,6 +10,7 @@ from redis import Redis
 from scheduler_svc.queue import JobQueue, QueueLimits, retention
 from scheduler_svc.queue.keys import Keys
 from stepserve.protocol.job import Finish
+from stepserve.protocol.sampling import MAX_OUTPUTS
 from stepserve.protocol.step import TokenLogprobs
 from tests.scheduler_svc.queue.build import (
     ENDED,
@@ -33,6 +34,27 @@ async def test_a_cancelled_job_leaves_the_queue(queue: JobQueue) -> None:
     assert await queue.cancel(cancelled, "error", "why")
     assert await claim_ids(queue, await lease_on(queue), 9) == [other]
     assert (await output(queue, cancelled)).finish == Finish("error", "why")
+
+
+@pytest.mark.parametrize("n", ["1000", "?"])
+async def test_a_job_whose_number_of_outputs_is_broken_is_ended_within_bounds(
+    queue: JobQueue, redis: Redis, keys: Keys, n: str
+) -> None:
+    [job_id] = await submit(queue, 1)
+    redis.hset(keys.job(job_id), "n", n)
+    assert await queue.cancel(job_id)
+    finishes = [name for name in redis.hkeys(keys.job(job_id)) if name[:1] == b"f"]
+    assert len(finishes) == MAX_OUTPUTS
+    assert await queue.num_queued() == 0
+
+
+async def test_a_job_whose_number_of_outputs_is_broken_begins_anew_within_bounds(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    [job_id] = await submit(queue, 1)
+    redis.hset(keys.job(job_id), mapping={"n": "1000", "fingerprint": "f", "f16": "?"})
+    await queue._stranding._restart(job_id, b"f")
+    assert redis.hmget(keys.job(job_id), "restarts", "f16") == [b"1", b"?"]
 
 
 async def test_a_cancelled_running_job_keeps_what_it_has(queue: JobQueue) -> None:

@@ -247,6 +247,39 @@ async def test_strikes_that_a_failover_took_are_struck_again(
     assert redis.hget(keys.job(other), "strikes") == b"3", "they never become fewer"
 
 
+async def test_who_was_cleared_elsewhere_is_struck_again_only_for_what_came_later(
+    queue: JobQueue, redis: Redis, redis_url: str, model: str, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    job_id = await running(queue, lease)
+    lease = await failed(queue, lease)
+    async with JobQueue(redis_url, model) as other:
+        await other.absolve([job_id, "gone"])
+    assert not redis.exists(keys.job("gone"))
+    as_replica_had_it(queue, redis, keys, job_id)
+    await queue._mending.look()
+    assert strikes(redis, keys) == {}
+    assert await claim_ids(queue, lease, 1) == [job_id]
+    await failed(queue, lease)
+    as_replica_had_it(queue, redis, keys, job_id)
+    await queue._mending.look()
+    assert strikes(redis, keys) == {job_id: ALONE}
+
+
+async def test_one_that_can_not_be_struck_again_keeps_no_other_from_it(
+    queue: JobQueue, redis: Redis, keys: Keys
+) -> None:
+    lease = await lease_on(queue)
+    broken, job_id = [await running(queue, lease) for _ in range(2)]
+    await failed(queue, lease)
+    for each in (broken, job_id):
+        as_replica_had_it(queue, redis, keys, each)
+    redis.delete(keys.job(broken))
+    redis.rpush(keys.job(broken), "of another kind")
+    await queue._mending.look()
+    assert strikes(redis, keys) == {job_id: 1}
+
+
 async def test_a_job_that_is_stored_again_after_a_crash_is_as_suspect_as_it_was(
     queue: JobQueue, redis: Redis, keys: Keys
 ) -> None:
