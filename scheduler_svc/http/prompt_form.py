@@ -12,6 +12,12 @@ from scheduler_svc.http.values import boolean, integer
 from stepserve.protocol.sampling import MAX_LOGPROBS
 from stepserve.protocol.step import TokenLogprobs
 
+# Of one request, whose prompts are jobs each: as many as four of the largest jobs have.
+MAX_SHOWN = 2**17
+# Of one that is streamed, whose JSON may wait for a client that does not read: of an entry it
+# takes a hundred bytes.
+MAX_STREAMED = 2**11
+
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
@@ -43,6 +49,20 @@ class PromptForm:
         if prompt is None:
             return [None] * len(self.token_ids)
         return [None, *prompt]
+
+
+def check_number(body: Mapping[str, Any], param: str, num_likeliest: int, num_tokens: int) -> None:
+    """Raise ApiError, of ``param``, where ``num_tokens`` have more to show than a request may.
+
+    The tokens are those of all its prompts, for each of their outputs.
+    """
+    most, where = (MAX_STREAMED, " in a stream") if boolean(body, "stream") else (MAX_SHOWN, "")
+    if num_tokens * (1 + num_likeliest) > most:
+        problem = (
+            f"its own and {num_likeliest} likeliest of each of {num_tokens} prompt tokens, of all"
+            f" prompts and outputs, are more than the {most} that one request may have{where}"
+        )
+        raise invalid(param, problem)
 
 
 def num_listed(body: Mapping[str, Any]) -> int | None:
