@@ -32,11 +32,18 @@ class PromptForm:
     is_echoed: bool = False
     is_listed: bool = False
 
-    def show(self, shown: dict[str, Any], logprobs: Sequence[TokenLogprobs]) -> None:
-        """Add them to what is shown of an output from its first token on."""
+    def show(
+        self, shown: dict[str, Any], logprobs: Sequence[TokenLogprobs], num_chars: int = 0
+    ) -> None:
+        """Add them to what is shown of an output from its first token on.
+
+        ``num_chars``: of the prompt's text, where it is echoed.
+        """
         entries = self._entries(logprobs)
         if self.is_echoed:
-            before = self.names.completion(self.token_ids, entries, 0)
+            # A tokenizer may have changed the text that it was given.
+            starts = [min(start, num_chars) for start in self.names.starts(self.token_ids)]
+            before = self.names.completion(self.token_ids, entries, starts)
             own = shown["logprobs"]
             shown["logprobs"] = {name: [*before[name], *own[name]] for name in before}
         if self.is_listed:
