@@ -31,8 +31,8 @@ def as_json(value: Any) -> bytes:
     if encoded.isascii():
         return encoded
     if len(encoded) > _LONG_BYTES:
-        # A number that is none is null, as above.
-        with contextlib.suppress(ValueError):
+        # Not where it differs: a number that is none is null, and some values it does not know.
+        with contextlib.suppress(TypeError, ValueError):
             return _anew(value).encode()
     return encoded.decode().encode("ascii", _ESCAPE)
 

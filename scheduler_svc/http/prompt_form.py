@@ -14,8 +14,8 @@ from stepserve.protocol.step import TokenLogprobs
 
 # Of one request, whose prompts are jobs each: as many as four of the largest jobs have.
 MAX_SHOWN = 2**17
-# Of one that is streamed, whose JSON may wait for a client that does not read: of an entry it
-# takes a hundred bytes.
+# Of one that is streamed, whose JSON may wait for a client that does not read: some sixty bytes
+# of an entry where there are no likeliest ones, fewer where there are.
 MAX_STREAMED = 2**11
 
 
