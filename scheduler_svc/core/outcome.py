@@ -10,7 +10,7 @@ from scheduler_svc.core.lengths import OutputLengths
 from scheduler_svc.core.roster import Roster
 from scheduler_svc.core.sequence import Sequence, State
 from stepserve.protocol.job import CommitRow, Finish
-from stepserve.protocol.step import FinishReason, StepReport
+from stepserve.protocol.step import FinishReason, StepReport, TokenLogprobs
 
 FINISHES = {
     FinishReason.STOP: Finish("stop"),
@@ -53,6 +53,8 @@ class Outcome:
             if marked and sequence_id in marked:
                 hit = stops.get(sequence_id)
                 finish = _finish(sequence, offset, ends.get(sequence_id), hit)
+            if logprobs and not offset and _is_unscored(sequence, logprobs[0]):
+                finish = UNSCORED
             row = job_id, index, offset, (token_id,), logprobs, finish
             # What CommitRow(*row) does, without a call of its own.
             rows.append(tuple.__new__(CommitRow, row))
@@ -90,6 +92,13 @@ UNFOLLOWED = Finish(
 )
 
 
+UNSCORED = Finish(
+    "error",
+    "the prompt's log-probabilities were asked for, and the worker's version gives none: it has to "
+    "be upgraded first",
+)
+
+
 def finish_of(sequence: Sequence, reason: FinishReason) -> Finish:
     """Return how the output ends; where it is shorter than was asked, with what cut it."""
     if reason is FinishReason.ERROR and sequence.sampling.structured_outputs is not None:
@@ -97,6 +106,11 @@ def finish_of(sequence: Sequence, reason: FinishReason) -> Finish:
     if reason is FinishReason.LENGTH and sequence.is_cut:
         return Finish("length", f"the worker's context of {sequence.max_length} tokens is full")
     return FINISHES[reason]
+
+
+def _is_unscored(sequence: Sequence, first: TokenLogprobs) -> bool:
+    """Whether its first token lacks the prompt's: who does not know of them leaves them out."""
+    return sequence.sampling.prompt_logprobs >= 0 and first.prompt is None
 
 
 def _finish(

@@ -29,6 +29,8 @@ PATIENCE_S = 10.0
 RETRY_INTERVAL_S = 0.2
 # Redis does nothing else for about a millisecond meanwhile.
 MAX_FOLLOWERS_PER_READ = 256
+# Of prompts' log-probabilities, which are as many as their prompt is long.
+MAX_BYTES_PER_READ = 4 * 1024 * 1024
 
 
 class Follower:
@@ -189,8 +191,8 @@ class FollowHub:
             begun_s = thread_time()
             at_once, together = self._due.take(now_s())
             waiting = self._waiting(at_once if together is None else at_once | together)
-            for first in range(0, len(waiting), MAX_FOLLOWERS_PER_READ):
-                await self._answer(waiting[first : first + MAX_FOLLOWERS_PER_READ])
+            for portion in _portions(waiting):
+                await self._answer(portion)
             if together is not None:
                 await asyncio.sleep(0)  # whoever was answered sends first
                 self._due.begin_window(now_s(), thread_time() - begun_s)
@@ -259,3 +261,17 @@ class FollowHub:
             return
         for follower in followers:
             follower.refuse(Unavailable(str(error)))
+
+
+def _portions(followers: Iterable[Follower]) -> Iterator[list[Follower]]:
+    """Yield who is read for together: so many, or as many as may have so much to read."""
+    portion: list[Follower] = []
+    num_bytes = 0
+    for follower in followers:
+        portion.append(follower)
+        num_bytes += sum(request.num_bytes for request in follower.requests)
+        if len(portion) >= MAX_FOLLOWERS_PER_READ or num_bytes >= MAX_BYTES_PER_READ:
+            yield portion
+            portion, num_bytes = [], 0
+    if portion:
+        yield portion

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from scheduler_svc.queue import LogRequest
 from scheduler_svc.text.detokenize import Detokenizer
 from scheduler_svc.text.stops import StopGuard
+from scheduler_svc.text.token_starts import TokenStarts
 from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.protocol.errors import BegunAnew, OutOfRange
 from stepserve.protocol.inference import StreamEvent
@@ -33,8 +34,11 @@ class OutputStream:
         self._index = index
         self._start = offset
         self._wants_logprobs = sampling.logprobs >= 0
+        # The prompt's come with the first token, packed.
+        self._prompt_bytes = 8 * len(spec.prompt_token_ids) * (1 + sampling.prompt_logprobs)
         # The text of a stop token is not shown.
         self._detokenizer = Detokenizer(tokenizer, sampling.stop_token_ids, spec.prompt_token_ids)
+        self._starts = TokenStarts(self._detokenizer)
         self._guard = StopGuard(sampling.stop)
         self._num_early = sampling.min_tokens
         self._num_restarts = 0
@@ -49,7 +53,8 @@ class OutputStream:
         if num_hidden > 0:
             max_tokens = min(max_tokens, num_hidden)
         which = self._job_id, self._index, offset
-        return LogRequest(*which, logprobs, max_tokens, self._num_restarts)
+        num_bytes = self._prompt_bytes if logprobs and not offset else 0
+        return LogRequest(*which, logprobs, max_tokens, self._num_restarts, num_bytes)
 
     def take(self, output: OutputLog) -> StreamEvent | None:
         """Return the event for what was read, or None where all of it is before the offset.
@@ -62,7 +67,7 @@ class OutputStream:
         self._num_restarts = output.num_restarts
         token_ids, logprobs, finish = output.token_ids, output.logprobs, output.finish
         if (num_hidden := self._start - self.num_tokens) > 0:
-            self._text_of(token_ids[:num_hidden])
+            self._text_of(token_ids[:num_hidden], [])
             self.num_tokens += len(token_ids[:num_hidden])
             token_ids, logprobs = token_ids[num_hidden:], logprobs[num_hidden:]
             if finish is not None and self.num_tokens < self._start:
@@ -78,18 +83,38 @@ class OutputStream:
         logprobs: Sequence[TokenLogprobs],
         finish: Finish | None,
     ) -> StreamEvent:
-        text = self._text_of(token_ids)
+        starts: list[int] = []
+        text = self._text_of(token_ids, starts)
         if finish is not None:
             text += self._guard.finish(self._detokenizer.rest(), finish)
             self.has_ended = True
         offset = self.num_tokens
         self.num_tokens += len(token_ids)
-        return StreamEvent(self._job_id, self._index, offset, token_ids, text, logprobs, finish)
+        return StreamEvent(
+            self._job_id,
+            self._index,
+            offset,
+            token_ids,
+            text,
+            logprobs,
+            finish,
+            text_offsets=starts,
+        )
 
-    def _text_of(self, token_ids: Sequence[int]) -> str:
-        """Return what the next tokens complete of the text that is shown."""
+    def _text_of(self, token_ids: Sequence[int], starts: list[int]) -> str:
+        """Return what the next tokens complete of the text that is shown.
+
+        Where it is told, where each of them begins is added to ``starts``.
+        """
         num_early = self._num_early - self.num_tokens
         if num_early <= 0:
-            return self._guard.feed(self._detokenizer.feed(token_ids))
-        text = self._guard.skip(self._detokenizer.feed(token_ids[:num_early]))
-        return text + self._guard.feed(self._detokenizer.feed(token_ids[num_early:]))
+            return self._guard.feed(self._feed(token_ids, starts))
+        text = self._guard.skip(self._feed(token_ids[:num_early], starts))
+        return text + self._guard.feed(self._feed(token_ids[num_early:], starts))
+
+    def _feed(self, token_ids: Sequence[int], starts: list[int]) -> str:
+        if not self._wants_logprobs:
+            return self._detokenizer.feed(token_ids)
+        text, begun = self._starts.feed(token_ids)
+        starts += begun
+        return text

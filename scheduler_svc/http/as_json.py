@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 from json.encoder import encode_basestring_ascii
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import orjson
 
 _ESCAPE = "stepserve.json"
+# What is longer, and not ASCII, is written faster by the standard library: escaping takes a
+# call for each run of characters, and writing all of it anew a fixed time more.
+_LONG_BYTES = 512
+_anew = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def as_json(value: Any) -> bytes:
@@ -23,7 +28,13 @@ def as_json(value: Any) -> bytes:
     except TypeError:
         # What clients sent may hold half a character, which is no UTF-8, or a huge number.
         return json.dumps(value, separators=(",", ":")).encode()
-    return encoded if encoded.isascii() else encoded.decode().encode("ascii", _ESCAPE)
+    if encoded.isascii():
+        return encoded
+    if len(encoded) > _LONG_BYTES:
+        # Not where it differs: a number that is none is null, and some values it does not know.
+        with contextlib.suppress(TypeError, ValueError):
+            return _anew(value).encode()
+    return encoded.decode().encode("ascii", _ESCAPE)
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:

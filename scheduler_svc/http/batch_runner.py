@@ -214,7 +214,8 @@ class BatchRunner:
             elif batch.batch_id in self._leaving:
                 return
             await asyncio.sleep(_RETRY_S)
-        note = answered(line.custom_id, status, body)
+        # Prompts' log-probabilities take long to write.
+        note = await asyncio.to_thread(answered, line.custom_id, status, body)
         await self._batches.note(batch.batch_id, number, note, is_good=status == 200)
 
     async def _ask(

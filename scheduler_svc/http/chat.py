@@ -49,7 +49,10 @@ class Chat:
     async def __call__(self, call: Call) -> Answer:
         """Return the response. Raises ApiError."""
         if not boolean(call.body, "stream"):
-            return json_response(await self.complete(call))
+            answer = await self.complete(call)
+            if "prompt_logprobs" in answer:
+                return await asyncio.to_thread(json_response, answer)
+            return json_response(answer)
         try:
             asked = await self._asked(call)
             place = place_of(call, asked.form.num_outputs)

@@ -20,6 +20,7 @@ class Choice:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    text_offsets: list[int] = field(default_factory=list)
     finish: Finish | None = None
 
     def add(self, event: StreamEvent) -> None:
@@ -27,6 +28,7 @@ class Choice:
         self.text += event.text
         self.token_ids += event.token_ids
         self.logprobs += event.logprobs
+        self.text_offsets += event.text_offsets
         self.finish = event.finish or self.finish
 
     @property

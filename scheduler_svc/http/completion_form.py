@@ -55,10 +55,10 @@ class CompletionForm:
             "finish_reason": event.finish_reason or None,
         }
         if self.names is not None:
-            text_offset += len(echo)
-            shown["logprobs"] = self.names.completion(event.token_ids, event.logprobs, text_offset)
+            starts = [len(echo) + start for start in event.text_offsets]
+            shown["logprobs"] = self.names.completion(event.token_ids, event.logprobs, starts)
         if self.scored and is_first:
-            self.scored[position].show(shown, event.logprobs)
+            self.scored[position].show(shown, event.logprobs, len(echo))
         if self.prompts:
             shown["token_ids"] = list(event.token_ids)
             if is_first:
@@ -96,4 +96,5 @@ def _as_event(job_id: str, index: int, choice: Choice) -> StreamEvent:
         text=choice.text,
         logprobs=choice.logprobs,
         finish=choice.finish,
+        text_offsets=choice.text_offsets,
     )

@@ -16,7 +16,7 @@ from scheduler_svc.http.completion_stream import CompletionStream
 from scheduler_svc.http.errors import api_error, json_response
 from scheduler_svc.http.logprobs import TokenNames
 from scheduler_svc.http.parameters import COMPLETION, check
-from scheduler_svc.http.prompt_form import PromptForm, num_listed
+from scheduler_svc.http.prompt_form import PromptForm, check_number, num_listed
 from scheduler_svc.http.prompts import prompts_of
 from scheduler_svc.http.resume import place_of, resumed
 from scheduler_svc.http.sampling import priority_of, sampling_of
@@ -49,7 +49,10 @@ class Completions:
         try:
             asked = await self._asked(call)
             if not boolean(call.body, "stream"):
-                return json_response(await self._whole(call, asked))
+                answer = await self._whole(call, asked)
+                if asked.form.scored:
+                    return await asyncio.to_thread(json_response, answer)
+                return json_response(answer)
             return await self._stream(call, asked)
         except Exception as error:
             raise api_error(error, _names(call.body)) from error
@@ -91,6 +94,9 @@ class Completions:
         check(body, COMPLETION)
         prompts = prompts_of(body.get("prompt"))
         form, sampling = await self._form(call, prompts), _sampling(body)
+        if sampling.prompt_logprobs is not None:
+            num_tokens = form.num_outputs * sum(len(each.token_ids) for each in form.scored)
+            check_number(body, _scored_by(body), sampling.prompt_logprobs, num_tokens)
         requests = [
             await self._request(call, prompt, position, sampling)
             for position, prompt in enumerate(prompts)
@@ -162,8 +168,12 @@ def _sampling(body: Mapping[str, Any]) -> SamplingParams:
     return sampling_of(body, max_tokens, logprobs, structured_of(body), of_prompt)
 
 
+def _scored_by(body: Mapping[str, Any]) -> str:
+    """Return the field that asks for prompts' log-probabilities, where one does."""
+    return "logprobs" if body.get("prompt_logprobs") is None else "prompt_logprobs"
+
+
 def _names(body: Mapping[str, Any]) -> dict[str, str]:
     """What a request calls what it was asked for."""
-    scored = "logprobs" if body.get("prompt_logprobs") is None else "prompt_logprobs"
-    names = {"prompt_token_ids": "prompt", "prompt_logprobs": scored}
+    names = {"prompt_token_ids": "prompt", "prompt_logprobs": _scored_by(body)}
     return {**names, **names_of_structure(body)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from scheduler_svc.text.detokenize import Detokenizer
+from scheduler_svc.text.token_starts import TokenStarts
 from scheduler_svc.text.tokenizer import Tokenizer
 from stepserve.protocol.prompt_logprobs import PlaceLogprobs
 from stepserve.protocol.step import TokenLogprobs
@@ -31,9 +33,9 @@ class TokenNames:
             return f"token_id:{token_id}"
         return self._tokenizer.name(token_id)
 
-    def _has_text(self, token_id: int) -> bool:
-        """Whether a text that it is in shows it."""
-        return self._tokenizer is None or token_id in self._tokenizer.text_ids
+    def starts(self, token_ids: Sequence[int]) -> list[int]:
+        """Return at which character of the text of all of them each begins."""
+        return TokenStarts(Detokenizer(self._tokenizer)).feed(token_ids)[1]
 
     def entry(self, token_id: int, logprob: float) -> dict[str, Any]:
         """Return a token as chats have it."""
@@ -57,22 +59,17 @@ class TokenNames:
         ]
 
     def completion(
-        self, token_ids: Sequence[int], logprobs: Sequence[Entry | None], text_offset: int
+        self, token_ids: Sequence[int], logprobs: Sequence[Entry | None], starts: Sequence[int]
     ) -> dict[str, list[Any]]:
-        """Return completions' form; the first token's text begins at ``text_offset``."""
-        tokens = [self.name(token_id) for token_id in token_ids]
-        offsets = []
-        for token_id, token in zip(token_ids, tokens, strict=True):
-            offsets.append(text_offset)
-            text_offset += len(token) if self._has_text(token_id) else 0
+        """Return completions' form; ``starts`` are the tokens' characters in the text."""
         return {
-            "tokens": tokens,
+            "tokens": [self.name(token_id) for token_id in token_ids],
             "token_logprobs": [each and max(each.logprob, _LEAST) for each in logprobs],
             "top_logprobs": [
                 each and self._likeliest(token_id, each)
                 for token_id, each in zip(token_ids, logprobs, strict=False)
             ],
-            "text_offset": offsets,
+            "text_offset": list(starts),
         }
 
     def _likeliest(self, token_id: int, entry: Entry) -> dict[str, float]:

@@ -132,9 +132,11 @@ def _table(*parameters: Parameter) -> Mapping[str, Parameter]:
 COMPLETION = _table(
     *_STREAMED,
     *_used("prompt", note="a text, token ids, or a list of either"),
-    *_used("max_tokens", note="16 where it is left out, as OpenAI"),
+    *_used("max_tokens", note="16 where it is left out, as OpenAI; at least 1, also with echo"),
     *_used("logprobs", note="up to 20"),
-    *_used("echo", note="together with logprobs the prompt's tokens have theirs too"),
+    *_used(
+        "echo", note="with logprobs the prompt's tokens have theirs too; a token or more follows it"
+    ),
     *_PROMPT_LOGPROBS,
     *_FORMAT,
     *_used("add_special_tokens", note="as vLLM"),

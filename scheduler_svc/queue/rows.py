@@ -72,7 +72,8 @@ class LogRequest(NamedTuple):
     """Which part of which output to read: from token ``offset`` to its present end.
 
     Where more than ``max_tokens`` are there, only so many are told of, and no end.
-    ``num_restarts`` is what the one who asks knows of the job; it selects nothing.
+    ``num_restarts`` is what the one who asks knows of the job, and ``num_bytes`` what a prompt's
+    log-probabilities may take that come with these tokens; they select nothing.
     """
 
     job_id: str
@@ -81,6 +82,7 @@ class LogRequest(NamedTuple):
     logprobs: bool = False
     max_tokens: int = 2**31
     num_restarts: int = 0
+    num_bytes: int = 0
 
 
 class RowEncoder:
@@ -161,7 +163,7 @@ def decode_answers(answer: bytes) -> list[RowAnswer]:
 
 def encode_requests(keys: Keys, requests: Sequence[LogRequest]) -> tuple[Packed, bytes]:
     """read's KEYS, and its one argument."""
-    job_ids, indexes, offsets, wanted, max_tokens, _ = zip(*requests, strict=True)
+    job_ids, indexes, offsets, wanted, max_tokens, *_ = zip(*requests, strict=True)
     names = list(map(keys.output, job_ids, indexes))
     num_names = 2 * len(requests) + sum(wanted)
     if any(wanted):

@@ -69,6 +69,8 @@ class StreamEvent:
     in the last event of its ``index``, ``usage`` in the last event of the stream. Of a
     finish, clients get the reason and the message; the text is cut already.
     ``existed``, in the first event of Generate: an idempotency key matched a job.
+    ``text_offsets``, where log-probabilities were asked for, tells within the service at which
+    character of the output's text each token begins to add to it.
     """
 
     job_id: str
@@ -80,6 +82,7 @@ class StreamEvent:
     finish: Finish | None = None
     usage: Usage | None = None
     existed: bool = False
+    text_offsets: Sequence[int] = ()
 
     @property
     def finish_reason(self) -> str:

@@ -29,7 +29,6 @@ from stepserve.protocol.jobs_wire import (
     encode_usage,
     encode_workers,
 )
-from stepserve.protocol.packed import unpack, unpack_floats
 from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.sampling import SamplingParams
 from stepserve.protocol.step import TokenLogprobs
@@ -51,6 +50,7 @@ from stepserve.v1.inference_pb2 import (
     SubmitRequest,
     SubmitResponse,
 )
+from stepserve.v1.worker_pb2 import PackedLogprobs
 
 __all__ = [
     "MAX_REQUEST_BYTES",
@@ -257,12 +257,15 @@ def _decode_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
 
 
 def _encode_prompt(prompt: PromptLogprobs) -> pb.PromptLogprobs:
-    return pb.PromptLogprobs(
-        logprobs=unpack_floats("logprobs", prompt.logprobs),
-        top_token_ids=unpack("top_ids", prompt.top_ids),
-        top_logprobs=unpack_floats("top_logprobs", prompt.top_logprobs),
+    # Thousands of numbers, of which none is looked at: on the wire they are the worker's bytes.
+    packed = PackedLogprobs(
+        logprobs=prompt.logprobs, top_ids=prompt.top_ids, top_logprobs=prompt.top_logprobs
     )
+    return pb.PromptLogprobs.FromString(packed.SerializeToString())
 
 
 def _decode_prompt(wire: pb.PromptLogprobs) -> PromptLogprobs:
-    return PromptLogprobs.of(wire.logprobs, wire.top_token_ids, wire.top_logprobs)
+    packed = PackedLogprobs.FromString(wire.SerializeToString())
+    prompt = PromptLogprobs(packed.logprobs, packed.top_ids, packed.top_logprobs)
+    prompt.check()
+    return prompt

@@ -31,20 +31,30 @@ def float32(value: float) -> float:
 
 def unpack(field: str, data: bytes) -> tuple[int, ...]:
     """Raise InvalidRequest where ``data`` is no whole number of items."""
-    _check_whole(field, data)
-    return struct.unpack(f"<{len(data) // 4}I", data)
+    return struct.unpack(f"<{num_items(field, data)}I", data)
 
 
 def unpack_floats(field: str, data: bytes) -> tuple[float, ...]:
     """Raise InvalidRequest where ``data`` is no whole number of items."""
-    _check_whole(field, data)
-    return struct.unpack(f"<{len(data) // 4}f", data)
+    return struct.unpack(f"<{num_items(field, data)}f", data)
 
 
 def check_length(field: str, values: Sequence[object], count: int) -> None:
     """Raise InvalidRequest unless ``values`` has ``count`` items."""
-    if len(values) != count:
-        raise InvalidRequest(field, f"has {len(values)} items, {count} belong there")
+    check_count(field, len(values), count)
+
+
+def check_count(field: str, found: int, count: int) -> None:
+    """Raise InvalidRequest unless the field has ``count`` items."""
+    if found != count:
+        raise InvalidRequest(field, f"has {found} items, {count} belong there")
+
+
+def num_items(field: str, data: bytes) -> int:
+    """Return how many are packed. Raise InvalidRequest where that is no whole number."""
+    if len(data) % 4:
+        raise InvalidRequest(field, f"{len(data)} bytes are no whole number of 4-byte items")
+    return len(data) // 4
 
 
 def split(values: Sequence[int], counts: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -53,8 +63,3 @@ def split(values: Sequence[int], counts: Sequence[int]) -> Iterator[Sequence[int
     for count in counts:
         yield values[start : start + count]
         start += count
-
-
-def _check_whole(field: str, data: bytes) -> None:
-    if len(data) % 4:
-        raise InvalidRequest(field, f"{len(data)} bytes are no whole number of 4-byte items")

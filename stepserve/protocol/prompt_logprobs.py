@@ -6,10 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stepserve.protocol.packed import check_length, pack, pack_floats, unpack, unpack_floats
+from stepserve.protocol.packed import (
+    check_count,
+    num_items,
+    pack,
+    pack_floats,
+    unpack,
+    unpack_floats,
+)
 
-# Of one job, whose outputs have the prompt's each: a megabyte as they are kept.
-MAX_PROMPT_LOGPROBS = 2**17
+# Of one job, whose outputs have the prompt's each: 256 KiB as they are kept, eight bytes each.
+MAX_PROMPT_LOGPROBS = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +62,10 @@ class PromptLogprobs:
 
     def check(self) -> None:
         """Raise InvalidRequest where the arrays do not fit each other."""
-        for name in ("logprobs", "top_ids", "top_logprobs"):
-            unpack(name, getattr(self, name))
-        check_length("top_logprobs", self.top_logprobs, len(self.top_ids))
-        check_length("top_ids", self.top_ids, self.num_top * len(self.logprobs))
+        names = ("logprobs", "top_ids", "top_logprobs")
+        own, ids, top = (num_items(name, getattr(self, name)) for name in names)
+        check_count("top_logprobs", top, ids)
+        check_count("top_ids", ids, self.num_top * own)
 
     @property
     def is_finite(self) -> bool:

@@ -1,6 +1,7 @@
 """The step protocol on the wire: ``step``'s values to worker.proto's messages and back.
 
-The only door to worker.proto's generated code. Decoding is strict about shape: arrays
+The only door to worker.proto's generated code, but for ``inference_wire``, which packs a prompt's
+log-probabilities as its message does. Decoding is strict about shape: arrays
 whose lengths do not fit each other, or are no whole numbers of items, raise
 ``InvalidRequest`` naming the field. What the values mean is for the worker to judge.
 """

@@ -9,6 +9,7 @@ import pytest
 from scheduler_svc.core.errors import ProtocolError
 from scheduler_svc.core.events import Commit, Reported, StopHit
 from stepserve.protocol.job import CommitRow, Finish
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
 from stepserve.protocol.step import FinishReason, TokenLogprobs
 from tests.scheduler_svc.core.build import Lane, job, report
 
@@ -40,6 +41,34 @@ def test_logprobs_go_with_the_tokens_of_those_who_asked() -> None:
         (TokenLogprobs(-0.5, ((6, -0.5),)),),
         (TokenLogprobs(-0.7),),
     ]
+
+
+@pytest.mark.parametrize("finished", [[], [(1, STOP)]])
+def test_a_prompt_that_an_older_worker_does_not_score_is_an_error(
+    finished: list[tuple[int, FinishReason]],
+) -> None:
+    scored = {"logprobs": 0, "prompt_logprobs": 0}
+    lane = Lane(job("a", **scored), job("b", logprobs=0), max_steps_in_flight=1)
+    told = {0: TokenLogprobs(-0.5), 1: TokenLogprobs(-0.5)}
+    freed = [(sequence_id, [0]) for sequence_id, _ in finished]
+    lane.tell(
+        report(1, (1, 0, 5), (2, 0, 6), logprobs=told, finished=finished, freed=freed),
+    )
+    row, other = lane.only(Commit).rows
+    assert row.finish is not None
+    assert row.finish.reason == "error"
+    assert "has to be upgraded" in row.finish.message
+    assert other.finish is None
+    assert lane.core.job_ids == {"b"}
+
+
+def test_a_prompt_is_scored_with_the_first_token_alone() -> None:
+    lane = Lane(job("a", logprobs=0, prompt_logprobs=0), max_steps_in_flight=1)
+    # Of one token: there is none to tell of.
+    scored = TokenLogprobs(-0.5, (), PromptLogprobs())
+    lane.run(report(1, (1, 0, 5), logprobs={0: scored}))
+    lane.tell(report(2, (1, 1, 6), logprobs={0: TokenLogprobs(-0.5)}))
+    assert [row.finish for row in lane.only(Commit).rows] == [None]
 
 
 @pytest.mark.parametrize(("reason", "text"), [(STOP, "stop"), (LENGTH, "length")])

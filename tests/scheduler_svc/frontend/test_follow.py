@@ -6,11 +6,13 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from redis import Redis
 
-from scheduler_svc.frontend.follow import Follower, FollowHub
+from scheduler_svc.frontend.follow import MAX_BYTES_PER_READ, Follower, FollowHub
+from scheduler_svc.frontend.output import OutputStream
 from scheduler_svc.queue import Corrupt, JobQueue, LogRequest
 from scheduler_svc.queue.keys import Keys
 from stepserve.protocol.job import Finish, JobSpec, OutputLog
@@ -22,12 +24,13 @@ ENDLESS_S = 1e6
 
 
 class CountingQueue(JobQueue):
-    """Counts how often logs are read."""
+    """Counts how often logs are read, and of how many outputs at most."""
 
-    num_reads = 0
+    num_reads = most_requests = 0
 
     async def read(self, requests: Sequence[LogRequest]) -> list[OutputLog | None]:
         self.num_reads += 1
+        self.most_requests = max(self.most_requests, len(requests))
         return await super().read(requests)
 
 
@@ -94,6 +97,28 @@ async def test_many_followers_are_woken_by_one_read(queue: CountingQueue, hub: F
         assert output is not None
         assert list(output.token_ids) == [7]
     assert queue.num_reads <= 5
+
+
+async def test_one_read_has_a_few_prompts_log_probabilities(
+    queue: CountingQueue, hub: FollowHub
+) -> None:
+    lane = await lane_with_job(queue)
+    largest = LogRequest("job", num_bytes=MAX_BYTES_PER_READ // 4)
+    waiting = [asyncio.create_task(news(hub, largest)) for _ in range(NUM_FOLLOWERS)]
+    await lane.commit("job", [7])
+    for [output] in await asyncio.gather(*waiting):
+        assert output is not None
+        assert list(output.token_ids) == [7]
+    assert queue.most_requests == 4
+
+
+def test_what_is_read_with_an_outputs_first_token_is_known_before() -> None:
+    sampling = Sampling(max_tokens=9, logprobs=0, prompt_logprobs=3)
+    spec = JobSpec("job", "model", [1] * 100, sampling)
+    assert OutputStream(spec, 0, 0, None).request().num_bytes == 100 * 4 * 8
+    assert OutputStream(spec, 0, 5, None).request().num_bytes == 0, "it asks for none"
+    bare = replace(spec, sampling=replace(sampling, prompt_logprobs=-1))
+    assert OutputStream(bare, 0, 0, None).request().num_bytes == 0
 
 
 async def test_nobody_is_read_for_whose_job_stands_still(

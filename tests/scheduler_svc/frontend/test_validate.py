@@ -175,14 +175,14 @@ async def test_every_default_is_filled_in(card: ModelCard) -> None:
     assert spec.job_id.startswith("tiny~")
 
 
-@pytest.mark.parametrize(("of_prompt", "most"), [(0, 2**17), (1, 2**16), (20, 2**17 // 21)])
+@pytest.mark.parametrize(("of_prompt", "most"), [(0, 2**15), (1, 2**14), (20, 2**15 // 21)])
 def test_a_prompts_log_probabilities_are_bounded(
     card: ModelCard, of_prompt: int, most: int
 ) -> None:
     roomy = replace(card, max_context=2**18)
     asked = SamplingParams(prompt_logprobs=of_prompt)
     assert resolve_sampling(asked, roomy, most).logprobs == 0, "they come with the output's"
-    with pytest.raises(InvalidRequest, match="more than 131072") as caught:
+    with pytest.raises(InvalidRequest, match="more than 32768") as caught:
         resolve_sampling(asked, roomy, most + 1)
     assert caught.value.field == "sampling.prompt_logprobs"
     with pytest.raises(InvalidRequest, match="of each output's prompt"):

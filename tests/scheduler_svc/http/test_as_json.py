@@ -37,3 +37,18 @@ def test_depth_is_no_trouble() -> None:
     for _ in range(400):
         value = [value]
     assert json.loads(as_json(value)) == value
+
+
+@pytest.mark.parametrize("text", ["日本 é", "\u2028\U0010ffff", '"naïve" \\ \ufffd'])
+@pytest.mark.parametrize("times", [1, 1000])
+def test_what_is_long_is_written_as_what_is_short(text: str, times: int) -> None:
+    value = {"text": text * times, text: [None, True, 2.5, 1e-9, -0.1234567], "ends": {"é": []}}
+    found = as_json(value)
+    assert json.loads(found) == value
+    assert json.dumps(text * times).encode() in found
+    assert b", " not in found
+
+
+def test_no_number_is_null_also_beside_what_is_long() -> None:
+    text = "é" * 1000
+    assert json.loads(as_json([text, float("nan")])) == [text, None]

@@ -16,6 +16,9 @@ import pytest
 
 from scheduler_svc.text.chat import ChatTemplate
 from scheduler_svc.text.model_card import ModelCard
+from stepserve.protocol.job import Finish
+from stepserve.protocol.prompt_logprobs import PromptLogprobs
+from stepserve.protocol.step import TokenLogprobs
 from tests.scheduler_svc.http.served import HttpServed, http_serving
 from tests.scheduler_svc.http.test_chat import TEMPLATE
 
@@ -136,3 +139,52 @@ async def test_lm_eval_reads_generations_of_token_ids(served: HttpServed) -> Non
         await served.say_in(job, of_prompt[tuple(job.spec.prompt_token_ids)])
     choices = (await asked).json()["choices"]
     assert {each["index"]: each["text"] for each in choices} == {0: "one", 1: "two"}
+
+
+def lm_eval_likelihoods(answer: dict[str, Any], ctxlens: list[int]) -> list[tuple[float, bool]]:
+    """Read an answer as lm_eval: of each prompt what follows its context, without what was made.
+
+    The sum of the log-probabilities, and whether each token was the likeliest in its place.
+    """
+    found = []
+    choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+    for choice, ctxlen in zip(choices, ctxlens, strict=True):
+        told = choice["logprobs"]
+        own, top = told["token_logprobs"][ctxlen:-1], told["top_logprobs"][ctxlen:-1]
+        tokens = told["tokens"][ctxlen:-1]
+        is_greedy = all(max(each.values()) == value for each, value in zip(top, own, strict=True))
+        assert is_greedy == all(
+            max(each.values()) == each[token] for each, token in zip(top, tokens, strict=True)
+        )
+        found.append((sum(own), is_greedy))
+    return found
+
+
+async def test_lm_eval_reads_likelihoods_of_token_ids(served: HttpServed) -> None:
+    """Two continuations of one context: the first is what the model would say, the other not."""
+    context, (likely,) = served.ids("Once"), served.ids("z")
+    prompts = {tuple(context + served.ids(said)): said for said in ("zz", "ab 日")}
+    body = {
+        "prompt": [list(each) for each in prompts],
+        "temperature": 0,
+        "max_tokens": 1,
+        "logprobs": 1,
+        "seed": 1234,
+        "echo": True,
+    }
+    asked = asyncio.create_task(served.post("/v1/completions", body))
+    for _ in prompts:
+        job = await served.lane.claim()
+        own = [-0.1 if i == likely else -3.3 for i in job.spec.prompt_token_ids[1:]]
+        scores = PromptLogprobs.of(own, [likely] * len(own), [-0.1] * len(own))
+        said = TokenLogprobs(-0.2, ((likely, -0.2),), scores)
+        await served.lane.commit(job.spec.job_id, [likely], logprobs=[said])
+        await served.lane.commit(job.spec.job_id, [], Finish("length"))
+    answer = (await asked).json()
+    (same, is_same_greedy), (other, is_other_greedy) = lm_eval_likelihoods(
+        answer, [len(context)] * 2
+    )
+    assert (is_same_greedy, is_other_greedy) == (True, False)
+    assert same == pytest.approx(2 * -0.1)
+    assert other == pytest.approx(len(served.ids("ab 日")) * -3.3)
+    assert [each["logprobs"]["token_logprobs"][0] for each in answer["choices"]] == [None, None]

@@ -142,6 +142,27 @@ async def test_what_is_too_much_is_refused_under_the_name_that_asked(
         assert "more than 3 log-probabilities" in error["message"]
 
 
+async def test_all_prompts_of_a_request_are_bounded_together(
+    served: HttpServed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = served.ids("Once upon")
+    num_each = 2 * len(prompt)
+    monkeypatch.setattr("scheduler_svc.http.prompt_form.MAX_SHOWN", 4 * num_each - 1)
+    monkeypatch.setattr("scheduler_svc.http.prompt_form.MAX_STREAMED", num_each - 1)
+    echoed, listed = {"echo": True, "logprobs": 1}, {"prompt_logprobs": 1}
+    for body, param in (
+        ({"prompt": [prompt, prompt], "n": 2, **echoed}, "logprobs"),
+        ({"prompt": [prompt, prompt], "n": 2, **listed}, "prompt_logprobs"),
+        ({"prompt": [prompt] * 4, **listed}, "prompt_logprobs"),
+        ({"prompt": prompt, "stream": True, **echoed}, "logprobs"),
+    ):
+        answer = await served.post("/v1/completions", body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == param
+    assert not await served.queue.jobs()
+    await answered(served, "/v1/completions", {"prompt": [prompt] * 3, **echoed}, 3)
+
+
 async def test_of_tokens_that_are_written_alike_the_likeliest_is_shown(served: HttpServed) -> None:
     """By the most of a place is told whether its token was the likeliest."""
     twins = [i for i in range(served.card.vocab_size) if served.card.tokenizer.name(i) == "�"][:3]

@@ -317,3 +317,22 @@ def test_token_ids(value: Any) -> None:
     ):
         with pytest.raises(InvalidRequest, match=f"^{field}: a .* does not fit"):
             encode_request(request)
+
+
+def test_a_prompts_log_probabilities_travel_as_they_are_kept() -> None:
+    """Their bytes, of which no number is made; a client reads numbers."""
+    prompt = PromptLogprobs.of([-0.5, -2.0], [7, 300, 2**32 - 1, 0], [-0.5, -1.0, -1.5, -2.5])
+    event = StreamEvent("job", token_ids=(1,), logprobs=(TokenLogprobs(-0.5, (), prompt),))
+    message = wire.encode_event(event)
+    data = message.SerializeToString()
+    for packed in (prompt.logprobs, prompt.top_ids, prompt.top_logprobs):
+        assert packed in data
+    read = type(message).FromString(data)
+    told = read.logprobs[0].prompt
+    assert list(told.logprobs) == [-0.5, -2.0]
+    assert list(told.top_token_ids) == [7, 300, 2**32 - 1, 0]
+    assert list(told.top_logprobs) == [-0.5, -1.0, -1.5, -2.5]
+    assert wire.decode_event(read) == event
+    told.top_token_ids.append(1)
+    with pytest.raises(InvalidRequest, match="belong there"):
+        wire.decode_event(read)
