@@ -25,8 +25,8 @@ OTHER_PROGRAM = re.compile(r"^ *(vllm|guidellm|lm_eval) .*$", re.MULTILINE)
 # Of other programs: docker, kubectl, helm, mypy, redis-check-aof, pip, vllm, lm_eval; everybody's.
 OTHERS = {
     "apply_chat_template", "build-arg", "dry-run", "endpoint", "extra-index-url", "fix",
-    "from-env-file", "from-file", "help", "install", "namespace", "replicas", "strict", "tokenizer",
-    "values", "version",
+    "from-env-file", "from-file", "help", "install", "model_args", "namespace", "no-deps",
+    "replicas", "strict", "tokenizer", "values", "version",
 }  # fmt: skip
 # What Kubernetes would set, which is told as no setting of ours.
 OTHER_VARIABLES = {"WORKER_PORT"}
