@@ -16,7 +16,7 @@ from stepserve.protocol.inference import StreamEvent
 def test_what_was_shown_when_ctrl_c_came_is_not_to_be_shown_again(
     as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = sys.stdout.write
+    before, write = signal.getsignal(signal.SIGINT), sys.stdout.write
     interrupted: list[str] = []
 
     def interrupting(text: str) -> int:
@@ -37,4 +37,4 @@ def test_what_was_shown_when_ctrl_c_came_is_not_to_be_shown_again(
     assert "dog" in out
     assert "ran" not in out
     assert "--offset 2" in errors
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
