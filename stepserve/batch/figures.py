@@ -84,9 +84,9 @@ def summary(
         "earlier": len(results) - len(runs),
         "joined": sum(run.was_there for run in runs),
         "wall_s": round(wall_s, 3),
-        "requests_per_s": round(len(own) / wall_s, 3) if own else 0.0,
+        "requests_per_s": round(len(own) / wall_s, 3) if own else None,
         "output_tokens": sum(map(_num_tokens, results.values())),
-        "output_tokens_per_s": round(num_tokens / wall_s, 3) if own else 0.0,
+        "output_tokens_per_s": round(num_tokens / wall_s, 3) if own else None,
         **{
             f"{name}_{label}": round(values[int(quantile * (len(values) - 1))], 4)
             if values

@@ -99,7 +99,7 @@ class Batch(Targeted, Up):
             runs = self._run_rest(lines, progress)
             progress.finish()
         except (KeyboardInterrupt, SystemExit, Unavailable):
-            print("stepserve: interrupted; the same command goes on from here", file=sys.stderr)
+            print(f"stepserve: interrupted; {self._left()}", file=sys.stderr)
             raise
         finally:
             progress.close()
@@ -110,6 +110,11 @@ class Batch(Targeted, Up):
             print(f"stepserve: {told}", file=sys.stderr, flush=True)
         print(json.dumps(figures), flush=True)
         return 1 if figures["failed"] else 0
+
+    def _left(self) -> str:
+        """Return what becomes of what was submitted."""
+        going_on = "what was submitted goes on in the service, and "
+        return f"{going_on * bool(self.target)}the same command goes on from here"
 
     def _model(self) -> str:
         """Return what tells one model from another: results of one are not another's."""

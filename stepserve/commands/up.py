@@ -141,7 +141,10 @@ class Up(
             if metrics := child.fields.get("metrics"):
                 print(f"also metrics={metrics} of {child.service.name}", flush=True)
         one_of = f" --model {self._sources[0].name}" * (len(self._sources) > 1)
-        starting.end(f'try: stepserve generate "Once upon a time" --target {target}{one_of}')
+        tls = " --tls-ca FILE" * bool(self.tls_cert)
+        key = " --api-key KEY" * bool(self.api_keys_file)
+        asked = f'stepserve generate "Once upon a time" --target {target}'
+        starting.end(f"try: {asked}{one_of}{tls}{key}")
 
     def _metrics_ports(self) -> range:
         """Return the ports for metrics: of schedulers that serve clients, of others, of workers."""

@@ -58,7 +58,7 @@ class StructuredOutputs:
         """Return what is wrong with its form, or nothing."""
         if len(self.kinds) != 1:
             names = ", ".join(each.name for each in fields(self))
-            given = f"not {' and '.join(self.kinds)}" if self.kinds else "and none is given"
+            given = f"not {' and '.join(self.kinds)}" if self.kinds else "not an empty one"
             return f"takes exactly one of {names}, {given}"
         num_chars = sum(map(len, (self.json, self.regex, self.grammar, *self.choice)))
         most = MAX_GRAMMAR_CHARS if self.grammar else MAX_SOURCE_CHARS
