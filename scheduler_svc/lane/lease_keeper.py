@@ -43,7 +43,7 @@ class LeaseKeeper:
         Raises Fenced when the lease is another's, OutOfOrder when the jobs were ranked anew.
         """
         trusted_until_s = time.monotonic() + self._ttl_s * TRUST_SHARE
-        pause_s = self._ttl_s * RENEW_SHARE
+        pause_s = renew_s = self._ttl_s * RENEW_SHARE
         while True:
             await asyncio.sleep(pause_s)
             asked_s = time.monotonic()
@@ -53,14 +53,14 @@ class LeaseKeeper:
             except (Unavailable, TimeoutError):
                 if time.monotonic() >= trusted_until_s:
                     self.is_sure.clear()
-                pause_s = min(RETRY_WAIT_S, self._ttl_s * RENEW_SHARE)
+                pause_s = min(RETRY_WAIT_S, renew_s)
                 continue
             if not renewal.is_ours:
                 raise Fenced(self._lease.worker_id)
             if not renewal.is_in_order:
                 raise OutOfOrder(self._lease.worker_id)
             trusted_until_s = asked_s + self._ttl_s * TRUST_SHARE
-            pause_s = self._ttl_s * RENEW_SHARE
+            pause_s = renew_s
             self.is_sure.set()
 
     def _patience_s(self, trusted_until_s: float) -> float | None:
